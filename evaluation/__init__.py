@@ -1,0 +1,1 @@
+"""Label propagation benchmarks: DAVIS-2017, VIP, JHMDB."""

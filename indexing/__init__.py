@@ -1,0 +1,1 @@
+"""Nearest-neighbour tables of images, by FAISS."""

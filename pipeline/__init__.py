@@ -1,0 +1,1 @@
+"""Data pipeline: media files -> WebDataset shards (`pipeline.shards`) -> training batches (`pipeline.reader`)."""

@@ -1,0 +1,1 @@
+"""Shards -> training batches: a NumPy plan that DALI executes."""

@@ -1,0 +1,145 @@
+"""Typed settings of every command: a YAML preset, dotted overrides on the command line, errors in plain sentences.
+
+A component keeps its `Settings` beside it; a program collects them in a `Command` and calls `run_command`.
+"""
+
+import argparse
+import difflib
+import re
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+CommandT = TypeVar("CommandT", bound="Command")
+
+
+class UserError(Exception):
+    """Something the user can mend; the message is one clear sentence and is all that is printed."""
+
+
+class Settings(BaseModel):
+    """Base of a component's settings: immutable, unknown keys refused, docstrings below fields become `--help`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Command(BaseSettings):
+    """Base of a program's settings: command line over the YAML file given by `--config` over the defaults."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    program: ClassVar[str]
+    """How the program is called, shown in `--help`."""
+
+    config: Path | None = None
+    """YAML file with any of the options below, nested by their dots."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leave out the environment: a stray variable must not change a run."""
+        return (init_settings,)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        options = [option for action in self._actions for option in action.option_strings]
+        for unknown in re.findall(r"--[^\s=]+", message) if "unrecognized" in message else ():
+            close = difflib.get_close_matches(unknown, options, n=3)
+            message = f"unknown option {unknown}" + (f"; did you mean {' or '.join(close)}?" if close else "")
+        print(f"error: {message} ({self.prog} --help lists all options)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        UserError: the file is missing or is not a YAML mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"cannot read the config file {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold `key: value` lines, not a {type(content).__name__}")
+    return content
+
+
+def _allowed_keys(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    for part in location:
+        annotation = model.model_fields[str(part)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return sorted(model.model_fields)
+
+
+def _describe(model: type[BaseModel], error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        key = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "extra_forbidden":
+            allowed = ", ".join(_allowed_keys(model, problem["loc"][:-1]))
+            lines.append(f"unknown key {key}; allowed here: {allowed}")
+        elif problem["type"] == "missing":
+            lines.append(f"--{key} is required")
+        else:
+            reason = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{key} = {problem['input']!r}: {reason}" if key else reason)
+    return "; ".join(lines)
+
+
+def parse_command(command: type[CommandT], argv: Sequence[str] | None = None) -> CommandT:
+    """Build `command` from the command line (`argv`, default `sys.argv[1:]`) and its `--config` file.
+
+    Raises:
+        UserError: an unknown key or a bad value, named together with what is allowed.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    config_parser = _Parser(prog=command.program, add_help=False, allow_abbrev=False)
+    config_parser.add_argument("--config", type=Path)
+    preset_path = config_parser.parse_known_args(arguments)[0].config
+    preset = load_yaml(preset_path) if preset_path else {}
+    parser = _Parser(prog=command.program, description=command.__doc__, allow_abbrev=False)
+    source: CliSettingsSource[Any] = CliSettingsSource(
+        command, root_parser=parser, cli_parse_args=arguments, cli_implicit_flags=True, cli_avoid_json=True
+    )
+    try:
+        return command(_cli_settings_source=source, **preset)  # the command line wins over the preset
+    except ValidationError as error:
+        raise UserError(_describe(command, error)) from error
+
+
+def run_command(command: type[CommandT], main: Callable[[CommandT], int | None]) -> NoReturn:
+    """Parse the command line, run `main` and exit; a `UserError` or Ctrl-C ends in one line, never a traceback."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        status = main(parse_command(command)) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("interrupted; finished parts are kept, the same command continues", file=sys.stderr)
+        status = 130
+    raise SystemExit(status)

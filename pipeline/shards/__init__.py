@@ -1,0 +1,1 @@
+"""Media files -> WebDataset shards of frames with one index."""

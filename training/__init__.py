@@ -1,0 +1,1 @@
+"""T-CoRe model, losses and trainer."""
