@@ -1,0 +1,29 @@
+"""A failure is a value: why one input is not in the shards."""
+
+from enum import Enum
+
+
+class Reason(str, Enum):
+    """Why an input was rejected, as written to `rejects.parquet`."""
+
+    UNREADABLE = "unreadable"
+    """The file could not be opened or read."""
+    DECODE_ERROR = "decode_error"
+    """ffmpeg or Pillow could not decode it to its end."""
+    TIMEOUT = "timeout"
+    """Decoding ran past its deadline."""
+    TOO_SHORT = "too_short"
+    """Fewer frames than `min_frames`."""
+    TOO_LARGE = "too_large"
+    """More pixels than are decoded."""
+    DUPLICATE_KEY = "duplicate_key"
+    """Another input has the same file name; the first in path order is kept."""
+
+
+class Rejected(Exception):  # noqa: N818 - a value that travels with its input, not a fault of the program
+    """Raised while one input is read; becomes one row of `rejects.parquet`."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason.value}: {detail}")
+        self.reason = reason
+        self.detail = detail
