@@ -1,0 +1,32 @@
+"""Index masks to soft labels on the patch grid and back, as the label propagation protocol has it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def mask_to_labels(
+    mask: NDArray[np.uint8], ids: Sequence[int], network_size: tuple[int, int], grid: tuple[int, int]
+) -> Tensor:
+    """Soft labels (gh, gw, L) of an index mask (H, W), one channel for each of the L `ids`.
+
+    Nearest to the network's size, one-hot, then bilinear without antialiasing to the grid: each cell takes the mean of
+    the four pixels at its centre.
+    """
+    resized = F.interpolate(torch.tensor(mask)[None, None].float(), size=network_size, mode="nearest")[0]
+    one_hot = (resized == torch.tensor(ids)[:, None, None]).float()
+    return F.interpolate(one_hot[None], size=grid, mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
+
+
+def labels_to_mask(
+    labels: Tensor, ids: Sequence[int], network_size: tuple[int, int], mask_size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """Index mask (H, W) of soft labels (gh, gw, L): bilinear to the network's size, arg-max, nearest to `mask_size`."""
+    scores = F.interpolate(labels.permute(2, 0, 1)[None], size=network_size, mode="bilinear", align_corners=False)
+    winners = scores.argmax(1, keepdim=True).float()
+    channels = F.interpolate(winners, size=mask_size, mode="nearest")[0, 0].long().cpu().numpy()
+    return np.array(ids, np.uint8)[channels]

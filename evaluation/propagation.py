@@ -1,0 +1,150 @@
+"""Labels of a clip's first frame carried to its later frames by the similarity of frozen patch features.
+
+Each cell of a new frame takes a weighted mean of the labels of its most similar cells in the context: the clip's
+first frame, without a limit of distance, and the `n_context` frames before, within a radius. The protocol is that of
+the T-CoRe paper (section 4) and of its predecessors, in which the clip is prefixed with copies of its first frame.
+
+Nearly all the time is one product of the frame with its context, and about half of it lies outside the radius.
+Hence the context is stored column by column: the columns that a strip of the frame can see are then one contiguous
+matrix, and only these are multiplied.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from pipeline.settings import Settings
+
+STRIP = 5
+"""Columns of the new frame compared at once: fastest of 1 to 11 on a grid of 30 x 55 (two CPU cores)."""
+
+
+class PropagationSettings(Settings):
+    """Constants of label propagation; the defaults are those of DAVIS-2017."""
+
+    n_context: int = Field(default=20, ge=1)
+    """Previous frames that a frame looks at, besides the first one."""
+    top_k: int = Field(default=7, ge=1)
+    """Most similar context cells whose labels are mixed."""
+    radius: float = Field(default=20.0, gt=0)
+    """Cells of previous frames count only if nearer than this, in cells (Euclidean)."""
+    temperature: float = Field(default=0.7, gt=0)
+    """Temperature of the softmax over the top-k similarities."""
+
+
+class _Strip(NamedTuple):
+    """Columns [start, stop) of a frame, the columns [left, right) within their reach, and what is too far off there."""
+
+    start: int
+    stop: int
+    left: int
+    right: int
+    outside: Tensor
+    """bool (gh, stop - start, right - left, 1, gh): row and column of the frame, column and row of the context."""
+
+
+def _strips(height: int, width: int, radius: float, device: torch.device) -> list[_Strip]:
+    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+    row_distance = rows[:, None, None, None, None] - rows
+    reach = math.ceil(min(radius, width)) - 1
+    strips = []
+    for start in range(0, width, STRIP):
+        stop = min(start + STRIP, width)
+        left, right = max(0, start - reach), min(width, stop + reach)
+        column_distance = (columns[start:stop, None] - columns[left:right])[:, :, None, None]
+        strips.append(_Strip(start, stop, left, right, row_distance**2 + column_distance**2 >= radius**2))
+    return strips
+
+
+def _top_k(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k highest values along the last dimension and their positions; missing ones are -inf, that is weight 0."""
+    best = similarity.topk(min(k, similarity.shape[-1]))
+    missing = (0, k - best.values.shape[-1])
+    return F.pad(best.values, missing, value=-torch.inf), F.pad(best.indices, missing)
+
+
+class Context:
+    """The frames that the next frame looks at, on the device of their features.
+
+    Cells are numbered slot * gh * gw + row * gw + column. Slot 0 is the first frame; frame t >= 1 takes slot
+    1 + (t - 1) % n_context, and until then the slot holds a copy of the first frame.
+    """
+
+    def __init__(self, first_hwd: Tensor, settings: PropagationSettings) -> None:
+        """Start with the first frame's unit features (gh, gw, D)."""
+        height, width, _ = first_hwd.shape
+        self._settings = settings
+        self._first_hwd = first_hwd
+        self._window_wshd = first_hwd.transpose(0, 1)[:, None].repeat(1, settings.n_context, 1, 1)
+        self._next_slot = 0
+        self._strips = _strips(height, width, settings.radius, first_hwd.device)
+        most = max(strip.outside.numel() for strip in self._strips)
+        self._affinity = first_hwd.new_empty(most * settings.n_context)
+
+    def push(self, frame_hwd: Tensor) -> int:
+        """Put a frame's unit features in place of the oldest ones; returns the frame's slot."""
+        slot = self._next_slot
+        self._window_wshd[:, slot] = frame_hwd.transpose(0, 1)
+        self._next_slot = (slot + 1) % self._settings.n_context
+        return slot + 1
+
+    def match(self, frame_hwd: Tensor) -> tuple[Tensor, Tensor]:
+        """Most similar context cells of each cell of a frame with unit features (gh, gw, D).
+
+        Returns:
+            Weights (gh, gw, k) that sum to 1, and the numbers (gh, gw, k) of the context cells they belong to.
+        """
+        height, width, _ = frame_hwd.shape
+        to_first = frame_hwd.flatten(0, 1) @ self._first_hwd.flatten(0, 1).T
+        first, first_cells = _top_k(to_first.view(height, width, -1), self._settings.top_k)
+        window = [self._match_window(frame_hwd, strip) for strip in self._strips]
+        similarity = torch.cat([first, torch.cat([values for values, _ in window], 1)], -1)
+        cells = torch.cat([first_cells, torch.cat([cells for _, cells in window], 1)], -1)
+        similarity, choice = _top_k(similarity, self._settings.top_k)
+        return (similarity / self._settings.temperature).softmax(-1), cells.gather(-1, choice)
+
+    def _match_window(self, frame_hwd: Tensor, strip: _Strip) -> tuple[Tensor, Tensor]:
+        """Highest similarities (gh, strip, k) of a strip to the previous frames, and the numbers of their cells."""
+        height, width, _ = frame_hwd.shape
+        slots = self._settings.n_context
+        queries = frame_hwd[:, strip.start : strip.stop].flatten(0, 1)
+        context = self._window_wshd[strip.left : strip.right].flatten(0, 2)
+        affinity = self._affinity[: len(queries) * len(context)].view(len(queries), len(context))
+        torch.mm(queries, context.T, out=affinity)
+        blocks = affinity.view(height, strip.stop - strip.start, strip.right - strip.left, slots, height)
+        blocks.masked_fill_(strip.outside, -torch.inf)
+        similarity, position = _top_k(blocks.flatten(2), self._settings.top_k)
+        row = position % height
+        slot = position // height % slots + 1
+        column = position // (height * slots) + strip.left
+        return similarity, (slot * height + row) * width + column
+
+
+@torch.no_grad()
+def propagate(features: Iterable[Tensor], first_labels: Tensor, settings: PropagationSettings) -> Iterator[Tensor]:
+    """Yield the soft labels (gh, gw, L) of each frame as its features come; the first frame keeps its own.
+
+    Args:
+        features: per frame (gh, gw, D), of any length and floating type; all on one device.
+        first_labels: soft labels (gh, gw, L) of the first frame, e.g. a distribution over L classes in each cell.
+        settings: constants of the protocol.
+
+    Only the context is held in memory, however long the clip. Everything is computed in float32.
+    """
+    context: Context | None = None
+    for frame in features:
+        unit = F.normalize(frame.float(), dim=-1)
+        if context is None:
+            context = Context(unit, settings)
+            labels = first_labels.to(unit)
+            stored = labels.repeat(settings.n_context + 1, 1, 1, 1)  # (slot, gh, gw, L)
+        else:
+            weights, cells = context.match(unit)
+            labels = (weights[..., None] * stored.flatten(0, 2)[cells]).sum(-2)
+            stored[context.push(unit)] = labels
+        yield labels
