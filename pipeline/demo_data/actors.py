@@ -1,0 +1,198 @@
+"""Actors: textured parts that hang together at pivots and move by simple signals in time.
+
+Coordinates are continuous pixels (a pixel's centre is at +0.5), x to the right, y down; angles are in radians.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFilter
+
+from .textures import Size
+
+Points = npt.NDArray[np.float64]
+"""(n, 2) x, y."""
+Matrix = npt.NDArray[np.float64]
+"""(3, 3) acting on (x, y, 1) columns."""
+
+_OVERSAMPLING = 4
+_MARGIN = 2  # transparent pixels around a bitmap, so that its edge is always antialiased
+
+
+@dataclass(frozen=True)
+class Signal:
+    """base + drift * t + amplitude * sin(2 pi (rate * t + phase)), t in seconds."""
+
+    base: float = 0.0
+    drift: float = 0.0
+    amplitude: float = 0.0
+    rate: float = 0.0
+    phase: float = 0.0
+
+    def __call__(self, t: float) -> float:
+        """Value at `t` seconds."""
+        return float(self.base + self.drift * t + self.amplitude * np.sin(2 * np.pi * (self.rate * t + self.phase)))
+
+
+def translation(x: float, y: float) -> Matrix:
+    """Move by (x, y)."""
+    return np.array([[1.0, 0, x], [0, 1.0, y], [0, 0, 1.0]])
+
+
+def rotation(angle: float) -> Matrix:
+    """Turn by `angle`, clockwise on the screen."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1.0]])
+
+
+def scaling(x: float, y: float) -> Matrix:
+    """Scale the axes."""
+    return np.diag([x, y, 1.0])
+
+
+def apply(matrix: Matrix, points: Points) -> Points:
+    """Map (n, 2) points."""
+    moved: Points = points @ matrix[:2, :2].T + matrix[:2, 2]
+    return moved
+
+
+@dataclass(frozen=True)
+class Part:
+    """One textured piece. Local coordinates have their origin at the pivot, where the piece hangs on its parent."""
+
+    name: str
+    rgb: Image.Image
+    alpha: Image.Image
+    offset: tuple[int, int]
+    """Local coordinates of the bitmap's top left corner."""
+    parent: str | None = None
+    attached: tuple[float, float] = (0.0, 0.0)
+    """Where the pivot sits in the parent's local coordinates."""
+    angle: Signal = field(default_factory=Signal)
+    category: int = 0
+    """Body-part label."""
+    joints: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Named points in local coordinates."""
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Parts in painting order (back to front) and the motion of the part that has no parent."""
+
+    parts: tuple[Part, ...]
+    x: Signal
+    y: Signal
+    angle: Signal = field(default_factory=Signal)
+    scale: Signal = field(default_factory=lambda: Signal(1.0))
+    mirror: bool = False
+    label: int = 0
+    """Object id in the ground truth; 0: part of the background."""
+    follows_camera: bool = True
+    """x and y are relative to the camera's centre, otherwise to the backdrop's top left corner."""
+
+    def poses(self, t: float, root: Matrix) -> dict[str, Matrix]:
+        """Matrix from local to stage coordinates of each part; `root` carries the motion as a whole."""
+        by_name = {part.name: part for part in self.parts}
+        poses: dict[str, Matrix] = {}
+
+        def pose(name: str) -> Matrix:
+            if name not in poses:
+                part = by_name[name]
+                above = root if part.parent is None else pose(part.parent)
+                poses[name] = above @ translation(*part.attached) @ rotation(part.angle(t))
+            return poses[name]
+
+        for part in self.parts:
+            pose(part.name)
+        return poses
+
+    def root(self, t: float, camera_centre: tuple[float, float]) -> Matrix:
+        """The actor's own motion at `t`."""
+        x0, y0 = camera_centre if self.follows_camera else (0.0, 0.0)
+        scale = self.scale(t)
+        flip = -1.0 if self.mirror else 1.0
+        return translation(x0 + self.x(t), y0 + self.y(t)) @ rotation(self.angle(t)) @ scaling(flip * scale, scale)
+
+
+def ellipse(cx: float, cy: float, rx: float, ry: float, points: int = 28) -> Points:
+    """Outline of an axis-aligned ellipse."""
+    turn = np.linspace(0, 2 * np.pi, points, endpoint=False)
+    return np.stack([cx + rx * np.cos(turn), cy + ry * np.sin(turn)], axis=1)
+
+
+def limb(length: float, width: float, taper: float = 0.75) -> Points:
+    """A rounded bar from the origin downwards (towards +y)."""
+    top, bottom = width / 2, width * taper / 2
+    half_turn = np.linspace(0, np.pi, 9)
+    head = np.stack([top * np.cos(half_turn), -top * np.sin(half_turn)], axis=1)
+    foot = np.stack([-bottom * np.cos(half_turn), length + bottom * np.sin(half_turn)], axis=1)
+    return np.concatenate([head, foot])
+
+
+def soften(outline: Points, times: int = 2) -> Points:
+    """Round a polygon's corners (Chaikin's corner cutting)."""
+    for _ in range(times):
+        following = np.roll(outline, -1, axis=0)
+        outline = np.stack([0.75 * outline + 0.25 * following, 0.25 * outline + 0.75 * following], axis=1).reshape(
+            -1, 2
+        )
+    return outline
+
+
+def roughen(rng: np.random.Generator, outline: Points, strength: float) -> Points:
+    """Bump an outline radially by a few random waves; `strength` is relative to the distance from its middle."""
+    middle = outline.mean(axis=0)
+    turn = np.arctan2(*(outline - middle).T[::-1])
+    bump = sum(rng.normal(0, strength / np.sqrt(n)) * np.cos(n * turn + rng.uniform(0, 2 * np.pi)) for n in range(2, 9))
+    bumped: Points = middle + (outline - middle) * (1 + np.asarray(bump))[:, None]
+    return bumped
+
+
+def rasterise(outline: Points, size: Size, offset: tuple[int, int]) -> Image.Image:
+    """Antialiased coverage of a polygon, 0..255."""
+    large = Image.new("L", (size[0] * _OVERSAMPLING, size[1] * _OVERSAMPLING))
+    corners = (outline - np.array(offset)) * _OVERSAMPLING - 0.5
+    ImageDraw.Draw(large).polygon([(float(x), float(y)) for x, y in corners], fill=255)
+    return large.reduce(_OVERSAMPLING)
+
+
+def _swatch(rng: np.random.Generator, material: Image.Image, size: Size) -> Image.Image:
+    """A random cut-out of a material, mirrored at its edges if it is too small."""
+    width, height = material.size
+    columns = np.abs((np.arange(size[0]) + rng.integers(0, 2 * width)) % (2 * width) - width + 0.5).astype(np.intp)
+    rows = np.abs((np.arange(size[1]) + rng.integers(0, 2 * height)) % (2 * height) - height + 0.5).astype(np.intp)
+    return Image.fromarray(np.asarray(material)[np.minimum(rows, height - 1)[:, None], np.minimum(columns, width - 1)])
+
+
+def cut_part(
+    rng: np.random.Generator,
+    name: str,
+    outline: Points,
+    material: Image.Image,
+    *,
+    marks: Sequence[tuple[Points, Image.Image]] = (),
+    parent: str | None = None,
+    attached: tuple[float, float] = (0.0, 0.0),
+    angle: Signal | None = None,
+    category: int = 0,
+    joints: Mapping[str, tuple[float, float]] | None = None,
+) -> Part:
+    """Cut `outline` (local coordinates) out of a material, paint `marks` on it and shade it as a rounded body."""
+    low = np.floor(outline.min(axis=0)).astype(int) - _MARGIN
+    high = np.ceil(outline.max(axis=0)).astype(int) + _MARGIN
+    size, offset = (int(high[0] - low[0]), int(high[1] - low[1])), (int(low[0]), int(low[1]))
+    rgb = _swatch(rng, material, size)
+    for mark, mark_material in marks:
+        rgb.paste(_swatch(rng, mark_material, size), mask=rasterise(mark, size, offset))
+    alpha = rasterise(outline, size, offset)
+    radius = max(2.0, 0.12 * min(size))
+    height = np.asarray(alpha.filter(ImageFilter.GaussianBlur(radius)), np.float32) / 255
+    step = max(1, round(radius / 2))
+    slope = height - np.roll(height, (step, step), (0, 1))  # light from the top left
+    shade = 0.6 + 0.45 * height + 0.9 * slope
+    shaded = np.clip(np.asarray(rgb, np.float32) * shade[..., None], 0, 255).astype(np.uint8)
+    return Part(
+        name, Image.fromarray(shaded), alpha, offset, parent, attached, angle or Signal(), category, joints or {}
+    )
