@@ -18,7 +18,10 @@ Matrix = npt.NDArray[np.float64]
 """(3, 3) acting on (x, y, 1) columns."""
 
 _OVERSAMPLING = 4
-_MARGIN = 2  # transparent pixels around a bitmap, so that its edge is always antialiased
+_SHADOW_REACH = 0.12  # of a part's smaller side
+_SHADOW_OPACITY = 1 / 3
+SOLID = 170
+"""Alpha of a pixel that a part covers by half while its shadow covers all of it."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,8 @@ class Part:
     """One textured piece. Local coordinates have their origin at the pivot, where the piece hangs on its parent."""
 
     name: str
-    rgb: Image.Image
-    alpha: Image.Image
+    bitmap: Image.Image
+    """The piece and its soft shadow, mode RGBa (premultiplied); the piece itself is where alpha >= `SOLID`."""
     offset: tuple[int, int]
     """Local coordinates of the bitmap's top left corner."""
     parent: str | None = None
@@ -180,19 +183,21 @@ def cut_part(
     joints: Mapping[str, tuple[float, float]] | None = None,
 ) -> Part:
     """Cut `outline` (local coordinates) out of a material, paint `marks` on it and shade it as a rounded body."""
-    low = np.floor(outline.min(axis=0)).astype(int) - _MARGIN
-    high = np.ceil(outline.max(axis=0)).astype(int) + _MARGIN
+    reach = max(2, round(_SHADOW_REACH * float(np.ptp(outline, axis=0).min())))
+    low = np.floor(outline.min(axis=0)).astype(int) - 2 * reach
+    high = np.ceil(outline.max(axis=0)).astype(int) + 3 * reach
     size, offset = (int(high[0] - low[0]), int(high[1] - low[1])), (int(low[0]), int(low[1]))
     rgb = _swatch(rng, material, size)
     for mark, mark_material in marks:
         rgb.paste(_swatch(rng, mark_material, size), mask=rasterise(mark, size, offset))
-    alpha = rasterise(outline, size, offset)
-    radius = max(2.0, 0.12 * min(size))
-    height = np.asarray(alpha.filter(ImageFilter.GaussianBlur(radius)), np.float32) / 255
-    step = max(1, round(radius / 2))
-    slope = height - np.roll(height, (step, step), (0, 1))  # light from the top left
+    coverage = rasterise(outline, size, offset)
+    height = np.asarray(coverage.filter(ImageFilter.GaussianBlur(reach)), np.float32) / 255
+    slope = height - np.roll(height, (reach // 2, reach // 2), (0, 1))  # light from the top left
     shade = 0.6 + 0.45 * height + 0.9 * slope
-    shaded = np.clip(np.asarray(rgb, np.float32) * shade[..., None], 0, 255).astype(np.uint8)
-    return Part(
-        name, Image.fromarray(shaded), alpha, offset, parent, attached, angle or Signal(), category, joints or {}
-    )
+    shadow = _SHADOW_OPACITY * np.roll(height, (reach, reach), (0, 1))
+    solid = np.asarray(coverage, np.float32)[..., None] / 255
+    colour = np.clip(np.asarray(rgb) * shade[..., None], 0, 255) * solid
+    alpha = 255 * (solid + (1 - solid) * shadow[..., None])
+    premultiplied = np.concatenate([colour, alpha], axis=2).astype(np.uint8)
+    bitmap = Image.frombytes("RGBa", size, premultiplied.tobytes())
+    return Part(name, bitmap, offset, parent, attached, angle or Signal(), category, joints or {})

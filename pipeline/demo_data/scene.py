@@ -7,17 +7,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from .actors import Actor, Matrix, Signal, apply, rotation, scaling, translation
+from .actors import SOLID, Actor, Matrix, Signal, apply, rotation, scaling, translation
 from .textures import Field, Size, noise
 
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels; the last two are outside."""
-
-_OPAQUE = 128
-"""A pixel belongs to a part that covers at least half of it."""
-_SHADOW_COLOUR = (12, 10, 18)
-_SHADOW_DIVISOR = 3
-"""A shadow darkens by one third."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +76,7 @@ class Frame:
     """Of each labelled actor, by object id: named joints in continuous view coordinates, hidden ones included."""
 
 
-def random_light(rng: np.random.Generator, size: Size, noise_level: float = 4.0) -> Light:
+def random_light(rng: np.random.Generator, size: Size, noise_level: float = 3.0) -> Light:
     """Mild lighting drift and noise for a view of `size`; `noise_level` is the standard deviation in grey levels."""
 
     def gain() -> Signal:
@@ -128,27 +122,22 @@ class Canvas:
     parts: Image.Image | None = None
 
     def paint(self, actor: Actor, t: float, root: Matrix) -> dict[str, tuple[float, float]]:
-        """Draw an actor with its shadow and labels; its joints."""
+        """Draw an actor with its labels; its joints."""
         poses = actor.poses(t, root)
         joints: dict[str, tuple[float, float]] = {}
-        layers = []
         for part in actor.parts:
             pose = poses[part.name]
             for name, point in part.joints.items():
                 (x, y), *_ = apply(pose, np.array([point]))
                 joints[name] = (float(x), float(y))
             matrix = pose @ translation(*part.offset)
-            box = _target_box(part.alpha.size, matrix, self.image.size)
-            if box is not None:
-                layers.append((part, matrix, box, _warp(part.alpha, matrix, box)))
-        reach = max(2, round(0.02 * self.image.height))
-        for _, _, box, alpha in layers:
-            shadow = Image.fromarray(np.asarray(alpha) // _SHADOW_DIVISOR)
-            self.image.paste(_SHADOW_COLOUR, (box[0] + reach, box[1] + reach), shadow)
-        for part, matrix, box, alpha in layers:
-            self.image.paste(_warp(part.rgb, matrix, box), box[:2], alpha)
+            box = _target_box(part.bitmap.size, matrix, self.image.size)
+            if box is None:
+                continue
+            layer = _warp(part.bitmap, matrix, box)
+            self.image.paste(layer, box, layer)
             if self.objects is not None and self.parts is not None:
-                solid = Image.fromarray(np.asarray(alpha) // _OPAQUE * 255)
+                solid = Image.fromarray(np.asarray(layer)[..., 3] // SOLID * 255)
                 self.objects.paste(actor.label, box, solid)
                 self.parts.paste(part.category, box, solid)
         return joints

@@ -44,7 +44,7 @@ def write_video(path: Path, scene: Scene, fps: int, duration: float, encoder: st
         FfmpegError: the encoder failed.
     """
     frames = b"".join(render(scene, number / fps).tobytes() for number in range(round(duration * fps)))
-    quality = {"preset": "veryfast", "crf": 20} if encoder == "libx264" else {"qscale:v": 4}
+    quality = {"preset": "superfast", "crf": 22} if encoder == "libx264" else {"qscale:v": 4}
     fixed = {"threads": 1, "fflags": "+bitexact", "flags:v": "+bitexact", "map_metadata": -1}
     source = ffmpeg.input("pipe:0", format="rawvideo", pixel_format="rgb24", video_size=scene.size, framerate=fps)
     with atomic_path(path) as temporary:
