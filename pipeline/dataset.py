@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.settings import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Literal[1] = 1
 MANIFEST = "dataset.json"
 INDEX = "index.parquet"
 REJECTS = "rejects.parquet"
@@ -53,7 +53,7 @@ class Manifest(BaseModel):
     """The content of `dataset.json`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1] = 1
     name: str
     split: str
     media: Literal["clips", "images"]

@@ -1,4 +1,4 @@
-"""Still image -> JPEG that every decoder takes; RGB JPEGs pass through byte for byte. Also the check of written JPEGs."""
+"""Still image -> JPEG that every decoder takes, and the check of JPEGs by decoding them."""
 
 import io
 import warnings

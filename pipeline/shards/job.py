@@ -142,19 +142,17 @@ def run_job(
         "source_fingerprint": source_fingerprint(task.data, listing.sources),
         "classes": listing.classes,
         "inputs": len(listing.sources),
-        "versions": {
-            "tcore-pipeline": version("tcore-pipeline"),
-            "pillow": version("pillow"),
-            **({"ffmpeg": ffmpeg_version()} if isinstance(task.settings, FrameSettings) else {}),
-        },
     }
+    versions = {"tcore-pipeline": version("tcore-pipeline"), "pillow": version("pillow")}
+    if isinstance(task.settings, FrameSettings):
+        versions["ffmpeg"] = ffmpeg_version()
     if (out / MANIFEST).is_file():
         finished = read_manifest(out)
         if all(getattr(finished, key) == value for key, value in header.items()):
             reasons = Counter(pq.read_table(out / REJECTS)["reason"].to_pylist())
             return finished, reasons, False
         raise UserError(f"{out} holds a finished dataset of other inputs or settings: choose another --out")
-    _check_output(out, hashlib.sha256(repr(sorted(header.items())).encode()).hexdigest())
+    _check_output(out, hashlib.sha256(repr((sorted(header.items()), versions)).encode()).hexdigest())
 
     parts = {plan.name: part for plan in plans if (part := read_part(out, plan.name)) is not None}
     pending = [plan for plan in plans if plan.name not in parts]
@@ -175,6 +173,7 @@ def run_job(
     rejects.sort(key=lambda reject: os.fsencode(reject.source))
     manifest = Manifest(
         **header,
+        versions=versions,
         samples=sum(part.samples for part in ordered),
         frames=sum(part.frames for part in ordered),
         rejects=len(rejects),

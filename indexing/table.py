@@ -1,0 +1,59 @@
+"""The neighbour table on disk."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.dataset import Manifest
+from pipeline.files import atomic_path
+from pipeline.settings import UserError
+
+NEIGHBOURS = "neighbours.parquet"
+FEATURES = "features.parquet"
+REPORT = "report.json"
+
+
+def write_neighbours(
+    folder: Path,
+    keys: pa.ChunkedArray,
+    neighbours: NDArray[np.int32],
+    similarity: NDArray[np.float32],
+    metadata: dict[str, str],
+) -> None:
+    """Write `neighbours.parquet`: for each row of the dataset its k nearest rows (N, k) and similarities (N, k).
+
+    `metadata` names what it was made from: dataset_hash, weights_hash, metric.
+    """
+    k = neighbours.shape[1]
+    table = pa.table(
+        {
+            "key": keys,
+            "neighbours": pa.FixedSizeListArray.from_arrays(neighbours.ravel(), k),
+            "similarity": pa.FixedSizeListArray.from_arrays(similarity.ravel(), k),
+        }
+    )
+    with atomic_path(folder / NEIGHBOURS) as temporary:
+        pq.write_table(table.replace_schema_metadata({**metadata, "k": json.dumps(k)}), temporary)
+
+
+def read_neighbours(folder: Path, manifest: Manifest) -> NDArray[np.int32]:
+    """The (N, k) neighbour rows in `folder`, which must belong to the dataset of `manifest`.
+
+    Raises:
+        UserError: there is no table, or it was made from other shards.
+    """
+    path = folder / NEIGHBOURS
+    try:
+        table = pq.read_table(path).combine_chunks()
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"cannot read the neighbour table {path}: {error}. Make it with `make knn`") from error
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    if metadata.get("dataset_hash") != manifest.dataset_hash or table.num_rows != manifest.samples:
+        raise UserError(f"{path} was made from other shards than those of {manifest.name}: run `make knn` on these")
+    column = table["neighbours"].combine_chunks()
+    rows: NDArray[np.int32] = column.values.to_numpy().reshape(table.num_rows, column.type.list_size)
+    return rows

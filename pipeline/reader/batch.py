@@ -1,0 +1,29 @@
+"""The batch that a model sees."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's share of a global batch: b clips, with S = global size, s = local size, P patches in a global crop.
+
+    Crops are ordered by view: view 1 of the b clips, then view 2, and so on.
+    """
+
+    global_crops: Tensor
+    """(2 b, 3, S, S) float32, normalised by the ImageNet mean and standard deviation."""
+    local_crops: Tensor
+    """(local crops * b, 3, s, s) float32."""
+    auxiliary: tuple[Tensor, ...]
+    """Two views (2 b, 3, S, S) float32 of each auxiliary frame: past and future, or one neighbour image."""
+    masks: Tensor
+    """(2 b, P) bool, True where the student's global crop is masked."""
+    masked_share: float = 1.0
+    """Masked patches here over the mean of the global batch's equal parts; weighs means over masked patches."""
+    step: int = 0
+    """Which global batch this is a part of."""
+    rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    """(b,) int64 dataset rows of the clips."""

@@ -1,0 +1,62 @@
+"""Counter-based random numbers: every draw is a pure function of a seed and a place, computed for many places at once.
+
+Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011). Own code because NumPy's Philox
+makes one stream per object, and a batch needs one stream per sample.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_ROUNDS = 10
+_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
+_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+_LOW = np.uint64(0xFFFFFFFF)
+_SHIFT = np.uint64(32)
+_WORDS = 4
+
+
+class Stream(IntEnum):
+    """What the numbers are for; different streams never share draws."""
+
+    ORDER = 0
+    SAMPLE = 1
+    MASK_SIZES = 2
+    MASK_BLOCKS = 3
+
+
+def philox_words(key: tuple[int, int], counters: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Philox4x32-10 of (n, 4) counters below 2^32 under a key of two 32-bit words; (n, 4) words below 2^32."""
+    c0, c1, c2, c3 = counters.T
+    key0, key1 = key
+    for _ in range(_ROUNDS):
+        product0, product1 = _MULTIPLIERS[0] * c0, _MULTIPLIERS[1] * c2
+        c0, c2 = (product1 >> _SHIFT) ^ c1 ^ np.uint64(key0), (product0 >> _SHIFT) ^ c3 ^ np.uint64(key1)
+        c1, c3 = product1 & _LOW, product0 & _LOW
+        key0, key1 = (key0 + _KEY_STEPS[0]) & 0xFFFFFFFF, (key1 + _KEY_STEPS[1]) & 0xFFFFFFFF
+    return np.stack([c0, c1, c2, c3], axis=1)
+
+
+def words(seed: int, stream: Stream, epochs: ArrayLike, items: ArrayLike, blocks: int) -> NDArray[np.uint64]:
+    """(n, 4 * blocks) random words below 2^32 for n pairs of epoch and item (broadcast, each below 2^32)."""
+    epoch, item = np.broadcast_arrays(np.asarray(epochs, np.uint64), np.asarray(items, np.uint64))
+    counters = np.empty((item.size, blocks, _WORDS), np.uint64)
+    counters[..., 0] = np.arange(blocks, dtype=np.uint64)
+    counters[..., 1] = item.reshape(-1, 1)
+    counters[..., 2] = epoch.reshape(-1, 1)
+    counters[..., 3] = int(stream)
+    key = (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF)
+    return philox_words(key, counters.reshape(-1, _WORDS)).reshape(item.size, blocks * _WORDS)
+
+
+def uniforms(seed: int, stream: Stream, epochs: ArrayLike, items: ArrayLike, draws: int) -> NDArray[np.float64]:
+    """(n, draws) uniform numbers in [0, 1) for n pairs of epoch and item, with 32 random bits each."""
+    blocks = -(-draws // _WORDS)
+    return words(seed, stream, epochs, items, blocks)[:, :draws].astype(np.float64) * 2.0**-32
+
+
+def permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """A random order of 0..count-1: the rank order of one 64-bit word for each."""
+    pair = words(seed, Stream.ORDER, epoch, np.arange(count), 1)[:, :2]
+    return np.argsort(pair[:, 0] << _SHIFT | pair[:, 1], kind="stable")

@@ -1,0 +1,137 @@
+"""Multi-crop augmentation as numbers: boxes and photometric parameters of every view, drawn for many clips at once."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from pipeline.settings import Settings
+
+CROP_ASPECT = (3 / 4, 4 / 3)
+"""Width to height of random crops, log-uniform, and the limits of the auxiliary frames' centre crop."""
+CROP_TRIES = 10
+GLOBAL_VIEWS = 2
+SOLARIZE_OFF = 256
+"""Solarize threshold that leaves every uint8 pixel as it is."""
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+class ViewSettings(Settings):
+    """Views of a sample (paper, section 4.1; constants of the released code)."""
+
+    global_size: int = Field(224, ge=16)
+    """Side of the two global crops and of the auxiliary views, in pixels."""
+    local_size: int = Field(96, ge=16)
+    """Side of the local crops, in pixels."""
+    local_crops: int = Field(8, ge=0)
+    """Local crops of the current frame."""
+    global_area: tuple[float, float] = (0.32, 1.0)
+    """Range of a global crop's share of the frame's area."""
+    local_area: tuple[float, float] = (0.05, 0.32)
+    """Range of a local crop's share of the frame's area."""
+    local_flip: float = Field(0.5, ge=0, le=1)
+    """Probability that a local crop is mirrored; global crops never are."""
+    jitter: float = Field(0.8, ge=0, le=1)
+    """Probability of colour jitter."""
+    brightness: float = Field(0.4, ge=0, le=1)
+    contrast: float = Field(0.4, ge=0, le=1)
+    saturation: float = Field(0.2, ge=0, le=1)
+    hue: float = Field(0.1, ge=0, le=0.5)
+    """Largest jitter of each; hue in turns."""
+    grey: float = Field(0.2, ge=0, le=1)
+    """Probability that a view loses its colour."""
+    blur: tuple[float, float, float] = (1.0, 0.1, 0.5)
+    """Blur probability of global crop 1, global crop 2 and local crops; the released code has 0, 0.9, 0.5."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Range of the blur's standard deviation in pixels; the kernel has 9 taps."""
+    solarize: tuple[float, float, float] = (0.0, 0.2, 0.0)
+    """Solarize probability of global crop 1, global crop 2 and local crops."""
+
+
+class Boxes(NamedTuple):
+    """Crop boxes in pixels of the frame, arrays of one shape."""
+
+    top: Integers
+    left: Integers
+    height: Integers
+    width: Integers
+
+
+@dataclass(frozen=True)
+class Photometry:
+    """Colour parameters of views, arrays of one shape; 1, 0 or off where nothing is done."""
+
+    brightness: Floats
+    contrast: Floats
+    saturation: Floats
+    """Factors; saturation 0 is grey."""
+    hue: Floats
+    """Shift in turns, -0.5 to 0.5."""
+    sigma: Floats
+    """Standard deviation of the blur in pixels; 0 for none."""
+    solarize: Integers
+    """Pixels at or above this value are inverted; `SOLARIZE_OFF` for none."""
+
+
+CROP_DRAWS = 2 * CROP_TRIES + 2
+PHOTOMETRY_DRAWS = 9
+
+
+def random_boxes(height: Integers, width: Integers, area: tuple[float, float], uniform: Floats) -> Boxes:
+    """One crop box in each of n frames, the first of ten tries that fits; else the largest centre box of that aspect.
+
+    `height`, `width` are (n,), `uniform` is (n, CROP_DRAWS); the boxes are (n,).
+    """
+    tries = uniform[:, : 2 * CROP_TRIES].reshape(-1, CROP_TRIES, 2)
+    target = (height * width)[:, None] * (area[0] + tries[..., 0] * (area[1] - area[0]))
+    low, high = (math.log(aspect) for aspect in CROP_ASPECT)
+    aspect = np.exp(low + tries[..., 1] * (high - low))
+    widths = np.round(np.sqrt(target * aspect)).astype(np.int64)
+    heights = np.round(np.sqrt(target / aspect)).astype(np.int64)
+    fits = (widths > 0) & (widths <= width[:, None]) & (heights > 0) & (heights <= height[:, None])
+    first = fits.argmax(axis=1)
+    rows = np.arange(len(first))
+    centre = centre_boxes(height, width)
+    found = fits[rows, first]
+    box_height = np.where(found, heights[rows, first], centre.height)
+    box_width = np.where(found, widths[rows, first], centre.width)
+    top = (uniform[:, -2] * (height - box_height + 1)).astype(np.int64)
+    left = (uniform[:, -1] * (width - box_width + 1)).astype(np.int64)
+    return Boxes(np.where(found, top, centre.top), np.where(found, left, centre.left), box_height, box_width)
+
+
+def centre_boxes(height: Integers, width: Integers) -> Boxes:
+    """The whole frame where its aspect lies within `CROP_ASPECT`, else the largest centre crop that does; all (n,)."""
+    low, high = CROP_ASPECT
+    box_width = np.where(width > high * height, np.round(height * high).astype(np.int64), width)
+    box_height = np.where(width < low * height, np.round(width / low).astype(np.int64), height)
+    return Boxes((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
+
+
+def draw_photometry(settings: ViewSettings, kinds: Integers, uniform: Floats) -> Photometry:
+    """Colour parameters (n, V) of V views of n samples.
+
+    `kinds` (V,) says which probabilities a view has: 0 global crop 1, 1 global crop 2, 2 local crop.
+    `uniform` is (n, V, PHOTOMETRY_DRAWS).
+    """
+    jitter = uniform[..., 0] < settings.jitter
+
+    def factor(column: int, strength: float) -> Floats:
+        return np.where(jitter, 1 + strength * (2 * uniform[..., column] - 1), 1.0)
+
+    blurred = uniform[..., 6] < np.array(settings.blur)[kinds]
+    low, high = settings.blur_sigma
+    solarized = uniform[..., 8] < np.array(settings.solarize)[kinds]
+    return Photometry(
+        brightness=factor(1, settings.brightness),
+        contrast=factor(2, settings.contrast),
+        saturation=np.where(uniform[..., 5] < settings.grey, 0.0, factor(3, settings.saturation)),
+        hue=np.where(jitter, settings.hue * (2 * uniform[..., 4] - 1), 0.0),
+        sigma=np.where(blurred, low + uniform[..., 7] * (high - low), 0.0),
+        solarize=np.where(solarized, 128, SOLARIZE_OFF),
+    )
