@@ -184,7 +184,7 @@ def cut_part(
 ) -> Part:
     """Cut `outline` (local coordinates) out of a material, paint `marks` on it and shade it as a rounded body."""
     reach = max(2, round(_SHADOW_REACH * float(np.ptp(outline, axis=0).min())))
-    low = np.floor(outline.min(axis=0)).astype(int) - 2 * reach
+    low = np.floor(outline.min(axis=0)).astype(int) - reach - 2
     high = np.ceil(outline.max(axis=0)).astype(int) + 3 * reach
     size, offset = (int(high[0] - low[0]), int(high[1] - low[1])), (int(low[0]), int(low[1]))
     rgb = _swatch(rng, material, size)

@@ -16,10 +16,13 @@ from .scene import Camera, Canvas, Frame, Scene, random_light, render_annotated
 from .textures import FIELDS, Palette, Size, noise, random_palette, texture, to_image
 
 HELD_OUT_SIZE: Size = (427, 240)
+HELD_OUT_SCENE_S = 4.0
+HELD_OUT_TIMES = tuple(1.4 + number / 20 for number in range(24))
+"""Seconds of the frames of a held-out clip: twenty a second from the middle of a scene."""
 PERSON_SHARE = 0.68
 """Height of a person in held-out clips, relative to the view."""
 MIN_OBJECT_SHARE = 0.006
-"""Smallest share of the view that an annotated object covers in the first and in the middle frame."""
+"""Smallest share of the view that an annotated object covers in the first, the middle and the last frame."""
 MAX_TRIES = 40
 
 
@@ -260,35 +263,36 @@ def _first_fit(seed: list[int], make: Callable[[np.random.Generator], Scene], ac
     raise RuntimeError(f"no acceptable scene in {MAX_TRIES} tries for seed {seed}")
 
 
-def davis_scene(seed: list[int], number: int, duration: float) -> Scene:
+def davis_scene(seed: list[int], number: int) -> Scene:
     """Held-out sequence `number`: two or three annotated objects and two moving distractors of the same family."""
     family, move = DAVIS_CASTS[number % len(DAVIS_CASTS)]
+    times = HELD_OUT_TIMES[0], HELD_OUT_TIMES[len(HELD_OUT_TIMES) // 2], HELD_OUT_TIMES[-1]
     labels = 2 + number % 2
 
     def make(rng: np.random.Generator) -> Scene:
         actor_size = HELD_OUT_SIZE[1] * (0.75 if family == "person" else 0.45)
         return make_scene(
-            rng, HELD_OUT_SIZE, duration, family, move, labelled=labels, distractors=2, actor_size=actor_size
+            rng, HELD_OUT_SIZE, HELD_OUT_SCENE_S, family, move, labelled=labels, distractors=2, actor_size=actor_size
         )
 
     def accept(scene: Scene) -> bool:
-        return all(_covers_enough(render_annotated(scene, t), labels) for t in (0.0, duration / 2))
+        return all(_covers_enough(render_annotated(scene, t), labels) for t in times)
 
     return _first_fit(seed, make, accept)
 
 
-def pose_scene(seed: list[int], move: Move, people: int, duration: float) -> Scene:
+def pose_scene(seed: list[int], move: Move, people: int) -> Scene:
     """Held-out clip of `people` labelled persons, each of whom stays in view with all joints."""
 
     def make(rng: np.random.Generator) -> Scene:
         height = HELD_OUT_SIZE[1] * PERSON_SHARE
         return make_scene(
-            rng, HELD_OUT_SIZE, duration, "person", move, labelled=people, distractors=0, actor_size=height
+            rng, HELD_OUT_SIZE, HELD_OUT_SCENE_S, "person", move, labelled=people, distractors=0, actor_size=height
         )
 
     def accept(scene: Scene) -> bool:
-        for t in np.linspace(0, duration, 6):
-            people_joints = render_annotated(scene, float(t)).joints.values()
+        for t in HELD_OUT_TIMES[::3]:
+            people_joints = render_annotated(scene, t).joints.values()
             joints = np.array([list(named.values()) for named in people_joints])
             if (joints < 2).any() or (joints > np.array(HELD_OUT_SIZE) - 2).any():
                 return False

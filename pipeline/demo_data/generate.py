@@ -31,9 +31,7 @@ FINISHED = "demo_data.json"
 UNFINISHED = "demo_data.unfinished.json"
 
 CLIP_SIZES = ((340, 256), (340, 256), (340, 256), (320, 240), (426, 240), (256, 340))
-FRAME_RATES = (15, 20)
-HELD_OUT_FPS = 10
-HELD_OUT_FRAMES = 22
+FRAME_RATES = (15, 15, 20)
 YOUTUBE_ALPHABET = string.ascii_letters + string.digits + "_-"
 _CLIP, _IMAGE, _DAVIS, _VIP, _JHMDB = range(5)  # streams of random numbers
 
@@ -64,7 +62,7 @@ def make_clip(path: Path, seed: list[int], class_name: str, encoder: str) -> Non
     """A training clip of 4 to 10 s."""
     rng = np.random.default_rng(seed)
     size = CLIP_SIZES[rng.integers(len(CLIP_SIZES))]
-    duration = round(float(rng.triangular(4, 5, 10)), 1)
+    duration = round(float(rng.triangular(4, 4.5, 10)), 1)
     scene = casting.video_scene(rng, class_name, size, duration)
     trees.write_video(path, scene, FRAME_RATES[rng.integers(len(FRAME_RATES))], duration, encoder)
 
@@ -77,28 +75,20 @@ def make_image(path: Path, seed: list[int], family: str) -> None:
     trees.write_still(path, scene, float(rng.uniform(0, 10)))
 
 
-def _held_out_times() -> tuple[list[float], float]:
-    times = [number / HELD_OUT_FPS for number in range(HELD_OUT_FRAMES)]
-    return times, times[-1]
-
-
 def make_davis(root: Path, name: str, seed: list[int], number: int) -> None:
     """A held-out sequence with object masks."""
-    times, duration = _held_out_times()
-    trees.write_davis(root, name, casting.davis_scene(seed, number, duration), times)
+    trees.write_davis(root, name, casting.davis_scene(seed, number), casting.HELD_OUT_TIMES)
 
 
 def make_vip(root: Path, name: str, seed: list[int]) -> None:
     """A held-out clip of two people with part labels."""
-    times, duration = _held_out_times()
-    trees.write_vip(root, name, casting.pose_scene(seed, casting.walk, 2, duration), times)
+    trees.write_vip(root, name, casting.pose_scene(seed, casting.walk, 2), casting.HELD_OUT_TIMES)
 
 
 def make_jhmdb(root: Path, class_name: str, name: str, seed: list[int]) -> None:
     """A held-out clip of one person with joints."""
-    times, duration = _held_out_times()
-    scene = casting.pose_scene(seed, casting.POSE_MOVES[class_name], 1, duration)
-    trees.write_jhmdb(root, class_name, name, scene, times, casting.PERSON_SHARE)
+    scene = casting.pose_scene(seed, casting.POSE_MOVES[class_name], 1)
+    trees.write_jhmdb(root, class_name, name, scene, casting.HELD_OUT_TIMES, casting.PERSON_SHARE)
 
 
 def clip_id(rng: np.random.Generator, number: int) -> str:
@@ -144,10 +134,10 @@ def _jhmdb_names(settings: DemoSettings) -> list[tuple[str, str]]:
 def _held_out_jobs(settings: DemoSettings, out: Path) -> Iterator[Job]:
     davis, vip, jhmdb = out / "davis", out / "vip", out / "jhmdb"
     for number, name in enumerate(_davis_names(settings)):
-        last = davis / "Annotations/480p" / name / f"{HELD_OUT_FRAMES - 1:05d}.png"
+        last = davis / "Annotations/480p" / name / f"{len(casting.HELD_OUT_TIMES) - 1:05d}.png"
         yield Job(last, make_davis, (davis, name, [settings.seed, _DAVIS, number], number))
     for number, name in enumerate(_vip_names(settings)):
-        last = vip / "Category_ids" / name / f"{HELD_OUT_FRAMES:012d}.png"
+        last = vip / "Category_ids" / name / f"{len(casting.HELD_OUT_TIMES):012d}.png"
         yield Job(last, make_vip, (vip, name, [settings.seed, _VIP, number]))
     for number, (class_name, name) in enumerate(_jhmdb_names(settings)):
         last = jhmdb / "joint_positions" / class_name / name / "joint_positions.mat"
