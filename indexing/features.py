@@ -7,7 +7,7 @@ versions; the search reads its file.
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -49,8 +49,8 @@ class FeaturesCommand(Command):
 
 def centre_crops(
     dataset: ShardDataset, size: int, batch_size: int, threads: int, device: torch.device
-) -> Iterator[Any]:
-    """Normalised (n, 3, size, size) tensors of all samples in row order, `batch_size` at a time, the last one shorter."""
+) -> Iterator[torch.Tensor]:
+    """Normalised (n, 3, size, size) crops of all samples in row order; n is `batch_size`, in the end less."""
     device_id = device.index if device.type == "cuda" else None
     middle = dataset.num_frames // 2
     starts = iter(range(0, len(dataset), batch_size))
@@ -80,7 +80,8 @@ def centre_crops(
             (crops,) = pipeline.run()
         except StopIteration:
             return
-        yield torch.utils.dlpack.from_dlpack(crops.as_tensor())
+        tensor: torch.Tensor = torch.utils.dlpack.from_dlpack(crops.as_tensor())
+        yield tensor
 
 
 def main(command: FeaturesCommand) -> None:

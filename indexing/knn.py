@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pydantic import Field
 from tqdm import tqdm
 
@@ -50,14 +51,15 @@ def compute_features(command: KnnCommand) -> None:
         raise UserError("the features could not be computed; the line above says why")
 
 
-def read_features(folder: Path) -> np.ndarray:
+def read_features(folder: Path) -> NDArray[np.float32]:
     """The (N, D) float32 features in `folder`.
 
     Raises:
         UserError: they hold values that are not finite.
     """
     column = pq.read_table(folder / FEATURES, columns=["feature"])["feature"].combine_chunks()
-    features = column.values.to_numpy(zero_copy_only=False).reshape(len(column), -1).astype(np.float32)
+    flat: NDArray[np.float16] = column.values.to_numpy(zero_copy_only=False)
+    features = flat.reshape(len(column), -1).astype(np.float32)
     broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(broken):
         raise UserError(
@@ -107,8 +109,9 @@ def main(command: KnnCommand) -> None:
     }
     write_bytes(command.out / REPORT, json.dumps(report, indent=2).encode() + b"\n")
     print(
-        f"{len(dataset)} images, k = {command.k}: features {searched - started:.1f} s, search {ended - searched:.1f} s; "
-        f"neighbours of the same class {same_class:.3f} (by chance {chance:.3f}); {command.out / NEIGHBOURS}"
+        f"{len(dataset)} images, k = {command.k}: features {searched - started:.1f} s, "
+        f"search {ended - searched:.1f} s; neighbours of the same class {same_class:.3f} (by chance {chance:.3f}); "
+        f"{command.out / NEIGHBOURS}"
     )
 
 

@@ -17,8 +17,8 @@ from .textures import FIELDS, Palette, Size, noise, random_palette, texture, to_
 
 HELD_OUT_SIZE: Size = (427, 240)
 HELD_OUT_SCENE_S = 4.0
-HELD_OUT_TIMES = tuple(1.4 + number / 20 for number in range(24))
-"""Seconds of the frames of a held-out clip: twenty a second from the middle of a scene."""
+HELD_OUT_TIMES = tuple(1.5 + number / 24 for number in range(24))
+"""Seconds of the frames of a held-out clip: 24 a second as in DAVIS, from the middle of a scene."""
 PERSON_SHARE = 0.68
 """Height of a person in held-out clips, relative to the view."""
 MIN_OBJECT_SHARE = 0.006

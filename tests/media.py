@@ -1,0 +1,45 @@
+"""Clips and images made by code."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline.shards.ffmpeg import run_ffmpeg
+
+
+def picture(height: int, width: int, seed: int) -> np.ndarray:
+    """A (height, width, 3) uint8 picture of random coloured blocks."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (height // 16 + 1, width // 16 + 1, 3), dtype=np.uint8)
+    return blocks.repeat(16, 0).repeat(16, 1)[:height, :width]
+
+
+def write_clip(path: Path, seconds: float, seed: int, size: tuple[int, int] = (192, 144), fps: int = 12) -> None:
+    """A clip of `size` (width, height) whose brightness tells the time: frame i has mean level i * 200 / frames."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    width, height = size
+    frames = round(seconds * fps)
+    texture = picture(height, width, seed).astype(np.float32) / 255 * 40
+    raw = b"".join((texture + 200 * i / frames).astype(np.uint8).tobytes() for i in range(frames))
+    arguments = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "pipe:"]
+    arguments += ["-c:v", "mpeg4", "-q:v", "2", "-y", f"file:{path}"]
+    run_ffmpeg(arguments, deadline_s=60, stdin=raw)
+
+
+def write_image(path: Path, seed: int, size: tuple[int, int] = (160, 120)) -> None:
+    """A JPEG of `size` (width, height)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(jpeg(picture(size[1], size[0], seed)))
+
+
+def jpeg(pixels: np.ndarray) -> bytes:
+    """JPEG bytes of (height, width, 3) uint8 pixels."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=95)
+    return stream.getvalue()
+
+
+def decode(data: bytes | np.ndarray) -> np.ndarray:
+    """Pixels (height, width, 3) of JPEG bytes, by Pillow."""
+    return np.asarray(Image.open(io.BytesIO(bytes(data))).convert("RGB"))

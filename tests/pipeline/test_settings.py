@@ -1,0 +1,101 @@
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from pydantic import Field
+
+from pipeline.settings import Command, Settings, UserError, parse_command, run_command
+
+
+class Frames(Settings):
+    fps: float = Field(2.0, gt=0)
+    """Frames per second."""
+    area: tuple[float, float] = (0.1, 0.2)
+
+
+class Example(Command):
+    """Does something."""
+
+    program: ClassVar[str] = "python -m example"
+    data: Path
+    """Where the data lies."""
+    frames: Frames = Frames()
+
+
+@pytest.fixture
+def preset(tmp_path: Path) -> Path:
+    path = tmp_path / "preset.yaml"
+    path.write_text("data: from-yaml\nframes: {fps: 3, area: [0.3, 0.4]}\n")
+    return path
+
+
+def test_command_line_wins_over_yaml_over_default(preset: Path) -> None:
+    command = parse_command(Example, ["--config", str(preset), "--frames.fps", "4"])
+    assert command.data == Path("from-yaml")
+    assert command.frames == Frames(fps=4, area=(0.3, 0.4))
+    assert parse_command(Example, ["--data", "x", "--frames.area", "0,1"]).frames == Frames(area=(0, 1))
+
+
+def test_environment_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA", "from-environment")
+    with pytest.raises(UserError, match="--data is required"):
+        parse_command(Example, [])
+
+
+@pytest.mark.parametrize(
+    ("yaml", "message"),
+    [
+        ("frames: {fsp: 3}", "unknown key frames.fsp; allowed here: area, fps"),
+        ("frames: {fps: -1}", "frames.fps = -1: Input should be greater than 0"),
+        ("framez: 1", "unknown key framez; allowed here: config, data, frames"),
+        ("- a list", "must hold `key: value` lines, not a list"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_bad_yaml_is_named(tmp_path: Path, yaml: str, message: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml)
+    with pytest.raises(UserError) as error:
+        parse_command(Example, ["--data", "x", "--config", str(path)])
+    assert message in str(error.value)
+
+
+def test_missing_config_file_is_named() -> None:
+    with pytest.raises(UserError, match=r"cannot read the config file nowhere\.yaml"):
+        parse_command(Example, ["--config", "nowhere.yaml"])
+
+
+def test_unknown_option_suggests_the_right_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        parse_command(Example, ["--data", "x", "--frames.fsp", "4"])
+    assert exit_info.value.code == 2
+    assert "unknown option --frames.fsp; did you mean --frames.fps" in capsys.readouterr().err
+
+
+def test_help_shows_description_and_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_command(Example, ["--help"])
+    text = capsys.readouterr().out
+    assert "Does something." in text
+    assert "Where the data lies." in text
+    assert "Frames per second. (default: 2.0)" in text
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "says"),
+    [(UserError("the disk is full"), 2, "error: the disk is full\n"), (KeyboardInterrupt(), 130, "interrupted")],
+)
+def test_faults_end_in_one_line(
+    error: BaseException, status: int, says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["example", "--data", "x"])
+
+    def main(command: Example) -> int:
+        raise error
+
+    with pytest.raises(SystemExit) as exit_info:
+        run_command(Example, main)
+    assert exit_info.value.code == status
+    captured = capsys.readouterr().err
+    assert captured.startswith(says)
+    assert captured.count("\n") == 1
