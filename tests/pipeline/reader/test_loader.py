@@ -1,0 +1,117 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.dataset import ShardDataset
+from pipeline.reader.batch import Batch
+from pipeline.reader.graph import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.reader.loader import Loader, ReaderSettings
+from pipeline.reader.plan import plan_batch
+from pipeline.reader.sandwich import SandwichSettings
+from pipeline.reader.views import ViewSettings
+from pipeline.settings import UserError
+from tests.media import decode
+
+VIEWS = ViewSettings(global_size=64, local_size=32, local_crops=3)
+PLAIN = ViewSettings(global_size=64, local_size=32, local_crops=1, jitter=0, grey=0, blur=(0, 0, 0), solarize=(0, 0, 0))
+
+
+def read(settings: ReaderSettings, first: int, last: int, batch: int = 4, rank: int = 0, ranks: int = 1) -> list[Batch]:
+    with Loader(settings, batch, first, last, rank, ranks) as loader:
+        return list(loader)
+
+
+def test_batches_have_the_documented_shapes(clip_dataset: Path) -> None:
+    batches = read(ReaderSettings(shards=clip_dataset, views=VIEWS), 0, 3)
+    assert [batch.step for batch in batches] == [0, 1, 2]
+    for batch in batches:
+        assert batch.global_crops.shape == (8, 3, 64, 64)
+        assert batch.local_crops.shape == (12, 3, 32, 32)
+        assert [tensor.shape for tensor in batch.auxiliary] == [(8, 3, 64, 64)] * 2
+        assert batch.masks.shape == (8, 16)
+        assert batch.masks.any(dim=1).sum() == 4
+        assert batch.masked_share == 1.0
+        assert batch.global_crops.dtype == torch.float32
+        assert -2.2 < batch.global_crops.min() < batch.global_crops.max() < 2.7
+
+
+def test_resumed_and_split_readers_give_the_same_batches(clip_dataset: Path) -> None:
+    settings = ReaderSettings(shards=clip_dataset, views=VIEWS, seed=5)
+    whole = read(settings, 0, 4)
+    resumed = read(settings, 2, 4)
+    for ours, theirs in zip(resumed, whole[2:], strict=True):
+        assert torch.equal(ours.global_crops, theirs.global_crops)
+        assert torch.equal(ours.auxiliary[1], theirs.auxiliary[1])
+        assert torch.equal(ours.masks, theirs.masks)
+    halves = [read(settings, 0, 2, rank=rank, ranks=2) for rank in range(2)]
+    for step in range(2):
+        parts = [half[step] for half in halves]
+        crops = torch.cat([part.global_crops.view(2, 2, 3, 64, 64) for part in parts], dim=1).flatten(0, 1)
+        assert torch.equal(crops, whole[step].global_crops)
+        shares = [part.masked_share for part in parts]
+        assert sum(shares) == pytest.approx(2)
+        masked = [int(part.masks.sum()) for part in parts]
+        assert shares[0] == pytest.approx(2 * masked[0] / sum(masked))
+
+
+def test_views_show_the_planned_frames(clip_dataset: Path) -> None:
+    # the clips' brightness tells the time
+    settings = ReaderSettings(shards=clip_dataset, views=PLAIN)
+    with Loader(settings, 6, 0, 1) as loader:
+        (batch,) = list(loader)
+        plan = plan_batch(settings, loader._table, 0, 6, slice(0, 6))
+        dataset = loader.dataset
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    for clip in range(6):
+        row = int(plan.rows[clip])
+        assert int(batch.rows[clip]) == row
+        for column, views in enumerate((batch.global_crops, *batch.auxiliary)):
+            frame = decode(dataset.frame(row, int(plan.frames[clip, column])))
+            for view in (views[clip], views[6 + clip]):
+                level = float((view * std + mean).mean()) * 255
+                assert abs(level - frame.mean()) < 6, "one frame later is 17 levels or more brighter"
+
+
+def test_current_crops_are_the_planned_boxes(image_dataset: Path) -> None:
+    settings = ReaderSettings(shards=image_dataset, views=PLAIN, sandwich=SandwichSettings(auxiliary=()))
+    with Loader(settings, 4, 0, 1) as loader:
+        (batch,) = list(loader)
+        plan = plan_batch(settings, loader._table, 0, 4, slice(0, 4))
+        dataset = loader.dataset
+    mean, std = (np.array(values) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    for clip in range(4):
+        frame = decode(dataset.frame(int(plan.rows[clip]), 0)).astype(float)
+        top, left, height, width = (int(edge[clip, 0]) for edge in plan.boxes)
+        view = 255 * (batch.global_crops[clip].numpy().transpose(1, 2, 0) * std + mean)
+        expected = frame[top : top + height, left : left + width].mean(axis=(0, 1))
+        np.testing.assert_allclose(view.mean(axis=(0, 1)), expected, atol=3)
+    assert batch.auxiliary == ()
+
+
+def test_still_images_have_no_past(image_dataset: Path) -> None:
+    with pytest.raises(UserError, match=r"still images.*--data\.neighbours"):
+        Loader(ReaderSettings(shards=image_dataset), 4, 0, 1)
+
+
+def test_batch_must_divide_by_ranks(clip_dataset: Path) -> None:
+    with pytest.raises(UserError, match="5 does not divide by 2 ranks"):
+        Loader(ReaderSettings(shards=clip_dataset), 5, 0, 1, rank=0, ranks=2)
+
+
+def test_damaged_frame_is_named(clip_dataset: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(clip_dataset, copy)
+    dataset = ShardDataset(copy)
+    for row in range(len(dataset)):
+        shard = copy / dataset.manifest.shards[dataset.shard[row]].file
+        content = bytearray(shard.read_bytes())
+        for frame in range(int(dataset.num_frames[row])):
+            jpeg = dataset.frame(row, frame).tobytes()
+            start = bytes(content).find(jpeg)
+            content[start + 200 : start + len(jpeg)] = bytes(len(jpeg) - 200)
+        shard.write_bytes(content)
+    with pytest.raises(UserError, match=r"frame \d+ of sample .* in .*shard-\d+\.tar is damaged"):
+        read(ReaderSettings(shards=copy, views=VIEWS), 0, 1)
