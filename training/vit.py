@@ -1,0 +1,255 @@
+"""Vision Transformer backbone: CLS token, register tokens, LayerScale, batch-subset stochastic depth.
+
+Parameter names are those of DINOv2 with registers, so weights travel between this project and other code unchanged.
+Shape letters: B images, P patches, R registers, D width, N = 1 + R + P tokens.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import Self
+
+from pipeline.settings import Settings
+
+ARCHITECTURES: dict[str, dict[str, int]] = {
+    "tiny": {"width": 192, "depth": 6, "heads": 3},  # half of ViT-Ti's depth, for demonstrations on CPU
+    "small": {"width": 384, "depth": 12, "heads": 6},  # ViT-S/16
+    "base": {"width": 768, "depth": 12, "heads": 12},  # ViT-B/16
+    "large": {"width": 1024, "depth": 24, "heads": 16},  # ViT-L/16
+}
+
+
+class VitSettings(Settings):
+    """Sizes of the backbone; the defaults are ViT-S/16."""
+
+    architecture: Literal["tiny", "small", "base", "large"] | None = None
+    """Sets width, depth and heads by name; leave it out to give the three as numbers."""
+    width: int = Field(384, ge=1)
+    """Embedding width D."""
+    depth: int = Field(12, ge=1)
+    """Number of blocks."""
+    heads: int = Field(6, ge=1)
+    """Attention heads; divides width."""
+    patch_size: int = Field(16, ge=1)
+    """Side of a square patch, pixels."""
+    registers: int = Field(4, ge=0)
+    """Register tokens; they take no position."""
+    image_size: int = Field(224, ge=1)
+    """Side of the images the position table is made for, pixels; other sizes are interpolated."""
+    mlp_ratio: float = Field(4.0, gt=0)
+    """Hidden width of the MLP over D."""
+    layer_scale: float = Field(1e-5, gt=0)
+    """First value of the LayerScale factors."""
+    drop_path: float = Field(0.1, ge=0, lt=1)
+    """Share of the images that skip a residual branch in training (stochastic depth)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_sizes(cls, values: Any) -> Any:  # noqa: ANN401
+        if isinstance(values, dict):
+            return {**ARCHITECTURES.get(str(values.get("architecture")), {}), **values}
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        named = ARCHITECTURES.get(self.architecture or "", {})
+        for key, value in named.items():
+            if getattr(self, key) != value:
+                raise ValueError(
+                    f"architecture {self.architecture} has {key} {value}, not {getattr(self, key)}; "
+                    "leave out either the name or the numbers"
+                )
+        if self.width % self.heads:
+            raise ValueError(f"heads = {self.heads} must divide width = {self.width}")
+        if self.image_size % self.patch_size:
+            raise ValueError(f"patch_size = {self.patch_size} must divide image_size = {self.image_size}")
+        return self
+
+
+class Tokens(NamedTuple):
+    """What the backbone returns, after the final LayerNorm."""
+
+    cls: Tensor  # (B, D)
+    registers: Tensor  # (B, R, D)
+    patches: Tensor  # (B, P, D), row-major over the grid
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one bias-carrying projection for queries, keys and values."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x_bnd: Tensor) -> Tensor:
+        """Map tokens (B, N, D) to (B, N, D)."""
+        b, n, d = x_bnd.shape
+        query, key, value = self.qkv(x_bnd).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(b, n, d))
+        return out
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x_bnd: Tensor) -> Tensor:
+        """Map tokens (B, N, D) to (B, N, D)."""
+        out: Tensor = self.fc2(F.gelu(self.fc1(x_bnd)))
+        return out
+
+
+class LayerScale(nn.Module):
+    """One learned factor for each channel."""
+
+    def __init__(self, width: int, initial: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), initial))
+
+    def forward(self, x_bnd: Tensor) -> Tensor:
+        """Scale the channels of (B, N, D)."""
+        return x_bnd * self.gamma
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block whose two residual branches may run on a subset of the images."""
+
+    def __init__(self, settings: VitSettings) -> None:
+        super().__init__()
+        width = settings.width
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = Attention(width, settings.heads)
+        self.ls1 = LayerScale(width, settings.layer_scale)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = Mlp(width, int(width * settings.mlp_ratio))
+        self.ls2 = LayerScale(width, settings.layer_scale)
+
+    def forward(self, x_bnd: Tensor, kept: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Map tokens (B, N, D) to (B, N, D).
+
+        Args:
+            x_bnd: tokens.
+            kept: indices of the images on which the attention branch and the MLP branch are evaluated; a branch is
+                then added with the factor B / kept, which keeps its mean over draws. None evaluates all images.
+        """
+        if kept is None:
+            x_bnd = x_bnd + self._attention_branch(x_bnd)
+            return x_bnd + self._mlp_branch(x_bnd)
+        for branch, index in ((self._attention_branch, kept[0]), (self._mlp_branch, kept[1])):
+            x_bnd = x_bnd.index_add(0, index, branch(x_bnd[index]), alpha=len(x_bnd) / len(index))
+        return x_bnd
+
+    def _attention_branch(self, x_bnd: Tensor) -> Tensor:
+        out: Tensor = self.ls1(self.attn(self.norm1(x_bnd)))
+        return out
+
+    def _mlp_branch(self, x_bnd: Tensor) -> Tensor:
+        out: Tensor = self.ls2(self.mlp(self.norm2(x_bnd)))
+        return out
+
+
+class PatchEmbed(nn.Module):
+    """Linear embedding of square patches."""
+
+    def __init__(self, patch_size: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, 3, H, W) to patch embeddings (B, P, D)."""
+        out: Tensor = self.proj(images).flatten(2).transpose(1, 2)
+        return out
+
+
+class VisionTransformer(nn.Module):
+    """The backbone; `settings` says how it was built."""
+
+    def __init__(self, settings: VitSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        width = settings.width
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + (settings.image_size // settings.patch_size) ** 2, width))
+        self.register_tokens = nn.Parameter(torch.empty(1, settings.registers, width))
+        self.mask_token = nn.Parameter(torch.zeros(1, width))
+        self.patch_embed = PatchEmbed(settings.patch_size, width)
+        self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        nn.init.normal_(self.cls_token, std=1e-6)
+        nn.init.normal_(self.register_tokens, std=1e-6)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        self.blocks.apply(initialise_linear)
+
+    def forward(self, images: Tensor, masks: Tensor | None = None) -> Tokens:
+        """Compute the tokens of images.
+
+        Args:
+            images: (B, 3, H, W), ImageNet-normalised; H and W are multiples of the patch size.
+            masks: (B, P) bool; True replaces the patch embedding by the mask token before positions are added.
+
+        Raises:
+            ValueError: H or W is not a multiple of the patch size.
+        """
+        patch_size = self.settings.patch_size
+        height, width = images.shape[-2:]
+        if height % patch_size or width % patch_size:
+            raise ValueError(f"an image of {height}x{width} pixels does not divide into {patch_size}-pixel patches")
+        patches_bpd = self.patch_embed(images)
+        if masks is not None:
+            patches_bpd = torch.where(masks.unsqueeze(-1), self.mask_token.to(patches_bpd.dtype), patches_bpd)
+        positions = self.positions(height // patch_size, width // patch_size)
+        cls_b1d = (self.cls_token + positions[:, :1]).expand(len(images), -1, -1)
+        registers_brd = self.register_tokens.expand(len(images), -1, -1)
+        x_bnd = torch.cat([cls_b1d, registers_brd, patches_bpd + positions[:, 1:]], dim=1)
+        for block in self.blocks:
+            x_bnd = block(x_bnd, self._draw_kept(x_bnd))
+        x_bnd = self.norm(x_bnd)
+        first_patch = 1 + self.settings.registers
+        return Tokens(x_bnd[:, 0], x_bnd[:, 1:first_patch], x_bnd[:, first_patch:])
+
+    def positions(self, rows: int, columns: int) -> Tensor:
+        """Position table (1, 1 + rows * columns, D) for a patch grid: CLS first, then the patches, row-major.
+
+        The learned square table is interpolated bicubically with antialiasing, in float32.
+        """
+        side = self.settings.image_size // self.settings.patch_size
+        if (rows, columns) == (side, side):
+            return self.pos_embed
+        grid = self.pos_embed[:, 1:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
+        resized = F.interpolate(grid, size=(rows, columns), mode="bicubic", antialias=True)
+        return torch.cat([self.pos_embed[:, :1], resized.flatten(2).transpose(1, 2).to(self.pos_embed.dtype)], dim=1)
+
+    def _draw_kept(self, x_bnd: Tensor) -> tuple[Tensor, Tensor] | None:
+        if not self.training or self.settings.drop_path == 0:
+            return None
+        batch = len(x_bnd)
+        size = max(int(batch * (1 - self.settings.drop_path)), 1)
+        first, second = (torch.randperm(batch, device=x_bnd.device)[:size] for _ in range(2))
+        return first, second
+
+
+def initialise_linear(module: nn.Module) -> None:
+    """Initialise a linear layer as DINOv2 does: truncated normal weights of deviation 0.02, zero bias."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+
+
+def random_backbone(settings: VitSettings, seed: int) -> VisionTransformer:
+    """An untrained backbone in eval mode, the same for the same seed; the global random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return VisionTransformer(settings).eval()

@@ -1,0 +1,105 @@
+"""Portable backbone weights: a safetensors file with DINOv2-style names that describes itself.
+
+The file's header metadata holds `format` ("pt"), `architecture` (JSON of `VitSettings`) and `card` (JSON: where the
+weights come from). Any safetensors reader loads the tensors; `load_backbone` rebuilds the model from the file alone.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipeline.files import atomic_path
+from pipeline.settings import UserError
+from training.vit import VisionTransformer, VitSettings, random_backbone
+
+__all__ = ["backbone_sha256", "load_backbone", "load_state", "random_backbone", "read_card", "save_backbone"]
+
+_HINT = "write one with `python -m training.export` or `python -m training.import_official`"
+
+
+def save_backbone(path: Path, backbone: VisionTransformer, card: Mapping[str, Any]) -> None:
+    """Write the weights as float32, atomically; `card` is any JSON-able description of their origin."""
+    tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
+    metadata = {
+        "format": "pt",
+        "architecture": backbone.settings.model_dump_json(),
+        "card": json.dumps(card, sort_keys=True),
+    }
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def load_backbone(path: Path) -> VisionTransformer:
+    """Rebuild a backbone from a file of `save_backbone`: eval mode, float32, on the CPU.
+
+    Raises:
+        UserError: the file is missing, broken, or holds something else.
+    """
+    metadata, tensors = _read(path)
+    try:
+        settings = VitSettings.model_validate_json(metadata["architecture"])
+    except (KeyError, ValidationError) as error:
+        raise UserError(f"{path} is a safetensors file without the description of a backbone; {_HINT}") from error
+    backbone = random_backbone(settings, seed=0)
+    load_state(backbone, tensors, path)
+    return backbone
+
+
+def load_state(backbone: VisionTransformer, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Copy `tensors` into `backbone`; every name and shape must fit.
+
+    Raises:
+        UserError: names the first tensors that are missing, unknown or of another shape, and the file `source`.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    problems = [
+        f"{name} is {_shape(found.get(name))} where {_shape(expected.get(name))} is expected"
+        for name in sorted(expected.keys() | found.keys())
+        if found.get(name) != expected.get(name)
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UserError(f"{source} does not fit its architecture: {'; '.join(problems[:3])}{more}")
+    backbone.load_state_dict(tensors)
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The card of a file of `save_backbone`; empty for a file without one.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
+    metadata, _ = _read(path)
+    card: dict[str, Any] = json.loads(metadata.get("card", "{}"))
+    return card
+
+
+def backbone_sha256(backbone: VisionTransformer) -> str:
+    """Hex SHA-256 of names, shapes and float32 values: the same weights give the same hash whatever their card."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(backbone.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        raise UserError(f"cannot read the weights {path}: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a complete safetensors file ({error}); {_HINT}") from error
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else "x".join(map(str, shape))
