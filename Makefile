@@ -1,0 +1,57 @@
+# `make help` lists the targets. Every target sets up .venv first, which takes a minute once and no time afterwards.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Which FAISS wheel: cpu or gpu.
+FAISS ?= cpu
+STAMP := $(VENV)/.installed-$(FAISS)
+NEEDED_KB := 6000000
+SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c '$(SUITABLE)' >/dev/null 2>&1 && echo $$p && break; done)
+
+.PHONY: help setup demo test lint bench shards knn clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
+
+setup: $(STAMP) ## Make .venv with everything in it (no root needed); done once
+
+$(STAMP): pyproject.toml constraints.txt Makefile
+	@[ -n "$(PYTHON)" ] && $(PYTHON) -c '$(SUITABLE)' || { \
+	  echo "error: no Python 3.10 to 3.13 with the venv module found; install one (Debian: python3-venv) or set PYTHON=/path/to/python" >&2; exit 2; }
+	@[ -d $(VENV) ] || [ "$$(df -Pk . | awk 'NR == 2 {print $$4}')" -ge $(NEEDED_KB) ] || { \
+	  echo "error: the packages need about $$(($(NEEDED_KB) / 1000000)) GB of disk space here; $$(df -Ph . | awk 'NR == 2 {print $$4}') are free" >&2; exit 2; }
+	@echo "setting up $(VENV) with $$($(PYTHON) --version) (about a minute and 3 GB; with CUDA builds of PyTorch more)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(FAISS),dev]" \
+	  || { echo "error: the packages could not be installed; pip says why above" >&2; exit 2; }
+	@touch $(STAMP)
+
+demo: $(STAMP) ## Run the whole flow on made-up data in demo/ and end with a table (about 5 minutes on 2 cores)
+	@$(BIN)/python -m benchmarks.demo --out demo
+
+test: $(STAMP) ## Run all tests (about 5 minutes on 2 cores)
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP) ## Check style and types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: $(STAMP) ## Measure the reader on the shards of the demo
+	@$(BIN)/python -m benchmarks.reader --shards demo/shards/kinetics
+
+shards: $(STAMP) ## Decode clips or images to shards: make shards DATA=dir OUT=dir [CONFIG=file.yaml] [RAY_ADDRESS=host:port]
+	@$(if $(and $(DATA),$(OUT)),,echo "error: make shards needs DATA=folder of class folders and OUT=folder for the shards" >&2; exit 2)
+	@$(if $(RAY_ADDRESS),RAY_ADDRESS="$(RAY_ADDRESS)") $(BIN)/python -m pipeline.shards \
+	  --data "$(DATA)" --out "$(OUT)" $(if $(CONFIG),--config "$(CONFIG)") $(ARGS)
+
+knn: $(STAMP) ## Nearest neighbours of images: make knn SHARDS=dir WEIGHTS=file.safetensors OUT=dir
+	@$(if $(and $(SHARDS),$(WEIGHTS),$(OUT)),,echo "error: make knn needs SHARDS=folder WEIGHTS=file.safetensors OUT=folder" >&2; exit 2)
+	@$(BIN)/python -m indexing.knn --shards "$(SHARDS)" --weights "$(WEIGHTS)" --out "$(OUT)" $(ARGS)
+
+clean: ## Remove .venv and demo/
+	rm -rf $(VENV) demo
