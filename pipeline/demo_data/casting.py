@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .actors import Actor, Part, Signal
-from .families import FAMILIES, random_materials
+from .families import FAMILIES, PLAIN_SIZE, random_materials
 from .puppet import person
 from .scene import Camera, Canvas, Frame, Scene, random_light, render_annotated
 from .textures import FIELDS, Palette, Size, noise, random_palette, texture, to_image
@@ -21,7 +21,7 @@ HELD_OUT_TIMES = tuple(1.5 + number / 24 for number in range(24))
 """Seconds of the frames of a held-out clip: 24 a second as in DAVIS, from the middle of a scene."""
 PERSON_SHARE = 0.68
 """Height of a person in held-out clips, relative to the view."""
-MIN_OBJECT_SHARE = 0.006
+MIN_OBJECT_SHARE = 0.015
 """Smallest share of the view that an annotated object covers in the first, the middle and the last frame."""
 MAX_TRIES = 40
 
@@ -154,7 +154,7 @@ def make_parts(
     if family != "person":
         return FAMILIES[family](rng, size, wear)
     tone = np.array([[0.93, 0.72, 0.58]]) * rng.uniform(0.4, 1.0) * rng.uniform(0.92, 1.08, (1, 3))
-    skin = texture(rng, "clouds", (96, 96), np.repeat(tone, 3, axis=0).astype(np.float32), 30)
+    skin = texture(rng, "clouds", PLAIN_SIZE, np.repeat(tone, 3, axis=0).astype(np.float32), 30)
     return person(rng, size, wear, skin, motion.limb_rate, motion.limb_energy)
 
 
@@ -212,7 +212,7 @@ def make_scene(
     """A clip's scene: `labelled` objects (ids 1..) in front of `distractors` of the same family that also move."""
     palette = random_palette(rng)
     backdrop_size = (int(size[0] * rng.uniform(1.6, 1.9)), int(size[1] * rng.uniform(1.45, 1.7)))
-    backdrop = make_backdrop(rng, backdrop_size, family, palette, 4, 0.8 * actor_size)
+    backdrop = make_backdrop(rng, backdrop_size, family, palette, 3, 0.8 * actor_size)
     camera = make_camera(rng, backdrop_size, size, duration)
     cast = []
     count = labelled + distractors

@@ -20,7 +20,8 @@ class Materials:
     light: Image.Image
 
 
-MATERIAL_SIZE = (144, 144)
+PATTERN_SIZE = (144, 144)
+PLAIN_SIZE = (48, 48)
 
 
 def random_materials(rng: np.random.Generator, kinds: tuple[str, str], palette: Palette, size: float) -> Materials:
@@ -28,10 +29,10 @@ def random_materials(rng: np.random.Generator, kinds: tuple[str, str], palette: 
     cell = max(6.0, size * rng.uniform(0.11, 0.17))
     tones = palette[np.argsort(palette.sum(axis=1))]
     return Materials(
-        main=texture(rng, kinds[0], MATERIAL_SIZE, palette, cell),
-        second=texture(rng, kinds[1], MATERIAL_SIZE, palette, 0.8 * cell),
-        dark=texture(rng, "clouds", MATERIAL_SIZE, tones[:1] * 0.6, cell),
-        light=texture(rng, "clouds", MATERIAL_SIZE, tones[-1:] * 0.5 + 0.5, cell),
+        main=texture(rng, kinds[0], PATTERN_SIZE, palette, cell),
+        second=texture(rng, kinds[1], PATTERN_SIZE, palette, 0.8 * cell),
+        dark=texture(rng, "clouds", PLAIN_SIZE, tones[:1] * 0.6, cell),
+        light=texture(rng, "clouds", PLAIN_SIZE, tones[-1:] * 0.5 + 0.5, cell),
     )
 
 

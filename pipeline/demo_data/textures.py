@@ -56,20 +56,25 @@ def _grid(size: Size, rng: np.random.Generator) -> tuple[Field, Field]:
 
 
 def _worley(rng: np.random.Generator, size: Size, cell: float) -> tuple[Field, Field]:
-    """Distances, in cells, to the nearest and second nearest point of a jittered grid."""
-    width, height = size
+    """Distances, in cells, to the nearest and second nearest point of a jittered grid, from half the resolution."""
+    width, height, cell = size[0] // 2 + 1, size[1] // 2 + 1, cell / 2
     y, x = np.mgrid[0:height, 0:width].astype(np.float32) / np.float32(cell)
     row, column = y.astype(np.int32), x.astype(np.int32)
-    jitter = rng.uniform(0.1, 0.9, (int(height / cell) + 3, int(width / cell) + 3, 2)).astype(np.float32)
+    y, x = y - row.astype(np.float32), x - column.astype(np.float32)
+    jitter = rng.uniform(0.1, 0.9, (2, int(height / cell) + 3, int(width / cell) + 3)).astype(np.float32)
     first = np.full((height, width), 9.0, np.float32)
     second = first.copy()
     for down in (-1, 0, 1):
         for right in (-1, 0, 1):
-            point = jitter[row + down + 1, column + right + 1]
-            distance = np.hypot(row + down + point[..., 0] - y, column + right + point[..., 1] - x)
-            second = np.minimum(second, np.maximum(first, distance))
-            first = np.minimum(first, distance)
-    return first, second
+            point_y, point_x = jitter[:, row + down + 1, column + right + 1]
+            squared = (point_y - (y - np.float32(down))) ** 2 + (point_x - (x - np.float32(right))) ** 2
+            second = np.minimum(second, np.maximum(first, squared))
+            first = np.minimum(first, squared)
+    nearest, next_nearest = (
+        np.asarray(Image.fromarray(np.sqrt(squared)).resize(size, Image.Resampling.BILINEAR))
+        for squared in (first, second)
+    )
+    return nearest, next_nearest
 
 
 def _clouds(rng: np.random.Generator, size: Size, cell: float) -> Field:
@@ -160,5 +165,5 @@ def texture(rng: np.random.Generator, kind: str, size: Size, palette: Palette, c
     """
     colours = palette[rng.permutation(len(palette))[:3]]
     rgb = colourise(FIELDS[kind](rng, size, cell), colours)
-    shade = 0.78 + 0.42 * noise(rng, size, 3 * cell, 3) + 0.2 * noise(rng, size, 3.0, 2)
+    shade = 0.78 + 0.42 * noise(rng, size, 3 * cell, 2) + 0.2 * noise(rng, size, 2.0, 1)
     return to_image(rgb * shade[..., None])
