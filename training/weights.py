@@ -1,7 +1,8 @@
 """Portable backbone weights: a safetensors file with DINOv2-style names that describes itself.
 
-The file's header metadata holds `format` ("pt"), `architecture` (JSON of `VitSettings`) and `card` (JSON: where the
-weights come from). Any safetensors reader loads the tensors; `load_backbone` rebuilds the model from the file alone.
+The file's header metadata has one key, `card`: a JSON object with `architecture` (the `VitSettings`) and whatever says
+where the weights come from. (One key only: safetensors writes several in random order, and the same weights and card
+shall give the same bytes.) Any safetensors reader loads the tensors; `load_backbone` needs nothing but the file.
 """
 
 import hashlib
@@ -27,13 +28,9 @@ _HINT = "write one with `python -m training.export` or `python -m training.impor
 def save_backbone(path: Path, backbone: VisionTransformer, card: Mapping[str, Any]) -> None:
     """Write the weights as float32, atomically; `card` is any JSON-able description of their origin."""
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
-    metadata = {
-        "format": "pt",
-        "architecture": backbone.settings.model_dump_json(),
-        "card": json.dumps(card, sort_keys=True),
-    }
+    described = {"architecture": backbone.settings.model_dump(mode="json"), **card}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        save_file(tensors, temporary, metadata={"card": json.dumps(described, sort_keys=True)})
 
 
 def load_backbone(path: Path) -> VisionTransformer:
@@ -42,9 +39,9 @@ def load_backbone(path: Path) -> VisionTransformer:
     Raises:
         UserError: the file is missing, broken, or holds something else.
     """
-    metadata, tensors = _read(path)
+    card, tensors = _read(path)
     try:
-        settings = VitSettings.model_validate_json(metadata["architecture"])
+        settings = VitSettings.model_validate(card["architecture"])
     except (KeyError, ValidationError) as error:
         raise UserError(f"{path} is a safetensors file without the description of a backbone; {_HINT}") from error
     backbone = random_backbone(settings, seed=0)
@@ -72,14 +69,12 @@ def load_state(backbone: VisionTransformer, tensors: Mapping[str, Tensor], sourc
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """The card of a file of `save_backbone`; empty for a file without one.
+    """The card of a file of `save_backbone`, with its `architecture`; empty for a file without one.
 
     Raises:
         UserError: the file is missing or broken.
     """
-    metadata, _ = _read(path)
-    card: dict[str, Any] = json.loads(metadata.get("card", "{}"))
-    return card
+    return _read(path)[0]
 
 
 def backbone_sha256(backbone: VisionTransformer) -> str:
@@ -91,10 +86,11 @@ def backbone_sha256(backbone: VisionTransformer) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            card = json.loads((file.metadata() or {}).get("card", "{}"))
+            return card, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except OSError as error:
         raise UserError(f"cannot read the weights {path}: {error.strerror or error}") from error
     except SafetensorError as error:

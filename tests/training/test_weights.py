@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def test_round_trip_gives_the_same_features(tmp_path: Path) -> None:
         assert torch.equal(loaded(image).patches, backbone(image).patches)
     assert not loaded.training
     assert loaded.settings == TINY_VIT
-    assert read_card(path) == {"part": "teacher", "steps": 7}
+    assert read_card(path) == {"architecture": TINY_VIT.model_dump(), "part": "teacher", "steps": 7}
     assert backbone_sha256(loaded) == backbone_sha256(backbone)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
@@ -57,6 +58,6 @@ def test_tensors_that_do_not_fit_are_named(tmp_path: Path) -> None:
     tensors = dict(random_backbone(TINY_VIT, 0).state_dict())
     tensors["norm.bias"] = torch.zeros(3)
     del tensors["cls_token"]
-    save_file(tensors, path, metadata={"architecture": TINY_VIT.model_dump_json()})
+    save_file(tensors, path, metadata={"card": json.dumps({"architecture": TINY_VIT.model_dump()})})
     with pytest.raises(UserError, match=r"cls_token is absent where 1x1x64 is expected; norm\.bias is 3 where 64"):
         load_backbone(path)
