@@ -26,9 +26,16 @@ def region_similarity(truth: Mask, prediction: Mask) -> float:
 
 
 def boundary(mask: Mask) -> Mask:
-    """Pixels (H, W) that differ from their right, lower or lower right neighbour; beyond the image the edge goes on."""
-    padded = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
-    return (mask ^ padded[:-1, 1:]) | (mask ^ padded[1:, :-1]) | (mask ^ padded[1:, 1:])
+    """Pixels (H, W) that differ from their right, lower or lower right neighbour inside the image."""
+    edge = np.zeros_like(mask)
+    edge[:, :-1] = mask[:, :-1] ^ mask[:, 1:]
+    edge[:-1] |= mask[:-1] ^ mask[1:]
+    edge[:-1, :-1] |= mask[:-1, :-1] ^ mask[1:, 1:]
+    return edge
+
+
+def _points(mask: Mask) -> NDArray[np.intp]:
+    return np.stack(np.unravel_index(np.flatnonzero(mask), mask.shape), 1)
 
 
 def _matched_fraction(points: NDArray[np.intp], others: NDArray[np.intp], radius: int) -> float:
@@ -43,7 +50,7 @@ def boundary_measure(truth: Mask, prediction: Mask) -> float:
     A boundary pixel is matched if the other mask has one within the tolerance, rounded up to whole pixels.
     """
     radius = int(np.ceil(BOUNDARY_TOLERANCE * np.hypot(*truth.shape)))
-    true_points, predicted_points = np.argwhere(boundary(truth)), np.argwhere(boundary(prediction))
+    true_points, predicted_points = _points(boundary(truth)), _points(boundary(prediction))
     if not len(true_points) or not len(predicted_points):
         return float(len(true_points) == len(predicted_points))
     precision = _matched_fraction(predicted_points, true_points, radius)
@@ -75,7 +82,9 @@ def statistics(values: Sequence[float]) -> Statistics:
 def object_row(region: Sequence[float], contour: Sequence[float]) -> dict[str, float]:
     """The scores of one object from its J and F per frame, under the names of the official tables."""
     measures = {"J": statistics(region), "F": statistics(contour)}
-    row = {f"{name}-{field.capitalize()}": value for name, s in measures.items() for field, value in s._asdict().items()}
+    row = {
+        f"{name}-{field.capitalize()}": value for name, s in measures.items() for field, value in s._asdict().items()
+    }
     return {"J&F-Mean": (row["J-Mean"] + row["F-Mean"]) / 2} | row
 
 

@@ -29,4 +29,5 @@ def labels_to_mask(
     scores = F.interpolate(labels.permute(2, 0, 1)[None], size=network_size, mode="bilinear", align_corners=False)
     winners = scores.argmax(1, keepdim=True).float()
     channels = F.interpolate(winners, size=mask_size, mode="nearest")[0, 0].long().cpu().numpy()
-    return np.array(ids, np.uint8)[channels]
+    mask: NDArray[np.uint8] = np.array(ids, np.uint8)[channels]
+    return mask

@@ -1,0 +1,219 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evaluation import command as shared
+from evaluation.davis import COLUMNS, DavisCommand, run
+from evaluation.frames import read_index_mask
+from evaluation.pictures import save_mask
+from pipeline.settings import UserError
+from tests.evaluation.davis_tree import moving_squares, patch_filter_extractor, write_sequence
+from tests.evaluation.reference import SHARED_DAVIS, reference
+from training.vit import VitSettings
+from training.weights import random_backbone, save_backbone
+
+
+@pytest.fixture(autouse=True)
+def _patch_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recorded patch filter takes the place of every backbone."""
+    extractor = patch_filter_extractor(reference("eval_end_to_end")["patch_filter"])
+    monkeypatch.setattr(shared, "open_extractor", lambda *_, **__: extractor)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Two sequences of five frames, everything annotated."""
+    for name in ("one", "two"):
+        frames, masks = moving_squares(5)
+        write_sequence(tmp_path / "data", name, frames, dict(enumerate(masks)))
+    return tmp_path / "data"
+
+
+def evaluate(tree: Path, *, status: int = 0, **options: Any) -> dict[str, Any]:
+    out = tree.parent / "out"
+    weights = tree.parent / "weights"
+    save_backbone(weights, random_backbone(VitSettings(width=8, depth=1, heads=2), seed=0), card={"made by": "a test"})
+    chosen: dict[str, Any] = {"data": tree, "weights": weights, "out": out, "size": (96, 160)} | options
+    assert run(DavisCommand(**chosen)) == status
+    result: dict[str, Any] = json.loads((out / "davis.json").read_text())
+    return result
+
+
+def annotation(data: Path, sequence: str, number: int) -> Path:
+    return data / "Annotations" / "480p" / sequence / f"{number:05d}.png"
+
+
+def test_the_recorded_clips_give_the_recorded_masks_and_scores(tmp_path: Path) -> None:
+    arrays = reference("eval_end_to_end")
+    for name in ("alpha", "beta"):
+        write_sequence(tmp_path / "data", name, arrays[f"rgb/{name}"], dict(enumerate(arrays[f"gt/{name}"])))
+    result = evaluate(tmp_path / "data", size=(96, 176))
+    for name in ("alpha", "beta"):
+        files = sorted((tmp_path / "out" / "predictions" / name).iterdir())
+        masks = np.stack([read_index_mask(file) for file in files])
+        assert (masks != arrays[f"pred/{name}"]).mean() < 1e-4
+    scores = result["scores"]
+    np.testing.assert_allclose([scores[c] for c in ("J&F-Mean", "J-Mean", "F-Mean")], arrays["JF"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose([scores[column] for column in COLUMNS], arrays["csv"], rtol=0, atol=6e-4)
+
+
+def test_result_predictions_and_sheets_are_complete(data: Path) -> None:
+    result, out = evaluate(data), data.parent / "out"
+    assert {path.name for path in out.iterdir()} == {"davis.json", "predictions", "sheets", ".evaluation"}
+    assert len(list((out / "predictions" / "two").iterdir())) == 5
+    with Image.open(out / "sheets" / "one.png") as sheet:
+        assert sheet.width == 5 * 320
+    assert result["sequences"]["one"]["frames_scored"] == 3
+    assert set(result["sequences"]["one"]["objects"]) == {"1", "2"}
+    assert 0 < result["scores"]["J&F-Mean"] < 1
+    assert result["protocol"]["propagation"] == {"n_context": 20, "top_k": 7, "radius": 20.0, "temperature": 0.7}
+    assert result["weights"]["random_init_seed"] is None
+    assert result["weights"]["card"] == {"made by": "a test"}
+    assert len(result["data"]["sha256"]) == len(result["weights"]["sha256"]) == 64
+
+
+def test_same_input_same_result_and_another_mask_another_data_hash(data: Path) -> None:
+    first, second = evaluate(data), evaluate(data)
+    del first["seconds"], second["seconds"]
+    assert first == second
+    save_mask(annotation(data, "one", 2), np.zeros((96, 160), np.uint8))
+    assert evaluate(data)["data"] != first["data"]
+
+
+def test_frames_without_a_mask_are_not_scored(data: Path) -> None:
+    for number in (1, 4):
+        annotation(data, "one", number).unlink()
+    for number in (1, 2, 3, 4):
+        annotation(data, "two", number).unlink()
+    sequences = evaluate(data)["sequences"]
+    assert (sequences["one"]["status"], sequences["one"]["frames_scored"]) == ("scored", 2)
+    assert (sequences["two"]["status"], sequences["two"]["scores"]) == ("unscored", None)
+    assert len(list((data.parent / "out" / "predictions" / "two").iterdir())) == 5
+
+
+def test_nothing_to_score_is_said(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in (1, 2, 3, 4):
+        annotation(data, "two", number).unlink()
+    assert evaluate(data, sequences=("two",))["scores"] is None
+    assert "No score: none of 1 sequences could be scored." in capsys.readouterr().out
+
+
+def test_only_objects_of_the_first_mask_count(tmp_path: Path) -> None:
+    frames, masks = moving_squares(4, ids=(2, 5))
+    masks[0, :4] = 255
+    masks[2, :4] = 9
+    write_sequence(tmp_path / "data", "gaps", frames, dict(enumerate(masks)))
+    sequence = evaluate(tmp_path / "data")["sequences"]["gaps"]
+    assert (set(sequence["objects"]), sequence["skipped_ids"]) == ({"2", "5"}, [1, 3, 4])
+    prediction = read_index_mask(tmp_path / "out" / "predictions" / "gaps" / "00003.png")
+    assert set(np.unique(prediction)) == {0, 2, 5}
+
+
+def test_a_clip_of_one_frame_has_a_prediction_and_no_score(tmp_path: Path) -> None:
+    frames, masks = moving_squares(1)
+    write_sequence(tmp_path / "data", "still", frames, {0: masks[0]})
+    assert evaluate(tmp_path / "data")["sequences"]["still"]["status"] == "unscored"
+
+
+def test_frames_need_not_have_the_size_of_the_masks(tmp_path: Path) -> None:
+    frames, masks = moving_squares(4)
+    write_sequence(tmp_path / "data", "large", frames.repeat(2, 1).repeat(2, 2), dict(enumerate(masks)))
+    assert evaluate(tmp_path / "data")["sequences"]["large"]["status"] == "scored"
+
+
+def empty_first_mask(data: Path) -> None:
+    save_mask(annotation(data, "one", 0), np.full((96, 160), 255, np.uint8))
+
+
+def missing_first_mask(data: Path) -> None:
+    annotation(data, "one", 0).unlink()
+
+
+def mask_of_another_size(data: Path) -> None:
+    save_mask(annotation(data, "one", 3), np.zeros((96, 159), np.uint8))
+
+
+def missing_frame(data: Path) -> None:
+    (data / "JPEGImages" / "480p" / "one" / "00002.jpg").unlink()
+
+
+def broken_frame(data: Path) -> None:
+    file = data / "JPEGImages" / "480p" / "one" / "00003.jpg"
+    file.write_bytes(file.read_bytes()[:300])
+
+
+def colour_mask(data: Path) -> None:
+    Image.fromarray(np.zeros((96, 160, 3), np.uint8)).save(annotation(data, "one", 2))
+
+
+def no_frames(data: Path) -> None:
+    for file in (data / "JPEGImages" / "480p" / "one").iterdir():
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (empty_first_mask, "00000.png shows no object"),
+        (missing_first_mask, "00000.png to start from"),
+        (mask_of_another_size, "00003.png measures 159x96"),
+        (missing_frame, "00002.jpg"),
+        (broken_frame, "00003.jpg"),
+        (colour_mask, "00002.png has the mode RGB"),
+        (no_frames, "no .jpg frames"),
+    ],
+)
+def test_a_bad_sequence_fails_by_name_and_stops_no_other(data: Path, damage: Any, named: str) -> None:
+    damage(data)
+    result = evaluate(data, status=1)
+    one, two = result["sequences"]["one"], result["sequences"]["two"]
+    assert (one["status"], two["status"]) == ("failed", "scored")
+    assert named in one["reason"]
+    assert result["scores"] == two["scores"]
+    assert [path.name for path in (data.parent / "out" / "predictions").iterdir()] == ["two"]
+
+
+def test_predictions_of_an_earlier_run_do_not_stay(data: Path) -> None:
+    evaluate(data)
+    (data.parent / "out" / "predictions" / "one" / "00099.png").touch()
+    evaluate(data, sequences=("two",))
+    out = data.parent / "out"
+    assert [path.name for folder in ("predictions", "sheets") for path in (out / folder).iterdir()] == [
+        "two",
+        "two.png",
+    ]
+
+
+def test_nothing_is_written_into_the_data_folder(data: Path) -> None:
+    before = sorted(data.rglob("*"))
+    evaluate(data)
+    with pytest.raises(UserError, match="inside the data folder"):
+        evaluate(data, out=data / "JPEGImages" / "results")
+    assert sorted(data.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "test"}, r"test\.txt; lists that exist there: val"),
+        ({"sequences": ("three",)}, "--sequences three"),
+        ({"size": (96, 161)}, "--size 96,161: both must be multiples of the patch size 16"),
+        ({"data": Path("nowhere")}, "--data nowhere is not a folder"),
+    ],
+)
+def test_bad_options_stop_at_once_and_keep_an_earlier_result(data: Path, options: dict[str, Any], message: str) -> None:
+    evaluate(data)
+    with pytest.raises(UserError, match=message):
+        evaluate(data, **options)
+    assert (data.parent / "out" / "davis.json").exists()
+
+
+@pytest.mark.skipif(not SHARED_DAVIS.is_dir(), reason="the shared DAVIS data is not beside this repository")
+def test_a_real_sequence_is_scored(tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to(SHARED_DAVIS)
+    sequences = evaluate(tmp_path / "data", sequences=("car-shadow",))["sequences"]
+    assert (sequences["car-shadow"]["status"], sequences["car-shadow"]["frames_scored"]) == ("scored", 38)

@@ -1,0 +1,68 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from evaluation.__main__ import main
+from tests.evaluation.davis_tree import moving_squares, write_sequence
+from tests.evaluation.reference import REPOSITORY
+from training.vit import VitSettings
+from training.weights import random_backbone, save_backbone
+
+
+def evaluation(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "evaluation", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=120, check=False)
+
+
+def test_davis_from_weights_to_scores(tmp_path: Path) -> None:
+    for name, num_frames in (("squares", 6), ("pair", 2)):
+        frames, masks = moving_squares(num_frames)
+        write_sequence(tmp_path / "data", name, frames, dict(enumerate(masks)))
+    weights = tmp_path / "tiny.safetensors"
+    save_backbone(weights, random_backbone(VitSettings(width=32, depth=1, heads=2, image_size=32), seed=0), card={})
+    options = ("--data", tmp_path / "data", "--weights", weights, "--size", "96,160", "--threads", "1")
+
+    finished = evaluation("davis", *options, "--out", tmp_path / "out", "--propagation.n_context", "2")
+    assert finished.returncode == 0, finished.stderr
+    assert "squares" in finished.stdout
+    assert "1 of 2 sequences" in finished.stdout
+    result = json.loads((tmp_path / "out" / "davis.json").read_text())
+    assert 0 < result["scores"]["J&F-Mean"] < 1
+    assert result["sequences"]["squares"]["frames_scored"] == 4
+    assert result["sequences"]["pair"]["status"] == "unscored"
+    assert result["protocol"]["propagation"]["n_context"] == 2
+    assert len(list((tmp_path / "out" / "predictions" / "squares").iterdir())) == 6
+
+    floor = evaluation("davis", *options, "--out", tmp_path / "floor", "--random-init", "--seed", "3")
+    assert floor.returncode == 0, floor.stderr
+    assert json.loads((tmp_path / "floor" / "davis.json").read_text())["weights"]["random_init_seed"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "no task given"),
+        (("davies",), "unknown task davies; usage: python -m evaluation {davis}"),
+        (("davis", "--data", "nowhere", "--weights", "none", "--out", "x"), "--data nowhere is not a folder"),
+        (("davis", "--data", ".", "--weights", "w", "--out", "x", "--size", "96"), "must be a height and a width"),
+    ],
+)
+def test_bad_command_lines_end_in_one_sentence(
+    arguments: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["evaluation", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_help_names_the_tasks_that_exist(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["evaluation", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert "{davis}" in capsys.readouterr().out
