@@ -1,0 +1,137 @@
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.demo_data.__main__ import DemoDataCommand
+from pipeline.demo_data.generate import FINISHED, UNFINISHED, DemoSettings, clip_id, generate
+from pipeline.files import TEMPORARY_PREFIX, sha256_file
+from pipeline.settings import UserError, parse_command
+
+SMALL = DemoSettings(seed=3, clips=2, images_per_class=1, sequences=1)
+
+
+def digest(root: Path) -> dict[str, str]:
+    return {str(path.relative_to(root)): sha256_file(path) for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("demo") / "data"
+    generate(SMALL, out, workers=2)
+    return out
+
+
+def test_trees_have_the_layouts_of_the_real_data_sets(small: Path) -> None:
+    names = list(digest(small))
+    patterns = {
+        r"kinetics/train/[a-z ]+/[\w-]{11}_\d{6}_\d{6}\.mp4": 2,
+        r"imagenet/train/(n\d{8})/\1_\d+\.JPEG": 8,
+        r"davis/JPEGImages/480p/car-00/\d{5}\.jpg": 24,
+        r"davis/Annotations/480p/car-00/\d{5}\.png": 24,
+        r"vip/Images/videos1/\d{12}\.jpg": 24,
+        r"vip/Category_ids/videos1/\d{12}\.png": 24,
+        r"jhmdb/Rename_Images/walk/demo_walk_00/\d{5}\.png": 24,
+        r"jhmdb/joint_positions/walk/demo_walk_00/joint_positions\.mat": 1,
+        r"davis/ImageSets/2017/val\.txt|vip/lists/val_videos\.txt|jhmdb/splits/walk_test_split1\.txt": 3,
+        r"demo_data\.json": 1,
+    }
+    counts = {pattern: sum(bool(re.fullmatch(pattern, name)) for name in names) for pattern in patterns}
+    assert counts == patterns
+    assert sum(counts.values()) == len(names)
+    assert (small / "davis/ImageSets/2017/val.txt").read_text() == "car-00\n"
+    assert (small / "jhmdb/splits/walk_test_split1.txt").read_text() == "demo_walk_00.avi 2\n"
+
+
+def test_bytes_do_not_depend_on_workers_and_another_call_continues(small: Path, tmp_path: Path) -> None:
+    out = tmp_path / "again"
+    generate(SMALL, out, workers=1)
+    assert digest(out) == digest(small)
+
+    (out / FINISHED).rename(out / UNFINISHED)  # as if it had been interrupted
+    lost = next(out.rglob("*.JPEG"))
+    lost.unlink()
+    (lost.parent / f"{TEMPORARY_PREFIX}left-by-a-killed-process").write_bytes(b"half")
+    kept = next(out.rglob("*.mp4")).stat().st_mtime_ns
+    generate(SMALL, out, workers=1)
+    assert digest(out) == digest(small)
+    assert next(out.rglob("*.mp4")).stat().st_mtime_ns == kept
+
+
+def test_finished_data_is_left_alone_and_other_data_refused(small: Path, tmp_path: Path) -> None:
+    before = time.monotonic()
+    assert "up to date" in generate(SMALL, small)
+    assert time.monotonic() - before < 0.5
+    with pytest.raises(UserError, match="holds demo data made from"):
+        generate(DemoSettings(seed=4), small)
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="not empty"):
+        generate(SMALL, tmp_path)
+    with pytest.raises(UserError, match="is a file"):
+        generate(SMALL, tmp_path / "thesis.tex")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_unwritable_place_is_one_sentence() -> None:
+    with pytest.raises(UserError, match="cannot write /proc"):
+        generate(SMALL, Path("/proc/demo"))
+
+
+def test_some_ids_begin_with_a_dash() -> None:
+    ids = [clip_id(np.random.default_rng(number), number) for number in range(48)]
+    assert all(re.fullmatch(r"[\w-]{11}", name) for name in ids)
+    assert sum(name.startswith("-") for name in ids) >= 6
+
+
+def test_command_line(tmp_path: Path) -> None:
+    command = parse_command(DemoDataCommand, [str(tmp_path), "--clips", "480", "--images_per_class", "100"])
+    assert (command.out, command.clips, command.images_per_class, command.seed) == (tmp_path, 480, 100, 0)
+    with pytest.raises(UserError, match="clips"):
+        parse_command(DemoDataCommand, [str(tmp_path), "--clips", "0"])
+
+
+def running_in_group(group: int) -> list[str]:
+    """Names of the processes of a group that have not ended."""
+    names = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, rest = stat.read_text().rsplit(")", 1)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        state, _, process_group, *_ = rest.split()
+        if int(process_group) == group and state != "Z":
+            names.append(name)
+    return names
+
+
+def test_interrupt_leaves_no_half_file_and_no_process(tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.demo_data", str(out), "--clips", "40", "--sequences", "1"],
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+    deadline = time.monotonic() + 30
+    while not any(out.rglob(f"{TEMPORARY_PREFIX}*.mp4-*")):  # ffmpeg is writing
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does at Ctrl-C
+    said = process.communicate(timeout=15)[1]
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    deadline = time.monotonic() + 3
+    while running_in_group(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert running_in_group(process.pid) == []
+    names = [path.name for path in out.rglob("*") if path.is_file()]
+    assert not [name for name in names if name.startswith(TEMPORARY_PREFIX)]
+    assert UNFINISHED in names
+    assert FINISHED not in names

@@ -1,0 +1,68 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from pipeline.demo_data.actors import SOLID, Actor, Signal
+from pipeline.demo_data.casting import HELD_OUT_TIMES, davis_scene
+from pipeline.demo_data.scene import Scene, render, render_annotated
+
+
+def repainted(actor: Actor, level: int) -> Actor:
+    """The actor in one grey level, without its shadow."""
+    parts = []
+    for part in actor.parts:
+        pixels = np.asarray(part.bitmap).copy()
+        pixels[pixels[..., 3] < SOLID] = 0
+        pixels[..., :3] = pixels[..., 3:].astype(int) * level // 255
+        parts.append(dataclasses.replace(part, bitmap=Image.frombytes("RGBa", part.bitmap.size, pixels.tobytes())))
+    return dataclasses.replace(actor, parts=tuple(parts))
+
+
+def spotlit(scene: Scene, label: int, level: int) -> Scene:
+    """One actor in a grey level, the others black, in plain light."""
+    cast = tuple(repainted(actor, level if actor.label == label else 0) for actor in scene.cast)
+    plain = Signal(1.0)
+    light = dataclasses.replace(
+        scene.light,
+        red=plain,
+        green=plain,
+        blue=plain,
+        illumination=np.ones_like(scene.light.illumination),
+        grain=np.zeros_like(scene.light.grain),
+    )
+    return dataclasses.replace(scene, cast=cast, light=light)
+
+
+@pytest.mark.parametrize("number", [0, 2, 3, 7])
+def test_an_object_mask_is_exactly_where_the_picture_depends_on_the_object(number: int) -> None:
+    scene, t = davis_scene([21, number], number), HELD_OUT_TIMES[7]
+    frame = render_annotated(scene, t)
+    for label in frame.joints:
+        black = render(spotlit(scene, label, 0), t).astype(int)
+        white = render(spotlit(scene, label, 255), t).astype(int)
+        depends = np.abs(white - black).max(axis=2) > 127
+        mask = frame.objects == label
+        differing = depends != mask
+        edge = ndimage.binary_dilation(mask, iterations=2) & ~ndimage.binary_erosion(mask, iterations=2)
+        assert not (differing & ~edge).any()
+        assert differing.sum() < 0.08 * edge.sum()
+
+
+def test_picture_is_the_same_with_and_without_ground_truth_and_each_time() -> None:
+    scene = davis_scene([21, 0], 0)
+    assert (render(scene, 1.5) == render_annotated(scene, 1.5).image).all()
+    assert (render(scene, 1.5) == render(scene, 1.5)).all()
+    assert (render(scene, 1.5) != render(scene, 1.6)).mean() > 0.5
+
+
+def test_lighting_drifts_and_noise_is_mild() -> None:
+    scene = davis_scene([21, 1], 1)
+    still = dataclasses.replace(scene, cast=())
+    means = [render(still, t).mean(axis=(0, 1)) for t in np.linspace(0, 4, 9)]
+    assert np.ptp(np.array(means), axis=0).min() > 2
+    quiet = dataclasses.replace(still, light=dataclasses.replace(still.light, grain=np.zeros_like(still.light.grain)))
+    difference = render(still, 1.0).astype(int) - render(quiet, 1.0)
+    assert 1 < difference.std() < 6
