@@ -1,8 +1,8 @@
 """Portable backbone weights: a safetensors file with DINOv2-style names that describes itself.
 
-The file's header metadata has one key, `card`: a JSON object with `architecture` (the `VitSettings`) and whatever says
-where the weights come from. (One key only: safetensors writes several in random order, and the same weights and card
-shall give the same bytes.) Any safetensors reader loads the tensors; `load_backbone` needs nothing but the file.
+The file's header metadata has one key, `tcore_card`: a JSON object with `architecture` (the `VitSettings`) and whatever
+says where the weights come from. (One key only: safetensors writes several in random order, and the same weights and
+card shall give the same bytes.) Any safetensors reader loads the tensors; `load_backbone` needs nothing but the file.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -20,7 +21,7 @@ from pipeline.files import atomic_path
 from pipeline.settings import UserError
 from training.vit import VisionTransformer, VitSettings, random_backbone
 
-__all__ = ["backbone_sha256", "load_backbone", "load_state", "random_backbone", "read_card", "save_backbone"]
+__all__ = ["backbone_sha256", "build_backbone", "load_backbone", "random_backbone", "read_card", "save_backbone"]
 
 _HINT = "write one with `python -m training.export` or `python -m training.import_official`"
 
@@ -30,7 +31,7 @@ def save_backbone(path: Path, backbone: VisionTransformer, card: Mapping[str, An
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
     described = {"architecture": backbone.settings.model_dump(mode="json"), **card}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"card": json.dumps(described, sort_keys=True)})
+        save_file(tensors, temporary, metadata={"tcore_card": json.dumps(described, sort_keys=True)})
 
 
 def load_backbone(path: Path) -> VisionTransformer:
@@ -44,17 +45,17 @@ def load_backbone(path: Path) -> VisionTransformer:
         settings = VitSettings.model_validate(card["architecture"])
     except (KeyError, ValidationError) as error:
         raise UserError(f"{path} is a safetensors file without the description of a backbone; {_HINT}") from error
-    backbone = random_backbone(settings, seed=0)
-    load_state(backbone, tensors, path)
-    return backbone
+    return build_backbone(settings, tensors, path)
 
 
-def load_state(backbone: VisionTransformer, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Copy `tensors` into `backbone`; every name and shape must fit.
+def build_backbone(settings: VitSettings, tensors: Mapping[str, Tensor], source: Path) -> VisionTransformer:
+    """A backbone with the given weights (names of `VisionTransformer`): eval mode, float32.
 
     Raises:
         UserError: names the first tensors that are missing, unknown or of another shape, and the file `source`.
     """
+    with torch.device("meta"):
+        backbone = VisionTransformer(settings)
     expected = {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     problems = [
@@ -65,7 +66,8 @@ def load_state(backbone: VisionTransformer, tensors: Mapping[str, Tensor], sourc
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(f"{source} does not fit its architecture: {'; '.join(problems[:3])}{more}")
-    backbone.load_state_dict(tensors)
+    backbone.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    return backbone.eval()
 
 
 def read_card(path: Path) -> dict[str, Any]:
@@ -89,7 +91,7 @@ def backbone_sha256(backbone: VisionTransformer) -> str:
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
-            card = json.loads((file.metadata() or {}).get("card", "{}"))
+            card = json.loads((file.metadata() or {}).get("tcore_card", "{}"))
             return card, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except OSError as error:
         raise UserError(f"cannot read the weights {path}: {error.strerror or error}") from error

@@ -7,6 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from training.head import HeadSettings
+from training.model import TCoRe, TCoReSettings, Views
+from training.schedules import StepValues
 from training.vit import VisionTransformer, VitSettings
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -33,3 +36,45 @@ def assert_near(actual: Tensor, expected: Tensor, tolerance: float = 1e-4) -> No
     assert actual.shape == expected.shape
     deviation = (actual.detach().double() - expected.double()).abs().max().item()
     assert deviation <= tolerance * expected.abs().max().item()
+
+
+TINY_MODEL = TCoReSettings(
+    backbone=TINY_VIT,
+    head=HeadSettings(hidden=64, bottleneck=32, prototypes=256),
+)
+
+
+def recorded_model(settings: TCoReSettings = TINY_MODEL) -> TCoRe:
+    """The model of the recorded step, before the step; parts that `settings` leave out are left out."""
+    model = TCoRe(settings)
+    expected = model.state_dict().keys()
+    model.load_state_dict({name: tensor for name, tensor in recorded("train_step_state").items() if name in expected})
+    return model
+
+
+def recorded_views() -> Views:
+    """The batch of the recorded step."""
+    step = recorded("train_step")
+    return Views(
+        global_crops=step["in/collated_global_crops"],
+        local_crops=step["in/collated_local_crops"],
+        auxiliary=(step["in/collated_global_crops_past"], step["in/collated_global_crops_future"]),
+        masks=step["in/collated_masks"],
+    )
+
+
+def recorded_values() -> StepValues:
+    """The schedule values of the recorded step."""
+    names = ("lr", "last_layer_lr", "aux_lr", "wd", "mom", "teacher_temp")
+    return StepValues(*(recorded("train_step")[f"hp/{name}"].item() for name in names))
+
+
+def without_key_biases(name: str, tensor: Tensor) -> Tensor:
+    """The tensor without the biases of attention keys.
+
+    Their gradient is zero in exact arithmetic, so AdamW turns rounding noise into steps of full size.
+    """
+    if name.endswith(("qkv.bias", "in_proj_bias")):
+        query, _, value = tensor.chunk(3)
+        return torch.cat([query, value])
+    return tensor

@@ -58,6 +58,6 @@ def test_tensors_that_do_not_fit_are_named(tmp_path: Path) -> None:
     tensors = dict(random_backbone(TINY_VIT, 0).state_dict())
     tensors["norm.bias"] = torch.zeros(3)
     del tensors["cls_token"]
-    save_file(tensors, path, metadata={"card": json.dumps({"architecture": TINY_VIT.model_dump()})})
+    save_file(tensors, path, metadata={"tcore_card": json.dumps({"architecture": TINY_VIT.model_dump()})})
     with pytest.raises(UserError, match=r"cls_token is absent where 1x1x64 is expected; norm\.bias is 3 where 64"):
         load_backbone(path)

@@ -1,0 +1,252 @@
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.training.recorded import (
+    REFERENCE,
+    TINY_MODEL,
+    assert_near,
+    recorded,
+    recorded_model,
+    recorded_values,
+    recorded_views,
+    without_key_biases,
+)
+from training.model import LossSettings, TCoRe, TCoReSettings, Views, patch_weights
+from training.optimiser import OptimiserSettings, apply_schedule, build_optimiser, clip_gradients
+from training.schedules import ScheduleSettings, StepValues, build_schedules
+
+TEMPERATURE = recorded_values().teacher_temperature
+OFFICIAL_TERMS = {
+    "cls_local": ("dino_local", 1.0),
+    "cls_global": ("dino_global", 1.0),
+    "koleo": ("koleo_weighted", 1.0),
+    "reconstruction_1": ("rec_past", 0.8),
+    "reconstruction_2": ("rec_future", 0.8),
+    "squeeze": ("squeeze_mse", 20.0),
+}
+
+
+def take_step(model: TCoRe, optimiser: torch.optim.Optimizer, views: Views, values: StepValues, clip: float) -> Any:
+    apply_schedule(optimiser, values)
+    optimiser.zero_grad()
+    terms = model(views, values.teacher_temperature)
+    terms["total"].backward()
+    norms = clip_gradients(model, clip)
+    optimiser.step()
+    model.update_teacher(values.momentum)
+    model.apply_centre_update()
+    return terms, norms
+
+
+@pytest.fixture(scope="module")
+def gradients() -> dict[str, Tensor]:
+    model = recorded_model()
+    model(recorded_views(), TEMPERATURE)["total"].backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_names_of_all_state_are_the_official_ones() -> None:
+    official = recorded("train_step_state").keys() - {"ibot_patch_loss_2.center"}  # an unused buffer
+    assert recorded_model().state_dict().keys() == official
+    keys = json.loads((REFERENCE / "checkpoint_keys.json").read_text())["vits16"]
+    published = {f"teacher.{k}": v for k, v in keys["teacher_checkpoint"]["teacher"].items()}
+    published |= {f"auxiliary.{k}": v for k, v in keys["auxiliary"].items()}
+    published |= {k: v for k, v in keys["loss_buffers"].items() if k != "ibot_patch_loss_2.center"}
+    with torch.device("meta"):
+        state = TCoRe(TCoReSettings()).state_dict()
+    assert {k: list(v.shape) for k, v in state.items() if not k.startswith("student.")} == published
+
+
+@pytest.mark.parametrize(
+    "view", ["teacher/global", "student/global", "student/local", "student/past", "student/future"]
+)
+def test_tokens_of_every_view_are_the_recorded_ones(view: str) -> None:
+    step, views, model = recorded("train_step"), recorded_views(), recorded_model()
+    tokens = {
+        "teacher/global": lambda: model.teacher.backbone(views.global_crops),
+        "student/global": lambda: model.student.backbone(views.global_crops, views.masks),
+        "student/local": lambda: model.student.backbone(views.local_crops),
+        "student/past": lambda: model.student.backbone(views.auxiliary[0]),
+        "student/future": lambda: model.student.backbone(views.auxiliary[1]),
+    }[view]()
+    for name, part in (("cls", tokens.cls), ("reg", tokens.registers), ("patch", tokens.patches)):
+        assert_near(part, step[f"out/{view}/{name}"], 1e-5)
+
+
+def test_targets_are_the_recorded_ones() -> None:
+    step, views = recorded("train_step"), recorded_views()
+    targets = recorded_model().targets(views.global_crops, views.masks, TEMPERATURE)
+    assert_near(targets.cls_2bk.flip(0), step["out/teacher_cls_probs"], 1e-4)
+    assert_near(targets.patches_mk, step["out/teacher_patch_probs"], 1e-4)
+
+
+def test_restored_patches_are_the_recorded_rows_of_the_masked_places() -> None:
+    step, views, model = recorded("train_step"), recorded_views(), recorded_model()
+    restored = model.restored_patches(views, model.student.backbone(views.global_crops, views.masks).patches)
+    for frame, rows in zip(("past", "future"), restored, strict=True):
+        assert_near(rows, step[f"out/pmm/{frame}/out"][views.masks], 1e-5)
+
+
+def test_losses_are_the_recorded_ones() -> None:
+    step = recorded("train_step")
+    terms = recorded_model()(recorded_views(), TEMPERATURE)
+    assert terms.keys() == {*OFFICIAL_TERMS, "total"}
+    for name, (official, weight) in OFFICIAL_TERMS.items():
+        assert terms[name].item() == pytest.approx(weight * step[f"out/loss/{official}"].item(), rel=1e-5), name
+    assert terms["total"].item() == pytest.approx(step["out/loss/total"].item(), rel=1e-6)
+
+
+def test_gradients_are_the_recorded_ones(gradients: dict[str, Tensor]) -> None:
+    official = {name.removeprefix("grad/"): value for name, value in recorded("train_step_grads").items()}
+    assert gradients.keys() == official.keys()
+    for name, gradient in gradients.items():
+        assert_near(gradient, official[name], 1e-4)
+
+
+def test_state_after_one_step_is_the_recorded_one() -> None:
+    model = recorded_model()
+    optimiser = build_optimiser(model, OptimiserSettings())
+    take_step(model, optimiser, recorded_views(), recorded_values(), recorded("train_step")["hp/clip"].item())
+    after = {name.removeprefix("after/"): value for name, value in recorded("train_step_after").items()}
+    state = model.state_dict()
+    assert state.keys() == after.keys()
+    for name, tensor in state.items():
+        assert_near(without_key_biases(name, tensor), without_key_biases(name, after[name]), 2e-5)
+
+
+def test_eight_steps_follow_the_recorded_trajectory() -> None:
+    recording = recorded("train_trajectory")
+    settings = ScheduleSettings(base_lr=0.02, warmup_epochs=2, teacher_temperature_epochs=3)
+    schedules = build_schedules(settings, epochs=6, steps_per_epoch=4, total_batch_size=3)
+    even = recorded_views()
+    odd = Views(
+        -even.global_crops.flip(-1),
+        -even.local_crops.flip(-1),
+        tuple(-frame.flip(-1) for frame in even.auxiliary),
+        recording["batch1/collated_masks"],
+    )
+    model = recorded_model()
+    optimiser = build_optimiser(model, OptimiserSettings())
+    for step in range(8):
+        terms, norms = take_step(model, optimiser, (even, odd)[step % 2], schedules.at(step), clip=8.0)
+        for name, (official, weight) in OFFICIAL_TERMS.items():
+            expected = weight * recording[f"trace/{official}"][step].item()
+            assert terms[name].item() == pytest.approx(expected, rel=1e-4), (step, name)
+        for name, official in (("backbone", "backbone"), ("head", "dino_head"), ("pmm", "auxiliary_decoder")):
+            assert norms[name].item() == pytest.approx(recording[f"trace/gradnorm_{official}"][step].item(), rel=1e-3)
+    for name, tensor in model.state_dict().items():
+        if f"final/{name}" in recording:
+            final = recording[f"final/{name}"]
+            assert_near(without_key_biases(name, tensor), without_key_biases(name, final), 1e-4)
+
+
+def clips(views: Views, chosen: list[int]) -> Views:
+    """The part of a batch of 3 clips that holds the chosen ones."""
+
+    def pick(crops: Tensor) -> Tensor:
+        return torch.cat([crop[chosen] for crop in torch.split(crops, 3)])
+
+    masks = pick(views.masks)
+    share = masks.sum().item() / (views.masks.sum().item() / 3)
+    auxiliary = tuple(pick(frame) for frame in views.auxiliary)
+    return Views(pick(views.global_crops), pick(views.local_crops), auxiliary, masks, share)
+
+
+def test_the_mean_over_micro_batches_is_the_global_batch() -> None:
+    whole, split = (recorded_model(TINY_MODEL.model_copy(update={"loss": LossSettings(koleo=0)})) for _ in range(2))
+    views = recorded_views()
+    expected = whole(views, TEMPERATURE)
+    expected["total"].backward()
+    parts = [split(clips(views, [clip]), TEMPERATURE) for clip in range(3)]
+    for name, value in expected.items():
+        mean = torch.stack([part[name] for part in parts]).mean()
+        torch.testing.assert_close(mean, value, rtol=1e-5, atol=1e-7)
+    torch.autograd.backward([part["total"] / 3 for part in parts])
+    whole.apply_centre_update()
+    split.apply_centre_update()
+    for name, parameter in whole.named_parameters():
+        if parameter.grad is not None:
+            gradient = split.get_parameter(name).grad
+            assert gradient is not None
+            assert (gradient - parameter.grad).abs().max() <= 1e-5
+    torch.testing.assert_close(split.ibot_patch_loss.center, whole.ibot_patch_loss.center)
+    torch.testing.assert_close(split.dino_loss.center, whole.dino_loss.center)
+
+
+def test_one_auxiliary_frame_has_one_reconstruction_and_no_squeeze() -> None:
+    views = recorded_views()
+    terms = recorded_model()(views._replace(auxiliary=views.auxiliary[1:]), TEMPERATURE)
+    assert terms.keys() == {"cls_local", "cls_global", "koleo", "reconstruction_1", "total"}
+    expected = 0.8 * recorded("train_step")["out/loss/rec_future"].item()
+    assert terms["reconstruction_1"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_squeeze_weight_zero_leaves_the_term_out() -> None:
+    model = recorded_model(TINY_MODEL.model_copy(update={"loss": LossSettings(squeeze=0)}))
+    terms = model(recorded_views(), TEMPERATURE)
+    assert "squeeze" not in terms
+    expected = recorded("train_step")["out/loss/total"] - 20 * recorded("train_step")["out/loss/squeeze_mse"]
+    assert terms["total"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_without_auxiliary_branch_the_students_own_patches_are_compared() -> None:
+    model = recorded_model(TINY_MODEL.model_copy(update={"auxiliary_branch": False}))
+    views = recorded_views()._replace(auxiliary=())
+    terms = model(views, TEMPERATURE)
+    assert terms.keys() == {"cls_local", "cls_global", "koleo", "patch", "total"}
+    step = recorded("train_step")
+    logits = model.student.dino_head(step["out/student/global/patch"][views.masks])
+    entropy = -(step["out/teacher_patch_probs"] * (logits / 0.1).log_softmax(-1)).sum(-1)
+    assert terms["patch"].item() == pytest.approx((entropy * step["in/masks_weight"]).sum().item() / 6, rel=1e-5)
+    terms["total"].backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(("auxiliary_branch", "frames"), [(True, 0), (False, 1), (True, 3)])
+def test_a_batch_for_another_model_is_refused(auxiliary_branch: bool, frames: int) -> None:
+    model = TCoRe(TINY_MODEL.model_copy(update={"auxiliary_branch": auxiliary_branch}))
+    views = recorded_views()
+    with pytest.raises(ValueError, match=f"the batch has {frames} auxiliary frames"):
+        model(views._replace(auxiliary=views.auxiliary[:1] * frames), TEMPERATURE)
+
+
+def test_a_batch_without_masks_trains_all_parameters() -> None:
+    model, views = recorded_model(), recorded_views()
+    terms = model(views._replace(masks=torch.zeros_like(views.masks), masked_share=0.0), TEMPERATURE)
+    terms["total"].backward()
+    assert terms["reconstruction_1"].item() == terms["squeeze"].item() == 0
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_only_the_student_draws_stochastic_depth() -> None:
+    backbone = TINY_MODEL.backbone.model_copy(update={"drop_path": 0.5})
+    model = recorded_model(TINY_MODEL.model_copy(update={"backbone": backbone})).train()
+    views = recorded_views()
+    assert torch.equal(model.teacher.backbone(views.global_crops).cls, model.teacher.backbone(views.global_crops).cls)
+    first, second = (model.student.backbone(views.global_crops).cls for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+def test_a_new_teacher_equals_the_student_and_then_follows_it() -> None:
+    model = TCoRe(TINY_MODEL)
+    student, teacher = model.student.backbone.norm.weight, model.teacher.backbone.norm.weight
+    assert torch.equal(student, teacher)
+    student.data += 1.0
+    model.update_teacher(0.75)
+    torch.testing.assert_close(teacher, torch.full_like(teacher, 1.25))
+
+
+def test_weights_of_masked_patches_sum_to_the_number_of_masked_crops() -> None:
+    views = recorded_views()
+    weights = patch_weights(views.masks)
+    assert torch.equal(weights, recorded("train_step")["in/masks_weight"])
+    assert weights.sum().item() == pytest.approx(views.masks.any(1).sum().item())
+
+
+def test_heads_that_do_not_divide_the_width_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"pmm\.heads = 7 must divide backbone\.width = 384"):
+        TCoReSettings.model_validate({"pmm": {"heads": 7}})

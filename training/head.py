@@ -1,0 +1,59 @@
+"""Projection head of CLS and patch tokens: an MLP to the unit sphere, then cosines to weight-normalised prototypes."""
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.settings import Settings
+from training.vit import initialise_linear
+
+
+class HeadSettings(Settings):
+    """Sizes of the projection head (released code)."""
+
+    hidden: int = Field(2048, ge=1)
+    """Width of the two hidden layers."""
+    bottleneck: int = Field(256, ge=1)
+    """Width of the normalised projection."""
+    prototypes: int = Field(65536, ge=2)
+    """Number of prototypes K, the width of the logits."""
+
+
+class Prototypes(nn.Module):
+    """K weight-normalised directions: direction and length of each row are trained apart (`weight_v`, `weight_g`)."""
+
+    def __init__(self, settings: HeadSettings) -> None:
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(settings.prototypes, 1))
+        self.weight_v = nn.Parameter(torch.empty(settings.prototypes, settings.bottleneck))
+        nn.init.uniform_(self.weight_v, -(settings.bottleneck**-0.5), settings.bottleneck**-0.5)
+
+    @property
+    def weight(self) -> Tensor:
+        """The K x bottleneck matrix of the linear layer."""
+        return self.weight_g * F.normalize(self.weight_v, dim=1)
+
+
+class ProjectionHead(nn.Module):
+    """Maps token rows (N, D) to logits (N, K)."""
+
+    def __init__(self, width: int, settings: HeadSettings) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(width, settings.hidden),
+            nn.GELU(),
+            nn.Linear(settings.hidden, settings.hidden),
+            nn.GELU(),
+            nn.Linear(settings.hidden, settings.bottleneck),
+        )
+        self.mlp.apply(initialise_linear)
+        self.last_layer = Prototypes(settings)
+
+    def project(self, x_nd: Tensor) -> Tensor:
+        """Unit vectors (N, bottleneck) in float32."""
+        return F.normalize(self.mlp(x_nd).float(), dim=-1)
+
+    def forward(self, x_nd: Tensor) -> Tensor:
+        """Logits (N, K) in float32."""
+        return F.linear(self.project(x_nd), self.last_layer.weight).float()

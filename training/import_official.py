@@ -1,0 +1,111 @@
+"""`python -m training.import_official IN.pth OUT.safetensors`: the authors' published weights as portable weights."""
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from pydantic_settings import CliPositionalArg
+from torch import Tensor
+
+from pipeline.files import sha256_file
+from pipeline.settings import Command, UserError, run_command
+from training.vit import ARCHITECTURES, VitSettings
+from training.weights import backbone_sha256, build_backbone, save_backbone
+
+_HEAD_WIDTH = 64  # of every published architecture; the tensors do not tell it
+
+
+class ImportCommand(Command):
+    """Turn a teacher checkpoint of the authors' code (.pth) into one safetensors file that describes itself."""
+
+    program: ClassVar[str] = "python -m training.import_official"
+
+    checkpoint: CliPositionalArg[Path]
+    """File with a `teacher` entry, as published; nothing but tensors is read from it."""
+    out: CliPositionalArg[Path]
+    """File to write, for example tcore-vits16.safetensors."""
+
+
+def read_teacher_backbone(path: Path) -> dict[str, Tensor]:
+    """The tensors `teacher -> backbone.*` of a published checkpoint, without the prefix.
+
+    Raises:
+        UserError: the file cannot be read, holds more than tensors, or has no teacher backbone.
+    """
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise UserError(f"cannot read the weights {path}: {error.strerror}") from error
+    try:
+        with stream:
+            content = torch.load(stream, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        raise UserError(f"{path} is not a complete PyTorch file of plain tensors") from error
+    teacher = content.get("teacher") if isinstance(content, dict) else None
+    if not isinstance(teacher, dict):
+        raise UserError(f"{path} has no entry `teacher`: give the authors' teacher_checkpoint.pth")
+    prefix = "backbone."
+    tensors = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in teacher.items()
+        if name.startswith(prefix) and isinstance(tensor, Tensor)
+    }
+    if not tensors:
+        raise UserError(f"{path} has no tensors `teacher -> {prefix}*`: give the authors' teacher_checkpoint.pth")
+    return tensors
+
+
+def infer_settings(tensors: Mapping[str, Tensor], source: Path) -> VitSettings:
+    """The architecture from the shapes of the tensors; heads are 64 wide.
+
+    Raises:
+        UserError: a tensor that tells a size is missing or has an impossible shape.
+    """
+    try:
+        width, _, patch_size, _ = tensors["patch_embed.proj.weight"].shape
+        side = round((tensors["pos_embed"].shape[1] - 1) ** 0.5)
+        sizes = {
+            "width": width,
+            "depth": len({m[1] for name in tensors if (m := re.match(r"blocks\.(\d+)\.", name))}),
+            "heads": width // _HEAD_WIDTH,
+        }
+        names = [name for name, known in ARCHITECTURES.items() if known == sizes]
+        return VitSettings.model_validate(
+            {
+                **sizes,
+                "architecture": names[0] if names else None,
+                "patch_size": patch_size,
+                "registers": tensors["register_tokens"].shape[1],
+                "image_size": side * patch_size,
+                "mlp_ratio": len(tensors["blocks.0.mlp.fc1.bias"]) / width,
+            }
+        )
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{source} is not a ViT with register tokens as published: {error}") from error
+
+
+def import_official(checkpoint: Path, out: Path) -> str:
+    """Write the teacher backbone of a published checkpoint to `out`; returns the SHA-256 of its weights.
+
+    Raises:
+        UserError: the file is not such a checkpoint.
+    """
+    tensors = read_teacher_backbone(checkpoint)
+    backbone = build_backbone(infer_settings(tensors, checkpoint), tensors, checkpoint)
+    save_backbone(
+        out, backbone, {"part": "teacher", "source": checkpoint.name, "source_sha256": sha256_file(checkpoint)}
+    )
+    return backbone_sha256(backbone)
+
+
+def main(command: ImportCommand) -> None:
+    """Import and say what was written."""
+    sha256 = import_official(command.checkpoint, command.out)
+    print(f"teacher backbone of {command.checkpoint} -> {command.out} (weights {sha256[:12]})")
+
+
+if __name__ == "__main__":
+    run_command(ImportCommand, main)

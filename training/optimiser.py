@@ -1,0 +1,90 @@
+"""AdamW with the parameter groups of the released code, and gradient clipping by module."""
+
+import re
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from pipeline.settings import Settings
+from training.model import TCoRe
+from training.schedules import StepValues
+
+
+class OptimiserSettings(Settings):
+    """AdamW and its parameter groups. `layer_decay` and `patch_embed_lr_factor` of 1 give all layers the same rate."""
+
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the mean of gradients."""
+    beta2: float = Field(0.999, ge=0, lt=1)
+    """Decay of the mean of squared gradients."""
+    layer_decay: float = Field(0.9, gt=0, le=1)
+    """Factor of the learning rate from one block to the one below it."""
+    patch_embed_lr_factor: float = Field(0.2, gt=0)
+    """Further factor of the patch embedding's learning rate."""
+    clip: float = Field(3.0, gt=0)
+    """Largest L2 norm of the gradients of backbone, head and Patch Matching Module, each by itself."""
+
+
+class ParameterGroup(NamedTuple):
+    """How a parameter follows the schedules."""
+
+    lr_multiplier: float
+    wd_multiplier: float
+    is_last_layer: bool
+    is_aux_layer: bool
+
+
+def parameter_group(name: str, depth: int, settings: OptimiserSettings) -> ParameterGroup:
+    """The group of the parameter called `name` of a `TCoRe` whose backbone has `depth` blocks.
+
+    Tokens, positions and patch embedding are layer 0, block i is layer i + 1, all else layer depth + 1. Biases, norms
+    and LayerScale have no weight decay; the input biases of the PMM's attentions have it, as in the released code.
+    """
+    block = re.search(r"backbone\.blocks\.(\d+)\.", name)
+    layer = int(block[1]) + 1 if block else depth + 1
+    if re.search(r"backbone\.(cls_token|pos_embed|register_tokens|mask_token|patch_embed)", name):
+        layer = 0
+    lr_multiplier = settings.layer_decay ** (depth + 1 - layer)
+    if ".patch_embed." in name:
+        lr_multiplier *= settings.patch_embed_lr_factor
+    undecayed = name.endswith((".bias", ".gamma")) or "norm" in name
+    return ParameterGroup(
+        lr_multiplier=lr_multiplier,
+        wd_multiplier=0.0 if undecayed else 1.0,
+        is_last_layer=".last_layer." in name,
+        is_aux_layer=name.startswith("auxiliary."),
+    )
+
+
+def build_optimiser(model: TCoRe, settings: OptimiserSettings) -> torch.optim.AdamW:
+    """AdamW with one group for each distinct `ParameterGroup`; `apply_schedule` sets its rates."""
+    groups: dict[ParameterGroup, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            group = parameter_group(name, model.settings.backbone.depth, settings)
+            groups.setdefault(group, []).append(parameter)
+    described: list[dict[str, Any]] = [{"params": members, **group._asdict()} for group, members in groups.items()]
+    return torch.optim.AdamW(described, lr=0.0, betas=(settings.beta1, settings.beta2), weight_decay=0.0)
+
+
+def apply_schedule(optimiser: torch.optim.Optimizer, values: StepValues) -> None:
+    """Set learning rate and weight decay of every group for one step."""
+    for group in optimiser.param_groups:
+        if group["is_aux_layer"]:
+            lr = values.pmm_lr
+        elif group["is_last_layer"]:
+            lr = values.last_layer_lr
+        else:
+            lr = values.lr
+        group["lr"] = lr * group["lr_multiplier"]
+        group["weight_decay"] = values.weight_decay * group["wd_multiplier"]
+
+
+def clip_gradients(model: TCoRe, max_norm: float) -> dict[str, Tensor]:
+    """Scale the gradients of each module to an L2 norm of at most `max_norm`; returns the norms before, by module."""
+    modules: dict[str, nn.Module] = {"backbone": model.student.backbone, "head": model.student.dino_head}
+    if model.auxiliary:
+        modules["pmm"] = model.auxiliary
+    return {name: nn.utils.clip_grad_norm_(module.parameters(), max_norm) for name, module in modules.items()}
