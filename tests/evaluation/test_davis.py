@@ -72,7 +72,7 @@ def test_result_predictions_and_sheets_are_complete(data: Path) -> None:
     assert 0 < result["scores"]["J&F-Mean"] < 1
     assert result["protocol"]["propagation"] == {"n_context": 20, "top_k": 7, "radius": 20.0, "temperature": 0.7}
     assert result["weights"]["random_init_seed"] is None
-    assert result["weights"]["card"] == {"made by": "a test"}
+    assert result["weights"]["card"]["made by"] == "a test"
     assert len(result["data"]["sha256"]) == len(result["weights"]["sha256"]) == 64
 
 
