@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from pipeline.reader.batch import Batch
 from pipeline.settings import Settings
 from training.centre import Centre
 from training.head import HeadSettings, ProjectionHead
@@ -60,18 +61,6 @@ class TCoReSettings(Settings):
         return self
 
 
-class Views(NamedTuple):
-    """One micro-batch of one rank, ImageNet-normalised."""
-
-    global_crops: Tensor  # (2B, 3, S, S): crop 1 of all clips, then crop 2 of all clips
-    local_crops: Tensor  # (L * B, 3, s, s): local crop 1 of all clips, then local crop 2, ...
-    auxiliary: tuple[Tensor, ...]  # none, one or two auxiliary frames, each (2B, 3, S, S) in the order of global_crops
-    masks: Tensor  # (2B, P) bool: patches of global_crops hidden from the student
-    masked_share: float = 1.0
-    """Masked patches here over their mean per rank and micro-batch of the global batch: makes the squeeze loss, a mean
-    over masked patches, a mean over the global batch once ranks and micro-batches are averaged."""
-
-
 class Branch(nn.Module):
     """Backbone and head of student or teacher."""
 
@@ -93,7 +82,7 @@ class Targets(NamedTuple):
     """Teacher distributions over the prototypes."""
 
     cls_2bk: Tensor  # (2, B, K), one for each global crop
-    patches_mk: Tensor  # (M, K) at the masked places, row-major over `Views.masks`
+    patches_mk: Tensor  # (M, K) at the masked places, row-major over `Batch.masks`
 
 
 class TCoRe(nn.Module):
@@ -116,24 +105,24 @@ class TCoRe(nn.Module):
         self.teacher.eval()
         return self
 
-    def forward(self, views: Views, teacher_temperature: float) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, teacher_temperature: float) -> dict[str, Tensor]:
         """Compute the terms of the objective, each a float32 scalar with its weight, and their sum `total`.
 
         Terms: `cls_local`, `cls_global`, `koleo`; with an auxiliary branch `reconstruction_1`, `reconstruction_2` in
-        the order of `views.auxiliary` and `squeeze`; without it `patch`.
+        the order of `batch.auxiliary` and `squeeze`; without it `patch`.
 
         Raises:
             ValueError: there are auxiliary frames but no auxiliary branch, or the other way round, or more than two.
         """
         branch = "an auxiliary branch" if self.auxiliary else "no auxiliary branch"
-        if len(views.auxiliary) not in ((1, 2) if self.auxiliary else (0,)):
-            raise ValueError(f"the model has {branch} but the batch has {len(views.auxiliary)} auxiliary frames")
+        if len(batch.auxiliary) not in ((1, 2) if self.auxiliary else (0,)):
+            raise ValueError(f"the model has {branch} but the batch has {len(batch.auxiliary)} auxiliary frames")
         weights = self.settings.loss
         temperature = weights.student_temperature
-        targets = self.targets(views.global_crops, views.masks, teacher_temperature)
-        student_global = self.student.backbone(views.global_crops, views.masks)
-        student_local = self.student.backbone(views.local_crops)
-        restored = self.restored_patches(views, student_global.patches)
+        targets = self.targets(batch.global_crops, batch.masks, teacher_temperature)
+        student_global = self.student.backbone(batch.global_crops, batch.masks)
+        student_local = self.student.backbone(batch.local_crops)
+        restored = self.restored_patches(batch, student_global.patches)
 
         rows = [student_global.cls, student_local.cls, *restored]
         logits = self.student.dino_head(torch.cat(rows)).split([len(part) for part in rows])
@@ -146,9 +135,9 @@ class TCoRe(nn.Module):
             "cls_global": weights.cls * cls_global,
             "koleo": weights.koleo * koleo,
         }
-        weights_m = patch_weights(views.masks)
+        weights_m = patch_weights(batch.masks)
         patch_losses = [
-            patch_loss(targets.patches_mk, part, weights_m, len(views.masks), temperature) for part in logits[2:]
+            patch_loss(targets.patches_mk, part, weights_m, len(batch.masks), temperature) for part in logits[2:]
         ]
         if not self.auxiliary:
             terms["patch"] = weights.patch * patch_losses[0]
@@ -156,7 +145,7 @@ class TCoRe(nn.Module):
             for number, loss in enumerate(patch_losses, start=1):
                 terms[f"reconstruction_{number}"] = weights.reconstruction * loss
         if len(restored) == 2 and weights.squeeze > 0:
-            terms["squeeze"] = weights.squeeze * views.masked_share * squeeze_loss(logits[2], logits[3])
+            terms["squeeze"] = weights.squeeze * batch.masked_share * squeeze_loss(logits[2], logits[3])
         terms["total"] = torch.stack(list(terms.values())).sum()
         return terms
 
@@ -172,20 +161,20 @@ class TCoRe(nn.Module):
         patch_targets = teacher_targets(patch_logits, self.ibot_patch_loss.center[0], temperature)
         return Targets(cls_targets.reshape(2, -1, cls_targets.shape[1]), patch_targets)
 
-    def restored_patches(self, views: Views, patches_bpd: Tensor) -> list[Tensor]:
+    def restored_patches(self, batch: Batch, patches_bpd: Tensor) -> list[Tensor]:
         """Student tokens (M, D) of the masked patches, one tensor for each auxiliary frame, row-major over the masks.
 
         Crops without a mask never reach the loss and are left out, of the auxiliary frames too. Without an auxiliary
         branch the list holds the student's own tokens of the masked patches.
         """
         if not self.auxiliary:
-            return [patches_bpd[views.masks]]
-        crops = views.masks.any(dim=1).nonzero().squeeze(1)
-        frames = len(views.auxiliary)
+            return [patches_bpd[batch.masks]]
+        crops = batch.masks.any(dim=1).nonzero().squeeze(1)
+        frames = len(batch.auxiliary)
         with torch.no_grad():
-            auxiliary_bpd = self.student.backbone(torch.cat([frame[crops] for frame in views.auxiliary])).patches
+            auxiliary_bpd = self.student.backbone(torch.cat([frame[crops] for frame in batch.auxiliary])).patches
         restored = self.auxiliary.auxiliary_decoder(patches_bpd[crops].repeat(frames, 1, 1), auxiliary_bpd)
-        masked = views.masks[crops]
+        masked = batch.masks[crops]
         return [part[masked] for part in restored.chunk(frames)]
 
     @torch.no_grad()

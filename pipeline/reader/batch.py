@@ -22,7 +22,8 @@ class Batch:
     masks: Tensor
     """(2 b, P) bool, True where the student's global crop is masked."""
     masked_share: float = 1.0
-    """Masked patches here over the mean of the global batch's equal parts; weighs means over masked patches."""
+    """Masked patches here over their mean in the equal parts of the global batch. A mean over masked patches, times
+    this, becomes a mean over the global batch once ranks and micro-batches are averaged."""
     step: int = 0
     """Which global batch this is a part of."""
     rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))

@@ -102,7 +102,7 @@ class Loader:
             raise UserError(f"the total batch size {global_batch} does not divide by {ranks} ranks")
         self.dataset = ShardDataset(settings.shards)
         self._settings = settings
-        self._table = sample_table(self.dataset, settings.neighbours, len(settings.sandwich.auxiliary))
+        self.table = sample_table(self.dataset, settings.neighbours, len(settings.sandwich.auxiliary))
         if not len(self.dataset):
             raise UserError(f"{settings.shards} holds no samples")
         self._global_batch, self._ranks = global_batch, ranks
@@ -112,7 +112,7 @@ class Loader:
         self._last_step = last_step
         self._plans: list[BatchPlan] = []
         self._device = device or torch.device("cpu")
-        self._auxiliary = 1 if self._table.neighbours is not None else len(settings.sandwich.auxiliary)
+        self._auxiliary = 1 if self.table.neighbours is not None else len(settings.sandwich.auxiliary)
         self._pipeline = build_graph(
             settings.views,
             self._auxiliary,
@@ -126,7 +126,7 @@ class Loader:
     def _feed(self) -> Feed:
         if self._planned >= self._last_step:
             raise StopIteration
-        plan = plan_batch(self._settings, self._table, self._planned, self._global_batch, self._part)
+        plan = plan_batch(self._settings, self.table, self._planned, self._global_batch, self._part)
         self._planned += 1
         self._plans.append(plan)
         return plan_feed(plan, self.dataset)

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.reader.batch import Batch
 from training.head import HeadSettings
-from training.model import TCoRe, TCoReSettings, Views
+from training.model import TCoRe, TCoReSettings
 from training.schedules import StepValues
 from training.vit import VisionTransformer, VitSettings
 
@@ -52,10 +53,10 @@ def recorded_model(settings: TCoReSettings = TINY_MODEL) -> TCoRe:
     return model
 
 
-def recorded_views() -> Views:
+def recorded_views() -> Batch:
     """The batch of the recorded step."""
     step = recorded("train_step")
-    return Views(
+    return Batch(
         global_crops=step["in/collated_global_crops"],
         local_crops=step["in/collated_local_crops"],
         auxiliary=(step["in/collated_global_crops_past"], step["in/collated_global_crops_future"]),

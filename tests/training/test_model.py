@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from pipeline.reader.batch import Batch
 from tests.training.recorded import (
     REFERENCE,
     TINY_MODEL,
@@ -15,7 +17,7 @@ from tests.training.recorded import (
     recorded_views,
     without_key_biases,
 )
-from training.model import LossSettings, TCoRe, TCoReSettings, Views, patch_weights
+from training.model import LossSettings, TCoRe, TCoReSettings, patch_weights
 from training.optimiser import OptimiserSettings, apply_schedule, build_optimiser, clip_gradients
 from training.schedules import ScheduleSettings, StepValues, build_schedules
 
@@ -30,7 +32,7 @@ OFFICIAL_TERMS = {
 }
 
 
-def take_step(model: TCoRe, optimiser: torch.optim.Optimizer, views: Views, values: StepValues, clip: float) -> Any:
+def take_step(model: TCoRe, optimiser: torch.optim.Optimizer, views: Batch, values: StepValues, clip: float) -> Any:
     apply_schedule(optimiser, values)
     optimiser.zero_grad()
     terms = model(views, values.teacher_temperature)
@@ -123,7 +125,7 @@ def test_eight_steps_follow_the_recorded_trajectory() -> None:
     settings = ScheduleSettings(base_lr=0.02, warmup_epochs=2, teacher_temperature_epochs=3)
     schedules = build_schedules(settings, epochs=6, steps_per_epoch=4, total_batch_size=3)
     even = recorded_views()
-    odd = Views(
+    odd = Batch(
         -even.global_crops.flip(-1),
         -even.local_crops.flip(-1),
         tuple(-frame.flip(-1) for frame in even.auxiliary),
@@ -144,7 +146,7 @@ def test_eight_steps_follow_the_recorded_trajectory() -> None:
             assert_near(without_key_biases(name, tensor), without_key_biases(name, final), 1e-4)
 
 
-def clips(views: Views, chosen: list[int]) -> Views:
+def clips(views: Batch, chosen: list[int]) -> Batch:
     """The part of a batch of 3 clips that holds the chosen ones."""
 
     def pick(crops: Tensor) -> Tensor:
@@ -153,7 +155,7 @@ def clips(views: Views, chosen: list[int]) -> Views:
     masks = pick(views.masks)
     share = masks.sum().item() / (views.masks.sum().item() / 3)
     auxiliary = tuple(pick(frame) for frame in views.auxiliary)
-    return Views(pick(views.global_crops), pick(views.local_crops), auxiliary, masks, share)
+    return Batch(pick(views.global_crops), pick(views.local_crops), auxiliary, masks, share)
 
 
 def test_the_mean_over_micro_batches_is_the_global_batch() -> None:
@@ -179,7 +181,7 @@ def test_the_mean_over_micro_batches_is_the_global_batch() -> None:
 
 def test_one_auxiliary_frame_has_one_reconstruction_and_no_squeeze() -> None:
     views = recorded_views()
-    terms = recorded_model()(views._replace(auxiliary=views.auxiliary[1:]), TEMPERATURE)
+    terms = recorded_model()(replace(views, auxiliary=views.auxiliary[1:]), TEMPERATURE)
     assert terms.keys() == {"cls_local", "cls_global", "koleo", "reconstruction_1", "total"}
     expected = 0.8 * recorded("train_step")["out/loss/rec_future"].item()
     assert terms["reconstruction_1"].item() == pytest.approx(expected, rel=1e-5)
@@ -195,7 +197,7 @@ def test_squeeze_weight_zero_leaves_the_term_out() -> None:
 
 def test_without_auxiliary_branch_the_students_own_patches_are_compared() -> None:
     model = recorded_model(TINY_MODEL.model_copy(update={"auxiliary_branch": False}))
-    views = recorded_views()._replace(auxiliary=())
+    views = replace(recorded_views(), auxiliary=())
     terms = model(views, TEMPERATURE)
     assert terms.keys() == {"cls_local", "cls_global", "koleo", "patch", "total"}
     step = recorded("train_step")
@@ -211,12 +213,12 @@ def test_a_batch_for_another_model_is_refused(auxiliary_branch: bool, frames: in
     model = TCoRe(TINY_MODEL.model_copy(update={"auxiliary_branch": auxiliary_branch}))
     views = recorded_views()
     with pytest.raises(ValueError, match=f"the batch has {frames} auxiliary frames"):
-        model(views._replace(auxiliary=views.auxiliary[:1] * frames), TEMPERATURE)
+        model(replace(views, auxiliary=views.auxiliary[:1] * frames), TEMPERATURE)
 
 
 def test_a_batch_without_masks_trains_all_parameters() -> None:
     model, views = recorded_model(), recorded_views()
-    terms = model(views._replace(masks=torch.zeros_like(views.masks), masked_share=0.0), TEMPERATURE)
+    terms = model(replace(views, masks=torch.zeros_like(views.masks), masked_share=0.0), TEMPERATURE)
     terms["total"].backward()
     assert terms["reconstruction_1"].item() == terms["squeeze"].item() == 0
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)

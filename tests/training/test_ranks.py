@@ -8,8 +8,9 @@ from torch import distributed
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.reader.batch import Batch
 from tests.training.recorded import TINY_MODEL, recorded_model, recorded_values, recorded_views
-from training.model import LossSettings, TCoRe, Views
+from training.model import LossSettings, TCoRe
 
 TEMPERATURE = recorded_values().teacher_temperature
 
@@ -19,20 +20,21 @@ def without_koleo() -> TCoRe:
     return recorded_model(TINY_MODEL.model_copy(update={"loss": LossSettings(koleo=0)}))
 
 
-def global_batch() -> Views:
+def global_batch() -> Batch:
     """Two clips of the recorded batch; their masks differ in number."""
     views = recorded_views()
     pairs = [
-        torch.cat([crop[:2] for crop in torch.split(part, 3)]) for part in (*views[:2], *views.auxiliary, views.masks)
+        torch.cat([crop[:2] for crop in torch.split(part, 3)])
+        for part in (views.global_crops, views.local_crops, *views.auxiliary, views.masks)
     ]
-    return Views(pairs[0], pairs[1], (pairs[2], pairs[3]), pairs[4])
+    return Batch(pairs[0], pairs[1], (pairs[2], pairs[3]), pairs[4])
 
 
-def part_of_rank(views: Views, rank: int) -> Views:
+def part_of_rank(views: Batch, rank: int) -> Batch:
     masks = views.masks[rank::2]
     share = masks.sum().item() / (views.masks.sum().item() / 2)
     auxiliary = tuple(frame[rank::2] for frame in views.auxiliary)
-    return Views(views.global_crops[rank::2], views.local_crops[rank::2], auxiliary, masks, share)
+    return Batch(views.global_crops[rank::2], views.local_crops[rank::2], auxiliary, masks, share)
 
 
 def run_rank(rank: int, folder: Path) -> None:

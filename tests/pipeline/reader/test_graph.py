@@ -40,8 +40,8 @@ def run(parameters: dict[str, Any], size: int = 96) -> np.ndarray:
     columns = {name: np.array([value]) for name, value in (NEUTRAL | parameters).items()}
     feed = {"current": [png(REFERENCE["image"])]} | view_feed("current", 0, columns) | view_feed("current", 1, columns)
     pipeline = build_graph(views, 0, 1, lambda: feed, threads=1, device_id=None, prefetch=1)
-    normalised: np.ndarray = pipeline.run()[1].at(0).transpose(1, 2, 0)
-    return 255 * (normalised * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN))
+    normalised = np.asarray(pipeline.run()[1].at(0)).transpose(1, 2, 0)
+    return np.asarray(255 * (normalised * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN)))
 
 
 @pytest.mark.parametrize("size", [32, 48, 96])

@@ -62,7 +62,7 @@ def test_views_show_the_planned_frames(clip_dataset: Path) -> None:
     settings = ReaderSettings(shards=clip_dataset, views=PLAIN)
     with Loader(settings, 6, 0, 1) as loader:
         (batch,) = list(loader)
-        plan = plan_batch(settings, loader._table, 0, 6, slice(0, 6))
+        plan = plan_batch(settings, loader.table, 0, 6, slice(0, 6))
         dataset = loader.dataset
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     for clip in range(6):
@@ -79,7 +79,7 @@ def test_current_crops_are_the_planned_boxes(image_dataset: Path) -> None:
     settings = ReaderSettings(shards=image_dataset, views=PLAIN, sandwich=SandwichSettings(auxiliary=()))
     with Loader(settings, 4, 0, 1) as loader:
         (batch,) = list(loader)
-        plan = plan_batch(settings, loader._table, 0, 4, slice(0, 4))
+        plan = plan_batch(settings, loader.table, 0, 4, slice(0, 4))
         dataset = loader.dataset
     mean, std = (np.array(values) for values in (IMAGENET_MEAN, IMAGENET_STD))
     for clip in range(4):

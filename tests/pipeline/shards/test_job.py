@@ -70,7 +70,9 @@ def test_dali_reads_the_shards_with_the_written_index(image_dataset: Path) -> No
 
     pipeline = graph()
     pipeline.build()
-    images, labels = pipeline.run()
+    outputs = pipeline.run()
+    assert outputs is not None
+    images, labels = outputs
     dataset = ShardDataset(image_dataset)
     assert [int(bytes(labels.at(i))) for i in range(12)] == dataset.label.tolist()
     for row in range(12):

@@ -1,0 +1,127 @@
+"""`make demo`: the whole flow, with the commands that a user would type, on data made by code.
+
+Media -> shards -> pre-training on clips -> weights -> neighbours -> pre-training on images -> DAVIS score.
+Run again it continues: finished stages say so and cost a few seconds.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+from benchmarks.result import print_table
+from pipeline.dataset import read_manifest
+from pipeline.settings import Command, UserError, run_command
+from training.checkpoint import checkpoints
+from training.metrics import read_metrics
+
+LAUNCH = ("accelerate", "launch", "--config_file", "configs/accelerate/single.yaml", "training/pretrain.py")
+DAVIS_SIZE = "240,432"
+"""Network input of the demo's DAVIS evaluation: close to the clips' own size, unlike the protocol's 480 x 880."""
+
+
+class DemoCommand(Command):
+    """Run the whole flow on made-up data and print a table of what came out."""
+
+    program: ClassVar[str] = "python -m benchmarks.demo"
+
+    out: Path = Path("demo")
+    """Folder for everything that the demo makes."""
+
+
+class Stages:
+    """Runs commands as a user would, showing each; keeps how long each took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def run(self, title: str, *arguments: str | Path) -> None:
+        """Run one command of the project; `title` heads its output.
+
+        Raises:
+            UserError: it failed.
+        """
+        words = [str(argument) for argument in arguments]
+        print(f"\n== {title}\n$ {shlex.join(words)}", flush=True)
+        folder = Path(sys.executable).parent
+        known = {"python": sys.executable, "accelerate": str(folder / "accelerate")}
+        started = time.perf_counter()
+        status = subprocess.run([known[words[0]], *words[1:]], env={**os.environ, "PYTHONUNBUFFERED": "1"}).returncode
+        if status:
+            raise UserError(f"the demo stopped at '{title}' (status {status}); the lines above say why")
+        self.seconds[title] = time.perf_counter() - started
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Content of a JSON file."""
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def main(command: DemoCommand) -> None:
+    """Run all stages, then print the table."""
+    out, stages, started = command.out, Stages(), time.perf_counter()
+    data, shards, weights = out / "data", out / "shards", out / "weights" / "clips.safetensors"
+    runs, neighbours = out / "runs", out / "neighbours"
+
+    stages.run("demo data", "python", "-m", "pipeline.demo_data", data)
+    for kind, source, per_shard in (("clips", "kinetics", 8), ("images", "imagenet", 32)):
+        stages.run(
+            f"shards of {kind}",
+            *("python", "-m", "pipeline.shards", "--data", data / source / "train", "--out", shards / source),
+            *("--samples_per_shard", str(per_shard)),
+        )
+    stages.run(
+        "reader speed",
+        *("python", "-m", "benchmarks.reader", "--config", "configs/demo-reader.yaml"),
+        *("--shards", shards / "kinetics", "--out", out / "reader.json"),
+    )
+    stages.run(
+        "pre-training on clips",
+        *LAUNCH,
+        *("--config", "configs/demo.yaml", "--data.shards", shards / "kinetics", "--out", runs / "clips"),
+    )
+    stages.run("export", "python", "-m", "training.export", checkpoints(runs / "clips")[-1], weights)
+    stages.run(
+        "neighbours of images",
+        *("python", "-m", "indexing.knn", "--shards", shards / "imagenet", "--weights", weights, "--out", neighbours),
+    )
+    stages.run(
+        "pre-training on images",
+        *LAUNCH,
+        *("--config", "configs/demo-images.yaml", "--data.shards", shards / "imagenet"),
+        *("--data.neighbours", neighbours, "--out", runs / "images"),
+    )
+    evaluation = ("python", "-m", "evaluation", "davis", "--data", data / "davis", "--weights", weights)
+    for name, options in (("trained", ()), ("random", ("--random_init",))):
+        stages.run(
+            f"DAVIS, {name} weights", *evaluation, *("--size", DAVIS_SIZE, "--out", out / "davis" / name), *options
+        )
+
+    rows: list[tuple[str, str]] = []
+    for kind, source in (("clips", "kinetics"), ("images", "imagenet")):
+        manifest, seconds = read_manifest(shards / source), stages.seconds[f"shards of {kind}"]
+        speed = f"{manifest.inputs / seconds:.1f}/s with start-up, {manifest.rejects} rejects"
+        rows.append((f"{kind} sharded", f"{manifest.samples} ({speed}) in {shards / source}"))
+    rows.append(("reader", f"{read_json(out / 'reader.json')['samples_per_second']:.1f} samples/s"))
+    for kind in ("clips", "images"):
+        metrics = read_metrics(runs / kind)
+        losses = f"loss {metrics[0]['loss/total']:.3f} -> {metrics[-1]['loss/total']:.3f}"
+        rows.append((f"trained on {kind}", f"{losses} in {metrics[-1]['step']} steps; {runs / kind}"))
+    report = read_json(neighbours / "report.json")
+    same, chance = report["same_class_rate"], report["same_class_rate_by_chance"]
+    rows.append(("neighbours of the same class", f"{same:.3f} (by chance {chance:.3f}); {neighbours}"))
+    for name in ("random", "trained"):
+        score = read_json(out / "davis" / name / "davis.json")["scores"]["J&F-Mean"]
+        rows.append((f"DAVIS J&F, {name} weights", f"{100 * score:.1f}; pictures in {out / 'davis' / name}"))
+    rows.append(("exported weights", str(weights)))
+    rows.append(("time", f"{time.perf_counter() - started:.0f} s"))
+    print_table(rows, "What the demo made")
+
+
+if __name__ == "__main__":
+    run_command(DemoCommand, main)

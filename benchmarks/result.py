@@ -1,0 +1,34 @@
+"""The JSON file that a benchmark leaves: figures together with the machine and the versions they were seen on."""
+
+import json
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipeline.files import write_bytes
+
+PACKAGES = ("tcore-pipeline", "torch", "nvidia-dali-cuda130", "ray", "numpy", "pillow", "pyarrow")
+
+
+def processor() -> str:
+    """Name of the CPU."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def write_result(path: Path, figures: dict[str, Any]) -> None:
+    """Write `figures` with machine and versions as JSON."""
+    machine = {"cpu": processor(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
+    content = {**figures, "machine": machine, "versions": {name: version(name) for name in PACKAGES}}
+    write_bytes(path, json.dumps(content, indent=2).encode() + b"\n")
+
+
+def print_table(rows: list[tuple[str, str]], title: str) -> None:
+    """Print (name, value) rows below a title."""
+    width = max(len(name) for name, _ in rows)
+    print(f"\n{title}\n" + "-" * len(title))
+    for name, value in rows:
+        print(f"{name:<{width}}  {value}")

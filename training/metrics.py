@@ -1,0 +1,96 @@
+"""What a run says of itself: a progress bar, `metrics.jsonl` and TensorBoard."""
+
+import json
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline.files import write_bytes
+
+METRICS = "metrics.jsonl"
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """All complete lines of a run's metrics, in order; a torn last line of a killed run is left out."""
+    lines = []
+    for line in (run / METRICS).read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def keep_metrics(run: Path, last_step: int) -> None:
+    """Drop the lines of steps after `last_step`, which a resumed run does again."""
+    if (run / METRICS).is_file():
+        kept = [line for line in read_metrics(run) if line["step"] <= last_step]
+        write_bytes(run / METRICS, b"".join(json.dumps(line).encode() + b"\n" for line in kept))
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """Largest memory so far: of the GPU, or of this process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+class Progress:
+    """Progress bar with ETA, and a line of metrics every `log_every` steps, written by the main process."""
+
+    def __init__(
+        self, accelerator: Accelerator, run: Path, first_step: int, last_step: int, batch_size: int, log_every: int
+    ) -> None:
+        self._accelerator, self._run = accelerator, run
+        self._first, self._last = first_step, last_step
+        self._batch_size, self._log_every = batch_size, log_every
+        self._logged, self._logged_at, self._waited = first_step, time.perf_counter(), 0.0
+        if accelerator.is_main_process:
+            keep_metrics(run, first_step)
+        accelerator.init_trackers("tensorboard")
+        self._bar = tqdm(
+            total=last_step, initial=first_step, unit="step", disable=not accelerator.is_main_process, smoothing=0
+        )
+
+    def waited(self, seconds: float) -> None:
+        """Add time that the model waited for data."""
+        self._waited += seconds
+
+    def step_done(self, done: int, terms: dict[str, Tensor], others: dict[str, float]) -> None:
+        """Count a step; on logged steps average `terms` over ranks (all ranks call this) and write everything down.
+
+        The first step, the last one and every `log_every`-th are logged.
+        """
+        self._bar.update()
+        if done % self._log_every and done not in (self._first + 1, self._last):
+            return
+        averaged = self._accelerator.reduce({name: term.detach() for name, term in terms.items()}, "mean")
+        now = time.perf_counter()
+        seconds = now - self._logged_at
+        metrics = {
+            **{f"loss/{name}": float(term) for name, term in averaged.items()},
+            **others,
+            "samples_per_second": (done - self._logged) * self._batch_size / seconds,
+            "data_wait_share": self._waited / seconds,
+            "peak_memory_gb": peak_memory_gb(self._accelerator.device),
+        }
+        self._logged, self._logged_at, self._waited = done, now, 0.0
+        if self._accelerator.is_main_process:
+            with (self._run / METRICS).open("a") as stream:
+                stream.write(json.dumps({"step": done, **metrics}) + "\n")
+            self._bar.set_postfix_str(
+                f"loss {metrics['loss/total']:.3f}, {metrics['samples_per_second']:.1f} samples/s, "
+                f"{100 * metrics['data_wait_share']:.0f} % waiting for data, {metrics['peak_memory_gb']:.1f} GB"
+            )
+        self._accelerator.log(metrics, step=done)
+
+    def close(self) -> None:
+        """End the bar and the trackers."""
+        self._bar.close()
+        self._accelerator.end_training()
