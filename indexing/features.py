@@ -18,13 +18,13 @@ from nvidia.dali.data_node import DataNode
 from pydantic import Field
 from torch.nn import functional as F
 from tqdm import tqdm
-from training.weights import load_backbone
 
 from indexing.table import FEATURES
 from pipeline.dataset import ShardDataset
 from pipeline.files import atomic_path, sha256_file
 from pipeline.reader.graph import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.settings import Command, run_command
+from training.weights import load_backbone
 
 RESIZE_OVER_CROP = 256 / 224
 """Shorter side before the centre crop, in crop sizes (the usual ImageNet evaluation transform)."""

@@ -132,7 +132,7 @@ def parse_command(command: type[CommandT], argv: Sequence[str] | None = None) ->
 
 
 def run_command(command: type[CommandT], main: Callable[[CommandT], int | None]) -> NoReturn:
-    """Parse the command line, run `main` and exit; a `UserError` or Ctrl-C ends in one line, never a traceback."""
+    """Parse the command line, run `main` and exit; a user's error, a full disk or Ctrl-C end in one line."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         status = main(parse_command(command)) or 0
@@ -140,6 +140,9 @@ def run_command(command: type[CommandT], main: Callable[[CommandT], int | None])
         print(f"error: {error}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
-        print("interrupted; finished parts are kept, the same command continues", file=sys.stderr)
+        print("interrupted; files that were finished are kept", file=sys.stderr)
         status = 130
+    except OSError as error:  # a full disk, a folder that cannot be written
+        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        status = 2
     raise SystemExit(status)

@@ -83,7 +83,11 @@ def test_help_shows_description_and_docstrings(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize(
     ("error", "status", "says"),
-    [(UserError("the disk is full"), 2, "error: the disk is full\n"), (KeyboardInterrupt(), 130, "interrupted")],
+    [
+        (UserError("the key is wrong"), 2, "error: the key is wrong\n"),
+        (OSError(28, "No space left on device", "out/shard.tar"), 2, "error: out/shard.tar: No space left on device\n"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
 )
 def test_faults_end_in_one_line(
     error: BaseException, status: int, says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

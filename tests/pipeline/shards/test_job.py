@@ -60,7 +60,7 @@ def test_dali_reads_the_shards_with_the_written_index(image_dataset: Path) -> No
 
     @pipeline_def(batch_size=12, num_threads=1, device_id=None)  # type: ignore[untyped-decorator]
     def graph() -> object:
-        jpeg, label = fn.readers.webdataset(
+        jpeg, label = fn.readers.webdataset(  # type: ignore[misc]
             paths=tars,
             index_paths=[tar.replace(".tar", ".idx") for tar in tars],
             ext=["jpg", "cls"],

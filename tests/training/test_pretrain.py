@@ -1,0 +1,197 @@
+"""Short real runs through `accelerate launch`."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.reader.loader import ReaderSettings
+from pipeline.settings import UserError
+from tests.conftest import write_dataset
+from training.checkpoint import checkpoints
+from training.metrics import read_metrics
+from training.pretrain import PretrainCommand, check_finite, check_run_folder, check_shapes
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "data.views.global_size": 64,
+    "data.views.local_size": 32,
+    "data.views.local_crops": 2,
+    "model.backbone.width": 32,
+    "model.backbone.depth": 2,
+    "model.backbone.heads": 2,
+    "model.backbone.image_size": 64,
+    "model.backbone.layer_scale": 0.1,
+    "model.head.hidden": 32,
+    "model.head.bottleneck": 16,
+    "model.head.prototypes": 64,
+    "model.pmm.heads": 2,
+    "schedule.warmup_epochs": 0,
+    "schedule.freeze_last_layer_epochs": 0,
+    "train.total_batch_size": 4,
+    "train.epochs": 2,
+    "train.steps_per_epoch": 6,
+    "train.log_every": 1,
+    "train.checkpoint_every": 4,
+}
+
+
+def command(shards: Path, out: Path, processes: int = 1, **options: object) -> list[str]:
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--mixed_precision"]
+    launch += ["no", "--dynamo_backend", "no", "--num_processes", str(processes)]
+    values = SMALL | {"data.shards": shards, "out": out} | options
+    return [*launch, "training/pretrain.py", *(f"--{key}={value}" for key, value in values.items())]
+
+
+def train(shards: Path, out: Path, processes: int = 1, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(shards, out, processes, **options), cwd=ROOT, capture_output=True, text=True)
+
+
+def losses(run: Path) -> dict[int, float]:
+    return {line["step"]: line["loss/total"] for line in read_metrics(run)}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(clip_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    done = train(clip_dataset, out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_a_run_leaves_what_it_should(undisturbed: Path) -> None:
+    assert [path.name for path in checkpoints(undisturbed)] == ["step-00000008", "step-00000012"]
+    assert list(losses(undisturbed)) == list(range(1, 13))
+    line = read_metrics(undisturbed)[-1]
+    terms = [value for key, value in line.items() if key.startswith("loss/") and key != "loss/total"]
+    assert line["loss/total"] == pytest.approx(sum(terms), rel=1e-5)
+    assert {"loss/reconstruction_1", "loss/reconstruction_2", "loss/squeeze", "loss/koleo"} < set(line)
+    assert list((undisturbed / "tensorboard").rglob("events*"))
+
+
+def test_killed_run_continues_to_the_same_weights(undisturbed: Path, clip_dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    job = subprocess.Popen(
+        command(clip_dataset, out), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 90
+    while not checkpoints(out):
+        assert job.poll() is None, job.stderr.read() if job.stderr else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(job.pid, signal.SIGKILL)
+    job.communicate()
+    continued = train(clip_dataset, out)
+    assert continued.returncode == 0, continued.stderr
+    assert losses(out) == losses(undisturbed)
+    ours, theirs = (load_file(checkpoints(run)[-1] / "model.safetensors") for run in (out, undisturbed))
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+    again = train(clip_dataset, out)
+    assert again.returncode == 0
+    assert "is finished" in again.stdout
+
+
+@pytest.mark.dist
+def test_two_ranks_see_the_global_batch_of_one(undisturbed: Path, clip_dataset: Path, tmp_path: Path) -> None:
+    # the first step's rate is full, so later losses follow each other only as far as rounding lets them
+    runs = {}
+    for ranks in (1, 2):
+        out = tmp_path / f"{ranks}-ranks"
+        options: dict[str, Any] = {"model.loss.koleo": 0, "model.backbone.drop_path": 0, "train.epochs": 1}
+        done = train(clip_dataset, out, ranks, **options)
+        assert done.returncode == 0, done.stderr
+        runs[ranks] = losses(out)
+    assert runs[1].keys() == runs[2].keys()
+    for step, loss in runs[1].items():
+        assert runs[2][step] == pytest.approx(loss, rel=2e-3)
+    assert runs[2][1] == pytest.approx(runs[1][1], rel=1e-5)
+
+
+def test_ctrl_c_ends_in_one_line(clip_dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    job = subprocess.Popen(
+        command(clip_dataset, out, **{"train.epochs": 500}),
+        cwd=ROOT,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 90
+    while not checkpoints(out):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(job.pid, signal.SIGINT)
+    _, said = job.communicate(timeout=60)
+    assert job.returncode != 0
+    assert "interrupted" in said
+    left = subprocess.run(["ps", "-o", "pid=", "-s", str(job.pid)], capture_output=True, text=True).stdout.split()
+    assert left == []
+    assert not list((out / "checkpoints").glob(".tmp-*"))
+
+
+@pytest.mark.slow
+def test_training_on_real_clips_lowers_the_loss(real_data: Path, tmp_path: Path) -> None:
+    shards = write_dataset(real_data / "videos", tmp_path / "shards", samples_per_shard=12)
+    options: dict[str, Any] = {
+        "train.epochs": 1,
+        "train.steps_per_epoch": 50,
+        "train.total_batch_size": 8,
+        "schedule.base_lr": 0.02,
+        "schedule.teacher_temperature": 0.07,
+        "model.backbone.width": 64,
+        "model.backbone.depth": 3,
+    }
+    done = train(shards, tmp_path / "run", **options)
+    assert done.returncode == 0, done.stderr
+    curve = list(losses(tmp_path / "run").values())
+    assert all(map(math.isfinite, curve))
+    assert sum(curve[-10:]) < 0.97 * sum(curve[:10])
+
+
+def settings(**values: Any) -> PretrainCommand:
+    data = ReaderSettings(shards=Path("x")).model_dump() | values.pop("data", {})
+    return PretrainCommand.model_validate({"out": "run", "data": data, **values})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"data": {"patch_size": 8}}, r"data\.patch_size = 8 and model\.backbone\.patch_size = 16"),
+        ({"data": {"views": {"local_size": 90}}}, r"data\.views\.local_size = 90 must be a multiple"),
+        ({"model": {"auxiliary_branch": False}}, r"model\.auxiliary_branch = False does not fit"),
+        ({"data": {"sandwich": {"auxiliary": []}}}, r"model\.auxiliary_branch = True does not fit"),
+    ],
+)
+def test_contradicting_settings_are_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_shapes(settings(**values))
+
+
+def test_a_run_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
+    check_run_folder(tmp_path / "run", {"train": {"epochs": 1}, "model": 1})
+    check_run_folder(tmp_path / "run", {"train": {"epochs": 1}, "model": 1})
+    with pytest.raises(UserError, match="other train settings"):
+        check_run_folder(tmp_path / "run", {"train": {"epochs": 2}, "model": 1})
+
+
+def test_a_loss_that_is_no_number_names_step_and_term() -> None:
+    terms = {"koleo": torch.tensor(math.nan), "cls_local": torch.tensor(1.0), "total": torch.tensor(math.nan)}
+    with pytest.raises(UserError, match="not finite in step 7, in the terms koleo:"):
+        check_finite(terms, 7)
+
+
+def test_launch_refuses_bad_options_in_one_line(tmp_path: Path) -> None:
+    done = train(tmp_path / "nowhere", tmp_path / "run")
+    assert done.returncode != 0
+    assert "holds no finished shard dataset" in done.stderr
+    unknown = train(tmp_path, tmp_path / "run", **{"train.batch": 3})
+    assert "unknown option --train.batch" in unknown.stderr
