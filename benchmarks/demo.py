@@ -77,8 +77,8 @@ def main(command: DemoCommand) -> None:
         )
     stages.run(
         "reader speed",
-        *("python", "-m", "benchmarks.reader", "--config", "configs/demo-reader.yaml"),
-        *("--shards", shards / "kinetics", "--out", out / "reader.json"),
+        *("python", "-m", "benchmarks.reader", "--shards", shards / "kinetics", "--out", out / "reader.json"),
+        *("--views.global_size", "112", "--views.local_size", "48", "--views.local_crops", "4"),
     )
     stages.run(
         "pre-training on clips",

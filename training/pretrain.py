@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import os
 import time
 from pathlib import Path
@@ -123,8 +122,8 @@ def check_finite(terms: dict[str, Tensor], step: int) -> None:
     Raises:
         UserError: names the step and the terms.
     """
-    if not math.isfinite(float(terms["total"])):
-        broken = [name for name, term in terms.items() if not math.isfinite(float(term)) and name != "total"]
+    if not bool(terms["total"].isfinite()):
+        broken = [name for name, term in terms.items() if not bool(term.isfinite()) and name != "total"]
         raise UserError(f"the loss is not finite in step {step}, in the terms {', '.join(broken)}: lower the rate")
 
 
