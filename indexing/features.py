@@ -51,7 +51,7 @@ def centre_crops(
     dataset: ShardDataset, size: int, batch_size: int, threads: int, device: torch.device
 ) -> Iterator[torch.Tensor]:
     """Normalised (n, 3, size, size) crops of all samples in row order; n is `batch_size`, in the end less."""
-    device_id = device.index if device.type == "cuda" else None
+    device_id = (device.index or 0) if device.type == "cuda" else None
     middle = dataset.num_frames // 2
     starts = iter(range(0, len(dataset), batch_size))
 

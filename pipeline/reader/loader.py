@@ -119,7 +119,7 @@ class Loader:
             size,
             self._feed,
             settings.threads,
-            self._device.index if self._device.type == "cuda" else None,
+            (self._device.index or 0) if self._device.type == "cuda" else None,
             settings.prefetch,
         )
 
