@@ -20,8 +20,6 @@ from training.checkpoint import checkpoints
 from training.metrics import read_metrics
 
 LAUNCH = ("accelerate", "launch", "--config_file", "configs/accelerate/single.yaml", "training/pretrain.py")
-DAVIS_SIZE = "240,432"
-"""Network input of the demo's DAVIS evaluation: close to the clips' own size, unlike the protocol's 480 x 880."""
 
 
 class DemoCommand(Command):
@@ -98,9 +96,7 @@ def main(command: DemoCommand) -> None:
     )
     evaluation = ("python", "-m", "evaluation", "davis", "--data", data / "davis", "--weights", weights)
     for name, options in (("trained", ()), ("random", ("--random_init",))):
-        stages.run(
-            f"DAVIS, {name} weights", *evaluation, *("--size", DAVIS_SIZE, "--out", out / "davis" / name), *options
-        )
+        stages.run(f"DAVIS, {name} weights", *evaluation, "--out", out / "davis" / name, *options)
 
     rows: list[tuple[str, str]] = []
     for kind, source in (("clips", "kinetics"), ("images", "imagenet")):

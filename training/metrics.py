@@ -48,9 +48,10 @@ class Progress:
         self, accelerator: Accelerator, run: Path, first_step: int, last_step: int, batch_size: int, log_every: int
     ) -> None:
         self._accelerator, self._run = accelerator, run
-        self._first, self._last = first_step, last_step
+        self._last = last_step
         self._batch_size, self._log_every = batch_size, log_every
         self._logged, self._logged_at, self._waited = first_step, time.perf_counter(), 0.0
+        self._sums: dict[str, Tensor] = {}
         if accelerator.is_main_process:
             keep_metrics(run, first_step)
         accelerator.init_trackers("tensorboard")
@@ -63,24 +64,27 @@ class Progress:
         self._waited += seconds
 
     def step_done(self, done: int, terms: dict[str, Tensor], others: dict[str, float]) -> None:
-        """Count a step; on logged steps average `terms` over ranks (all ranks call this) and write everything down.
+        """Count a step; all ranks call this. The first step, the last one and every `log_every`-th are logged.
 
-        The first step, the last one and every `log_every`-th are logged.
+        A logged loss is the mean over the steps since the line before, and over ranks; `others` are of this step.
         """
         self._bar.update()
-        if done % self._log_every and done not in (self._first + 1, self._last):
+        for name, term in terms.items():
+            self._sums[name] = self._sums.get(name, 0) + term.detach()
+        if done % self._log_every and done not in (1, self._last):
             return
-        averaged = self._accelerator.reduce({name: term.detach() for name, term in terms.items()}, "mean")
+        steps = done - self._logged
+        averaged = self._accelerator.reduce({name: total / steps for name, total in self._sums.items()}, "mean")
         now = time.perf_counter()
         seconds = now - self._logged_at
         metrics = {
             **{f"loss/{name}": float(term) for name, term in averaged.items()},
             **others,
-            "samples_per_second": (done - self._logged) * self._batch_size / seconds,
+            "samples_per_second": steps * self._batch_size / seconds,
             "data_wait_share": self._waited / seconds,
             "peak_memory_gb": peak_memory_gb(self._accelerator.device),
         }
-        self._logged, self._logged_at, self._waited = done, now, 0.0
+        self._logged, self._logged_at, self._waited, self._sums = done, now, 0.0, {}
         if self._accelerator.is_main_process:
             with (self._run / METRICS).open("a") as stream:
                 stream.write(json.dumps({"step": done, **metrics}) + "\n")
