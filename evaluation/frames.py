@@ -9,13 +9,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.settings import UserError
 
 VOID = 255
 """Mask value of pixels without a decided label; every protocol here counts them as background."""
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def read_frame(path: Path) -> NDArray[np.uint8]:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from indexing.table import FEATURES
 from pipeline.dataset import ShardDataset
 from pipeline.files import atomic_path, sha256_file
-from pipeline.reader.graph import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.reader.graph import NORMALISATION
 from pipeline.settings import Command, run_command
 from training.weights import load_backbone
 
@@ -64,14 +64,7 @@ def centre_crops(
         encoded = fn.external_source(source=feed, batch=True, dtype=types.UINT8, ndim=1)
         image = fn.decoders.image(encoded, device="cpu" if device_id is None else "mixed", output_type=types.RGB)
         image = fn.resize(image, resize_shorter=round(RESIZE_OVER_CROP * size), interp_type=types.INTERP_CUBIC)
-        return fn.crop_mirror_normalize(
-            image,
-            crop=(size, size),
-            dtype=types.FLOAT,
-            output_layout="CHW",
-            mean=[255 * value for value in IMAGENET_MEAN],
-            std=[255 * value for value in IMAGENET_STD],
-        )
+        return fn.crop_mirror_normalize(image, crop=(size, size), **NORMALISATION)
 
     pipeline = graph()
     pipeline.build()

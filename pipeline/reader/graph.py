@@ -7,10 +7,15 @@ import numpy as np
 from nvidia.dali import Pipeline, fn, pipeline_def, types
 from nvidia.dali.data_node import DataNode
 
-from pipeline.reader.views import GLOBAL_VIEWS, ViewSettings
+from pipeline.reader.views import GLOBAL_VIEWS, IMAGENET_MEAN, IMAGENET_STD, ViewSettings
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+NORMALISATION: dict[str, Any] = {
+    "dtype": types.FLOAT,
+    "output_layout": "CHW",
+    "mean": [255 * value for value in IMAGENET_MEAN],
+    "std": [255 * value for value in IMAGENET_STD],
+}
+"""Arguments of `fn.crop_mirror_normalize` for uint8 pixels."""
 BLUR_TAPS = 9
 
 Feed = dict[str, Any]
@@ -78,14 +83,7 @@ def _view(image: DataNode, parameters: dict[str, DataNode], size: int, with_sola
         threshold = parameters["solarize"].gpu() if device == "gpu" else parameters["solarize"]
         kept = view < threshold
         view = fn.cast(view * kept + (255 - view) * (kept ^ True), dtype=types.UINT8)
-    return fn.crop_mirror_normalize(
-        view,
-        dtype=types.FLOAT,
-        output_layout="CHW",
-        mean=[255 * value for value in IMAGENET_MEAN],
-        std=[255 * value for value in IMAGENET_STD],
-        mirror=parameters["mirror"],
-    )
+    return fn.crop_mirror_normalize(view, mirror=parameters["mirror"], **NORMALISATION)
 
 
 def build_graph(

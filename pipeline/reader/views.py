@@ -13,6 +13,9 @@ from pipeline.settings import Settings
 CROP_ASPECT = (3 / 4, 4 / 3)
 """Width to height of random crops, log-uniform, and the limits of the auxiliary frames' centre crop."""
 CROP_TRIES = 10
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Mean and standard deviation of the colour channels, of pixels from 0 to 1."""
 GLOBAL_VIEWS = 2
 SOLARIZE_OFF = 256
 """Solarize threshold that leaves every uint8 pixel as it is."""

@@ -50,8 +50,7 @@ def source_fingerprint(data: Path, sources: list[Source]) -> str:
 @contextlib.contextmanager
 def _ray(workers: int | None) -> Iterator[None]:
     """Join the cluster that RAY_ADDRESS names, else start one on this machine; leave no process behind."""
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default; unset, Ray warns
     local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
     ray.init(logging_level=logging.ERROR, log_to_driver=False, **local)
     try:

@@ -13,9 +13,8 @@ from indexing.knn import KnnCommand, main
 from indexing.table import read_neighbours
 from pipeline.dataset import ShardDataset, read_manifest
 from pipeline.files import sha256_file
-from pipeline.reader.graph import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.reader.loader import Loader, ReaderSettings
-from pipeline.reader.views import ViewSettings
+from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD, ViewSettings
 from pipeline.settings import UserError
 from tests.media import decode
 from training.vit import VitSettings, random_backbone

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.reader.graph import IMAGENET_MEAN, IMAGENET_STD, build_graph, view_feed
-from pipeline.reader.views import SOLARIZE_OFF, ViewSettings
+from pipeline.reader.graph import build_graph, view_feed
+from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD, SOLARIZE_OFF, ViewSettings
 from tests.reference_data import FOLDER
 
 REFERENCE = np.load(FOLDER / "augment_ops.npz")

@@ -7,11 +7,10 @@ import torch
 
 from pipeline.dataset import ShardDataset
 from pipeline.reader.batch import Batch
-from pipeline.reader.graph import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.reader.loader import Loader, ReaderSettings
 from pipeline.reader.plan import plan_batch
 from pipeline.reader.sandwich import SandwichSettings
-from pipeline.reader.views import ViewSettings
+from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD, ViewSettings
 from pipeline.settings import UserError
 from tests.media import decode
 
