@@ -62,7 +62,7 @@ def test_features_are_unit_cls_tokens_in_row_order(table: Path, image_dataset: P
     assert values.shape == (12, 32)
     np.testing.assert_allclose(np.linalg.norm(values, axis=1), 1, atol=2e-3)
     expected = expected_features(image_dataset, weights)
-    assert ((values * expected).sum(axis=1) > 0.995).all()
+    assert ((values * expected).sum(axis=1) > 0.98).all()  # DALI and Pillow decode and resize a little differently
     closest = (values @ expected.T).argmax(axis=1)
     assert (closest == np.arange(12)).all()
 

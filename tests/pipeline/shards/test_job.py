@@ -19,6 +19,7 @@ from pipeline.shards.__main__ import ShardsCommand, main
 from pipeline.shards.frames import FrameSettings, extract_frames
 from tests.conftest import write_dataset
 from tests.media import decode, write_clip
+from tests.processes import left_in_session
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -135,8 +136,7 @@ def test_ctrl_c_leaves_no_half_file_and_no_process(clip_tree: Path, tmp_path: Pa
     assert job.returncode == 130, said
     assert b"Traceback" not in said
     assert not list(out.glob(".tmp-*"))
-    session = subprocess.run(["ps", "-o", "pid=", "-s", str(job.pid)], capture_output=True, text=True).stdout.split()
-    assert session == []
+    assert left_in_session(job.pid) == []
     for tar in out.glob("shard-*.tar"):
         with tarfile.open(tar) as opened:
             assert opened.getnames()
