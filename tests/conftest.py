@@ -59,6 +59,12 @@ def image_dataset(image_tree: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return write_dataset(image_tree, tmp_path_factory.mktemp("shards") / "images", samples_per_shard=4)
 
 
+@pytest.fixture(scope="session")
+def real_clip_dataset(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of the real clips."""
+    return write_dataset(real_data / "videos", tmp_path_factory.mktemp("shards") / "real-clips", samples_per_shard=12)
+
+
 def write_dataset(data: Path, out: Path, samples_per_shard: int) -> Path:
     """Run the shard job in this process, with one Ray worker."""
     from pipeline.shards.__main__ import ShardsCommand, main

@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 
 from pipeline.reader.loader import ReaderSettings
 from pipeline.settings import UserError
-from tests.conftest import write_dataset
 from tests.processes import left_in_session
 from training.checkpoint import checkpoints
 from training.metrics import read_metrics
@@ -148,10 +147,9 @@ def test_ctrl_c_ends_in_one_line(clip_dataset: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_training_on_real_clips_lowers_the_loss(real_data: Path, tmp_path: Path) -> None:
-    shards = write_dataset(real_data / "videos", tmp_path / "shards", samples_per_shard=12)
+def test_training_on_real_clips_lowers_the_loss(real_clip_dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    options = {"config": "configs/demo.yaml", "data.shards": shards, "out": out}
+    options = {"config": "configs/demo.yaml", "data.shards": real_clip_dataset, "out": out}
     options |= {"train.epochs": 5, "train.steps_per_epoch": 10, "train.log_every": 1}
     done = launch(options)
     assert done.returncode == 0, done.stderr

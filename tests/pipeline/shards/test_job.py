@@ -90,6 +90,59 @@ def test_rejects_have_reasons_and_counts_add_up(clip_dataset: Path) -> None:
         assert sha256_file(clip_dataset / shard.file) == shard.sha256
 
 
+def opens_with_pillow_and_dali(folder: Path) -> int:
+    """Decode every frame of a dataset with both; returns how many there were."""
+    from nvidia.dali import fn, pipeline_def, types
+
+    dataset = ShardDataset(folder)
+    places = [(row, frame) for row in range(len(dataset)) for frame in range(int(dataset.num_frames[row]))]
+    for row, frame in places:
+        assert decode(dataset.frame(row, frame)).shape[:2] == (dataset.height[row], dataset.width[row])
+    batches = iter(range(0, len(places), 64))
+
+    def feed() -> list[np.ndarray]:
+        start = next(batches)
+        return [dataset.frame(*place) for place in places[start : start + 64]]
+
+    @pipeline_def(batch_size=64, num_threads=2, device_id=None)  # type: ignore[untyped-decorator]
+    def graph() -> object:
+        encoded = fn.external_source(source=feed, batch=True, dtype=types.UINT8, ndim=1)
+        return fn.decoders.image(encoded, output_type=types.RGB)
+
+    pipeline = graph()
+    pipeline.build()
+    shapes = []
+    for _ in range(0, len(places), 64):
+        shapes += [image.shape()[:2] for image in pipeline.run()[0]]
+    expected = [[dataset.height[row], dataset.width[row]] for row, _ in places]
+    assert np.array_equal(shapes, expected)
+    return len(places)
+
+
+@pytest.mark.slow
+def test_every_frame_of_real_clips_opens(real_clip_dataset: Path) -> None:
+    manifest = read_manifest(real_clip_dataset)
+    rejects = pq.read_table(real_clip_dataset / "rejects.parquet")["reason"].to_pylist()
+    assert (manifest.inputs, manifest.samples, rejects) == (36, 33, ["too_short"] * 3)
+    assert opens_with_pillow_and_dali(real_clip_dataset) == manifest.frames
+
+
+@pytest.mark.slow
+def test_every_real_image_opens_and_broken_ones_are_rejects(real_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "good").symlink_to(real_data / "images")
+    (tmp_path / "data" / "odd").symlink_to(real_data / "odd" / "images")
+    out = write_dataset(tmp_path / "data", tmp_path / "out", samples_per_shard=200)
+    rejects = {row["source"]: row["reason"] for row in pq.read_table(out / "rejects.parquet").to_pylist()}
+    assert rejects == {
+        "odd/empty.JPEG": "unreadable",
+        "odd/n02094258_truncated.JPEG": "decode_error",
+        "odd/text.JPEG": "decode_error",
+    }
+    manifest = read_manifest(out)
+    assert opens_with_pillow_and_dali(out) == manifest.samples == manifest.inputs - 3
+
+
 def test_too_many_rejects_fail_the_job_and_keep_the_dataset(clip_tree: Path, tmp_path: Path) -> None:
     command = ShardsCommand(data=clip_tree, out=tmp_path / "out", workers=1, max_reject_fraction=0.1)
     with pytest.raises(UserError, match=r"2 of 8 inputs were rejected, more than max_reject_fraction = 0\.1"):
