@@ -13,7 +13,7 @@ def state(width: int = 4, seed: int = 0) -> tuple[nn.Linear, torch.optim.Optimiz
     torch.manual_seed(seed)
     model = nn.Linear(width, 2)
     optimiser = torch.optim.AdamW(model.parameters())
-    model(torch.ones(1, width)).sum().backward()
+    model(torch.randn(1, width)).sum().backward()
     optimiser.step()
     return model, optimiser
 

@@ -19,6 +19,7 @@ from pipeline.settings import UserError
 from tests.processes import left_in_session
 from training.checkpoint import checkpoints
 from training.metrics import read_metrics
+from training.model import TCoRe, TCoReSettings
 from training.pretrain import PretrainCommand, check_finite, check_run_folder, check_shapes
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +65,17 @@ def losses(run: Path) -> dict[int, float]:
     return {line["step"]: line["loss/total"] for line in read_metrics(run)}
 
 
+def random_start() -> dict[str, torch.Tensor]:
+    """The state that a small run begins with."""
+    model = {key.removeprefix("model."): value for key, value in SMALL.items() if key.startswith("model.")}
+    nested: dict[str, Any] = {"backbone": {}, "head": {}, "pmm": {}}
+    for key, value in model.items():
+        part, _, name = key.partition(".")
+        nested[part][name] = value
+    torch.manual_seed(0)
+    return TCoRe(TCoReSettings.model_validate(nested)).state_dict()
+
+
 @pytest.fixture(scope="module")
 def undisturbed(clip_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "undisturbed"
@@ -80,6 +92,11 @@ def test_a_run_leaves_what_it_should(undisturbed: Path) -> None:
     assert line["loss/total"] == pytest.approx(sum(terms), rel=1e-5)
     assert {"loss/reconstruction_1", "loss/reconstruction_2", "loss/squeeze", "loss/koleo"} < set(line)
     assert list((undisturbed / "tensorboard").rglob("events*"))
+    tensors = load_file(checkpoints(undisturbed)[-1] / "model.safetensors")
+    assert tensors["dino_loss.center"].abs().sum() > 0
+    student, teacher = (tensors[f"{part}.backbone.blocks.0.mlp.fc1.weight"] for part in ("student", "teacher"))
+    start = random_start()["teacher.backbone.blocks.0.mlp.fc1.weight"]
+    assert 0 < (teacher - start).norm() < (student - start).norm()
 
 
 def test_killed_run_continues_to_the_same_weights(undisturbed: Path, clip_dataset: Path, tmp_path: Path) -> None:
@@ -100,6 +117,7 @@ def test_killed_run_continues_to_the_same_weights(undisturbed: Path, clip_datase
     job.communicate()
     continued = launch(small(clip_dataset, out))
     assert continued.returncode == 0, continued.stderr
+    assert [line["step"] for line in read_metrics(out)] == list(range(1, 13))
     assert losses(out) == losses(undisturbed)
     ours, theirs = (load_file(checkpoints(run)[-1] / "model.safetensors") for run in (out, undisturbed))
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())

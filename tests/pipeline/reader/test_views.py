@@ -45,11 +45,13 @@ def test_random_boxes_are_distributed_as_in_the_released_code(kind: str) -> None
     compare(boxes.left, expected["left"], 3)
 
 
-def test_a_frame_that_no_try_fits_gets_its_centre_box() -> None:
+@pytest.mark.parametrize(("height", "width", "expected"), [(10, 1000, (0, 493, 10, 13)), (1000, 10, (493, 0, 13, 10))])
+def test_a_frame_that_no_try_fits_gets_its_centre_box(
+    height: int, width: int, expected: tuple[int, int, int, int]
+) -> None:
     uniform = np.random.default_rng(0).random((50, CROP_DRAWS))
-    height, width = np.full(50, 10), np.full(50, 1000)
-    boxes = random_boxes(height, width, (0.9, 1.0), uniform)
-    assert {tuple(int(e) for e in edge) for edge in zip(*boxes, strict=True)} == {(0, 493, 10, 13)}
+    boxes = random_boxes(np.full(50, height), np.full(50, width), (0.9, 1.0), uniform)
+    assert {tuple(int(e) for e in edge) for edge in zip(*boxes, strict=True)} == {expected}
 
 
 def photometry(settings: ViewSettings) -> dict[str, np.ndarray]:
