@@ -5,12 +5,13 @@ A component keeps its `Settings` beside it; a program collects them in a `Comman
 
 import argparse
 import difflib
+import json
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -19,6 +20,7 @@ from pydantic_settings import (
     CliSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 CommandT = TypeVar("CommandT", bound="Command")
@@ -110,25 +112,56 @@ def _describe(model: type[BaseModel], error: ValidationError) -> str:
     return "; ".join(lines)
 
 
+def _list_options(model: type[BaseModel], prefix: str = "--") -> Iterator[str]:
+    """Options of `model` that take several values."""
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        if get_origin(annotation) is tuple:
+            yield prefix + name
+        elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from _list_options(annotation, f"{prefix}{name}.")
+
+
+def _lists_as_json(model: type[BaseModel], arguments: Sequence[str]) -> list[str]:
+    """Rewrite `--key a,b` as a JSON list, which all versions of pydantic-settings read."""
+    options = set(_list_options(model))
+
+    def as_json(value: str) -> str:
+        return value if value.startswith("[") else json.dumps(value.split(",") if value else [])
+
+    rewritten: list[str] = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if rewritten and rewritten[-1] in options:
+            rewritten.append(as_json(argument))
+        elif equals and name in options:
+            rewritten.append(f"{name}={as_json(value)}")
+        else:
+            rewritten.append(argument)
+    return rewritten
+
+
 def parse_command(command: type[CommandT], argv: Sequence[str] | None = None) -> CommandT:
     """Build `command` from the command line (`argv`, default `sys.argv[1:]`) and its `--config` file.
 
     Raises:
         UserError: an unknown key or a bad value, named together with what is allowed.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = _lists_as_json(command, sys.argv[1:] if argv is None else argv)
     config_parser = _Parser(prog=command.program, add_help=False, allow_abbrev=False)
     config_parser.add_argument("--config", type=Path)
     preset_path = config_parser.parse_known_args(arguments)[0].config
     preset = load_yaml(preset_path) if preset_path else {}
     parser = _Parser(prog=command.program, description=command.__doc__, allow_abbrev=False)
-    source: CliSettingsSource[Any] = CliSettingsSource(
-        command, root_parser=parser, cli_parse_args=arguments, cli_implicit_flags=True, cli_avoid_json=True
-    )
     try:
+        source: CliSettingsSource[Any] = CliSettingsSource(
+            command, root_parser=parser, cli_parse_args=arguments, cli_implicit_flags=True, cli_avoid_json=True
+        )
         return command(_cli_settings_source=source, **preset)  # the command line wins over the preset
     except ValidationError as error:
         raise UserError(_describe(command, error)) from error
+    except SettingsError as error:
+        raise UserError(f"an option's value is no valid list: {error.__cause__ or error}") from error
 
 
 def run_command(command: type[CommandT], main: Callable[[CommandT], int | None]) -> NoReturn:

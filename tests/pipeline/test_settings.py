@@ -36,6 +36,17 @@ def test_command_line_wins_over_yaml_over_default(preset: Path) -> None:
     assert parse_command(Example, ["--data", "x", "--frames.area", "0,1"]).frames == Frames(area=(0, 1))
 
 
+@pytest.mark.parametrize("words", [["--frames.area=0,1"], ["--frames.area", "[0, 1]"], ["--frames.area", "0,1"]])
+def test_lists_are_separated_by_commas_or_json(words: list[str]) -> None:
+    assert parse_command(Example, ["--data", "x", *words]).frames.area == (0, 1)
+
+
+def test_a_broken_list_is_named() -> None:
+    for value in ("[0,", "a,b", "1"):
+        with pytest.raises(UserError, match=r"area|list"):
+            parse_command(Example, ["--data", "x", "--frames.area", value])
+
+
 def test_environment_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATA", "from-environment")
     with pytest.raises(UserError, match="--data is required"):
