@@ -112,32 +112,32 @@ def _describe(model: type[BaseModel], error: ValidationError) -> str:
     return "; ".join(lines)
 
 
-def _list_options(model: type[BaseModel], prefix: str = "--") -> Iterator[str]:
-    """Options of `model` that take several values."""
+def _options(model: type[BaseModel], prefix: str = "--") -> Iterator[tuple[str, Any]]:
+    """All options of `model` with their types."""
     for name, field in model.model_fields.items():
         annotation = field.annotation
-        if get_origin(annotation) is tuple:
-            yield prefix + name
-        elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield from _list_options(annotation, f"{prefix}{name}.")
-
-
-def _lists_as_json(model: type[BaseModel], arguments: Sequence[str]) -> list[str]:
-    """Rewrite `--key a,b` as a JSON list, which all versions of pydantic-settings read."""
-    options = set(_list_options(model))
-
-    def as_json(value: str) -> str:
-        return value if value.startswith("[") else json.dumps(value.split(",") if value else [])
-
-    rewritten: list[str] = []
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        if rewritten and rewritten[-1] in options:
-            rewritten.append(as_json(argument))
-        elif equals and name in options:
-            rewritten.append(f"{name}={as_json(value)}")
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from _options(annotation, f"{prefix}{name}.")
         else:
-            rewritten.append(argument)
+            yield prefix + name, annotation
+
+
+def _normalise(model: type[BaseModel], arguments: Sequence[str]) -> list[str]:
+    """Rewrite what pydantic-settings does not read in every version: `--list a,b` and `--flag true|false`."""
+    types = dict(_options(model))
+    words = iter(arguments)
+    rewritten: list[str] = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if get_origin(types.get(name)) is tuple:
+            value = value if equals else next(words, "")
+            rewritten += [name, value if value.startswith("[") else json.dumps(value.split(",") if value else [])]
+        elif equals and types.get(name) is bool and value.lower() in ("true", "false"):
+            rewritten.append(name if value.lower() == "true" else f"--no-{name[2:]}")
+        elif rewritten and types.get(rewritten[-1]) is bool and word.lower() in ("true", "false"):
+            rewritten[-1] = rewritten[-1] if word.lower() == "true" else f"--no-{rewritten[-1][2:]}"
+        else:
+            rewritten.append(word)
     return rewritten
 
 
@@ -147,7 +147,7 @@ def parse_command(command: type[CommandT], argv: Sequence[str] | None = None) ->
     Raises:
         UserError: an unknown key or a bad value, named together with what is allowed.
     """
-    arguments = _lists_as_json(command, sys.argv[1:] if argv is None else argv)
+    arguments = _normalise(command, sys.argv[1:] if argv is None else argv)
     config_parser = _Parser(prog=command.program, add_help=False, allow_abbrev=False)
     config_parser.add_argument("--config", type=Path)
     preset_path = config_parser.parse_known_args(arguments)[0].config

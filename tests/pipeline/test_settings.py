@@ -20,6 +20,7 @@ class Example(Command):
     data: Path
     """Where the data lies."""
     frames: Frames = Frames()
+    fast: bool = False
 
 
 @pytest.fixture
@@ -47,6 +48,22 @@ def test_a_broken_list_is_named() -> None:
             parse_command(Example, ["--data", "x", "--frames.area", value])
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--fast"], True),
+        (["--no-fast"], False),
+        (["--fast", "true"], True),
+        (["--fast", "False"], False),
+        (["--fast=false"], False),
+        (["--fast=true"], True),
+    ],
+)
+def test_flags_take_a_value_or_none(words: list[str], expected: bool) -> None:
+    assert parse_command(Example, ["--data", "x", *words]).fast is expected
+    assert parse_command(Example, [*words, "--data", "true"]).data == Path("true")
+
+
 def test_environment_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATA", "from-environment")
     with pytest.raises(UserError, match="--data is required"):
@@ -58,7 +75,7 @@ def test_environment_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("frames: {fsp: 3}", "unknown key frames.fsp; allowed here: area, fps"),
         ("frames: {fps: -1}", "frames.fps = -1: Input should be greater than 0"),
-        ("framez: 1", "unknown key framez; allowed here: config, data, frames"),
+        ("framez: 1", "unknown key framez; allowed here: config, data, fast, frames"),
         ("- a list", "must hold `key: value` lines, not a list"),
         ("a: [", "not valid YAML"),
     ],
