@@ -23,7 +23,7 @@ setup: $(STAMP) ## Make .venv with everything in it (no root needed); done once
 
 $(STAMP): pyproject.toml constraints.txt Makefile
 	@[ -n "$(PYTHON)" ] && $(PYTHON) -c '$(SUITABLE)' || { \
-	  echo "error: no Python 3.10 to 3.13 with the venv module found; install one (Debian: python3-venv) or set PYTHON=/path/to/python" >&2; exit 2; }
+	  echo "error: $(or $(PYTHON),python3) is no Python 3.10 to 3.13 with the venv module: install one (Debian: python3-venv) or set PYTHON=/path/to/python" >&2; exit 2; }
 	@[ -d $(VENV) ] || [ "$$(df -Pk . | awk 'NR == 2 {print $$4}')" -ge $(NEEDED_KB) ] || { \
 	  echo "error: the packages need about $$(($(NEEDED_KB) / 1000000)) GB of disk space here; $$(df -Ph . | awk 'NR == 2 {print $$4}') are free" >&2; exit 2; }
 	@echo "setting up $(VENV) with $$($(PYTHON) --version) (about a minute and 3 GB; with CUDA builds of PyTorch more)"
@@ -44,12 +44,12 @@ lint: $(STAMP) ## Check style and types
 bench: $(STAMP) ## Measure the reader on the shards of the demo
 	@$(BIN)/python -m benchmarks.reader --shards demo/shards/kinetics
 
-shards: $(STAMP) ## Decode clips or images to shards: make shards DATA=dir OUT=dir [CONFIG=file.yaml] [RAY_ADDRESS=host:port]
+shards: $(STAMP) ## Decode clips or images to shards: make shards DATA=dir OUT=dir [CONFIG=file.yaml] [RAY_ADDRESS=host:port] [ARGS="--option value"]
 	@$(if $(and $(DATA),$(OUT)),,echo "error: make shards needs DATA=folder of class folders and OUT=folder for the shards" >&2; exit 2)
 	@$(if $(RAY_ADDRESS),RAY_ADDRESS="$(RAY_ADDRESS)") $(BIN)/python -m pipeline.shards \
 	  --data "$(DATA)" --out "$(OUT)" $(if $(CONFIG),--config "$(CONFIG)") $(ARGS)
 
-knn: $(STAMP) ## Nearest neighbours of images: make knn SHARDS=dir WEIGHTS=file.safetensors OUT=dir
+knn: $(STAMP) ## Nearest neighbours of images: make knn SHARDS=dir WEIGHTS=file.safetensors OUT=dir [ARGS="-k 5"]
 	@$(if $(and $(SHARDS),$(WEIGHTS),$(OUT)),,echo "error: make knn needs SHARDS=folder WEIGHTS=file.safetensors OUT=folder" >&2; exit 2)
 	@$(BIN)/python -m indexing.knn --shards "$(SHARDS)" --weights "$(WEIGHTS)" --out "$(OUT)" $(ARGS)
 

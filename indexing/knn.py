@@ -47,8 +47,8 @@ def compute_features(command: KnnCommand) -> None:
     arguments = ("shards", "weights", "out", "batch_size")
     options = [f"--{name}={getattr(command, name)}" for name in arguments]
     status = subprocess.run([sys.executable, "-m", "indexing.features", *options]).returncode
-    if status:
-        raise UserError("the features could not be computed; the line above says why")
+    if status:  # it has said why
+        raise SystemExit(status)
 
 
 def read_features(folder: Path) -> NDArray[np.float32]:

@@ -53,7 +53,7 @@ def read_neighbours(folder: Path, manifest: Manifest) -> NDArray[np.int32]:
         raise UserError(f"cannot read the neighbour table {path}: {error}. Make it with `make knn`") from error
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     if metadata.get("dataset_hash") != manifest.dataset_hash or table.num_rows != manifest.samples:
-        raise UserError(f"{path} was made from other shards than those of {manifest.name}: run `make knn` on these")
+        raise UserError(f"{path} was made from other shards than the ones given: run `make knn` on these")
     column = table["neighbours"].combine_chunks()
     rows: NDArray[np.int32] = column.values.to_numpy().reshape(table.num_rows, column.type.list_size)
     return rows

@@ -22,7 +22,7 @@ def test_wrong_python_is_one_sentence(tmp_path: Path) -> None:
         ["make", "setup", "PYTHON=/bin/false", f"VENV={tmp_path / 'venv'}"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode != 0
-    assert "no Python 3.10 to 3.13 with the venv module" in done.stderr
+    assert "/bin/false is no Python 3.10 to 3.13 with the venv module" in done.stderr
     assert not (tmp_path / "venv").exists()
 
 

@@ -15,9 +15,8 @@ ROOT = Path(__file__).parents[1]
 def commands(containing: str) -> list[list[str]]:
     """Arguments behind the word `containing` in each indented command of the README that has options."""
     text = (ROOT / "README.md").read_text().replace("\\\n", " ")
-    lines = [
-        line for line in text.splitlines() if line.startswith("    ") and f" {containing} " in line and "--" in line
-    ]
+    shown = [line for line in text.splitlines() if line.startswith("    ") and " --" in line]
+    lines = [line for line in shown if f" {containing} " in line]
     return [words[words.index(containing) + 1 :] for words in map(shlex.split, lines)]
 
 

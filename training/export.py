@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pipeline.settings import Command, UserError, run_command
+from training.checkpoint import CHECKPOINTS
 from training.vit import VitSettings
 from training.weights import backbone_sha256, build_backbone, save_backbone
 
@@ -33,6 +34,8 @@ def export(checkpoint: Path, out: Path, part: Literal["teacher", "student"]) -> 
     Raises:
         UserError: the checkpoint is incomplete, or its weights do not fit its configuration.
     """
+    if (checkpoint / CHECKPOINTS).is_dir():
+        raise UserError(f"{checkpoint} is the folder of a run: give one of {checkpoint / CHECKPOINTS}/step-*")
     config = _read_json(checkpoint / "config.json")
     try:
         settings = VitSettings.model_validate(config["model"]["backbone"])

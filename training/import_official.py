@@ -42,7 +42,7 @@ def read_teacher_backbone(path: Path) -> dict[str, Tensor]:
     try:
         with stream:
             content = torch.load(stream, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+    except (pickle.UnpicklingError, RuntimeError, LookupError, EOFError, ValueError, OSError) as error:
         raise UserError(f"{path} is not a complete PyTorch file of plain tensors") from error
     teacher = content.get("teacher") if isinstance(content, dict) else None
     if not isinstance(teacher, dict):

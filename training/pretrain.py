@@ -69,23 +69,59 @@ class PretrainCommand(Command):
     """Length, batch and bookkeeping."""
 
 
+FREE_SETTINGS = frozenset(
+    {
+        "data.shards",  # the shards may have moved; their hash may not change
+        "data.neighbours",
+        "data.threads",
+        "data.prefetch",
+        "train.log_every",
+        "train.checkpoint_every",
+        "train.keep_checkpoints",
+    }
+)
+"""Settings that a continued run may change."""
+
+
+def run_config(command: PretrainCommand, dataset_hash: str) -> dict[str, Any]:
+    """What a run is made from, as recorded in its folder: all settings, with the shards named by their content."""
+    config = command.model_dump(mode="json", exclude={"config", "out"})
+    return {**config, "dataset_hash": dataset_hash}
+
+
 def check_run_folder(out: Path, config: dict[str, Any]) -> None:
-    """Make sure that `out` is new or holds a run with the same configuration, and record the configuration there.
+    """Make sure that the checkpoints in `out`, if any, are of a run with `config`, and record it there.
+
+    Settings that cannot change the result (`FREE_SETTINGS`) may differ.
 
     Raises:
-        UserError: it holds another run (names what differs) or cannot be written.
+        UserError: they are of another run (names the settings that differ), or the folder cannot be written.
     """
     path = out / CONFIG
     try:
-        if path.is_file():
-            recorded = json.loads(path.read_text())
-            different = [key for key in sorted(config | recorded) if config.get(key) != recorded.get(key)]
+        if checkpoints(out):
+            recorded, asked = (flatten(values) for values in (json.loads(path.read_text()), config))
+            keys = sorted((recorded.keys() | asked.keys()) - FREE_SETTINGS)
+            different = [
+                f"{key} = {recorded.get(key)} there, {asked.get(key)} here"
+                for key in keys
+                if recorded.get(key) != asked.get(key)
+            ]
             if different:
-                raise UserError(f"{out} holds a run with other {', '.join(different)} settings: choose another --out")
-        else:
-            write_bytes(path, json.dumps(config, indent=2).encode() + b"\n")
+                raise UserError(f"{out} holds a run with other settings: {'; '.join(different)}. Choose another --out")
+        write_bytes(path, json.dumps(config, indent=2).encode() + b"\n")
+    except ValueError as error:
+        raise UserError(f"{path} is no valid JSON ({error}): restore it or choose another --out") from error
     except OSError as error:
         raise UserError(f"cannot write the run folder {out}: {error.strerror}") from error
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 def check_shapes(command: PretrainCommand) -> None:
@@ -153,32 +189,31 @@ def main(command: PretrainCommand) -> None:
     """Train to the end, from the newest checkpoint if there is one."""
     train, out = command.train, command.out
     check_shapes(command)
-    samples = read_manifest(command.data.shards).samples
+    manifest = read_manifest(command.data.shards)
     project = ProjectConfiguration(str(out), logging_dir=str(out))
     accelerator = Accelerator(mixed_precision=train.precision, log_with="tensorboard", project_config=project)
     if accelerator.device.type == "cpu":  # launchers leave one thread to a rank
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // accelerator.num_processes))
-    config = command.model_dump(mode="json", exclude={"config", "out"})
-    if accelerator.is_main_process:
-        check_run_folder(out, config)
-
-    steps_per_epoch = train.steps_per_epoch or max(1, samples // train.total_batch_size)
+    config = run_config(command, manifest.dataset_hash)
+    steps_per_epoch = train.steps_per_epoch or max(1, manifest.samples // train.total_batch_size)
     last_step = train.epochs * steps_per_epoch
     schedules = build_schedules(command.schedule, train.epochs, steps_per_epoch, train.total_batch_size)
     torch.manual_seed(train.seed)
     core = TCoRe(command.model)
     model, optimiser = accelerator.prepare(core, build_optimiser(core, command.optimiser))
+    rank, ranks = accelerator.process_index, accelerator.num_processes
+    if accelerator.is_main_process:
+        check_run_folder(out, config)
     found = checkpoints(out)
     first_step = load_checkpoint(found[-1], core, optimiser) if found else 0
     if first_step >= last_step:
         accelerator.print(f"the run in {out} is finished: {found[-1]}")
         return
 
-    rank, ranks = accelerator.process_index, accelerator.num_processes
     reader = Loader(command.data, train.total_batch_size, first_step, last_step, rank, ranks, accelerator.device)
     parameters = sum(parameter.numel() for parameter in core.student.parameters()) / 1e6
     accelerator.print(
-        f"{samples} samples, steps {first_step} to {last_step} of {train.total_batch_size} samples, "
+        f"{manifest.samples} samples, steps {first_step} to {last_step} of {train.total_batch_size} samples, "
         f"{parameters:.1f} M student parameters, {ranks} x {accelerator.device.type}"
     )
     progress = Progress(accelerator, out, first_step, last_step, train.total_batch_size, train.log_every)

@@ -27,11 +27,18 @@ _HINT = "write one with `python -m training.export` or `python -m training.impor
 
 
 def save_backbone(path: Path, backbone: VisionTransformer, card: Mapping[str, Any]) -> None:
-    """Write the weights as float32, atomically; `card` is any JSON-able description of their origin."""
+    """Write the weights as float32, atomically; `card` is any JSON-able description of their origin.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
     described = {"architecture": backbone.settings.model_dump(mode="json"), **card}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"tcore_card": json.dumps(described, sort_keys=True)})
+    try:
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata={"tcore_card": json.dumps(described, sort_keys=True)})
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write the weights {path}: {error}") from error
 
 
 def load_backbone(path: Path) -> VisionTransformer:

@@ -11,11 +11,9 @@ from pipeline.settings import Command, UserError, run_command
 from pipeline.shards.frames import FrameSettings
 from pipeline.shards.images import ImageSettings
 from pipeline.shards.job import JobFacts, run_job
-from pipeline.shards.plan import plan_shards
+from pipeline.shards.plan import default_samples_per_shard, plan_shards
 from pipeline.shards.shard import ShardTask
 from pipeline.shards.sources import Media, list_sources
-
-DEFAULT_SAMPLES_PER_SHARD = {"clips": 256, "images": 1024}
 
 
 class ShardsCommand(Command):
@@ -39,11 +37,12 @@ class ShardsCommand(Command):
     split: str = "train"
     """Recorded in dataset.json."""
     samples_per_shard: int | None = Field(None, ge=1)
-    """Inputs a shard; default 256 clips (about 100 MB) or 1024 images."""
+    """Inputs a shard, which is the unit of parallel work and of resuming. Default: a sixteenth of the inputs, but
+    between 4 and 256 clips (256 are about 100 MB) or 32 and 1024 images."""
     seed: int = Field(0, ge=0)
     """Seed of the order in which inputs are spread over shards."""
     max_reject_fraction: float = Field(0.25, ge=0, le=1)
-    """End with status 1 if a larger share of the inputs was rejected."""
+    """End with an error if a larger share of the inputs was rejected; the dataset is complete without them."""
     workers: int | None = Field(None, ge=1)
     """Processes on this machine; default all cores. A cluster uses all its CPUs."""
     frames: FrameSettings = FrameSettings()
@@ -56,12 +55,13 @@ def main(command: ShardsCommand) -> int:
     """Run the job and print its summary; returns the exit status."""
     started = time.perf_counter()
     listing = list_sources(command.data, command.media)
-    per_shard = command.samples_per_shard or DEFAULT_SAMPLES_PER_SHARD[listing.media]
+    per_shard = command.samples_per_shard or default_samples_per_shard(listing.media, len(listing.sources))
     plans, rejects = plan_shards(listing.sources, command.name, per_shard, command.seed)
     settings = command.frames if listing.media == "clips" else command.images
     task = ShardTask(command.data.resolve(), command.out.resolve(), settings)
     facts = JobFacts(command.name, command.split, command.seed, per_shard)
-    print(f"{len(listing.sources)} {listing.media} in {len(listing.classes)} classes -> {len(plans)} shards")
+    classes = f"{len(listing.classes)} class folders" if listing.classes else "no class folder (label -1)"
+    print(f"{len(listing.sources)} {listing.media} in {classes} -> {len(plans)} shards")
     if listing.ignored:
         print("ignored files: " + ", ".join(f"{count} {kind}" for kind, count in sorted(listing.ignored.items())))
     manifest, reasons, written = run_job(listing, plans, rejects, task, facts, command.workers)

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -47,9 +48,25 @@ def source_fingerprint(data: Path, sources: list[Source]) -> str:
     return digest.hexdigest()
 
 
+def check_ray_address(address: str) -> None:
+    """Make sure that something listens at `address` (host:port or ray://host:port); Ray itself waits for very long.
+
+    Raises:
+        UserError: nothing answers within ten seconds.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        return  # empty, or a word like `auto` that Ray resolves
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise UserError(f"no Ray cluster answers at RAY_ADDRESS = {address}: {error}") from error
+
+
 @contextlib.contextmanager
 def _ray(workers: int | None) -> Iterator[None]:
     """Join the cluster that RAY_ADDRESS names, else start one on this machine; leave no process behind."""
+    check_ray_address(os.environ.get("RAY_ADDRESS", ""))
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default; unset, Ray warns
     local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
     ray.init(logging_level=logging.ERROR, log_to_driver=False, **local)

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 
 from pipeline.shards.rejects import Reason
-from pipeline.shards.sources import Source
+from pipeline.shards.sources import Media, Source
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,12 @@ class Reject:
 
 def _shuffle_rank(source: Source, seed: int) -> bytes:
     return hashlib.blake2b(os.fsencode(source.path), digest_size=16, key=seed.to_bytes(8, "big")).digest()
+
+
+def default_samples_per_shard(media: Media, inputs: int) -> int:
+    """A sixteenth of the inputs, so that small sets still keep all cores busy, within limits that suit large ones."""
+    low, high = (4, 256) if media == "clips" else (32, 1024)
+    return min(max(low, -(-inputs // 16)), high)
 
 
 def plan_shards(

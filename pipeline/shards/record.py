@@ -38,10 +38,10 @@ class Member:
 def members(sample: Sample) -> list[tuple[str, bytes]]:
     """(extension, content) of a sample's members in tar order: frames by time, then cls, then json.
 
-    A clip's frames are `00.jpg`, `01.jpg`, ... (as many digits as the count needs, at least two); an image's is `jpg`.
+    A clip's frames are `00.jpg`, `01.jpg`, ..., `99.jpg`, `100.jpg`, ..., so every clip has a `00.jpg`; an image's is
+    `jpg`.
     """
-    digits = max(2, len(str(len(sample.jpegs) - 1)))
-    names = [f"{i:0{digits}d}.jpg" for i in range(len(sample.jpegs))] if sample.is_clip else ["jpg"]
+    names = [f"{i:02d}.jpg" for i in range(len(sample.jpegs))] if sample.is_clip else ["jpg"]
     facts = {
         "key": sample.key,
         "source": sample.source,

@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 from pipeline.settings import UserError, parse_command
 from tests.training.recorded import TINY_MODEL, recorded, recorded_backbone, recorded_model
 from training.export import ExportCommand, export
-from training.weights import load_backbone, read_card
+from training.vit import VitSettings, random_backbone
+from training.weights import load_backbone, read_card, save_backbone
 
 
 def write_checkpoint(folder: Path, prefix: str = "") -> Path:
@@ -56,3 +57,13 @@ def test_an_incomplete_checkpoint_is_refused_and_nothing_is_written(tmp_path: Pa
     with pytest.raises(UserError, match="is no training checkpoint"):
         export(checkpoint, out, "teacher")
     assert not out.exists()
+
+
+def test_run_folder_and_unwritable_output_are_named(tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match="is the folder of a run: give one of"):
+        export(tmp_path / "run", tmp_path / "out.safetensors", "teacher")
+    (tmp_path / "file").touch()
+    backbone = random_backbone(VitSettings(width=8, depth=1, heads=1, image_size=32), seed=0)
+    with pytest.raises(UserError, match="cannot write the weights"):
+        save_backbone(tmp_path / "file" / "out.safetensors", backbone, {})

@@ -197,10 +197,19 @@ def test_contradicting_settings_are_named(values: dict[str, Any], message: str) 
 
 
 def test_a_run_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
-    check_run_folder(tmp_path / "run", {"train": {"epochs": 1}, "model": 1})
-    check_run_folder(tmp_path / "run", {"train": {"epochs": 1}, "model": 1})
-    with pytest.raises(UserError, match="other train settings"):
-        check_run_folder(tmp_path / "run", {"train": {"epochs": 2}, "model": 1})
+    out = tmp_path / "run"
+    check_run_folder(out, {"train": {"epochs": 1, "log_every": 1}, "dataset_hash": "a"})
+    check_run_folder(out, {"train": {"epochs": 2, "log_every": 1}, "dataset_hash": "a"})  # nothing was trained yet
+    (out / "checkpoints" / "step-00000001").mkdir(parents=True)
+    (out / "checkpoints" / "step-00000001" / "state.json").touch()
+    check_run_folder(out, {"train": {"epochs": 2, "log_every": 5}, "dataset_hash": "a"})
+    with pytest.raises(UserError, match=r"train\.epochs = 2 there, 3 here\. Choose another --out"):
+        check_run_folder(out, {"train": {"epochs": 3, "log_every": 5}, "dataset_hash": "a"})
+    with pytest.raises(UserError, match="dataset_hash = a there, b here"):
+        check_run_folder(out, {"train": {"epochs": 2, "log_every": 5}, "dataset_hash": "b"})
+    (out / "config.json").write_text("{")
+    with pytest.raises(UserError, match="no valid JSON"):
+        check_run_folder(out, {})
 
 
 def test_a_loss_that_is_no_number_names_step_and_term() -> None:

@@ -17,6 +17,7 @@ from pipeline.files import sha256_file
 from pipeline.settings import UserError
 from pipeline.shards.__main__ import ShardsCommand, main
 from pipeline.shards.frames import FrameSettings, extract_frames
+from pipeline.shards.job import check_ray_address
 from tests.conftest import write_dataset
 from tests.media import decode, write_clip
 from tests.processes import left_in_session
@@ -230,3 +231,11 @@ def test_damaged_datasets_are_named(clip_dataset: Path, tmp_path: Path) -> None:
     shard.unlink()
     with pytest.raises(UserError, match="is missing"):
         ShardDataset(copy)
+
+
+def test_wrong_ray_address_is_named_at_once() -> None:
+    check_ray_address("")
+    check_ray_address("auto")
+    for address in ("127.0.0.1:1", "ray://127.0.0.1:1"):
+        with pytest.raises(UserError, match=f"no Ray cluster answers at RAY_ADDRESS = {address}"):
+            check_ray_address(address)

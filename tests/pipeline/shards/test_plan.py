@@ -1,5 +1,7 @@
-from pipeline.shards.plan import plan_shards
-from pipeline.shards.sources import Source
+import pytest
+
+from pipeline.shards.plan import default_samples_per_shard, plan_shards
+from pipeline.shards.sources import Media, Source
 
 
 def sources(count: int) -> list[Source]:
@@ -31,3 +33,11 @@ def test_second_input_with_a_key_is_rejected_by_name() -> None:
     assert "a/same.avi" in [s.path for s in plans[0].sources]
     assert [(r.source, r.reason) for r in rejects] == [("b/same.mp4", "duplicate_key")]
     assert "a/same.avi" in rejects[0].detail
+
+
+@pytest.mark.parametrize(
+    ("media", "inputs", "expected"),
+    [("clips", 3, 4), ("clips", 36, 4), ("clips", 1000, 63), ("clips", 240_000, 256), ("images", 96, 32)],
+)
+def test_small_sets_still_give_several_shards(media: Media, inputs: int, expected: int) -> None:
+    assert default_samples_per_shard(media, inputs) == expected
