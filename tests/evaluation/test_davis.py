@@ -12,7 +12,7 @@ from evaluation.frames import read_index_mask
 from evaluation.pictures import save_mask
 from pipeline.settings import UserError
 from tests.evaluation.davis_tree import moving_squares, patch_filter_extractor, write_sequence
-from tests.evaluation.reference import SHARED_DAVIS, reference
+from tests.reference_data import read_arrays
 from training.vit import VitSettings
 from training.weights import random_backbone, save_backbone
 
@@ -20,7 +20,7 @@ from training.weights import random_backbone, save_backbone
 @pytest.fixture(autouse=True)
 def _patch_filter(monkeypatch: pytest.MonkeyPatch) -> None:
     """The recorded patch filter takes the place of every backbone."""
-    extractor = patch_filter_extractor(reference("eval_end_to_end")["patch_filter"])
+    extractor = patch_filter_extractor(read_arrays("eval_end_to_end")["patch_filter"])
     monkeypatch.setattr(shared, "open_extractor", lambda *_, **__: extractor)
 
 
@@ -48,7 +48,7 @@ def annotation(data: Path, sequence: str, number: int) -> Path:
 
 
 def test_the_recorded_clips_give_the_recorded_masks_and_scores(tmp_path: Path) -> None:
-    arrays = reference("eval_end_to_end")
+    arrays = read_arrays("eval_end_to_end")
     for name in ("alpha", "beta"):
         write_sequence(tmp_path / "data", name, arrays[f"rgb/{name}"], dict(enumerate(arrays[f"gt/{name}"])))
     result = evaluate(tmp_path / "data", size=(96, 176))
@@ -212,8 +212,7 @@ def test_bad_options_stop_at_once_and_keep_an_earlier_result(data: Path, options
     assert (data.parent / "out" / "davis.json").exists()
 
 
-@pytest.mark.skipif(not SHARED_DAVIS.is_dir(), reason="the shared DAVIS data is not beside this repository")
-def test_a_real_sequence_is_scored(tmp_path: Path) -> None:
-    (tmp_path / "data").symlink_to(SHARED_DAVIS)
+def test_a_real_sequence_is_scored(real_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to(real_data / "davis")
     sequences = evaluate(tmp_path / "data", sequences=("car-shadow",))["sequences"]
     assert (sequences["car-shadow"]["status"], sequences["car-shadow"]["frames_scored"]) == ("scored", 38)

@@ -1,4 +1,5 @@
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from evaluation.davis_scores import (
     statistics,
 )
 from evaluation.frames import read_index_mask
-from tests.evaluation.reference import SHARED_DAVIS, reference
+from tests.reference_data import read_arrays
 
 Masks = NDArray[np.uint8]
 
@@ -28,7 +29,7 @@ def per_frame(truth: Masks, prediction: Masks, one: int) -> tuple[list[float], l
 
 
 def test_every_frame_object_and_the_global_row_are_the_recorded_ones() -> None:
-    arrays = reference("eval_davis")
+    arrays = read_arrays("eval_davis")
     rows = []
     for number, name in enumerate(arrays["objects"]):
         sequence, one = name.rsplit("_", 1)
@@ -46,7 +47,7 @@ def test_every_frame_object_and_the_global_row_are_the_recorded_ones() -> None:
 
 @pytest.mark.parametrize("number", range(4))
 def test_boundary_and_its_measure_are_the_recorded_ones(number: int) -> None:
-    arrays = reference("eval_davis")
+    arrays = read_arrays("eval_davis")
     shape = arrays[f"boundary{number}/shape"]
 
     def unpack(name: str) -> NDArray[np.bool_]:
@@ -95,15 +96,15 @@ def test_statistics_of_long_short_and_empty_sequences() -> None:
     assert statistics([1.0] * 200 + [0.0] * 200).decay == 1  # the official scorer's 8-bit positions end at 255
 
 
-@pytest.mark.skipif(not SHARED_DAVIS.is_dir(), reason="the shared DAVIS data is not beside this repository")
-def test_recorded_predictions_of_osvos_have_their_official_scores() -> None:
-    with (SHARED_DAVIS / "reference_scores_osvos.csv").open() as stream:
+def test_recorded_predictions_of_osvos_have_their_official_scores(real_data: Path) -> None:
+    davis = real_data / "davis"
+    with (davis / "reference_scores_osvos.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert rows
     for row in rows:
-        truth_files = sorted((SHARED_DAVIS / "Annotations" / "480p" / row["sequence"]).glob("*.png"))
+        truth_files = sorted((davis / "Annotations" / "480p" / row["sequence"]).glob("*.png"))
         truth = np.stack([read_index_mask(file) for file in truth_files])
-        results = SHARED_DAVIS / "osvos_results" / row["sequence"]
+        results = davis / "osvos_results" / row["sequence"]
         prediction = np.stack([read_index_mask(results / file.name) for file in truth_files])
         assert len(truth) == int(row["frames"])
         scores = object_row(*per_frame(truth, prediction, int(row["object"])))

@@ -8,11 +8,11 @@ from PIL import Image
 
 from evaluation.frames import image_size, network_input, read_frame, read_index_mask
 from pipeline.settings import UserError
-from tests.evaluation.reference import reference
+from tests.reference_data import read_arrays
 
 
 def test_network_input_is_the_recorded_one() -> None:
-    arrays = reference("eval_datasets")
+    arrays = read_arrays("eval_datasets")
     height, width = map(int, arrays["davis/network_hw"])
     image = network_input(arrays["davis/decoded_frame0_rgb"], (height, width))
     np.testing.assert_allclose(image.numpy(), arrays["davis/normalized_frame0"], rtol=0, atol=1e-5)

@@ -2,11 +2,11 @@ import numpy as np
 import torch
 
 from evaluation.labels import labels_to_mask, mask_to_labels
-from tests.evaluation.reference import reference
+from tests.reference_data import read_arrays
 
 
 def test_soft_labels_of_a_mask_are_the_recorded_ones() -> None:
-    arrays = reference("eval_datasets")
+    arrays = read_arrays("eval_datasets")
     height, width = map(int, arrays["davis/network_hw"])
     for frame, recorded in zip((0, -1), arrays["davis/soft_labels_frame0_and_last"], strict=True):
         mask = arrays["davis/label_index_frames"][frame]
@@ -15,7 +15,7 @@ def test_soft_labels_of_a_mask_are_the_recorded_ones() -> None:
 
 
 def test_masks_of_soft_labels_are_the_recorded_ones() -> None:
-    arrays = reference("eval_propagation")
+    arrays = read_arrays("eval_propagation")
     for case in ("davis_default", "davis_small_radius", "vip_like_lowT"):
         colours = arrays[f"{case}/label_values"]
         frames = arrays.get(f"{case}/hard_frames", range(len(arrays[f"{case}/soft"])))

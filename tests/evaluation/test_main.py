@@ -7,14 +7,15 @@ import pytest
 
 from evaluation.__main__ import main
 from tests.evaluation.davis_tree import moving_squares, write_sequence
-from tests.evaluation.reference import REPOSITORY
 from training.vit import VitSettings
 from training.weights import random_backbone, save_backbone
+
+ROOT = Path(__file__).parents[2]
 
 
 def evaluation(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "evaluation", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
 
 
 def test_davis_from_weights_to_scores(tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from evaluation.propagation import Context, PropagationSettings, propagate
 from tests.evaluation.oracle import propagate_fully
-from tests.evaluation.reference import reference
+from tests.reference_data import read_arrays
 
 CASES = ("davis_default", "davis_small_radius", "vip_like_lowT", "jhmdb_like")
 
 
 def recorded_settings(case: str) -> PropagationSettings:
-    arrays = reference("eval_propagation")
+    arrays = read_arrays("eval_propagation")
     return PropagationSettings(
         n_context=int(arrays[f"{case}/n_context"]),
         top_k=int(arrays[f"{case}/topk"]),
@@ -27,14 +27,14 @@ def recorded_settings(case: str) -> PropagationSettings:
 
 @pytest.mark.parametrize("case", CASES)
 def test_soft_labels_are_the_recorded_ones(case: str) -> None:
-    arrays = reference("eval_propagation")
+    arrays = read_arrays("eval_propagation")
     features, first = (torch.from_numpy(arrays[f"{case}/{name}"]) for name in ("feats", "labels_first_frame"))
     soft = torch.stack(list(propagate(features, first, recorded_settings(case))))
     np.testing.assert_allclose(soft.numpy(), arrays[f"{case}/soft"], rtol=0, atol=1e-5)
 
 
 def test_weights_and_their_cells_are_the_recorded_ones() -> None:
-    arrays, case = reference("eval_propagation"), "davis_small_radius"
+    arrays, case = read_arrays("eval_propagation"), "davis_small_radius"
     options = recorded_settings(case)
     unit = F.normalize(torch.from_numpy(arrays[f"{case}/feats"]), dim=-1)
     cells = unit.shape[1] * unit.shape[2]

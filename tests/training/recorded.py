@@ -1,27 +1,24 @@
-"""Recorded numbers of the authors' code (`tests/reference/README.md` of the data says what each array is)."""
+"""The recorded training step of the authors' code as tensors and models (see `tests/reference/README.md`)."""
 
 import functools
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.reader.batch import Batch
+from tests.reference_data import read_arrays
 from training.head import HeadSettings
 from training.model import TCoRe, TCoReSettings
 from training.schedules import StepValues
 from training.vit import VisionTransformer, VitSettings
 
-REFERENCE = Path(__file__).parents[1] / "reference"
 TINY_VIT = VitSettings(width=64, depth=2, heads=4, image_size=64, drop_path=0)
 
 
 @functools.cache
 def recorded(name: str) -> dict[str, Tensor]:
     """All arrays of `NAME.npz` as tensors."""
-    with np.load(REFERENCE / f"{name}.npz") as arrays:
-        return {key: torch.as_tensor(arrays[key]) for key in arrays.files}
+    return {key: torch.as_tensor(array) for key, array in read_arrays(name).items()}
 
 
 def recorded_backbone(prefix: str, settings: VitSettings = TINY_VIT) -> VisionTransformer:

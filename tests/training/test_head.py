@@ -1,10 +1,10 @@
-import json
 import math
 
 import pytest
 import torch
 
-from tests.training.recorded import REFERENCE, assert_near, recorded, recorded_model
+from tests.reference_data import read_json
+from tests.training.recorded import assert_near, recorded, recorded_model
 from training.head import HeadSettings, ProjectionHead
 
 
@@ -28,9 +28,7 @@ def test_teacher_logits_are_the_recorded_ones() -> None:
 
 @pytest.mark.parametrize(("width", "recording"), [(384, "vits16"), (768, "vitb16")])
 def test_names_and_shapes_are_the_published_ones(width: int, recording: str) -> None:
-    checkpoint = json.loads((REFERENCE / "checkpoint_keys.json").read_text())[recording]["teacher_checkpoint"][
-        "teacher"
-    ]
+    checkpoint = read_json("checkpoint_keys")[recording]["teacher_checkpoint"]["teacher"]
     published = {k.removeprefix("dino_head."): tuple(v) for k, v in checkpoint.items() if k.startswith("dino_head.")}
     with torch.device("meta"):
         state = ProjectionHead(width, HeadSettings()).state_dict()

@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pipeline.settings import UserError, parse_command
-from tests.training.recorded import REFERENCE
+from tests.reference_data import read_json
 from training.import_official import ImportCommand, import_official
 from training.vit import VitSettings
 from training.weights import load_backbone, read_card
@@ -17,7 +16,7 @@ RECORDED_WIDTH, WIDTH = 384, 128
 
 def made_up_teacher() -> dict[str, Tensor]:
     """The published tensors of ViT-S/16, with a third of their width and 4 of their 12 blocks."""
-    published = json.loads((REFERENCE / "checkpoint_keys.json").read_text())["vits16"]["teacher_checkpoint"]["teacher"]
+    published = read_json("checkpoint_keys")["vits16"]["teacher_checkpoint"]["teacher"]
     generator = torch.Generator().manual_seed(0)
 
     def reduced(size: int) -> int:

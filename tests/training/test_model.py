@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -7,8 +6,8 @@ import torch
 from torch import Tensor
 
 from pipeline.reader.batch import Batch
+from tests.reference_data import read_json
 from tests.training.recorded import (
-    REFERENCE,
     TINY_MODEL,
     assert_near,
     recorded,
@@ -54,7 +53,7 @@ def gradients() -> dict[str, Tensor]:
 def test_names_of_all_state_are_the_official_ones() -> None:
     official = recorded("train_step_state").keys() - {"ibot_patch_loss_2.center"}  # an unused buffer
     assert recorded_model().state_dict().keys() == official
-    keys = json.loads((REFERENCE / "checkpoint_keys.json").read_text())["vits16"]
+    keys = read_json("checkpoint_keys")["vits16"]
     published = {f"teacher.{k}": v for k, v in keys["teacher_checkpoint"]["teacher"].items()}
     published |= {f"auxiliary.{k}": v for k, v in keys["auxiliary"].items()}
     published |= {k: v for k, v in keys["loss_buffers"].items() if k != "ibot_patch_loss_2.center"}

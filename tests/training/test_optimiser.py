@@ -1,10 +1,10 @@
-import json
 from typing import Any
 
 import pytest
 import torch
 
-from tests.training.recorded import REFERENCE, TINY_MODEL, assert_near, recorded, recorded_model, recorded_values
+from tests.reference_data import read_json
+from tests.training.recorded import TINY_MODEL, assert_near, recorded, recorded_model, recorded_values
 from training.head import HeadSettings
 from training.model import TCoRe, TCoReSettings
 from training.optimiser import OptimiserSettings, apply_schedule, build_optimiser, clip_gradients, parameter_group
@@ -20,7 +20,7 @@ def trained(model: TCoRe) -> list[str]:
 
 
 def test_groups_of_the_tiny_model_are_the_recorded_ones() -> None:
-    recording = json.loads((REFERENCE / "param_groups_tiny.json").read_text())
+    recording = read_json("param_groups_tiny")
     expected = [
         [g[key] for key in ("name", "lr_multiplier", "wd_multiplier", "is_last_layer", "is_aux_layer")]
         for g in recording["groups"]
@@ -31,7 +31,7 @@ def test_groups_of_the_tiny_model_are_the_recorded_ones() -> None:
 def test_groups_of_vit_small_are_the_recorded_ones() -> None:
     with torch.device("meta"):
         names = trained(TCoRe(TCoReSettings()))
-    check_groups(names, 12, json.loads((REFERENCE / "param_groups_vits16.json").read_text())["rows"])
+    check_groups(names, 12, read_json("param_groups_vits16")["rows"])
 
 
 def check_groups(names: list[str], depth: int, expected: list[list[Any]]) -> None:

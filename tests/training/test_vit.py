@@ -1,11 +1,11 @@
-import json
 from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
 
-from tests.training.recorded import REFERENCE, TINY_VIT, assert_near, recorded, recorded_backbone
+from tests.reference_data import read_json
+from tests.training.recorded import TINY_VIT, assert_near, recorded, recorded_backbone
 from training.vit import ARCHITECTURES, VisionTransformer, VitSettings, random_backbone
 
 
@@ -74,9 +74,7 @@ def test_masked_patches_do_not_depend_on_their_pixels() -> None:
 
 @pytest.mark.parametrize(("architecture", "recording"), [("small", "vits16"), ("base", "vitb16")])
 def test_names_and_shapes_are_the_published_ones(architecture: str, recording: str) -> None:
-    checkpoint = json.loads((REFERENCE / "checkpoint_keys.json").read_text())[recording]["teacher_checkpoint"][
-        "teacher"
-    ]
+    checkpoint = read_json("checkpoint_keys")[recording]["teacher_checkpoint"]["teacher"]
     published = {k.removeprefix("backbone."): tuple(v) for k, v in checkpoint.items() if k.startswith("backbone.")}
     with torch.device("meta"):
         state = VisionTransformer(VitSettings.model_validate({"architecture": architecture})).state_dict()

@@ -9,9 +9,9 @@ from PIL import Image
 
 from pipeline.reader.graph import build_graph, view_feed
 from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD, SOLARIZE_OFF, ViewSettings
-from tests.reference_data import FOLDER
+from tests.reference_data import read_arrays
 
-REFERENCE = np.load(FOLDER / "augment_ops.npz")
+REFERENCE = read_arrays("augment_ops")
 HEIGHT, WIDTH = REFERENCE["image"].shape[:2]
 NEUTRAL: dict[str, Any] = {
     "top": 0,

@@ -6,7 +6,7 @@ import pytest
 from pipeline.reader.masks import MaskSettings, block_mask, draw_masks, mask_sizes
 from tests.reference_data import read_json
 
-REFERENCE = read_json("mask_stats.json")
+REFERENCE = read_json("mask_stats")
 CROPS, PATCHES, GRID, STEPS = 128, 196, (14, 14), 400
 
 

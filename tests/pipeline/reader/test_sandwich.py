@@ -6,7 +6,7 @@ from scipy.stats import chisquare
 from pipeline.reader.sandwich import SandwichSettings, draw_frames, frame_ranges
 from tests.reference_data import read_json
 
-REFERENCE = read_json("sampling.json")
+REFERENCE = read_json("sampling")
 DRAWS = 200_000
 # two-sample comparison of 200,000 draws each; a bin of probability 1/8 that is off by 1.5 % is found with power > 0.99
 P_VALUE = 1e-4

@@ -12,7 +12,7 @@ from pipeline.reader.views import (
 )
 from tests.reference_data import read_json
 
-REFERENCE = read_json("data_path.json")
+REFERENCE = read_json("data_path")
 PERCENTILES = [0, 5, 25, 50, 75, 95, 100]
 DRAWS = 20_000
 
