@@ -1,7 +1,13 @@
-"""What a started program leaves behind."""
+"""Programs that the tests start and interrupt."""
 
+import signal
 import subprocess
 import time
+
+
+def heed_ctrl_c() -> None:
+    """For `preexec_fn`: Ctrl-C ends the program, even if the tests run in the background, where it is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def left_in_session(session: int, patience_s: float = 20.0) -> list[str]:

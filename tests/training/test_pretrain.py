@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from pipeline.reader.loader import ReaderSettings
 from pipeline.settings import UserError
-from tests.processes import left_in_session
+from tests.processes import heed_ctrl_c, left_in_session
 from training.checkpoint import checkpoints
 from training.metrics import read_metrics
 from training.model import TCoRe, TCoReSettings
@@ -105,6 +105,7 @@ def test_killed_run_continues_to_the_same_weights(undisturbed: Path, clip_datase
         launch_command(small(clip_dataset, out)),
         cwd=ROOT,
         start_new_session=True,
+        preexec_fn=heed_ctrl_c,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
@@ -148,6 +149,7 @@ def test_ctrl_c_ends_in_one_line(clip_dataset: Path, tmp_path: Path) -> None:
         launch_command(small(clip_dataset, out, **{"train.epochs": 500})),
         cwd=ROOT,
         start_new_session=True,
+        preexec_fn=heed_ctrl_c,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -13,6 +13,7 @@ from pipeline.demo_data.__main__ import DemoDataCommand
 from pipeline.demo_data.generate import FINISHED, UNFINISHED, DemoSettings, clip_id, generate
 from pipeline.files import TEMPORARY_PREFIX, sha256_file
 from pipeline.settings import UserError, parse_command
+from tests.processes import heed_ctrl_c
 
 SMALL = DemoSettings(seed=3, clips=2, images_per_class=1, sequences=1)
 
@@ -116,6 +117,7 @@ def test_interrupt_leaves_no_half_file_and_no_process(tmp_path: Path) -> None:
         [sys.executable, "-m", "pipeline.demo_data", str(out), "--clips", "40", "--sequences", "1"],
         stderr=subprocess.PIPE,
         start_new_session=True,
+        preexec_fn=heed_ctrl_c,
         text=True,
     )
     deadline = time.monotonic() + 30

@@ -20,7 +20,7 @@ from pipeline.shards.frames import FrameSettings, extract_frames
 from pipeline.shards.job import check_ray_address
 from tests.conftest import write_dataset
 from tests.media import decode, write_clip
-from tests.processes import left_in_session
+from tests.processes import heed_ctrl_c, left_in_session
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -180,7 +180,13 @@ def test_ctrl_c_leaves_no_half_file_and_no_process(clip_tree: Path, tmp_path: Pa
     out = tmp_path / "out"
     arguments = ["--data", str(clip_tree), "--out", str(out), "--samples_per_shard", "1", "--max_reject_fraction", "1"]
     command = [sys.executable, "-m", "pipeline.shards", *arguments]
-    job = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    job = subprocess.Popen(
+        command,
+        start_new_session=True,
+        preexec_fn=heed_ctrl_c,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 60
     while not list(out.glob("shard-*.tar")):
         assert time.monotonic() < deadline
