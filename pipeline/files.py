@@ -1,9 +1,11 @@
 """Files that are either complete under their final name or not there at all."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ TEMPORARY_PREFIX = ".tmp-"
 
 
 def _temporary_name(path: Path) -> Path:
-    return path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}")
+    return path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:12]}")  # writers on two machines differ
 
 
 def _sync(path: Path) -> None:
@@ -27,18 +29,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success it is fsynced and renamed to `path`, otherwise removed.
 
     The body may write one file or make one directory there; an existing directory at `path` is replaced.
-    The parent directory is created. A killed process may leave a name starting with `TEMPORARY_PREFIX`, never `path`.
+    The parent directory is created. A device such as /dev/null is refused; a file is never replaced by a directory.
+    A killed process may leave a name starting with `TEMPORARY_PREFIX`, never `path`.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "is a device, not a file or folder", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_name(path)
-    remove(temporary)
     try:
         yield temporary
         if temporary.is_dir():
             for file in temporary.rglob("*"):
                 _sync(file)
             _sync(temporary)
-            remove(path)
+            if path.is_dir():
+                remove(path)
         else:
             _sync(temporary)
         temporary.replace(path)

@@ -112,6 +112,22 @@ def _describe(model: type[BaseModel], error: ValidationError) -> str:
     return "; ".join(lines)
 
 
+_PLAIN_TYPES = {"float": "NUMBER", "int": "NUMBER", "str": "TEXT", "Path": "PATH"}
+
+
+def _plain_help(parser: argparse.ArgumentParser) -> None:
+    """Say what an option takes in words, not in Python's names of types."""
+    for action in parser._actions:
+        if isinstance(action.metavar, str) and "[" in action.metavar:
+            action.metavar = "A,B,..."
+        elif isinstance(action.metavar, str):
+            words = re.findall(r"[^{},]+", action.metavar)
+            kinds = list(dict.fromkeys(_PLAIN_TYPES.get(word, word) for word in words if word != "None"))
+            action.metavar = kinds[0] if len(kinds) == 1 else "{" + ",".join(kinds) + "}"
+        if action.help:
+            action.help = action.help.replace(" (default: None)", "")
+
+
 def _options(model: type[BaseModel], prefix: str = "--") -> Iterator[tuple[str, Any]]:
     """All options of `model` with their types."""
     for name, field in model.model_fields.items():
@@ -123,12 +139,16 @@ def _options(model: type[BaseModel], prefix: str = "--") -> Iterator[tuple[str, 
 
 
 def _normalise(model: type[BaseModel], arguments: Sequence[str]) -> list[str]:
-    """Rewrite what pydantic-settings does not read in every version: `--list a,b` and `--flag true|false`."""
+    """Rewrite what pydantic-settings does not always read: `--list a,b`, `--flag true|false`, `--two-words`."""
     types = dict(_options(model))
+    known = {name.replace("_", "-"): name for name in types if "_" in name}
+    known |= {f"--no-{name[2:]}": f"--no-{known[name][2:]}" for name in known}
     words = iter(arguments)
     rewritten: list[str] = []
     for word in words:
         name, equals, value = word.partition("=")
+        name = known.get(name, name)
+        word = name + equals + value
         if get_origin(types.get(name)) is tuple:
             value = value if equals else next(words, "")
             rewritten += [name, value if value.startswith("[") else json.dumps(value.split(",") if value else [])]
@@ -155,8 +175,10 @@ def parse_command(command: type[CommandT], argv: Sequence[str] | None = None) ->
     parser = _Parser(prog=command.program, description=command.__doc__, allow_abbrev=False)
     try:
         source: CliSettingsSource[Any] = CliSettingsSource(
-            command, root_parser=parser, cli_parse_args=arguments, cli_implicit_flags=True, cli_avoid_json=True
+            command, root_parser=parser, cli_implicit_flags=True, cli_avoid_json=True
         )
+        _plain_help(parser)
+        source(args=arguments)
         return command(_cli_settings_source=source, **preset)  # the command line wins over the preset
     except ValidationError as error:
         raise UserError(_describe(command, error)) from error

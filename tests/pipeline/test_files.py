@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,22 @@ def test_folder_replaces_folder(tmp_path: Path) -> None:
             temporary.mkdir()
             (temporary / content).write_text(content)
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["b"]
+
+
+def test_devices_and_files_in_the_way_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "device")
+    with pytest.raises(OSError, match="is a device"):
+        write_bytes(tmp_path / "device", b"")
+    write_bytes(tmp_path / "file", b"mine")
+
+    def replace_file() -> None:
+        with atomic_path(tmp_path / "file") as temporary:
+            temporary.mkdir()
+
+    with pytest.raises(NotADirectoryError):
+        replace_file()
+    assert (tmp_path / "file").read_bytes() == b"mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["device", "file"]
 
 
 def test_sha256(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import pytest
 from pydantic import Field
@@ -11,6 +11,7 @@ class Frames(Settings):
     fps: float = Field(2.0, gt=0)
     """Frames per second."""
     area: tuple[float, float] = (0.1, 0.2)
+    min_side: int = 1
 
 
 class Example(Command):
@@ -21,6 +22,9 @@ class Example(Command):
     """Where the data lies."""
     frames: Frames = Frames()
     fast: bool = False
+    keep_all: bool = False
+    limit: Literal["fast"] | int | None = None
+    """How much."""
 
 
 @pytest.fixture
@@ -35,6 +39,25 @@ def test_command_line_wins_over_yaml_over_default(preset: Path) -> None:
     assert command.data == Path("from-yaml")
     assert command.frames == Frames(fps=4, area=(0.3, 0.4))
     assert parse_command(Example, ["--data", "x", "--frames.area", "0,1"]).frames == Frames(area=(0, 1))
+
+
+def test_words_are_joined_by_dashes_or_underscores() -> None:
+    for words in (["--keep-all"], ["--keep_all"], ["--keep-all", "true"], ["--keep-all=true"]):
+        assert parse_command(Example, ["--data", "x", *words]).keep_all
+    for words in (["--no-keep-all"], ["--keep-all=false"]):
+        assert not parse_command(Example, ["--data", "x", "--keep_all", *words]).keep_all
+    assert parse_command(Example, ["--data", "x", "--frames.min-side", "-3"]).frames.min_side == -3
+
+
+def test_help_names_no_types(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_command(Example, ["--help"])
+    said = capsys.readouterr().out
+    assert "--frames.fps NUMBER" in said
+    assert "--data PATH" in said
+    assert "--limit {fast,NUMBER}" in said
+    assert "(default: 2.0)" in said
+    assert not any(word in said for word in ("None", "float", "tuple["))
 
 
 @pytest.mark.parametrize("words", [["--frames.area=0,1"], ["--frames.area", "[0, 1]"], ["--frames.area", "0,1"]])

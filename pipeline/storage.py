@@ -1,0 +1,249 @@
+"""A folder on a disk or in an object store, whose files are either complete under their name or not there."""
+
+import contextlib
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+
+import fsspec
+from pydantic import BeforeValidator
+
+from pipeline.files import TEMPORARY_PREFIX, atomic_path, remove
+from pipeline.settings import UserError
+
+Place = Annotated[str, BeforeValidator(os.fspath)]
+"""A path, or an address such as `s3://bucket/folder` that fsspec knows."""
+
+
+class Storage(ABC):
+    """A folder; `name` below is a path relative to it. Can be pickled and sent to another machine.
+
+    What fails raises OSError: FileNotFoundError, PermissionError, ...
+    """
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+
+    def __str__(self) -> str:
+        return self.place
+
+    @abstractmethod
+    def open(self, name: str) -> BinaryIO:
+        """The file, open for reading and seekable."""
+
+    @abstractmethod
+    def size(self, name: str) -> int | None:
+        """Bytes of a file, or None if there is none."""
+
+    @abstractmethod
+    def files(self, folder: str = "") -> list[str]:
+        """Names of the files directly in `folder`, sorted; none if there is no such folder."""
+
+    @abstractmethod
+    def walk(self) -> Iterator[str]:
+        """Names of all files below, at any depth, in any order; hidden folders are left out."""
+
+    @abstractmethod
+    def writing(self, name: str) -> contextlib.AbstractContextManager[Path]:
+        """A local path to write a file to; it becomes `name` when the block ends without an error."""
+
+    @abstractmethod
+    def local(self, name: str) -> contextlib.AbstractContextManager[Path]:
+        """A local path that holds the file while the block runs."""
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """Remove a file or a whole folder; nothing happens if it is not there."""
+
+    @abstractmethod
+    def is_missing(self) -> bool:
+        """Whether there is no such folder (in an object store: nothing below it)."""
+
+    def read(self, name: str, span: tuple[int, int] | None = None) -> bytes:
+        """The bytes of a file, or of its `span` (first byte, number of bytes).
+
+        Raises:
+            EOFError: the file ends within the span.
+        """
+        with self.open(name) as stream:
+            if span is None:
+                return stream.read()
+            stream.seek(span[0])
+            data = stream.read(span[1])
+        if len(data) < span[1]:
+            raise EOFError(f"{name} ends before byte {sum(span)}")
+        return data
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file whole."""
+        with self.writing(name) as path:
+            path.write_bytes(data)
+
+    def clean(self, folder: str = "") -> None:
+        """Remove what killed writers left half-written in `folder`."""
+        for name in self.files(folder):
+            if Path(name).name.startswith(TEMPORARY_PREFIX):
+                self.remove(name)
+
+
+def _raise(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error  # a folder that cannot be read must not be taken for an empty one
+
+
+class LocalStorage(Storage):
+    """A folder on a file system."""
+
+    @cached_property
+    def _root(self) -> Path:
+        return Path(self.place)
+
+    def open(self, name: str) -> BinaryIO:
+        return (self._root / name).open("rb")
+
+    def size(self, name: str) -> int | None:
+        path = self._root / name
+        return path.stat().st_size if path.is_file() else None
+
+    def files(self, folder: str = "") -> list[str]:
+        path = self._root / folder
+        if not path.is_dir():
+            return []
+        with os.scandir(path) as entries:
+            return sorted(os.path.join(folder, entry.name) for entry in entries if entry.is_file())  # noqa: PTH118
+
+    def is_missing(self) -> bool:
+        return not self._root.is_dir()
+
+    def walk(self) -> Iterator[str]:
+        visited = {self._root.resolve()}  # links to folders are followed, each folder once
+        for folder, subfolders, names in os.walk(self._root, followlinks=True, onerror=_raise):
+            for name in list(subfolders):
+                path = Path(folder, name)
+                if name.startswith(".") or (path.is_symlink() and path.resolve() in visited):
+                    subfolders.remove(name)
+                elif path.is_symlink():
+                    visited.add(path.resolve())
+            prefix = os.path.relpath(folder, self._root)
+            yield from (name if prefix == "." else f"{prefix}/{name}" for name in names)
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        with atomic_path(self._root / name) as temporary:
+            yield temporary
+
+    @contextlib.contextmanager
+    def local(self, name: str) -> Iterator[Path]:
+        yield self._root / name
+
+    def remove(self, name: str) -> None:
+        remove(self._root / name)
+
+
+class ObjectStorage(Storage):
+    """A prefix in an object store, by fsspec. An upload becomes visible when it is complete, as such stores promise."""
+
+    @cached_property
+    def _located(self) -> tuple[Any, str]:
+        fs, root = fsspec.core.url_to_fs(self.place, use_listings_cache=False)
+        return fs, root.rstrip("/")
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"place": self.place}  # connections stay where they were opened
+
+    def _path(self, name: str) -> str:
+        return f"{self._located[1]}/{name}" if name else self._located[1]
+
+    def _call(self, method: str, name: str, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - fsspec is untyped
+        with self._plain_errors():
+            return getattr(self._located[0], method)(self._path(name), *arguments, **options)
+
+    @contextlib.contextmanager
+    def _plain_errors(self) -> Iterator[None]:
+        """No connection, no credentials: each store has exceptions of its own."""
+        try:
+            yield
+        except OSError:
+            raise
+        except Exception as error:
+            raise OSError(f"{self.place}: {error}") from error
+
+    def _relative(self, path: str) -> str:
+        return path.removeprefix(self._located[1]).lstrip("/")
+
+    def open(self, name: str) -> BinaryIO:
+        stream: BinaryIO = self._call("open", name, "rb")
+        return stream
+
+    def read(self, name: str, span: tuple[int, int] | None = None) -> bytes:
+        first, last = (None, None) if span is None else (span[0], sum(span))
+        data: bytes = self._call("cat_file", name, start=first, end=last)
+        if span is not None and len(data) < span[1]:
+            raise EOFError(f"{name} ends before byte {last}")
+        return data
+
+    def size(self, name: str) -> int | None:
+        try:
+            found = self._call("info", name)
+        except FileNotFoundError:
+            return None
+        return int(found["size"]) if found["type"] == "file" else None
+
+    def files(self, folder: str = "") -> list[str]:
+        try:
+            found = self._call("ls", folder, detail=True)
+        except FileNotFoundError:
+            return []
+        return sorted(self._relative(entry["name"]) for entry in found if entry["type"] == "file")
+
+    def is_missing(self) -> bool:
+        return next(self.walk(), None) is None
+
+    def walk(self) -> Iterator[str]:
+        with self._plain_errors():
+            try:
+                for folder, subfolders, names in self._located[0].walk(self._located[1], on_error="raise"):
+                    subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+                    prefix = self._relative(folder)
+                    yield from (f"{prefix}/{name}" if prefix else name for name in names if name)
+            except FileNotFoundError:
+                return
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, Path(name).name)
+            yield path
+            with self._plain_errors():
+                self._located[0].put_file(str(path), self._path(name))
+
+    @contextlib.contextmanager
+    def local(self, name: str) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, Path(name).name)
+            self._call("get_file", name, str(path))
+            yield path
+
+    def remove(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._call("rm", name, recursive=True)
+
+
+def open_storage(place: str) -> Storage:
+    """The folder at a path or at an address like `s3://bucket/folder`.
+
+    Raises:
+        UserError: the address is of a kind for which no package is installed.
+    """
+    if "://" not in place:
+        return LocalStorage(str(Path(place).expanduser().absolute()))
+    storage = ObjectStorage(place.rstrip("/"))
+    try:
+        storage._located  # noqa: B018 - opens the file system
+    except (ImportError, ValueError) as error:
+        raise UserError(f"cannot use {place}: {error}") from error
+    return storage

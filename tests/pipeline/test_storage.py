@@ -1,0 +1,116 @@
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import s3fs
+
+from pipeline.settings import UserError
+from pipeline.storage import Storage, open_storage
+
+
+@pytest.fixture(params=["local", "object store"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "local":
+        return open_storage(str(tmp_path / "data"))
+    bucket: str = request.getfixturevalue("bucket")
+    return open_storage(f"{bucket}/{tmp_path.name}")
+
+
+def test_files_come_back(storage: Storage) -> None:
+    assert storage.is_missing()
+    storage.write("a/b c.txt", b"hello world")
+    storage.write("a/empty", b"")
+    storage.write("top", b"1")
+    assert storage.read("a/b c.txt") == b"hello world"
+    assert storage.read("a/b c.txt", (6, 3)) == b"wor"
+    assert storage.read("a/empty") == b""
+    with storage.open("a/b c.txt") as stream:
+        stream.seek(6)
+        assert stream.read(5) == b"world"
+    with storage.local("a/b c.txt") as path:
+        assert path.read_bytes() == b"hello world"
+    assert [storage.size(name) for name in ("a/b c.txt", "a/empty", "a", "none")] == [11, 0, None, None]
+    assert storage.files("a") == ["a/b c.txt", "a/empty"]
+    assert storage.files() == ["top"]
+    assert storage.files("none") == []
+    assert sorted(storage.walk()) == ["a/b c.txt", "a/empty", "top"]
+    assert not storage.is_missing()
+
+
+def test_a_file_is_complete_or_not_there(storage: Storage) -> None:
+    def fail() -> None:
+        with storage.writing("file") as path:
+            path.write_bytes(b"half")
+            assert storage.size("file") is None
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert list(storage.walk()) == []
+
+
+def test_files_and_folders_are_removed(storage: Storage) -> None:
+    for name in ("a/1", "a/b/2", "c", ".tmp-half", "a/.tmp-half"):
+        storage.write(name, b"x")
+    storage.clean()
+    assert sorted(storage.walk()) == ["a/.tmp-half", "a/1", "a/b/2", "c"]
+    storage.remove("a")
+    storage.remove("none")
+    assert list(storage.walk()) == ["c"]
+    storage.remove("c")
+    assert list(storage.walk()) == []
+
+
+def test_what_is_not_there_is_an_os_error(storage: Storage) -> None:
+    with pytest.raises(FileNotFoundError):
+        storage.read("none")
+    storage.write("short", b"12345")
+    with pytest.raises(EOFError, match="short ends before byte 9"):
+        storage.read("short", (3, 6))
+
+
+def test_travels_to_another_process(storage: Storage) -> None:
+    storage.write("file", b"x")
+    there = pickle.loads(pickle.dumps(storage))
+    assert there.read("file") == b"x"
+    assert str(there) == str(storage)
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "class").mkdir()
+    listed = os.scandir
+
+    def refuse(path: str) -> Any:
+        if str(path).endswith("class"):  # root, as which the tests may run, can read any folder
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="class"):
+        list(open_storage(str(tmp_path)).walk())
+
+
+def test_hidden_folders_are_left_out(storage: Storage) -> None:
+    storage.write(".parts/x", b"x")
+    assert list(storage.walk()) == []
+    assert storage.files(".parts") == [".parts/x"]
+
+
+def test_places_that_cannot_be_used(bucket: str) -> None:
+    with pytest.raises(UserError, match="cannot use nosuch://x/y"):
+        open_storage("nosuch://x/y")
+    with pytest.raises(OSError, match="bucket does not exist"):
+        open_storage("s3://no-such-bucket/x").write("a", b"1")
+
+
+def test_an_unreachable_store_is_an_os_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    s3fs.S3FileSystem.clear_instance_cache()  # it keeps connections whose endpoint was another
+    with pytest.raises(OSError, match=r"s3://bucket/other: Could not connect"):
+        open_storage("s3://bucket/other").size("x")
+    s3fs.S3FileSystem.clear_instance_cache()
