@@ -2,22 +2,28 @@
 
 import hashlib
 import json
-import mmap
-from functools import cached_property
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.settings import UserError
+from pipeline.storage import open_storage
 
 FORMAT_VERSION: Literal[1] = 1
 MANIFEST = "dataset.json"
 INDEX = "index.parquet"
 REJECTS = "rejects.parquet"
+MAX_OPEN_SHARDS = 256
+"""Files that a dataset holds open at a time."""
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -57,7 +63,7 @@ class Manifest(BaseModel):
     name: str
     split: str
     media: Literal["clips", "images"]
-    layout: Literal["frames"]
+    layout: Literal["frames", "triplets"]
     settings: dict[str, Any]
     """Frame or image settings that the bytes depend on."""
     seed: int
@@ -71,6 +77,8 @@ class Manifest(BaseModel):
     source_fingerprint: str
     """Hash over path and size of every input."""
     versions: dict[str, str]
+    tables: dict[str, str] = {}
+    """Hex SHA-256 of the index and of the rejects, by file name."""
     shards: list[Shard]
 
     @property
@@ -79,81 +87,203 @@ class Manifest(BaseModel):
         return hashlib.sha256(json.dumps([(s.file, s.sha256) for s in self.shards]).encode()).hexdigest()
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Read `folder/dataset.json`.
+def parse_manifest(content: bytes, name: str) -> Manifest:
+    """The manifest in the bytes of a `dataset.json`, which errors call `name`.
+
+    Raises:
+        UserError: it is damaged, or of another format version.
+    """
+    try:
+        fields = json.loads(content)
+        version = fields.get("format_version")
+        if version != FORMAT_VERSION:
+            raise UserError(f"{name} has format version {version}; this program reads {FORMAT_VERSION}")
+        return Manifest.model_validate(fields)
+    except (ValueError, AttributeError, ValidationError) as error:
+        raise UserError(
+            f"{name} is damaged ({type(error).__name__}); write the shards again with `make shards`"
+        ) from error
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Read the manifest of the dataset in a folder, or at an address such as `s3://bucket/folder`.
 
     Raises:
         UserError: there is no finished dataset, or it is of another format version.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise UserError(f"{folder} holds no finished shard dataset (no {MANIFEST}); make one with `make shards`")
+    storage = open_storage(str(folder))
     try:
-        content = json.loads(path.read_bytes())
-        version = content.get("format_version")
-        if version != FORMAT_VERSION:
-            raise UserError(f"{path} has format version {version}; this program reads {FORMAT_VERSION}")
-        return Manifest.model_validate(content)
-    except (ValueError, AttributeError, ValidationError) as error:
-        raise UserError(
-            f"{path} is damaged ({type(error).__name__}); write the shards again with `make shards`"
-        ) from error
+        if storage.size(MANIFEST) is None:
+            raise UserError(f"{folder} holds no finished shard dataset (no {MANIFEST}); make one with `make shards`")
+        return parse_manifest(storage.read(MANIFEST), f"{folder}/{MANIFEST}")
+    except OSError as error:
+        raise UserError(f"cannot read {folder}/{MANIFEST}: {error}") from error
+
+
+class _OpenShard(NamedTuple):
+    descriptor: int
+    identity: tuple[int, ...]
+
+
+def _identity(descriptor: int) -> tuple[int, ...]:
+    """What changes when a file is replaced, truncated or written to."""
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _index_columns(table: pa.Table, manifest: Manifest, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Shard number of each row, and the end of its last frame in that shard.
+
+    Raises:
+        ValueError: a row names a shard that the manifest does not have, or a frame beyond its end.
+    """
+    number = {shard.file: i for i, shard in enumerate(manifest.shards)}
+    encoded = table["shard"].combine_chunks().dictionary_encode()
+    files = encoded.dictionary.to_pylist()
+    if unknown := [file for file in files if file not in number]:
+        raise ValueError(f"{name} names the shard {unknown[0]}, which {MANIFEST} does not")
+    shard = np.array([number[file] for file in files], np.int32)[encoded.indices.to_numpy()]
+    offset, size = (table[column].combine_chunks() for column in ("frame_offset", "frame_size"))
+    first = np.concatenate([[0], np.cumsum(table["num_frames"].to_numpy(), dtype=np.int64)])
+    if not (np.array_equal(offset.offsets, first) and np.array_equal(size.offsets, first)):
+        raise ValueError(f"{name} does not give a place for every frame")
+    if len(shard):
+        limit = np.array([entry.bytes for entry in manifest.shards])[np.repeat(shard, np.diff(first))]
+        if (offset.values.to_numpy() + size.values.to_numpy() > limit).any():
+            raise ValueError(f"{name} has a frame beyond the end of its shard")
+    return shard, first
 
 
 class ShardDataset:
     """Random access to the frames of a finished dataset through `index.parquet`.
 
-    Only spans are held in memory: 12 bytes a frame and about 50 a sample. Shards are mapped when first touched.
+    Only spans are held in memory: 12 bytes a frame and about 50 a sample. Frames are read with `pread`, which reports
+    a file that became shorter where a map of it would end the process (SIGBUS). A shard that is replaced by renaming
+    is read on from the old file; one that is changed in place is an error. Methods may be called from several threads.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Open the dataset in `folder`.
+    def __init__(self, folder: str | Path, fetch: Callable[[Manifest, int], Path] | None = None) -> None:
+        """Open the dataset in a folder, or at an address of which `fetch` brings single shards to local files.
 
         Raises:
             UserError: it is unfinished, its index does not fit its manifest, or a shard is missing or of another size.
         """
-        self.folder = folder
-        self.manifest = read_manifest(folder)
+        self.folder = str(folder)
+        self._fetch = fetch
+        self.manifest = read_manifest(self.folder)
+        storage = open_storage(self.folder)
+        name = f"{self.folder}/{INDEX}"
         try:
-            table = pq.read_table(folder / INDEX)
+            with storage.local(INDEX) as path:
+                table = pq.read_table(path, memory_map=False)
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"cannot read {folder / INDEX}: {error}") from error
+            raise UserError(f"cannot read {name}: {error}. {self.mending}") from error
         if not table.schema.equals(INDEX_SCHEMA) or table.num_rows != self.manifest.samples:
-            raise UserError(f"{folder / INDEX} does not fit {MANIFEST}; write the shards again with `make shards`")
+            raise UserError(f"{name} does not fit {MANIFEST}. {self.mending}")
         table = table.combine_chunks()
+        try:
+            self.shard, self._first_frame = _index_columns(table, self.manifest, name)
+        except ValueError as error:
+            raise UserError(f"{error}. {self.mending}") from error
         self.num_frames: np.ndarray = table["num_frames"].to_numpy()
-        self._first_frame = np.concatenate([[0], np.cumsum(self.num_frames, dtype=np.int64)])
         self._offset = table["frame_offset"].combine_chunks().values.to_numpy()
         self._size = table["frame_size"].combine_chunks().values.to_numpy()
         self.width: np.ndarray = table["width"].to_numpy()
         self.height: np.ndarray = table["height"].to_numpy()
         self.label: np.ndarray = table["label"].to_numpy()
         self.keys: pa.ChunkedArray = table["key"]
-        number = {shard.file: i for i, shard in enumerate(self.manifest.shards)}
-        encoded = table["shard"].combine_chunks().dictionary_encode()
-        numbers = np.array([number[file] for file in encoded.dictionary.to_pylist()], np.int32)
-        self.shard: np.ndarray = numbers[encoded.indices.to_numpy()]
-        for shard in self.manifest.shards:
-            path = folder / shard.file
-            size = path.stat().st_size if path.is_file() else None
-            if size != shard.bytes:
-                state = "is missing" if size is None else f"has {size} bytes"
-                raise UserError(f"shard {path} {state}; {MANIFEST} says {shard.bytes} bytes. Run `make shards` again")
+        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._identities: dict[int, tuple[int, ...]] = {}
+        self._lock = threading.Lock()
+        if fetch is None:
+            for shard in self.manifest.shards:
+                self._check_size(shard, storage.size(shard.file))
+
+    @property
+    def mending(self) -> str:
+        """What to run when something is wrong with the dataset."""
+        return f"Run `python -m pipeline.verify {self.folder}`, which names every fault"
 
     def __len__(self) -> int:
         return len(self.num_frames)
 
-    @cached_property
-    def _mapped(self) -> dict[int, memoryview]:
-        return {}
+    def _check_size(self, shard: Shard, size: int | None) -> None:
+        if size != shard.bytes:
+            state = "is missing" if size is None else f"has {size} bytes"
+            raise UserError(
+                f"shard {self.folder}/{shard.file} {state}; {MANIFEST} says {shard.bytes} bytes. {self.mending}"
+            )
+
+    def _opened(self, number: int) -> _OpenShard:
+        """The open file of a shard; the least recently opened one of many is closed for it."""
+        opened = self._open.get(number)
+        if opened is not None:
+            return opened
+        shard = self.manifest.shards[number]
+        try:
+            path = Path(self.folder, shard.file) if self._fetch is None else self._fetch(self.manifest, number)
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise UserError(f"shard {self.folder}/{shard.file} is missing. {self.mending}") from error
+        except OSError as error:
+            raise UserError(f"cannot open shard {self.folder}/{shard.file}: {error}. {self.mending}") from error
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # read what is asked for, not what lies around it
+        opened = _OpenShard(descriptor, _identity(descriptor))
+        try:
+            self._check_size(shard, opened.identity[2])
+            if self._fetch is None and self._identities.setdefault(number, opened.identity) != opened.identity:
+                raise UserError(f"shard {path} was replaced while it was in use. {self.mending}")
+        except UserError:
+            os.close(descriptor)
+            raise
+        if len(self._open) >= MAX_OPEN_SHARDS:
+            os.close(self._open.popitem(last=False)[1].descriptor)
+        self._open[number] = opened
+        return opened
+
+    def _places(self, rows: NDArray[np.int64], frames: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
+        """Shard, first byte and size of each of the frames."""
+        spans = self._first_frame[rows] + frames
+        columns = (self.shard[rows], self._offset[spans], self._size[spans])
+        return zip(*(column.tolist() for column in columns), strict=True)
+
+    def frames(self, rows: NDArray[np.int64], frames: NDArray[np.int64]) -> list[np.ndarray]:
+        """JPEG bytes, (size,) uint8 each, of frames (n,) of rows (n,).
+
+        Raises:
+            UserError: a shard is missing, became shorter, or changed since it was opened.
+        """
+        found: list[np.ndarray] = []
+        touched: dict[int, int] = {}
+        with self._lock:
+            for place, (shard, offset, size) in enumerate(self._places(rows, frames)):
+                touched.setdefault(shard, place)
+                data = os.pread(self._opened(shard).descriptor, size, offset)
+                if len(data) < size:
+                    raise self._fault(shard, int(rows[place]), f"ends within frame {frames[place]}")
+                found.append(np.frombuffer(data, np.uint8))
+            for shard, place in touched.items():
+                opened = self._open.get(shard)
+                if opened is not None and _identity(opened.descriptor) != opened.identity:
+                    raise self._fault(shard, int(rows[place]), "changed since it was opened, perhaps at a frame")
+        return found
+
+    def _fault(self, shard: int, row: int, state: str) -> UserError:
+        file = self.manifest.shards[shard].file
+        return UserError(f"shard {self.folder}/{file} {state} of sample {self.keys[row]}. {self.mending}")
 
     def frame(self, row: int, frame: int) -> np.ndarray:
-        """JPEG bytes of one frame as a read-only (size,) uint8 view of the mapped shard."""
-        shard = int(self.shard[row])
-        view = self._mapped.get(shard)
-        if view is None:
-            with (self.folder / self.manifest.shards[shard].file).open("rb") as stream:
-                view = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
-            self._mapped[shard] = view
-        span = self._first_frame[row] + frame
-        return np.frombuffer(view, np.uint8, int(self._size[span]), int(self._offset[span]))
+        """JPEG bytes of one frame as a (size,) uint8 array; raises as `frames`."""
+        return self.frames(np.array([row]), np.array([frame]))[0]
+
+    def advise(self, rows: NDArray[np.int64], frames: NDArray[np.int64]) -> None:
+        """Ask the kernel to read frames (n,) of rows (n,) ahead of their use; raises as `frames`."""
+        with self._lock:
+            for shard, offset, size in self._places(rows, frames):
+                os.posix_fadvise(self._opened(shard).descriptor, offset, size, os.POSIX_FADV_WILLNEED)
+
+    def close(self) -> None:
+        """Close the shards; they are opened again when they are needed."""
+        with self._lock:
+            while self._open:
+                os.close(self._open.popitem()[1].descriptor)

@@ -1,7 +1,11 @@
 """Fixtures that more than one folder of tests uses."""
 
+import logging
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from tests.media import write_clip, write_image
@@ -15,6 +19,46 @@ def real_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("the real sample clips and images (../shared/data) are not on this machine")
     return SHARED_DATA
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a file system of 2 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2000k", "none", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[None]:
+    """One Ray cluster of one worker for all jobs that run in the process of the tests."""
+    from pipeline.shards.cluster import ray_session
+
+    with ray_session(workers=1):
+        yield
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """Address of an empty bucket of a real S3 API on this machine; processes started by the test find it as well."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        fsspec.filesystem("s3").mkdir("bucket")
+        yield "s3://bucket"
+    server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -48,26 +92,40 @@ def image_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def clip_dataset(clip_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clip_dataset(ray_here: None, clip_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of `clip_tree` (6 samples in 3 shards)."""
     return write_dataset(clip_tree, tmp_path_factory.mktemp("shards") / "clips", samples_per_shard=3)
 
 
 @pytest.fixture(scope="session")
-def image_dataset(image_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image_dataset(ray_here: None, image_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of `image_tree` (12 samples in 3 shards)."""
     return write_dataset(image_tree, tmp_path_factory.mktemp("shards") / "images", samples_per_shard=4)
 
 
 @pytest.fixture(scope="session")
-def real_clip_dataset(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def real_clip_dataset(ray_here: None, real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of the real clips."""
     return write_dataset(real_data / "videos", tmp_path_factory.mktemp("shards") / "real-clips", samples_per_shard=12)
 
 
-def write_dataset(data: Path, out: Path, samples_per_shard: int) -> Path:
-    """Run the shard job in this process, with one Ray worker."""
-    from pipeline.shards.__main__ import ShardsCommand, main
+@pytest.fixture(scope="session")
+def slow_job(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Inputs whose job takes some seconds, and its undisturbed result."""
+    root = tmp_path_factory.mktemp("slow")
+    for number in range(20):
+        write_clip(root / "data" / "class" / f"clip{number}.mp4", seconds=8.0, seed=number, size=(480, 360))
+    return root / "data", write_dataset(root / "data", root / "undisturbed", samples_per_shard=2)
 
-    main(ShardsCommand(data=data, out=out, samples_per_shard=samples_per_shard, workers=1, max_reject_fraction=0.5))
+
+def write_dataset(data: Path, out: Path, samples_per_shard: int) -> Path:
+    """Run the shard job in this process."""
+    from pipeline.shards.__main__ import main
+    from pipeline.shards.command import ShardsCommand
+
+    main(
+        ShardsCommand(
+            data=str(data), out=str(out), samples_per_shard=samples_per_shard, workers=1, max_reject_fraction=0.5
+        )
+    )
     return out

@@ -43,3 +43,31 @@ def jpeg(pixels: np.ndarray) -> bytes:
 def decode(data: bytes | np.ndarray) -> np.ndarray:
     """Pixels (height, width, 3) of JPEG bytes, by Pillow."""
     return np.asarray(Image.open(io.BytesIO(bytes(data))).convert("RGB"))
+
+
+BITS = 8
+
+
+def numbered(count: int, size: tuple[int, int] = (192, 144)) -> bytes:
+    """Raw grey pictures of `size` (width, height); picture i shows the number i as `BITS` dark and light bars."""
+    width, height = size
+    bars = (np.arange(count)[:, None] >> np.arange(BITS) & 1) * 170 + 40
+    rows = bars[:, np.arange(width) * BITS // width].astype(np.uint8)
+    return rows[:, None, :].repeat(height, 1).tobytes()
+
+
+def shown_number(data: bytes | np.ndarray) -> int:
+    """The number that a frame of a numbered clip shows."""
+    row = decode(data).mean((0, 2))
+    bars = row[(np.arange(BITS) * 2 + 1) * len(row) // (2 * BITS)]
+    return int(((bars > 125) << np.arange(BITS)).sum())
+
+
+def write_numbered(
+    path: Path, count: int, *options: str, fps: int = 12, size: tuple[int, int] = (192, 144), codec: str = "mpeg4"
+) -> Path:
+    """A clip of `count` numbered pictures; `options` are ffmpeg's output options."""
+    raw = ["-f", "rawvideo", "-pix_fmt", "gray", "-s", f"{size[0]}x{size[1]}", "-r", str(fps), "-i", "pipe:"]
+    encoder = ["-c:v", codec, "-q:v", "2"]
+    run_ffmpeg([*raw, *encoder, *options, "-y", f"file:{path}"], deadline_s=60, stdin=numbered(count, size))
+    return path

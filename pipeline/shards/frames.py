@@ -1,54 +1,155 @@
-"""Clip -> JPEG frames at a constant rate, by one ffmpeg process."""
+"""Clip -> JPEG frames at a constant rate and the times that they show, by one ffmpeg process."""
 
+import io
+import os
 import re
+import stat
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import IO, Literal
 
 import ffmpeg
+import numpy as np
+from PIL import Image
 from pydantic import Field
 
 from pipeline.settings import Settings
-from pipeline.shards.ffmpeg import FfmpegError, FfmpegTimeout, run_ffmpeg
+from pipeline.shards.ffmpeg import FfmpegError, FfmpegFlood, FfmpegTimeout, memory_file, run_ffmpeg
+from pipeline.shards.images import check_side
+from pipeline.shards.matroska import missing_bytes
 from pipeline.shards.rejects import Reason, Rejected
 
+_CONTAINERS = "mov,matroska,avi,flv,mpeg,mpegvideo,mpegts,asf,ogg"
+"""ffmpeg's demuxers that hold their pictures themselves; playlists, scripts and picture formats stay out."""
+_MAX_MEMORY = 4 << 30
+"""Bytes of address space for ffmpeg; an 8K 10-bit H.264 clip needs between 1 and 2 GiB."""
+_MAX_JPEG_BYTES = 1 << 30
+_MAX_TIMES_BYTES = 64 << 20
+"""Bound on the printed times that are read; two million pictures."""
 _END_THEN_START = b"\xff\xd9\xff\xd8"
+_TIME = re.compile(rb"^frame:(\d+) +pts:(-?\d+)", re.MULTILINE)
+_REASONS = (
+    (r"exceeds specified max pixel count", Reason.TOO_LARGE, "more than max_pixels = {max_pixels} pixels"),
+    (r"Cannot allocate memory", Reason.TOO_LARGE, "decoding takes too much memory"),
+    (r"does not contain any stream|is not a decoding option", Reason.NOT_MEDIA, "no video stream"),
+    (r"^(Error opening input|the input): Invalid data", Reason.NOT_MEDIA, "no video container that is read"),
+    (r"not on whitelist|Not detecting m3u8", Reason.NOT_MEDIA, "no video container that is read"),
+)
+"""What ffmpeg says, and the reason and detail that it stands for; anything else is a decoding error."""
 
 
 class FrameSettings(Settings):
     """How frames are taken from clips."""
 
-    fps: float = Field(2.0, gt=0)
+    fps: float = Field(2.0, ge=0.001, le=1000)
     """Frames per second; frame k is the picture on display k/fps seconds after the first."""
+    timing: Literal["exact", "reference"] = "exact"
+    """`reference` decodes only pictures that others refer to and takes the nearest one: faster, but less even in time,
+    and a frame may be missing at the end."""
     short_side: int = Field(256, ge=16)
     """Shorter side of a frame in pixels; smaller clips are not enlarged."""
     quality: int = Field(2, ge=1, le=31)
     """ffmpeg's JPEG quantiser scale: 1 best, 31 worst; 2 is about Pillow quality 95."""
     min_frames: int = Field(8, ge=1)
     """Clips with fewer frames are rejected; below 8 the sampling ranges of the method are empty."""
+    max_frames: int = Field(2000, ge=1)
+    """Clips with more frames are rejected."""
+    max_pixels: int = Field(40_000_000, ge=1)
+    """Clips whose pictures have more pixels are rejected; 8K has 33 million."""
     deadline_s: float = Field(600.0, gt=0)
     """A clip whose decoding takes longer is rejected."""
 
 
-def ffmpeg_arguments(path: Path, settings: FrameSettings) -> list[str]:
-    """Arguments that make ffmpeg write the frames as concatenated JPEGs to its standard output.
+@dataclass(frozen=True)
+class Frames:
+    """The frames of one clip in order of time; nominally, frame k shows the clip after k/fps seconds."""
 
-    Upright (ffmpeg applies rotation metadata), square pixels, full-range 4:2:0, no metadata, one thread.
-    Any decoding error ends it (`-xerror`), so a damaged clip is never taken for a short one.
+    jpegs: list[bytes]
+    times_s: list[float]
+    """Presentation time of the picture that each frame really shows, in seconds after the first picture."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Frame rate as a fraction, and a time base (ticks per second) in which frame times are whole numbers."""
+
+    fps: Fraction
+    ticks_per_s: int
+
+    @classmethod
+    def at(cls, fps: float) -> "Clock":
+        """The clock for `fps`, with ticks of about a microsecond or less."""
+        rate = Fraction(fps).limit_denominator(100_000)
+        return cls(rate, rate.numerator * -(-1_000_000 // rate.numerator))
+
+    @property
+    def ticks_per_frame(self) -> int:
+        """Ticks from one frame to the next."""
+        return int(self.ticks_per_s / self.fps)
+
+
+def shown_pictures(pts: np.ndarray, frames: int, ticks_per_frame: int, nearest: bool) -> np.ndarray:
+    """Which picture each frame shows, by the rule of ffmpeg's fps filter (round=up).
+
+    Args:
+        pts: (pictures,) int64 presentation times in ticks, in order of decoding.
+        frames: number of frames.
+        ticks_per_frame: ticks from one frame to the next.
+        nearest: the picture nearest in time is shown, not the one on display: each takes over half-way.
+
+    Returns:
+        (frames,) index of a picture.
     """
+    since_first = pts - pts[0]
+    takes_over = since_first
+    if nearest:
+        takes_over = np.concatenate([since_first[:1], (since_first[1:] + since_first[:-1]) // 2])
+    first_frame = -(-takes_over // ticks_per_frame)
+    return np.searchsorted(np.maximum.accumulate(first_frame), np.arange(frames), side="right") - 1
+
+
+def ffmpeg_arguments(clip: str, times: str, settings: FrameSettings) -> list[str]:
+    """Arguments that make ffmpeg write the frames of `clip` to its standard output, as concatenated JPEGs.
+
+    The presentation time of each decoded picture is written to `times`, a file or pipe that ffmpeg can open.
+    Upright (ffmpeg applies rotation metadata), square pixels, 4:2:0 in JPEG's colour space (full range, BT.601
+    matrix), no metadata, one thread, the same bytes on any kind of CPU. Any decoding error ends it (`-xerror`), so a
+    damaged clip is never taken for a short one.
+    """
+    clock = Clock.at(settings.fps)
     factor = f"min(1,{settings.short_side}/min(iw*sar,ih))"
+    takes_over = "PTS" if settings.timing == "exact" else "if(isnan(PREV_INPTS),PTS,(PTS+PREV_INPTS)/2)"
     filters = (
-        "setpts=PTS-STARTPTS",
-        f"fps=fps={settings.fps}:round=up",
-        f"scale=w='max(1,round(iw*sar*{factor}))':h='max(1,round(ih*{factor}))':out_range=full",
+        f"settb=1/{clock.ticks_per_s}",
+        "metadata=mode=add:key=t:value=t",  # pictures without metadata would not be printed
+        "metadata=mode=print:file='{}'".format(times.replace(":", r"\:")),
+        f"setpts='{takes_over}-STARTPTS'",
+        f"fps=fps={clock.fps}:round=up",
+        f"trim=end_frame={settings.max_frames + 1}",  # a gap in time is filled at once, before any frame is encoded
+        f"scale=w='max(1,round(iw*sar*{factor}))':h='max(1,round(ih*{factor}))'"
+        ":out_range=full:out_color_matrix=bt601:flags=bicubic+accurate_rnd+bitexact",
         "setsar=1",
-        "format=yuvj420p",
+        "format=yuv420p",
+    )
+    decoder = {"skip_frame:v": "noref"} if settings.timing == "reference" else {}
+    source = ffmpeg.input(
+        clip,
+        protocol_whitelist="file",
+        format_whitelist=_CONTAINERS,
+        max_pixels=settings.max_pixels,
+        flags="+bitexact",
+        threads=1,
+        **decoder,
     )
     # A plain `vf` and no map: ffmpeg then takes the best of several video streams.
-    output = ffmpeg.input(f"file:{path}", protocol_whitelist="file,pipe", threads=1).output(
+    output = source.output(
         "pipe:",
         vf=",".join(filters),
         format="image2pipe",
         vcodec="mjpeg",
         qscale=settings.quality,
+        dct="int",
         threads=1,
         fflags="+bitexact",
         flags="+bitexact",
@@ -56,7 +157,8 @@ def ffmpeg_arguments(path: Path, settings: FrameSettings) -> list[str]:
         sn=None,
         dn=None,
         xerror=None,
-    )
+        **{"frames:v": settings.max_frames + 1},
+    ).global_args("-filter_threads", "1")
     arguments: list[str] = output.get_args()
     return arguments
 
@@ -70,29 +172,88 @@ def split_jpegs(stream: bytes) -> list[bytes]:
     return [b"\xff\xd8" * (i > 0) + part + b"\xff\xd9" * (i < last) for i, part in enumerate(parts)]
 
 
-def _message(said: str, path: Path) -> str:
-    """What ffmpeg said, in one line that is the same in every run and every folder."""
-    same = re.sub(r" @ 0x[0-9a-f]+", "", said.replace(f"file:{path}", path.name))
-    return "; ".join(dict.fromkeys(line.strip() for line in same.splitlines()))
-
-
-def extract_frames(path: Path, settings: FrameSettings) -> list[bytes]:
-    """Decode the clip at `path` into JPEG frames, in order of time.
+def _open(path: Path) -> IO[bytes]:
+    """Open a regular file that is not empty; a named pipe does not block.
 
     Raises:
-        Rejected: it cannot be read or decoded to its end, takes too long, or has fewer than `min_frames`.
+        Rejected: it is something else or cannot be opened.
     """
-    if not path.is_file() or path.stat().st_size == 0:
-        raise Rejected(Reason.UNREADABLE, "the file is empty" if path.is_file() else "no such file")
     try:
-        frames = split_jpegs(run_ffmpeg(ffmpeg_arguments(path, settings), settings.deadline_s))
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    except OSError as error:
+        raise Rejected(Reason.UNREADABLE, error.strerror or "it cannot be opened") from error
+    status = os.fstat(file.fileno())
+    regular = stat.S_ISREG(status.st_mode)
+    if regular and status.st_size > 0:
+        return file
+    file.close()
+    raise Rejected(Reason.UNREADABLE, "the file is empty" if regular else "not a regular file")
+
+
+def _rejected(said: str, clip: str, settings: FrameSettings) -> Rejected:
+    """What ffmpeg's first message means, in words that are the same in every run and every folder."""
+    first = re.sub(r"^(\[[^\]]*\] *)+", "", said.replace(clip, "the input").splitlines()[0])
+    for pattern, reason, detail in _REASONS:
+        if re.search(pattern, first):
+            return Rejected(reason, detail.format(max_pixels=settings.max_pixels))
+    return Rejected(Reason.DECODE_ERROR, first)
+
+
+def _decode(file: IO[bytes], settings: FrameSettings) -> tuple[bytes, bytes]:
+    """Run ffmpeg on an open clip; returns concatenated JPEGs and the printed times of the decoded pictures.
+
+    ffmpeg gets the clip as a descriptor: no file name can be taken for a pattern, an option or an address, and it
+    makes no difference if the file is removed meanwhile.
+    """
+    clip = f"file:/dev/fd/{file.fileno()}"
+    try:
+        with memory_file() as report:
+            arguments = ffmpeg_arguments(clip, f"pipe:{report.fileno()}", settings)
+            jpegs = run_ffmpeg(
+                arguments,
+                settings.deadline_s,
+                pass_fds=(file.fileno(), report.fileno()),
+                max_memory=_MAX_MEMORY,
+                max_written=_MAX_JPEG_BYTES,
+            )
+            if report.seek(0, os.SEEK_END) > _MAX_TIMES_BYTES:
+                raise FfmpegFlood("more pictures than can be listed")
+            report.seek(0)
+            return jpegs, report.read()
     except FfmpegTimeout as error:
         raise Rejected(Reason.TIMEOUT, str(error)) from error
+    except FfmpegFlood as error:
+        raise Rejected(Reason.TOO_LARGE, str(error)) from error
     except FfmpegError as error:
-        raise Rejected(Reason.DECODE_ERROR, _message(str(error), path)) from error
-    if len(frames) < settings.min_frames:
+        raise _rejected(str(error), clip, settings) from error
+
+
+def extract_frames(path: Path, settings: FrameSettings) -> Frames:
+    """Decode the clip at `path` into JPEG frames.
+
+    Raises:
+        Rejected: it cannot be read or decoded to its end, takes too long, has too few or too many frames or too small
+            or too large pictures, or its pictures change size or format on the way.
+    """
+    with _open(path) as file:
+        if missing := missing_bytes(file):
+            raise Rejected(Reason.DECODE_ERROR, f"the file is cut off: its last {missing} bytes are missing")
+        file.seek(0)
+        stream, report = _decode(file, settings)
+    jpegs = split_jpegs(stream)
+    pictures = _TIME.findall(report)
+    if sum(number == b"0" for number, _ in pictures) > 1:  # ffmpeg started its filters anew
+        raise Rejected(Reason.DECODE_ERROR, "the size or format of the pictures changes within the clip")
+    if len(jpegs) < settings.min_frames:
         raise Rejected(
-            Reason.TOO_SHORT,
-            f"{len(frames)} frames at {settings.fps:g} fps; min_frames is {settings.min_frames}",
+            Reason.TOO_SHORT, f"{len(jpegs)} frames at {settings.fps:g} fps; min_frames is {settings.min_frames}"
         )
-    return frames
+    if len(jpegs) > settings.max_frames:
+        raise Rejected(Reason.TOO_LONG, f"more than max_frames = {settings.max_frames} frames at {settings.fps:g} fps")
+    with Image.open(io.BytesIO(jpegs[0])) as first:
+        check_side(first.size)
+    clock = Clock.at(settings.fps)
+    pts = np.array([int(time) for _, time in pictures], dtype=np.int64)
+    shown = shown_pictures(pts, len(jpegs), clock.ticks_per_frame, settings.timing == "reference")
+    times_s = (pts[shown] - pts[0]) / clock.ticks_per_s
+    return Frames(jpegs, [round(time, 6) for time in times_s.tolist()])

@@ -1,17 +1,22 @@
 """Still image -> JPEG that every decoder takes, and the check of JPEGs by decoding them."""
 
 import io
+import struct
 import warnings
-from pathlib import Path
+import zlib
 
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 
 from pipeline.settings import Settings
 from pipeline.shards.rejects import Reason, Rejected
 
-_DECODE_FAULTS = (OSError, SyntaxError, ValueError, EOFError)
-"""What Pillow raises on broken files (UnidentifiedImageError is an OSError)."""
+MIN_SIDE = 16
+"""Pictures with a shorter side in pixels are rejected."""
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
+"""What Pillow may read: pixels only, never formats that run a program or name other files (EPS, WMF)."""
+_DECODE_FAULTS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, LookupError, TypeError)
+"""What Pillow raises on broken files."""
 
 
 class ImageSettings(Settings):
@@ -25,10 +30,20 @@ class ImageSettings(Settings):
     """Images with more pixels are rejected unread."""
 
 
+def check_side(size: tuple[int, int]) -> None:
+    """Make sure that a picture of `size` (width, height) has at least `MIN_SIDE` pixels a side.
+
+    Raises:
+        Rejected: it has not.
+    """
+    if min(size) < MIN_SIDE:
+        raise Rejected(Reason.TOO_SMALL, f"{size[0]} x {size[1]} pixels; a side must have at least {MIN_SIDE}")
+
+
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except (*_DECODE_FAULTS, KeyError, TypeError):  # a broken EXIF block says nothing about the picture
+    except _DECODE_FAULTS:  # a broken EXIF block says nothing about the picture
         return 1
 
 
@@ -42,35 +57,36 @@ def _to_rgb(image: Image.Image, orientation: int) -> Image.Image:
     return upright.convert("RGB")
 
 
-def encode_image(path: Path, settings: ImageSettings) -> tuple[bytes, str]:
-    """Return the JPEG bytes of the image at `path` and how they were made: "copied" or what was converted.
+def encode_image(data: bytes, settings: ImageSettings) -> tuple[bytes, str]:
+    """Turn the bytes of an image file into an upright RGB JPEG; animations give their first picture.
+
+    Returns its bytes and how they were made: "copied" byte for byte (not decoded: see `check_jpeg`), or what was
+    converted, such as "from PNG RGBA" or "from JPEG RGB, rotated upright, resized".
 
     Raises:
-        Rejected: it cannot be opened or decoded, or has more than `max_pixels`.
+        Rejected: it cannot be opened or decoded, or has too few or too many pixels.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise Rejected(Reason.UNREADABLE, error.strerror or "cannot be read") from error
     if not data:
         raise Rejected(Reason.UNREADABLE, "the file is empty")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # metadata that Pillow finds odd; the decode below is what counts
             return _encode(data, settings)
+    except UnidentifiedImageError as error:  # its message holds a memory address
+        raise Rejected(Reason.NOT_MEDIA, f"no image of these formats: {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
-        raise Rejected(Reason.TOO_LARGE, str(error)) from error
+        raise Rejected(Reason.TOO_LARGE, f"more than max_pixels = {settings.max_pixels} pixels") from error
     except _DECODE_FAULTS as error:
-        detail = "not an image that Pillow knows" if "cannot identify" in str(error) else str(error)
-        raise Rejected(Reason.DECODE_ERROR, detail) from error
+        raise Rejected(Reason.DECODE_ERROR, str(error)) from error
 
 
 def _encode(data: bytes, settings: ImageSettings) -> tuple[bytes, str]:
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         if image.width * image.height > settings.max_pixels:
             raise Rejected(
                 Reason.TOO_LARGE, f"{image.width} x {image.height} pixels; max_pixels is {settings.max_pixels}"
             )
+        check_side(image.size)
         orientation = _orientation(image)
         shrink = settings.short_side is not None and min(image.size) > settings.short_side
         if image.format == "JPEG" and image.mode == "RGB" and orientation == 1 and not shrink:
@@ -90,16 +106,18 @@ def _encode(data: bytes, settings: ImageSettings) -> tuple[bytes, str]:
 def check_jpeg(data: bytes) -> tuple[int, int]:
     """Decode a JPEG to its end and return (width, height).
 
-    All entropy-coded data is read; the picture is reconstructed at an eighth of its size, which is cheaper.
+    All entropy-coded data is read; only luminance is reconstructed, at an eighth of its size, which is cheaper.
 
     Raises:
         Rejected: it is damaged.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             size = image.size
-            image.draft("RGB", (max(1, size[0] // 8), max(1, size[1] // 8)))
+            image.draft("L", (max(1, size[0] // 8), max(1, size[1] // 8)))
             image.load()
+    except UnidentifiedImageError as error:
+        raise Rejected(Reason.DECODE_ERROR, "no JPEG") from error
     except _DECODE_FAULTS as error:
         raise Rejected(Reason.DECODE_ERROR, f"the JPEG does not decode: {error}") from error
     return size

@@ -1,10 +1,12 @@
-"""The Ray Data job: one task a shard, resumable, and the manifest that ends it."""
+"""A job from its inputs to a finished dataset: plan, write what is missing, publish."""
 
 import contextlib
-import hashlib
-import logging
+import fcntl
+import json
 import os
-import socket
+import platform
+import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -14,190 +16,269 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 from tqdm import tqdm
 
-from pipeline.dataset import INDEX, INDEX_SCHEMA, MANIFEST, REJECTS, REJECTS_SCHEMA, Manifest, Shard, read_manifest
-from pipeline.files import TEMPORARY_PREFIX, atomic_path, remove, write_bytes
+from pipeline.dataset import MANIFEST, REJECTS, Manifest, parse_manifest
 from pipeline.settings import UserError
-from pipeline.shards.ffmpeg import ffmpeg_version
-from pipeline.shards.frames import FrameSettings
-from pipeline.shards.plan import Reject, ShardPlan
-from pipeline.shards.shard import PARTS, Part, ShardTask, part_path, read_part, write_shard
-from pipeline.shards.sources import Listing, Source
+from pipeline.shards.cluster import run_shards
+from pipeline.shards.command import ShardsCommand
+from pipeline.shards.decode import Inputs
+from pipeline.shards.parts import PARTS, Part, read_part
+from pipeline.shards.plan import Plan, make_plan
+from pipeline.shards.publish import publish, reopen
+from pipeline.shards.rejects import Reason
+from pipeline.shards.shard import PLAN, ShardTask
+from pipeline.shards.sources import Source, data_root, list_sources
+from pipeline.shards.versions import writer_versions
+from pipeline.storage import LocalStorage, Storage, open_storage
 
-PLAN_FINGERPRINT = "plan"
+JOB = f"{PARTS}/job.json"
 
 
 @dataclass(frozen=True)
-class JobFacts:
-    """What the manifest says of a job beside its results."""
+class Outcome:
+    """What a job found or made."""
 
-    name: str
-    split: str
-    seed: int
-    samples_per_shard: int
-
-
-def source_fingerprint(data: Path, sources: list[Source]) -> str:
-    """Hex SHA-256 over path and size of every input, in path order."""
-    digest = hashlib.sha256()
-    for source in sources:
-        with contextlib.suppress(FileNotFoundError):  # it vanished since it was listed: its task will reject it
-            digest.update(f"{source.path}\0{(data / source.path).stat().st_size}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
-
-
-def check_ray_address(address: str) -> None:
-    """Make sure that something listens at `address` (host:port or ray://host:port); Ray itself waits for very long.
-
-    Raises:
-        UserError: nothing answers within ten seconds.
-    """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdecimal():
-        return  # empty, or a word like `auto` that Ray resolves
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        raise UserError(f"no Ray cluster answers at RAY_ADDRESS = {address}: {error}") from error
+    manifest: Manifest
+    reasons: dict[str, int]
+    """Rejects by reason."""
+    report: dict[str, Any]
+    """Figures of this run; empty if nothing was left to do."""
 
 
 @contextlib.contextmanager
-def _ray(workers: int | None) -> Iterator[None]:
-    """Join the cluster that RAY_ADDRESS names, else start one on this machine; leave no process behind."""
-    check_ray_address(os.environ.get("RAY_ADDRESS", ""))
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default; unset, Ray warns
-    local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
-    ray.init(logging_level=logging.ERROR, log_to_driver=False, **local)
-    try:
+def _alone(out: Storage) -> Iterator[None]:
+    """Keep a second job out of a local output folder."""
+    if not isinstance(out, LocalStorage):
         yield
-    finally:
-        ray.shutdown()
-
-
-def _finished_parts(plans: list[ShardPlan], task: ShardTask, workers: int | None) -> Iterator[Part]:
-    """Write the shards of `plans` as Ray Data tasks; yields each part when it is done, in any order."""
-
-    def build(row: dict[str, Any]) -> dict[str, Any]:
-        return {"name": write_shard(row["plan"], task).name}
-
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    with _ray(workers):
-        rows = ray.data.from_items([{"plan": plan} for plan in plans], override_num_blocks=len(plans))
+        return
+    with contextlib.ExitStack() as stack:
         try:
-            for row in rows.map(build, num_cpus=1).iter_rows():
-                part = read_part(task.out, row["name"])
-                assert part is not None, f"task of {row['name']} returned before its part was written"
-                yield part
-        except ray.exceptions.RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, OSError):
-                raise UserError(
-                    f"cannot write shards to {task.out}: {cause.strerror or cause}; finished shards are kept, "
-                    "run the same command again to continue"
-                ) from error
-            raise
+            Path(out.place, PARTS).mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(Path(out.place, PARTS, "lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another job is writing to {out}: wait for it or stop it first") from error
+        except OSError as error:
+            raise _cannot_write(out, error) from error
+        yield
 
 
-def _check_output(out: Path, fingerprint: str) -> None:
-    """Make sure that `out` is new or holds an unfinished job with the same inputs and settings."""
-    marker = out / PARTS / PLAN_FINGERPRINT
-    if not (out / PARTS).exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(f"the output folder {out} is not empty and holds no unfinished job: choose another --out")
-    elif not marker.is_file() or marker.read_text() != fingerprint:
-        raise UserError(
-            f"{out} holds an unfinished job with other inputs or settings: choose another --out or remove it"
-        )
+def _cannot_write(out: Storage, error: OSError) -> UserError:
+    return UserError(f"cannot write to the output folder {out}: {error.strerror or error}")
+
+
+def _cannot_read(place: str, error: OSError) -> UserError:
+    return UserError(f"cannot read {error.filename or place}: {error.strerror or error}")
+
+
+def _readable(sources: Iterator[Source], place: str) -> Iterator[Source]:
+    """`sources`, with what cannot be read told from what cannot be written."""
     try:
-        write_bytes(marker, fingerprint.encode())
+        yield from sources
     except OSError as error:
-        raise UserError(f"cannot write to the output folder {out}: {error.strerror}") from error
-    for leftover in out.glob(f"{TEMPORARY_PREFIX}*"):
-        remove(leftover)
+        raise _cannot_read(place, error) from error
 
 
-def _publish(out: Path, plans: list[ShardPlan], rejects: list[Reject], manifest: Manifest) -> None:
-    """Merge the index parts in shard order, write rejects, then the manifest, which makes the dataset valid."""
-    with atomic_path(out / INDEX) as temporary, pq.ParquetWriter(temporary, INDEX_SCHEMA) as writer:
-        for plan in plans:
-            writer.write_table(
-                pq.read_table(part_path(out, plan.name)).cast(INDEX_SCHEMA).replace_schema_metadata(None)
-            )
-    with atomic_path(out / REJECTS) as temporary:
-        pq.write_table(pa.Table.from_pylist([asdict(r) for r in rejects], REJECTS_SCHEMA), temporary)
-    write_bytes(out / MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
-    remove(out / PARTS)
+def _read_manifest(out: Storage) -> Manifest | None:
+    return parse_manifest(out.read(MANIFEST), f"{out}/{MANIFEST}") if out.size(MANIFEST) is not None else None
 
 
-def run_job(
-    listing: Listing,
-    plans: list[ShardPlan],
-    planned_rejects: list[Reject],
-    task: ShardTask,
-    facts: JobFacts,
-    workers: int | None,
-) -> tuple[Manifest, Counter[str], bool]:
-    """Write all shards of `plans` that are not there yet and publish the dataset.
+def _header(command: ShardsCommand, plan: Plan) -> dict[str, Any]:
+    """What the manifest says of a job beside its results."""
+    identity = command.identity()
+    groups = ["images"] if plan.media == "images" else ["frames"] + ["images"] * (plan.media == "frames")
+    groups += ["triplets"] * (command.layout == "triplets")
+    return {
+        "name": command.name,
+        "split": command.split,
+        "media": "images" if plan.media == "images" else "clips",
+        "layout": command.layout,
+        "settings": {group: identity[group] for group in groups},
+        "seed": command.seed,
+        "samples_per_shard": plan.samples_per_shard,
+        "inputs": plan.inputs,
+        "classes": plan.classes,
+        "source_fingerprint": plan.fingerprint,
+    }
 
-    Returns the manifest, rejects by reason, and whether anything was written (False: it was finished already).
+
+def _list_and_plan(command: ShardsCommand, target: Path) -> Plan:
+    try:
+        listing = list_sources(command.data, command.media, command.annotations, command.split)
+    except OSError as error:
+        raise _cannot_read(command.data, error) from error
+    listing.sources = _readable(listing.sources, command.data)
+    plan = make_plan(listing, command.data, command.seed, command.samples_per_shard, target)
+    if command.layout == "triplets" and plan.media == "images":
+        raise UserError(f"layout = triplets needs clips; {command.data} holds images")
+    return plan
+
+
+def _check_same(out: Storage, state: str, expected: dict[str, Any], found: dict[str, Any]) -> None:
+    now, there = _leaves(expected), _leaves(found)
+    if differing := [key for key in now if now[key] != there.get(key)]:
+        of_inputs = {"inputs", "classes", "source_fingerprint"} & set(differing)
+        settings = [key for key in differing if key not in of_inputs]
+        said = [f"{key} is {there.get(key)!r} there, {now[key]!r} now" for key in settings]
+        if of_inputs:
+            said.append(f"{found['inputs']} inputs there, {expected['inputs']} now, not the same")
+        raise UserError(
+            f"{out} holds {state} of other inputs or settings ({'; '.join(said)}): choose another --out or remove it"
+        )
+
+
+def _leaves(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    leaves: dict[str, Any] = {}
+    for key, value in settings.items():
+        leaves |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return leaves
+
+
+def _continue(out: Storage, identity: dict[str, Any]) -> Plan:
+    """The plan of the unfinished job in `out`."""
+    job = json.loads(out.read(JOB))
+    _check_same(out, "an unfinished job", identity, job["identity"])
+    print(f"continuing the job in {out} with the {job['plan']['inputs']} inputs that it listed when it began")
+    return Plan(**job["plan"])
+
+
+def _pending(out: Storage, task: ShardTask, plan: Plan, retry: bool) -> tuple[dict[int, Part], list[int]]:
+    """Finished parts by shard, and the shards that are to be written."""
+    found = {shard: read_part(out, task.shard_name(shard)) for shard in range(plan.shards)}
+    parts = {shard: part for shard, part in found.items() if part is not None}
+    again = {shard for shard, part in parts.items() if retry and set(part.reasons) - {Reason.DUPLICATE_KEY.value}}
+    return parts, [shard for shard in range(plan.shards) if shard not in parts or shard in again]
+
+
+def _write(
+    task: ShardTask, plan: Plan, versions: dict[str, str], command: ShardsCommand
+) -> tuple[list[Part], dict[str, Any]]:
+    """Write what is missing, with progress; returns all parts in shard order, and figures of this run."""
+    parts, pending = _pending(task.out, task, plan, command.retry_rejects)
+    kept = sum(part.inputs for shard, part in parts.items() if shard not in set(pending))
+    numbers = {task.shard_name(shard): shard for shard in pending}
+    rejects = Counter({shard: sum(part.reasons.values()) for shard, part in parts.items()})
+    first, last, task_seconds = float("inf"), 0.0, 0.0
+    unit = " images" if plan.media == "images" else " clips"
+    with tqdm(total=plan.inputs, initial=kept, unit=unit, desc="shards", smoothing=0) as bar:
+        try:
+            for done in run_shards(pending, task, versions, command.retry_rejects, command.workers) if pending else ():
+                part = done.part
+                first, last = min(first, done.started), max(last, done.ended)
+                task_seconds += done.ended - done.started
+                shard = numbers[part.name]
+                parts[shard] = part
+                rejects[shard] = sum(part.reasons.values())
+                bar.update(part.inputs)
+                bar.set_postfix_str(f"rejects={rejects.total()}")
+        finally:
+            task.out.clean()
+            task.out.clean(PARTS)
+    of_run = {
+        "inputs_written": plan.inputs - kept,
+        "seconds_running": round(max(last - first, 0.0), 3),
+        "task_seconds": round(task_seconds, 3),
+    }
+    return [parts[shard] for shard in range(plan.shards)], of_run
+
+
+def _report(
+    parts: list[Part], plan: Plan, of_run: dict[str, Any], started: float, versions: dict[str, str]
+) -> dict[str, Any]:
+    """Figures of a job: `seconds_running` from first start to last end of a task, `task_seconds` of all tasks."""
+    stages = sorted({stage for part in parts for stage in part.seconds})
+    return {
+        "inputs": plan.inputs,
+        **of_run,
+        "seconds": round(time.perf_counter() - started, 3),
+        "stage_seconds": {stage: round(sum(part.seconds.get(stage, 0.0) for part in parts), 3) for stage in stages},
+        "furthest_frame_s": round(max((part.stray_s for part in parts), default=0.0), 6),
+        "ignored": plan.ignored,
+        "machine": {"cores": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version()},
+        "versions": versions,
+    }
+
+
+def _finished(
+    command: ShardsCommand, out: Storage, manifest: Manifest, versions: dict[str, str]
+) -> tuple[dict[str, int], bool]:
+    """Make sure that the dataset in `out` is what `command` asks for.
+
+    Returns its rejects by reason, and whether there is something to do: rejects to try again, or shards that are lost
+    or cut off.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        plan = _list_and_plan(command, Path(folder, "plan.parquet"))
+    expected = _header(command, plan)
+    lost = [
+        shard.file
+        for shard in manifest.shards
+        if out.size(shard.file) != shard.bytes or out.size(f"{shard.file.removesuffix('.tar')}.idx") is None
+    ]
+    if lost:
+        print(f"{len(lost)} shards of the finished dataset in {out} are missing or cut off: writing them again")
+    if command.retry_rejects or lost:
+        expected["versions"] = {**manifest.versions, **versions}
+    _check_same(out, "a finished dataset", expected, manifest.model_dump())
+    try:
+        with out.open(REJECTS) as stream:
+            reasons = dict(Counter(pq.read_table(stream, columns=["reason"])["reason"].to_pylist()))
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{out}/{REJECTS} cannot be read ({error}): remove {out} and run the job again") from error
+    return reasons, bool(lost or (command.retry_rejects and set(reasons) - {Reason.DUPLICATE_KEY.value}))
+
+
+def _begin(command: ShardsCommand, out: Storage, versions: dict[str, str], manifest: Manifest | None) -> Plan:
+    """The plan of the job in `out`: a new one, an unfinished one, or a finished one that is opened again."""
+    identity = {**command.identity(), "versions": versions}
+    if manifest is None and out.size(JOB) is not None:
+        return _continue(out, identity)
+    with out.writing(PLAN) as path:
+        plan = _list_and_plan(command, path)
+    out.write(JOB, json.dumps({"identity": identity, "plan": asdict(plan)}).encode())
+    if manifest is not None:
+        reopen(out, _task(command, out, plan), plan.shards, manifest)
+    return plan
+
+
+def _task(command: ShardsCommand, out: Storage, plan: Plan) -> ShardTask:
+    root, tar = data_root(command.data)
+    inputs = Inputs(root, tar, plan.media, command.frames, command.images)
+    return ShardTask(inputs, out, command.name, command.seed, command.layout, command.triplets)
+
+
+def run_job(command: ShardsCommand) -> Outcome:
+    """Write all shards that are not there yet and publish the dataset.
 
     Raises:
-        UserError: the output folder holds something else or cannot be written.
+        UserError: inputs or output cannot be used as asked.
     """
-    out = task.out
-    header = {
-        **asdict(facts),
-        "media": listing.media,
-        "layout": "frames",
-        "settings": task.settings.model_dump(exclude={"deadline_s"}),
-        "source_fingerprint": source_fingerprint(task.data, listing.sources),
-        "classes": listing.classes,
-        "inputs": len(listing.sources),
-    }
-    versions = {"tcore-pipeline": version("tcore-pipeline"), "pillow": version("pillow")}
-    if isinstance(task.settings, FrameSettings):
-        versions["ffmpeg"] = ffmpeg_version()
-    if (out / MANIFEST).is_file():
-        finished = read_manifest(out)
-        if all(getattr(finished, key) == value for key, value in header.items()):
-            reasons = Counter(pq.read_table(out / REJECTS)["reason"].to_pylist())
-            return finished, reasons, False
-        raise UserError(f"{out} holds a finished dataset of other inputs or settings: choose another --out")
-    _check_output(out, hashlib.sha256(repr((sorted(header.items()), versions)).encode()).hexdigest())
-
-    parts = {plan.name: part for plan in plans if (part := read_part(out, plan.name)) is not None}
-    pending = [plan for plan in plans if plan.name not in parts]
-    total = sum(len(plan.sources) for plan in plans)
-    kept = total - sum(len(plan.sources) for plan in pending)
-    with tqdm(total=total, initial=kept, unit=listing.media.removesuffix("s"), desc="shards", smoothing=0) as bar:
+    started = time.perf_counter()
+    out = open_storage(command.out)
+    versions = writer_versions()
+    manifest = _read_manifest(out)
+    if manifest is not None:
+        reasons, unfinished = _finished(command, out, manifest, versions)
+        if not unfinished:
+            out.remove(PARTS)
+            return Outcome(manifest, reasons, {})
+    elif out.size(JOB) is None and next(out.walk(), None) is not None:
+        raise UserError(f"the output folder {out} is not empty and holds no unfinished job: choose another --out")
+    with _alone(out):
         try:
-            for part in _finished_parts(pending, task, workers) if pending else ():
-                parts[part.name] = part
-                bar.update(part.samples + len(part.rejects))
-                bar.set_postfix(rejects=sum(len(p.rejects) for p in parts.values()))
-        finally:
-            for leftover in out.glob(f"{TEMPORARY_PREFIX}*"):
-                remove(leftover)
-
-    ordered = [parts[plan.name] for plan in plans]
-    rejects = planned_rejects + [reject for part in ordered for reject in part.rejects]
-    rejects.sort(key=lambda reject: os.fsencode(reject.source))
-    manifest = Manifest(
-        **header,
-        versions=versions,
-        samples=sum(part.samples for part in ordered),
-        frames=sum(part.frames for part in ordered),
-        rejects=len(rejects),
-        shards=[
-            Shard(file=f"{part.name}.tar", samples=part.samples, bytes=part.bytes, sha256=part.sha256)
-            for part in ordered
-            if part.samples
-        ],
-    )
-    _publish(out, plans, rejects, manifest)
-    return manifest, Counter(reject.reason for reject in rejects), True
+            out.clean()
+            plan = _begin(command, out, versions, manifest)
+        except OSError as error:
+            raise _cannot_write(out, error) from error
+        except UserError:
+            if out.size(JOB) is None:
+                out.remove(PARTS)  # nothing has begun
+            raise
+        parts, of_run = _write(_task(command, out, plan), plan, versions, command)
+        all_versions = {name: version(name) for name in ("tcore-pipeline", "pyarrow")} | versions
+        report = _report(parts, plan, of_run, started, all_versions)
+        manifest = publish(out, parts, {**_header(command, plan), "versions": all_versions}, report)
+    reasons = sum((Counter(part.reasons) for part in parts), Counter())
+    return Outcome(manifest, dict(reasons), report)

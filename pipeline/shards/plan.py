@@ -1,54 +1,163 @@
-"""Which inputs go into which shard: a pure function of their paths and a seed."""
+"""Which inputs go into which shard: a pure function of their paths and a seed, made on disk in bounded memory."""
 
 import hashlib
 import os
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
+from typing import NamedTuple, get_args
 
-from pipeline.shards.rejects import Reason
-from pipeline.shards.sources import Media, Source
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from pipeline.settings import UserError
+from pipeline.shards.sources import NO_CLASS, Listing, Media, Source
+from pipeline.storage import Storage
+
+_CACHE_KB = 16_000
+_SCHEMA = pa.schema(
+    [
+        ("path", pa.binary()),
+        ("key", pa.string()),
+        ("class_name", pa.string()),
+        ("label", pa.int32()),
+        ("first_byte", pa.int64()),
+        ("bytes", pa.int64()),
+    ]
+)
+
+
+class Planned(NamedTuple):
+    """One input of a shard. `path` is as the file system knows it; without class `class_name` is "" and `label` -1."""
+
+    path: str
+    key: str
+    class_name: str
+    label: int
+    span: tuple[int, int] | None
 
 
 @dataclass(frozen=True)
-class ShardPlan:
-    """The inputs of one shard, in the order in which they are written."""
+class Plan:
+    """What a job is to do; the inputs of each shard lie in a Parquet file, one row group a shard."""
 
-    name: str
-    sources: list[Source]
+    media: Media
+    classes: list[str]
+    """Class name of each label."""
+    inputs: int
+    samples_per_shard: int
+    shards: int
+    fingerprint: str
+    """Hex SHA-256 over path, key and class of every input, in path order."""
+    ignored: dict[str, int]
+    """Files that are no input, by extension."""
 
 
-@dataclass(frozen=True)
-class Reject:
-    """One row of `rejects.parquet`."""
-
-    source: str
-    reason: str
-    detail: str
+def readable(path: str) -> str:
+    r"""A path as text that any program can store: bytes that are not UTF-8 become `\xNN`, backslashes `\\`."""
+    return os.fsencode(path).replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
 
 
-def _shuffle_rank(source: Source, seed: int) -> bytes:
-    return hashlib.blake2b(os.fsencode(source.path), digest_size=16, key=seed.to_bytes(8, "big")).digest()
+def shuffle_rank(key: str, seed: int) -> bytes:
+    """Where a sample stands in the order of the shards: a keyed hash, so every subset keeps its order."""
+    return hashlib.blake2b(key.encode(), digest_size=16, key=seed.to_bytes(8, "big")).digest()
 
 
 def default_samples_per_shard(media: Media, inputs: int) -> int:
     """A sixteenth of the inputs, so that small sets still keep all cores busy, within limits that suit large ones."""
-    low, high = (4, 256) if media == "clips" else (32, 1024)
+    low, high = (32, 1024) if media == "images" else (4, 256)
     return min(max(low, -(-inputs // 16)), high)
 
 
-def plan_shards(
-    sources: list[Source], name: str, samples_per_shard: int, seed: int
-) -> tuple[list[ShardPlan], list[Reject]]:
-    """Shuffle by a keyed hash of each path and cut into shards; inputs whose key is taken become rejects.
+def _store(database: sqlite3.Connection, sources: Iterable[Source], seed: int) -> None:
+    database.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
+    database.execute("PRAGMA journal_mode = OFF")
+    database.execute("PRAGMA synchronous = OFF")
+    database.execute("PRAGMA temp_store = FILE")
+    database.execute(
+        "CREATE TABLE input (path BLOB, key TEXT, class BLOB, media TEXT, first INTEGER, bytes INTEGER, rank BLOB)"
+    )
+    rows = (
+        (os.fsencode(s.path), s.key, os.fsencode(s.class_name), s.media, *(s.span or (None, None)), rank)
+        for s in tqdm(sources, desc="listing", unit=" inputs", delay=3)
+        for rank in (shuffle_rank(s.key, seed),)
+    )
+    database.executemany("INSERT INTO input VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
-    Of several inputs with one key the first in path order stays. Shard names are `NAME-000000`, `NAME-000001`, ...
+
+def _only_media(database: sqlite3.Connection, place: str, ignored: dict[str, int]) -> Media:
+    found = [media for (media,) in database.execute("SELECT DISTINCT media FROM input")]
+    if len(found) != 1:
+        if found:
+            raise UserError(f"{place} holds both clips and images: choose with --media clips or --media images")
+        there = ", ".join(f"{count} {kind}" for kind, count in ignored.items()) or "nothing"
+        raise UserError(f"{place} holds no input of the kind that was asked for; there is {there}")
+    return next(media for media in get_args(Media) if media == found[0])
+
+
+def _fingerprint(database: sqlite3.Connection) -> str:
+    digest = hashlib.sha256()
+    for path, key, class_name in database.execute("SELECT path, key, class FROM input ORDER BY path, key, class"):
+        digest.update(b"%b\0%b\0%b\n" % (path, key.encode(), class_name))
+    return digest.hexdigest()
+
+
+def make_plan(listing: Listing, place: str, seed: int, samples_per_shard: int | None, target: Path) -> Plan:
+    """Write the shuffled inputs to the Parquet file `target`, cut into shards.
+
+    Inputs are ordered by a keyed hash of their sample keys. Inputs with one key stand together, in path order: the
+    first that decodes is the sample, the others are rejects. `place` is how errors name the data.
+
+    Raises:
+        UserError: there is nothing to do, or both clips and images.
     """
-    first: dict[str, Source] = {}
-    rejects = []
-    for source in sorted(sources, key=lambda s: os.fsencode(s.path)):
-        kept = first.setdefault(source.key, source)
-        if kept is not source:
-            detail = f"the key {source.key} belongs to {kept.path}"
-            rejects.append(Reject(source.path, Reason.DUPLICATE_KEY.value, detail))
-    shuffled = sorted(first.values(), key=lambda s: _shuffle_rank(s, seed))
-    chunks = [shuffled[i : i + samples_per_shard] for i in range(0, len(shuffled), samples_per_shard)]
-    return [ShardPlan(f"{name}-{i:06d}", chunk) for i, chunk in enumerate(chunks)], rejects
+    with tempfile.TemporaryDirectory() as folder, closing(sqlite3.connect(Path(folder, "plan"))) as database:
+        try:
+            _store(database, listing.sources, seed)
+        except sqlite3.OperationalError as error:
+            raise UserError(f"cannot list {place}: the temporary folder {folder}: {error}") from error
+        ignored = dict(sorted(listing.ignored.items()))
+        media = _only_media(database, place, ignored)
+        folders = [os.fsdecode(name) for (name,) in database.execute("SELECT DISTINCT class FROM input ORDER BY class")]
+        labels = {name: label for label, name in enumerate(name for name in folders if name != NO_CLASS)}
+        names = {name: readable(listing.names.get(name, name)) for name in labels}
+        inputs, keys = database.execute("SELECT COUNT(*), COUNT(DISTINCT key) FROM input").fetchone()
+        per_shard = samples_per_shard or default_samples_per_shard(media, inputs)
+        ordered = database.execute("SELECT path, key, class, first, bytes FROM input ORDER BY rank, key, path, class")
+        by_key = groupby(ordered, key=lambda row: row[1])
+        with pq.ParquetWriter(target, _SCHEMA, write_statistics=False) as writer:
+            for _ in range(-(-keys // per_shard)):
+                rows = [row for _, same in islice(by_key, per_shard) for row in same]
+                paths, of_keys, classes, firsts, sizes = zip(*rows, strict=True)
+                named = [os.fsdecode(name) for name in classes]
+                columns = [
+                    pa.array(paths, pa.binary()),
+                    pa.array(of_keys),
+                    pa.array([names.get(name, NO_CLASS) for name in named]),
+                    pa.array([labels.get(name, -1) for name in named], pa.int32()),
+                    pa.array(firsts, pa.int64()),
+                    pa.array(sizes, pa.int64()),
+                ]
+                writer.write_table(pa.table(columns, _SCHEMA), row_group_size=len(rows))
+        return Plan(
+            media=media,
+            classes=[names[name] for name in labels],
+            inputs=inputs,
+            samples_per_shard=per_shard,
+            shards=-(-keys // per_shard),
+            fingerprint=_fingerprint(database),
+            ignored=ignored,
+        )
+
+
+def read_shard_plan(storage: Storage, name: str, shard: int) -> Iterator[Planned]:
+    """The inputs of one shard, in the order in which they are written."""
+    with storage.open(name) as stream:
+        table = pq.ParquetFile(stream).read_row_group(shard)
+    for path, key, class_name, label, first, size in zip(*map(pa.ChunkedArray.to_pylist, table.columns), strict=True):
+        yield Planned(os.fsdecode(path), key, class_name, label, None if first is None else (first, size))

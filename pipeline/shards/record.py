@@ -12,18 +12,20 @@ _BLOCK = tarfile.BLOCKSIZE
 
 @dataclass(frozen=True)
 class Sample:
-    """A clip (several frames) or an image (one), ready to be written."""
+    """A clip, an image or a triplet, ready to be written."""
 
     key: str
     source: str
     label: int
     class_name: str
-    jpegs: list[bytes]
-    is_clip: bool
     size: tuple[int, int]
     """Width and height of every frame in pixels."""
+    frames: list[tuple[str, bytes]]
+    """Extension below the key, and JPEG."""
     fields: dict[str, Any]
     """What else `KEY.json` says."""
+    class_member: bool = True
+    """Whether there is a `KEY.cls`."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,13 @@ class Member:
     size: int
 
 
-def members(sample: Sample) -> list[tuple[str, bytes]]:
-    """(extension, content) of a sample's members in tar order: frames by time, then cls, then json.
+def frame_names(count: int) -> list[str]:
+    """Extensions of a clip's frames: `00.jpg`, ..., `99.jpg`, `100.jpg`, so every clip has a `00.jpg`."""
+    return [f"{i:02d}.jpg" for i in range(count)]
 
-    A clip's frames are `00.jpg`, `01.jpg`, ..., `99.jpg`, `100.jpg`, ..., so every clip has a `00.jpg`; an image's is
-    `jpg`.
-    """
-    names = [f"{i:02d}.jpg" for i in range(len(sample.jpegs))] if sample.is_clip else ["jpg"]
+
+def members(sample: Sample) -> list[tuple[str, bytes]]:
+    """(extension, content) of a sample's members in tar order: frames by time, then cls, then json."""
     facts = {
         "key": sample.key,
         "source": sample.source,
@@ -51,11 +53,8 @@ def members(sample: Sample) -> list[tuple[str, bytes]]:
         "height": sample.size[1],
         **sample.fields,
     }
-    return [
-        *zip(names, sample.jpegs, strict=True),
-        ("cls", str(sample.label).encode()),
-        ("json", json.dumps(facts, sort_keys=True).encode()),
-    ]
+    label = [("cls", str(sample.label).encode())] if sample.class_member else []
+    return [*sample.frames, *label, ("json", json.dumps(facts, sort_keys=True).encode())]
 
 
 class ShardWriter:
@@ -64,11 +63,11 @@ class ShardWriter:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
 
-    def write(self, sample: Sample) -> list[Member]:
-        """Append `sample`; returns where its members lie."""
+    def write(self, key: str, contents: list[tuple[str, bytes]]) -> list[Member]:
+        """Append the (extension, content) members of a sample; returns where they lie."""
         written = []
-        for extension, content in members(sample):
-            info = tarfile.TarInfo(f"{sample.key}.{extension}")
+        for extension, content in contents:
+            info = tarfile.TarInfo(f"{key}.{extension}")
             info.size = len(content)
             self._stream.write(info.tobuf(tarfile.GNU_FORMAT))
             written.append(Member(extension, self._stream.tell(), len(content)))
@@ -80,7 +79,12 @@ class ShardWriter:
         self._stream.write(bytes(2 * _BLOCK))
 
 
-def write_dali_index(path: Path, samples: Iterable[tuple[str, list[Member]]]) -> None:
-    """Write the index file of DALI's own WebDataset reader (format v1.2) for (key, members) of each sample."""
+def dali_index(samples: Iterable[tuple[str, list[Member]]]) -> str:
+    """The index file of DALI's own WebDataset reader (format v1.2) for (key, members) of each sample."""
     lines = [" ".join(f"{m.extension} {m.offset} {m.size} {key}.{m.extension}" for m in ms) for key, ms in samples]
-    path.write_text("\n".join([f"v1.2 {len(lines)}", *lines]) + "\n")
+    return "\n".join([f"v1.2 {len(lines)}", *lines]) + "\n"
+
+
+def write_dali_index(path: Path, samples: Iterable[tuple[str, list[Member]]]) -> None:
+    """Write `dali_index` to a file."""
+    path.write_text(dali_index(samples))

@@ -1,155 +1,204 @@
-"""One shard, one task: read its inputs, check every JPEG, write the tar and its part of the index atomically."""
+"""One shard, one task: decode its inputs, write the tar and its part of the index atomically."""
 
-import json
+import functools
 import time
-from collections import defaultdict
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.dataset import INDEX_SCHEMA
-from pipeline.files import atomic_path, sha256_file
-from pipeline.shards.frames import FrameSettings, extract_frames
-from pipeline.shards.images import ImageSettings, check_jpeg, encode_image
-from pipeline.shards.plan import Reject, ShardPlan
-from pipeline.shards.record import Member, Sample, ShardWriter, write_dali_index
+from pipeline.dataset import INDEX_SCHEMA, REJECTS_SCHEMA
+from pipeline.files import sha256_file
+from pipeline.shards.decode import Decoded, Inputs, Seconds, decode, timed
+from pipeline.shards.parts import PARTS, Part, read_index_part, read_part, write_part
+from pipeline.shards.plan import Planned, read_shard_plan, readable
+from pipeline.shards.previous import Entry, PreviousShard, open_previous
+from pipeline.shards.record import Member, Sample, ShardWriter, frame_names, members, write_dali_index
 from pipeline.shards.rejects import Reason, Rejected
-from pipeline.shards.sources import Source
+from pipeline.shards.triplets import TripletSettings, triplet_samples
+from pipeline.storage import Storage
 
-PARTS = ".parts"
-"""Folder inside the dataset that holds the finished parts of the index until the job is done."""
+Layout = Literal["frames", "triplets"]
+
+PLAN = f"{PARTS}/plan.parquet"
 
 
 @dataclass(frozen=True)
 class ShardTask:
     """What all shards of a job have in common."""
 
-    data: Path
-    out: Path
-    settings: FrameSettings | ImageSettings
-
-
-@dataclass(frozen=True)
-class Part:
-    """A finished shard: what the manifest needs, and its rejects; kept as metadata of its index part."""
-
+    inputs: Inputs
+    out: Storage
     name: str
-    samples: int
-    frames: int
-    bytes: int
-    sha256: str
-    rejects: list[Reject]
-    seconds: dict[str, float]
-    """Time in each stage: read (decode, encode), check, write."""
+    seed: int
+    layout: Layout
+    triplets: TripletSettings
+
+    def shard_name(self, shard: int) -> str:
+        """File name of a shard without extension."""
+        return f"{self.name}-{shard:06d}"
 
 
-def part_path(out: Path, name: str) -> Path:
-    """Where the index part of shard `name` lies while the job runs."""
-    return out / PARTS / f"{name}.parquet"
+@dataclass
+class Stages:
+    """What is measured while a shard is written."""
+
+    seconds: Seconds = field(default_factory=lambda: Seconds(float))
+    stray_s: float = 0.0
 
 
-def read_part(out: Path, name: str) -> Part | None:
-    """The finished part of shard `name`, or None if the shard has yet to be written."""
-    path = part_path(out, name)
-    if not path.is_file():
-        return None
-    fields = json.loads(pq.read_schema(path).metadata[b"part"])
-    part = Part(**{**fields, "rejects": [Reject(**reject) for reject in fields["rejects"]]})
-    tar = out / f"{name}.tar"
-    written = tar.stat().st_size if tar.is_file() else 0
-    return part if written == part.bytes else None
+class Outcome(NamedTuple):
+    """What became of the inputs of one key."""
+
+    entries: list[Entry]
+    rejects: list[dict[str, str]]
+    fresh: bool
+    """Whether the entries were decoded just now."""
 
 
-def read_sample(source: Source, task: ShardTask, seconds: dict[str, float]) -> Sample:
-    """Decode one input and check every JPEG by decoding it; adds the time of both stages to `seconds`.
+class _Written(NamedTuple):
+    rows: list[dict[str, Any]]
+    """Complete index rows."""
+    members: list[tuple[str, list[Member]]]
+    """Key and tar members of each sample."""
+    rejects: list[dict[str, str]]
 
-    Raises:
-        Rejected: the input cannot be used.
-    """
-    path, settings = task.data / source.path, task.settings
-    started = time.perf_counter()
-    if isinstance(settings, FrameSettings):
-        jpegs = extract_frames(path, settings)
-        fields: dict[str, Any] = {"fps": settings.fps, "times_s": [i / settings.fps for i in range(len(jpegs))]}
-    else:
-        jpeg, made = encode_image(path, settings)
-        jpegs, fields = [jpeg], {"encoding": made}
-    decoded = time.perf_counter()
-    sizes = {check_jpeg(jpeg) for jpeg in jpegs}
-    seconds["read"] += decoded - started
-    seconds["check"] += time.perf_counter() - decoded
-    if len(sizes) > 1:
-        raise Rejected(Reason.DECODE_ERROR, f"the picture size changes within the clip: {sorted(sizes)}")
-    return Sample(
+
+def _entries(source: Planned, decoded: Decoded, task: ShardTask) -> list[Entry]:
+    is_clip = "fps" in decoded.fields
+    names = frame_names(len(decoded.jpegs)) if is_clip else ["jpg"]
+    sample = Sample(
         key=source.key,
-        source=source.path,
+        source=readable(source.path),
         label=source.label,
         class_name=source.class_name,
-        jpegs=jpegs,
-        is_clip=isinstance(settings, FrameSettings),
-        size=sizes.pop(),
-        fields=fields,
+        size=decoded.size,
+        frames=list(zip(names, decoded.jpegs, strict=True)),
+        fields=decoded.fields,
     )
-
-
-def _index_row(sample: Sample, written: list[Member], tar_name: str) -> dict[str, Any]:
-    frames = written[: len(sample.jpegs)]
-    return {
-        "key": sample.key,
-        "shard": tar_name,
+    samples = [sample] if task.layout == "frames" else triplet_samples(sample, task.seed, task.triplets.per_clip)
+    row = {
         "label": sample.label,
         "class_name": sample.class_name,
-        "num_frames": len(frames),
-        "frame_offset": [member.offset for member in frames],
-        "frame_size": [member.size for member in frames],
         "width": sample.size[0],
         "height": sample.size[1],
-        "duration_s": len(frames) / sample.fields["fps"] if sample.is_clip else 0.0,
+        "duration_s": len(decoded.jpegs) / decoded.fields["fps"] if is_clip else 0.0,
         "source": sample.source,
     }
+    return [Entry({**row, "key": s.key, "num_frames": len(s.frames)}, functools.partial(members, s)) for s in samples]
 
 
-def write_shard(plan: ShardPlan, task: ShardTask) -> Part:
-    """Write `NAME.tar`, `NAME.idx` and the index part of one shard; a shard without samples leaves only the part.
+def _reject(source: Planned, reason: Reason, detail: str) -> dict[str, str]:
+    return {"source": readable(source.path), "reason": reason.value, "detail": detail}
 
-    The part is written last: where it is, the shard is complete.
+
+def _resolve(same_key: Iterable[Planned], task: ShardTask, previous: PreviousShard | None, stages: Stages) -> Outcome:
+    """The first input of a key that decodes is the sample; the others are rejects."""
+    entries: list[Entry] = []
+    kept: Planned | None = None
+    rejects = []
+    fresh = False
+    for source in same_key:
+        if kept is not None:
+            detail = f"the key {source.key} belongs to {readable(kept.path)}"
+            rejects.append(_reject(source, Reason.DUPLICATE_KEY, detail))
+            continue
+        if previous is not None and (entries := previous.entries(readable(source.path))):
+            kept = source
+            continue
+        try:
+            decoded = decode(task.inputs, source, stages.seconds)
+        except Rejected as error:
+            rejects.append(_reject(source, error.reason, error.detail))
+            continue
+        entries, kept, fresh = _entries(source, decoded, task), source, True
+        if fps := decoded.fields.get("fps"):
+            stray = (abs(time_s - frame / fps) for frame, time_s in enumerate(decoded.fields["times_s"]))
+            stages.stray_s = max(stages.stray_s, *stray)
+    return Outcome(entries, rejects, fresh)
+
+
+def _by_reason(rejects: list[dict[str, str]]) -> dict[str, int]:
+    return dict(sorted(Counter(reject["reason"] for reject in rejects).items()))
+
+
+def _write_rejects_anew(out: Storage, part: Part, rejects: list[dict[str, str]]) -> None:
+    part = replace(part, reasons=_by_reason(rejects))
+    write_part(out, part, read_index_part(out, part.name), pa.Table.from_pylist(rejects, REJECTS_SCHEMA))
+
+
+def _write_tar(tar: Path, file: str, outcomes: Iterable[Outcome], stages: Stages) -> _Written:
+    written = _Written([], [], [])
+    with tar.open("wb") as stream:
+        writer = ShardWriter(stream)
+        for outcome in outcomes:
+            written.rejects.extend(outcome.rejects)
+            for entry in outcome.entries:
+                contents = entry.members()
+                with timed(stages.seconds, "write"):
+                    spans = writer.write(entry.row["key"], contents)
+                frames = spans[: entry.row["num_frames"]]
+                row = {
+                    "shard": file,
+                    "frame_offset": [m.offset for m in frames],
+                    "frame_size": [m.size for m in frames],
+                }
+                written.rows.append({**entry.row, **row})
+                written.members.append((entry.row["key"], spans))
+        with timed(stages.seconds, "write"):
+            writer.close()
+    return written
+
+
+def write_shard(shard: int, task: ShardTask, retry: bool = False) -> None:
+    """Write `NAME.tar`, `NAME.idx` and the part of one shard; a shard without samples leaves only the part.
+
+    A finished shard is left alone; with `retry` its rejects are tried again, and its samples are copied, not decoded.
 
     Raises:
         OSError: the output cannot be written.
     """
-    tar = task.out / f"{plan.name}.tar"
-    rows: list[dict[str, Any]] = []
-    rejects: list[Reject] = []
-    written: list[tuple[str, list[Member]]] = []
-    seconds: defaultdict[str, float] = defaultdict(float)
-    with atomic_path(tar) as temporary:
-        with temporary.open("wb") as stream:
-            writer = ShardWriter(stream)
-            for source in plan.sources:
-                try:
-                    sample = read_sample(source, task, seconds)
-                except Rejected as error:
-                    rejects.append(Reject(source.path, error.reason.value, error.detail))
-                    continue
-                started = time.perf_counter()
-                spans = writer.write(sample)
-                seconds["write"] += time.perf_counter() - started
-                written.append((sample.key, spans))
-                rows.append(_index_row(sample, spans, tar.name))
-            writer.close()
-        size, digest = temporary.stat().st_size, sha256_file(temporary)
-    if rows:
-        with atomic_path(tar.with_suffix(".idx")) as temporary:
-            write_dali_index(temporary, written)
+    name = task.shard_name(shard)
+    finished = read_part(task.out, name)
+    if finished is not None and not retry:
+        return
+    stages = Stages(stray_s=finished.stray_s if finished else 0.0)
+    with ExitStack() as stack:
+        previous = stack.enter_context(open_previous(task.out, finished)) if finished else None
+        groups = groupby(read_shard_plan(task.out, PLAN, shard), key=lambda source: source.key)
+        outcomes: Iterable[Outcome] = (_resolve(same, task, previous, stages) for _, same in groups)
+        if finished is not None:
+            outcomes = list(outcomes)
+            if not any(outcome.fresh for outcome in outcomes):
+                _write_rejects_anew(task.out, finished, [reject for o in outcomes for reject in o.rejects])
+                return
+        with task.out.writing(f"{name}.tar") as path:
+            written = _write_tar(path, f"{name}.tar", outcomes, stages)
+            with timed(stages.seconds, "write"):
+                size, digest = path.stat().st_size, sha256_file(path)
+            closing = time.perf_counter()
+        stages.seconds["write"] += time.perf_counter() - closing  # fsync and rename, or upload
+    if written.rows:
+        with task.out.writing(f"{name}.idx") as path:
+            write_dali_index(path, written.members)
     else:
-        tar.unlink()
+        task.out.remove(f"{name}.tar")
         size = 0
-    frames = sum(row["num_frames"] for row in rows)
-    part = Part(plan.name, len(rows), frames, size, digest, rejects, dict(seconds))
-    schema = INDEX_SCHEMA.with_metadata({"part": json.dumps(asdict(part))})
-    with atomic_path(part_path(task.out, plan.name)) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema), temporary)
-    return part
+    part = Part(
+        name=name,
+        inputs=len(written.rejects) + len({row["source"] for row in written.rows}),
+        samples=len(written.rows),
+        frames=sum(row["num_frames"] for row in written.rows),
+        bytes=size,
+        sha256=digest,
+        reasons=_by_reason(written.rejects),
+        seconds=dict(stages.seconds),
+        stray_s=stages.stray_s,
+    )
+    rows = pa.Table.from_pylist(written.rows, INDEX_SCHEMA)
+    write_part(task.out, part, rows, pa.Table.from_pylist(written.rejects, REJECTS_SCHEMA))

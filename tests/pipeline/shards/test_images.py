@@ -1,4 +1,6 @@
 import io
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +12,7 @@ from pipeline.shards.rejects import Reason, Rejected
 from tests.media import decode, jpeg, picture
 
 PIXELS = picture(60, 84, seed=1)
-
-
-def encode(tmp_path: Path, data: bytes, settings: ImageSettings | None = None) -> tuple[bytes, str]:
-    path = tmp_path / "image.JPEG"
-    path.write_bytes(data)
-    return encode_image(path, settings or ImageSettings())
+KEPT = ImageSettings()
 
 
 def saved(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -24,58 +21,158 @@ def saved(image: Image.Image, kind: str, **options: object) -> bytes:
     return stream.getvalue()
 
 
-def test_rgb_jpegs_pass_through_byte_for_byte(tmp_path: Path) -> None:
-    for data in (jpeg(PIXELS), saved(Image.fromarray(PIXELS), "JPEG", progressive=True)):
-        assert encode(tmp_path, data) == (data, "copied")
+def reject(data: bytes, settings: ImageSettings = KEPT) -> str:
+    with pytest.raises(Rejected) as error:
+        encode_image(data, settings)
+    return str(error.value)
 
 
-@pytest.mark.parametrize("mode", ["L", "CMYK", "P", "RGBA", "I;16", "1"])
-def test_other_modes_become_rgb_jpegs_that_look_the_same(tmp_path: Path, mode: str) -> None:
+def test_rgb_jpegs_pass_through_byte_for_byte() -> None:
+    for data in (jpeg(PIXELS), saved(Image.fromarray(PIXELS), "JPEG", progressive=True), jpeg(PIXELS) + b"more"):
+        assert encode_image(data, KEPT) == (data, "copied")
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [
+        *(("JPEG", mode) for mode in ("L", "CMYK")),
+        *(("PNG", mode) for mode in ("L", "P", "RGBA", "I;16", "1", "RGB")),
+        *(("GIF", mode) for mode in ("L", "P", "1")),
+        *(("WEBP", mode) for mode in ("RGB", "RGBA")),
+        *(("BMP", mode) for mode in ("L", "P", "1", "RGB")),
+        *(("TIFF", mode) for mode in ("L", "P", "RGBA", "I;16", "1", "RGB", "CMYK")),
+    ],
+)
+def test_everything_else_becomes_an_rgb_jpeg_that_looks_the_same(kind: str, mode: str) -> None:
     if mode == "I;16":
         grey = np.asarray(Image.fromarray(PIXELS).convert("L")).astype(np.uint16) * 256
         image = Image.fromarray(grey)
     else:
         image = Image.fromarray(PIXELS).convert(mode, dither=Image.Dither.NONE)
-    kind = "JPEG" if mode in ("L", "CMYK") else "PNG"
-    encoded, made = encode(tmp_path, saved(image, kind))
+    encoded, made = encode_image(saved(image, kind, **({"lossless": True} if kind == "WEBP" else {})), KEPT)
     assert made.startswith(f"from {kind}")
+    assert Image.open(io.BytesIO(encoded)).mode == "RGB"
     expected = Image.fromarray(PIXELS).convert("L" if mode == "I;16" else mode, dither=Image.Dither.NONE).convert("RGB")
     assert np.abs(decode(encoded).astype(int) - np.asarray(expected)).mean() < 6
 
 
-def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6
-    turned = saved(Image.fromarray(PIXELS), "JPEG", exif=exif, quality=95)
-    encoded, made = encode(tmp_path, turned)
-    assert made == "from JPEG RGB, rotated upright"
-    assert np.abs(decode(encoded).astype(int) - np.rot90(decode(turned), -1)).mean() < 6
+    exif[0x0112] = orientation
+    turned = saved(Image.fromarray(PIXELS), kind, exif=exif, quality=95)
+    encoded, made = encode_image(turned, KEPT)
+    assert ("rotated upright" in made) == (orientation > 1)
+    assert "exif" not in Image.open(io.BytesIO(encoded)).info or orientation == 1
+    flips = {1: "", 2: "h", 3: "hv", 4: "v", 5: "t", 6: "th", 7: "thv", 8: "tv"}[orientation]
+    upright = np.asarray(Image.open(io.BytesIO(turned)))
+    for flip in flips:
+        upright = {"h": upright[:, ::-1], "v": upright[::-1], "t": upright.swapaxes(0, 1)}[flip]
+    assert np.abs(decode(encoded).astype(int) - upright).mean() < 6
 
 
-def test_short_side_shrinks_and_never_enlarges(tmp_path: Path) -> None:
-    encoded, made = encode(tmp_path, jpeg(PIXELS), ImageSettings(short_side=30))
+def test_animations_give_their_first_picture() -> None:
+    first, second = Image.fromarray(PIXELS), Image.fromarray(picture(60, 84, seed=2))
+    for kind in ("GIF", "WEBP", "TIFF", "PNG"):
+        encoded, _ = encode_image(saved(first, kind, save_all=True, append_images=[second]), KEPT)
+        assert np.abs(decode(encoded).astype(int) - PIXELS).mean() < 15  # the second differs by more than 80
+
+
+def test_transparency_is_laid_on_white() -> None:
+    clear = Image.fromarray(PIXELS).convert("RGBA")
+    clear.putalpha(0)
+    assert decode(encode_image(saved(clear, "PNG"), KEPT)[0]).min() > 250
+
+
+def test_short_side_shrinks_and_never_enlarges() -> None:
+    encoded, made = encode_image(jpeg(PIXELS), ImageSettings(short_side=30))
     assert decode(encoded).shape[:2] == (30, 42)
-    assert "resized" in made
-    assert encode(tmp_path, jpeg(PIXELS), ImageSettings(short_side=60))[1] == "copied"
+    assert made == "from JPEG RGB, resized"
+    assert encode_image(jpeg(PIXELS), ImageSettings(short_side=60))[1] == "copied"
 
 
-def test_every_fault_has_its_reason(tmp_path: Path) -> None:
-    def reason(data: bytes, settings: ImageSettings | None = None) -> Reason:
-        with pytest.raises(Rejected) as error:
-            encode(tmp_path, data, settings)
-        assert error.value.detail
-        return error.value.reason
-
-    assert reason(b"") == Reason.UNREADABLE
-    assert reason(b"some text") == Reason.DECODE_ERROR
-    assert reason(saved(Image.fromarray(PIXELS), "PNG")[:-200]) == Reason.DECODE_ERROR
-    assert reason(jpeg(PIXELS), ImageSettings(max_pixels=1000)) == Reason.TOO_LARGE
-    with pytest.raises(Rejected, match="unreadable"):
-        encode_image(tmp_path / "missing.jpg", ImageSettings())
+def test_every_fault_has_its_reason() -> None:
+    png = saved(Image.fromarray(PIXELS), "PNG")
+    bomb = saved(Image.new("1", (20_000, 20_000)), "PNG")  # 50 kB that would be 400 million pixels
+    no_image = "not_media: no image of these formats: JPEG, PNG, GIF, WEBP, BMP, TIFF"
+    assert reject(b"") == "unreadable: the file is empty"
+    assert reject(b"some text") == no_image
+    assert reject(png[:-200]).startswith("decode_error: ")
+    assert reject(bomb) == "too_large: more than max_pixels = 100000000 pixels"
+    assert reject(png, ImageSettings(max_pixels=1000)) == "too_large: 84 x 60 pixels; max_pixels is 1000"
+    assert reject(jpeg(PIXELS[:15])) == "too_small: 84 x 15 pixels; a side must have at least 16"
+    assert encode_image(jpeg(PIXELS[:16]), KEPT)[1] == "copied"
 
 
-def test_check_reads_a_jpeg_to_its_end() -> None:
-    data = jpeg(PIXELS)
+def test_formats_that_run_programs_or_name_files_are_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canary = tmp_path / "called"
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch '{canary}'\n")
+    ghostscript.chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n%%EndComments\nshowpage\n%%EOF\n"
+    svg = b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/hosts"/></svg>'
+    wmf = b"\xd7\xcd\xc6\x9a" + bytes(60)
+    for data in (eps, svg, wmf):
+        assert reject(data).startswith("not_media: ")
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_check_reads_a_jpeg_to_its_end(progressive: bool) -> None:
+    data = saved(Image.fromarray(PIXELS), "JPEG", progressive=progressive)
     assert check_jpeg(data) == (84, 60)
     with pytest.raises(Rejected, match="does not decode"):
         check_jpeg(data[: len(data) * 9 // 10])
+    with pytest.raises(Rejected, match="decode_error: no JPEG"):
+        check_jpeg(saved(Image.fromarray(PIXELS), "PNG"))
+
+
+def test_damaged_files_are_rejects_whatever_is_damaged() -> None:
+    """Some thousand files with a few bytes changed: either a JPEG that decodes, or a reject."""
+    generator = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.fromarray(PIXELS[:24, :24])
+    kinds: list[tuple[str, dict[str, str]]] = [(kind, {}) for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")]
+    files = [saved(image, kind, exif=exif, **options) for kind, options in [*kinds, ("TIFF", {"compression": "jpeg"})]]
+    outcomes = set()
+    for number in range(4000):
+        data = bytearray(files[number % len(files)])
+        for at in generator.integers(0, min(len(data), 400), 3):
+            data[at] = generator.integers(0, 256)
+        try:
+            check_jpeg(encode_image(bytes(data), ImageSettings(max_pixels=100_000))[0])
+            outcomes.add("read")
+        except Rejected as error:
+            outcomes.add(error.reason)
+    assert outcomes >= {"read", Reason.DECODE_ERROR, Reason.NOT_MEDIA, Reason.TOO_LARGE}
+
+
+def test_real_odd_images(real_data: Path) -> None:
+    outcomes = {}
+    for path in sorted((real_data / "odd" / "images").iterdir()):
+        try:
+            data, outcomes[path.name] = encode_image(path.read_bytes(), KEPT)
+            check_jpeg(data)
+        except Rejected as error:
+            outcomes[path.name] = error.reason.value
+    assert outcomes == {
+        "bad_exif.jpg": "from JPEG L",
+        "cmyk.jpg": "from JPEG CMYK",
+        "empty.JPEG": "unreadable",
+        "exif3_hopper.jpg": "from JPEG RGB, rotated upright",
+        "exif6_landscape.jpg": "from JPEG RGB, rotated upright",
+        "fuzz_1.jpg": "copied",
+        "gray.jpg": "from JPEG L",
+        "lossless_8bit_gray.jpg": "from JPEG L",
+        "n02094258_truncated.JPEG": "decode_error",
+        "n03325584_progressive.JPEG": "copied",
+        "n03325584_rgba.png": "from PNG RGBA",
+        "n03803284_png.JPEG": "from PNG RGB",
+        "n04423845_cmyk.JPEG": "from JPEG CMYK",
+        "text.JPEG": "not_media",
+    }

@@ -1,44 +1,48 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import webdataset
 
 from pipeline.dataset import ShardDataset, read_manifest
 from pipeline.files import sha256_file
 from pipeline.settings import UserError
-from pipeline.shards.__main__ import ShardsCommand, main
-from pipeline.shards.frames import FrameSettings, extract_frames
-from pipeline.shards.job import check_ray_address
+from pipeline.shards.__main__ import main
+from pipeline.shards.command import ShardsCommand
 from tests.conftest import write_dataset
-from tests.media import decode, write_clip
+from tests.media import decode, jpeg, write_image
 from tests.processes import heed_ctrl_c, left_in_session
 
 
 def contents(folder: Path) -> dict[str, str]:
-    return {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
+    """What must not differ between runs: all but the report."""
+    return {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.name != "job.json"}
 
 
-def test_a_sample_is_a_clip_that_webdataset_reads(clip_dataset: Path, clip_tree: Path) -> None:
-    tars = sorted(str(path) for path in clip_dataset.glob("*.tar"))
-    samples = {sample["__key__"]: sample for sample in webdataset.WebDataset(tars, shardshuffle=False)}
-    assert len(samples) == 6
-    sample = samples["-abcdefghij_000001_000007"]
-    frames = extract_frames(clip_tree / "riding" / "-abcdefghij_000001_000007.mp4", FrameSettings())
-    assert [sample[f"{i:02d}.jpg"] for i in range(len(frames))] == frames
-    assert sample["cls"] == b"0"
-    facts = json.loads(sample["json"])
-    assert facts["class_name"] == "riding"
-    assert facts["times_s"] == [i / 2 for i in range(12)]
-    assert "with%2Edot%20and%20space" in samples
+def job_command(data: Path | str, out: Path | str, *options: str) -> list[str]:
+    arguments = ["--data", str(data), "--out", str(out), "--samples_per_shard", "2", *options]
+    return [sys.executable, "-m", "pipeline.shards", *arguments]
+
+
+def wait_for_parts(out: Path, count: int, job: "subprocess.Popen[Any]") -> None:
+    deadline = time.monotonic() + 90
+    while len(list(out.glob(".parts/shard-??????.parquet"))) < count:
+        assert job.poll() is None, "the job ended before it could be disturbed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def wanted(data: Path | str, out: Path | str, **options: Any) -> ShardsCommand:
+    return ShardsCommand(data=str(data), out=str(out), workers=1, max_reject_fraction=1, **options)
 
 
 def test_index_spans_are_the_frames_in_the_tars(clip_dataset: Path) -> None:
@@ -55,40 +59,16 @@ def test_index_spans_are_the_frames_in_the_tars(clip_dataset: Path) -> None:
         assert decode(expected[0]).shape[:2] == (row["height"], row["width"])
 
 
-def test_dali_reads_the_shards_with_the_written_index(image_dataset: Path) -> None:
-    from nvidia.dali import fn, pipeline_def
-
-    tars = sorted(str(path) for path in image_dataset.glob("*.tar"))
-
-    @pipeline_def(batch_size=12, num_threads=1, device_id=None)  # type: ignore[untyped-decorator]
-    def graph() -> object:
-        jpeg, label = fn.readers.webdataset(  # type: ignore[misc]
-            paths=tars,
-            index_paths=[tar.replace(".tar", ".idx") for tar in tars],
-            ext=["jpg", "cls"],
-            missing_component_behavior="error",
-        )
-        return fn.decoders.image(jpeg), label
-
-    pipeline = graph()
-    pipeline.build()
-    outputs = pipeline.run()
-    assert outputs is not None
-    images, labels = outputs
-    dataset = ShardDataset(image_dataset)
-    assert [int(bytes(labels.at(i))) for i in range(12)] == dataset.label.tolist()
-    for row in range(12):
-        assert np.abs(images.at(row).astype(int) - decode(dataset.frame(row, 0))).max() <= 4
-
-
 def test_rejects_have_reasons_and_counts_add_up(clip_dataset: Path) -> None:
     rejects = {row["source"]: row["reason"] for row in pq.read_table(clip_dataset / "rejects.parquet").to_pylist()}
-    assert rejects == {"riding/short_000001_000002.mp4": "too_short", "riding/page.mp4": "decode_error"}
+    assert rejects == {"riding/short_000001_000002.mp4": "too_short", "riding/page.mp4": "not_media"}
     manifest = read_manifest(clip_dataset)
     assert (manifest.inputs, manifest.samples, manifest.rejects) == (8, 6, 2)
     assert manifest.classes == ["riding", "waving hands"]
     for shard in manifest.shards:
         assert sha256_file(clip_dataset / shard.file) == shard.sha256
+    report = json.loads((clip_dataset / "job.json").read_text())
+    assert set(report["stage_seconds"]) == {"check", "decode", "fetch", "write"}
 
 
 def opens_with_pillow_and_dali(folder: Path) -> int:
@@ -138,59 +118,55 @@ def test_every_real_image_opens_and_broken_ones_are_rejects(real_data: Path, tmp
     assert rejects == {
         "odd/empty.JPEG": "unreadable",
         "odd/n02094258_truncated.JPEG": "decode_error",
-        "odd/text.JPEG": "decode_error",
+        "odd/text.JPEG": "not_media",
     }
     manifest = read_manifest(out)
     assert opens_with_pillow_and_dali(out) == manifest.samples == manifest.inputs - 3
 
 
+@pytest.mark.usefixtures("ray_here")
 def test_too_many_rejects_fail_the_job_and_keep_the_dataset(clip_tree: Path, tmp_path: Path) -> None:
-    command = ShardsCommand(data=clip_tree, out=tmp_path / "out", workers=1, max_reject_fraction=0.1)
+    strict = ShardsCommand(data=str(clip_tree), out=str(tmp_path / "out"), workers=1, max_reject_fraction=0.1)
     with pytest.raises(UserError, match=r"2 of 8 inputs were rejected, more than max_reject_fraction = 0\.1"):
-        main(command)
+        main(strict)
     assert read_manifest(tmp_path / "out").samples == 6
 
 
 @pytest.mark.slow
-def test_killed_job_continues_to_the_same_bytes(tmp_path: Path) -> None:
-    for number in range(24):
-        write_clip(tmp_path / "data" / "class" / f"clip{number}.mp4", seconds=8.0, seed=number, size=(480, 360))
-    undisturbed = write_dataset(tmp_path / "data", tmp_path / "undisturbed", samples_per_shard=2)
-    out = tmp_path / "killed"
-    arguments = ["--data", str(tmp_path / "data"), "--out", str(out), "--samples_per_shard", "2", "--workers", "2"]
-    command = [sys.executable, "-m", "pipeline.shards", *arguments]
-    job = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while len(list(out.glob(".parts/*.parquet"))) < 3:
-        assert job.poll() is None, "the job ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def test_killed_job_continues_to_the_same_bytes_even_if_inputs_vanish(slow_job: Any, tmp_path: Path) -> None:
+    data, undisturbed = slow_job
+    out, link = tmp_path / "killed", tmp_path / "data"
+    link.symlink_to(data)
+    job = subprocess.Popen(
+        job_command(link, out, "--workers", "1"), start_new_session=True, stdout=subprocess.DEVNULL, stderr=-3
+    )
+    wait_for_parts(out, 3, job)
     os.killpg(job.pid, signal.SIGKILL)
     job.wait()
     assert not (out / "dataset.json").exists()
+    (out / ".tmp-shard-000000.tar-half").write_bytes(b"half")
     finished = {path.name: path.stat().st_mtime_ns for path in out.glob("shard-*.tar")}
-    subprocess.run(command, check=True, capture_output=True)
+    again = subprocess.run(job_command(link, out, "--workers", "2"), check=True, capture_output=True, text=True)
+    assert "continuing the job" in again.stdout
     assert contents(out) == contents(undisturbed)
     kept = [name for name, mtime in finished.items() if (out / name).stat().st_mtime_ns == mtime]
     assert len(kept) >= 3
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_no_half_file_and_no_process(clip_tree: Path, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_no_half_file_and_no_process(slow_job: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    arguments = ["--data", str(clip_tree), "--out", str(out), "--samples_per_shard", "1", "--max_reject_fraction", "1"]
-    command = [sys.executable, "-m", "pipeline.shards", *arguments]
     job = subprocess.Popen(
-        command,
+        job_command(slow_job[0], out),
         start_new_session=True,
         preexec_fn=heed_ctrl_c,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 60
-    while not list(out.glob("shard-*.tar")):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for_parts(out, 1, job)
+    second = subprocess.run(job_command(slow_job[0], out), capture_output=True, text=True)
+    assert (second.returncode, "another job is writing to" in second.stderr) == (2, True), second.stderr
+    (out / ".tmp-shard-000009.tar-half").touch()  # as a task leaves it that dies with its worker
     os.killpg(job.pid, signal.SIGINT)
     _, said = job.communicate(timeout=60)
     assert job.returncode == 130, said
@@ -209,23 +185,130 @@ def test_finished_dataset_is_left_alone_and_foreign_folders_refused(
     write_dataset(clip_tree, clip_dataset, samples_per_shard=3)
     assert "already there" in capsys.readouterr().out
     assert contents(clip_dataset) == before
-    with pytest.raises(UserError, match="other inputs or settings"):
+    with pytest.raises(UserError, match=r"settings \(samples_per_shard is 3 there, 2 now\): choose"):
         write_dataset(clip_tree, clip_dataset, samples_per_shard=2)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(UserError, match="not empty"):
         write_dataset(clip_tree, tmp_path / "mine", samples_per_shard=2)
+    assert os.listdir(tmp_path / "mine") == ["thesis.tex"]  # noqa: PTH208
+
+
+def test_unfinished_job_of_other_settings_is_refused_by_their_names(image_tree: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / ".parts").mkdir(parents=True)
+    identity = wanted(image_tree, out).identity() | {"seed": 7}
+    identity["frames"]["short_side"] = 128
+    job = {"identity": identity, "plan": {}}
+    (out / ".parts" / "job.json").write_text(json.dumps(job))
+    differing = r"seed is 7 there, 0 now; frames\.short_side is 128 there, 256 now"
+    with pytest.raises(UserError, match=rf"an unfinished job of other inputs or settings \({differing}"):
+        main(wanted(image_tree, out))
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_rejects_are_tried_again_on_demand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data"
+    for number in range(9):
+        write_image(data / f"c{number % 2}" / f"{number}.jpg", seed=number)
+    main(wanted(data, tmp_path / "fresh", samples_per_shard=3))
+    good = (data / "c1" / "3.jpg").read_bytes()
+    (data / "c1" / "3.jpg").write_bytes(b"")
+    out = tmp_path / "out"
+    main(wanted(data, out, samples_per_shard=3))
+    assert read_manifest(out).rejects == 1
+    stamps = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
+    (data / "c1" / "3.jpg").write_bytes(good)
+    main(wanted(data, out, samples_per_shard=3))
+    assert "rejects: 1 unreadable" in capsys.readouterr().out, "without the option nothing is tried again"
+    main(wanted(data, out, samples_per_shard=3, retry_rejects=True))
+    assert contents(out) == contents(tmp_path / "fresh")
+    rewritten = [name for name, stamp in stamps.items() if (out / name).stat().st_mtime_ns != stamp]
+    assert len(rewritten) == 1
+    main(wanted(data, out, samples_per_shard=3, retry_rejects=True))
+    assert "already there" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_lost_and_cut_shards_of_a_finished_dataset_are_written_again(image_tree: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    main(wanted(image_tree, out, samples_per_shard=4))
+    before = contents(out)
+    kept = (out / "shard-000002.tar").stat().st_mtime_ns
+    (out / "shard-000000.tar").unlink()
+    (out / "shard-000001.idx").unlink()
+    main(wanted(image_tree, out, samples_per_shard=4))
+    assert contents(out) == before
+    (out / "shard-000001.tar").write_bytes(b"cut")
+    main(wanted(image_tree, out, samples_per_shard=4))
+    assert contents(out) == before
+    assert (out / "shard-000002.tar").stat().st_mtime_ns == kept
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_changed_inputs_of_a_finished_dataset_are_said(image_tree: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(image_tree, data)
+    main(wanted(data, tmp_path / "out"))
+    write_image(data / "n00000000" / "new.JPEG", seed=99)
+    with pytest.raises(UserError, match=r"\(12 inputs there, 13 now, not the same\)"):
+        main(wanted(data, tmp_path / "out"))
+
+
+def test_triplets_and_images_do_not_go_together(image_tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="layout = triplets needs clips"):
+        main(wanted(image_tree, tmp_path / "out", layout="triplets"))
+
+
+def test_an_object_store_holds_the_same_bytes(image_tree: Path, image_dataset: Path, bucket: str) -> None:
+    from pipeline.storage import open_storage
+
+    inputs = open_storage(f"{bucket}/inputs")
+    for path in image_tree.rglob("*.JPEG"):
+        inputs.write(str(path.relative_to(image_tree)), path.read_bytes())
+    place = ("--data", f"{bucket}/inputs", "--out", f"{bucket}/dataset")
+    subprocess.run([sys.executable, "-m", "pipeline.shards", *place, "--samples_per_shard", "4"], check=True)
+    storage = open_storage(f"{bucket}/dataset")
+    there = {name: storage.read(name) for name in storage.walk() if name != "job.json"}
+    here = {path.name: path.read_bytes() for path in image_dataset.iterdir() if path.name != "job.json"}
+    assert there == here
+    assert storage.files(".parts") == []
+
+
+def test_inputs_that_cannot_be_read_are_told_from_outputs(image_tree: Path, tmp_path: Path) -> None:
+    csv = tmp_path / "none.csv"
+    with pytest.raises(UserError, match=f"cannot read {csv}: No such file or directory"):
+        main(wanted(image_tree, tmp_path / "out", annotations=str(csv)))
+    assert list((tmp_path / "out").iterdir()) == [], "nothing has begun"
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_full_disk_ends_in_one_sentence_and_room_completes_the_job(tmp_path: Path, small_disk: Path) -> None:
+    data, filler = tmp_path / "data" / "c", small_disk / "filler"
+    data.mkdir(parents=True)
+    for number in range(6):
+        noise = np.random.default_rng(number).integers(0, 256, (300, 400, 3), np.uint8)
+        (data / f"{number}.jpg").write_bytes(jpeg(noise))
+    main(wanted(data.parent, tmp_path / "fresh", samples_per_shard=2))
+    filler.write_bytes(bytes(1_400_000))
+    out = small_disk / "out"
+    with pytest.raises(UserError, match=f"cannot write shards to {out}: No space left on device; finished shards are"):
+        main(wanted(data.parent, out, samples_per_shard=2))
+    assert not (out / "dataset.json").exists()
+    assert not list(out.glob(".tmp-*"))
+    filler.unlink()
+    main(wanted(data.parent, out, samples_per_shard=2))
+    assert contents(out) == contents(tmp_path / "fresh")
 
 
 def test_output_that_cannot_be_written_is_named(clip_tree: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot write to the output folder"):
-        write_dataset(clip_tree, tmp_path / "file" / "out", samples_per_shard=2)
+    for out in (tmp_path / "file" / "out", tmp_path / "file"):
+        with pytest.raises(UserError, match=f"cannot write to the output folder {out}"):
+            write_dataset(clip_tree, out, samples_per_shard=2)
 
 
 def test_damaged_datasets_are_named(clip_dataset: Path, tmp_path: Path) -> None:
-    import shutil
-
     with pytest.raises(UserError, match="holds no finished shard dataset"):
         ShardDataset(tmp_path)
     copy = tmp_path / "copy"
@@ -237,11 +320,3 @@ def test_damaged_datasets_are_named(clip_dataset: Path, tmp_path: Path) -> None:
     shard.unlink()
     with pytest.raises(UserError, match="is missing"):
         ShardDataset(copy)
-
-
-def test_wrong_ray_address_is_named_at_once() -> None:
-    check_ray_address("")
-    check_ray_address("auto")
-    for address in ("127.0.0.1:1", "ray://127.0.0.1:1"):
-        with pytest.raises(UserError, match=f"no Ray cluster answers at RAY_ADDRESS = {address}"):
-            check_ray_address(address)

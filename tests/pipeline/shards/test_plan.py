@@ -1,38 +1,117 @@
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from pipeline.shards.plan import default_samples_per_shard, plan_shards
-from pipeline.shards.sources import Media, Source
+from pipeline.settings import UserError
+from pipeline.shards.plan import Plan, Planned, default_samples_per_shard, make_plan, read_shard_plan, readable
+from pipeline.shards.sources import Listing, Media, Source
+from pipeline.storage import open_storage
 
 
 def sources(count: int) -> list[Source]:
-    return [Source(f"c/{i}.mp4", str(i), "c", 0) for i in range(count)]
+    return [Source(f"c/{i}.mp4", str(i), "c", "clips") for i in range(count)]
 
 
-def test_every_input_once_in_shards_of_the_asked_size() -> None:
-    plans, rejects = plan_shards(sources(23), "k400", samples_per_shard=5, seed=0)
-    assert [plan.name for plan in plans] == [f"k400-{i:06d}" for i in range(5)]
-    assert [len(plan.sources) for plan in plans] == [5, 5, 5, 5, 3]
-    assert sorted(s.key for plan in plans for s in plan.sources) == sorted(s.key for s in sources(23))
-    assert rejects == []
+def planned(
+    inputs: list[Source], folder: Path, seed: int = 0, size: int | None = 5
+) -> tuple[Plan, list[list[Planned]]]:
+    storage = open_storage(str(folder))
+    plan = make_plan(Listing(storage, None, iter(inputs)), "DATA", seed, size, folder / "plan.parquet")
+    return plan, [list(read_shard_plan(storage, "plan.parquet", shard)) for shard in range(plan.shards)]
 
 
-def test_order_depends_on_seed_and_paths_alone() -> None:
-    def order(inputs: list[Source], seed: int) -> list[str]:
-        return [s.key for plan in plan_shards(inputs, "x", 5, seed)[0] for s in plan.sources]
-
-    assert order(sources(50), 1) == order(sources(50)[::-1], 1)
-    assert order(sources(50), 1) != order(sources(50), 2)
-    assert order(sources(50), 1) != [s.key for s in sources(50)]
-    kept = set(order(sources(40), 1))
-    assert [key for key in order(sources(50), 1) if key in kept] == order(sources(40), 1)
+def order(inputs: list[Source], folder: Path, seed: int) -> list[str]:
+    return [source.key for shard in planned(inputs, folder, seed)[1] for source in shard]
 
 
-def test_second_input_with_a_key_is_rejected_by_name() -> None:
-    inputs = [Source("b/same.mp4", "same", "b", 1), Source("a/same.avi", "same", "a", 0), *sources(3)]
-    plans, rejects = plan_shards(inputs, "x", 10, 0)
-    assert "a/same.avi" in [s.path for s in plans[0].sources]
-    assert [(r.source, r.reason) for r in rejects] == [("b/same.mp4", "duplicate_key")]
-    assert "a/same.avi" in rejects[0].detail
+def test_every_input_once_in_shards_of_the_asked_size(tmp_path: Path) -> None:
+    plan, shards = planned(sources(23), tmp_path)
+    assert [len(shard) for shard in shards] == [5, 5, 5, 5, 3]
+    assert sorted(s.path for shard in shards for s in shard) == sorted(s.path for s in sources(23))
+    assert (plan.inputs, plan.media, plan.classes) == (23, "clips", ["c"])
+
+
+def test_order_depends_on_seed_and_keys_alone(tmp_path: Path) -> None:
+    shuffled = sources(50)
+    random.Random(0).shuffle(shuffled)
+    assert order(sources(50), tmp_path, 1) == order(shuffled, tmp_path, 1)
+    assert order(sources(50), tmp_path, 1) != order(sources(50), tmp_path, 2)
+    assert order(sources(50), tmp_path, 1) != [s.key for s in sources(50)]
+    kept = set(order(sources(40), tmp_path, 1))
+    assert [key for key in order(sources(50), tmp_path, 1) if key in kept] == order(sources(40), tmp_path, 1)
+    assert planned(sources(50), tmp_path, 1)[0] == planned(shuffled, tmp_path, 1)[0]
+
+
+def test_fingerprint_tells_inputs_apart_and_not_their_order(tmp_path: Path) -> None:
+    def fingerprint(inputs: list[Source], seed: int = 0) -> str:
+        return planned(inputs, tmp_path, seed)[0].fingerprint
+
+    assert fingerprint(sources(9)) == fingerprint(sources(9)[::-1]) == fingerprint(sources(9), seed=1)
+    moved = [*sources(8), Source("d/8.mp4", "8", "c", "clips")]
+    relabelled = [*sources(8), Source("c/8.mp4", "8", "d", "clips")]
+    assert len({fingerprint(s) for s in (sources(9), sources(8), moved, relabelled)}) == 4
+
+
+def test_labels_are_the_rank_of_the_folder_and_names_replace_folders(tmp_path: Path) -> None:
+    inputs = [Source(f"{c}/{i}.jpg", f"{c}{i}", c, "images") for c in ("n2", "n1", "") for i in range(3)]
+    listing = Listing(open_storage(str(tmp_path)), None, iter(inputs), names={"n2": "crane", "n1": "crane"})
+    plan = make_plan(listing, "DATA", 0, 100, tmp_path / "plan.parquet")
+    assert plan.classes == ["crane", "crane"]
+    read = {s.path: (s.class_name, s.label) for s in read_shard_plan(listing.root, "plan.parquet", 0)}
+    assert read["n1/0.jpg"] == ("crane", 0)
+    assert read["n2/0.jpg"] == ("crane", 1)
+    assert read["/0.jpg"] == ("", -1)
+
+
+def test_inputs_with_one_key_stand_together_in_path_order(tmp_path: Path) -> None:
+    same = [Source(f"{c}/same.mp4", "same", c, "clips") for c in "zbxa"]
+    _, shards = planned([*sources(30), *same], tmp_path, size=3)
+    together = [source.path for shard in shards for source in shard if source.key == "same"]
+    assert together == ["a/same.mp4", "b/same.mp4", "x/same.mp4", "z/same.mp4"]
+    assert [len({source.key for source in shard}) for shard in shards] == [3] * 10 + [1]
+    assert any({s.path for s in same} <= {source.path for source in shard} for shard in shards)
+
+
+def test_odd_names_and_spans_survive(tmp_path: Path) -> None:
+    names = ["-a b", "x\ny", "..", os.fsdecode(b"\xff\xfe"), "ä", "a'b\"c"]
+    inputs = [Source(f"{name}/{name}", f"k{i}", name, "clips", (i, 10)) for i, name in enumerate(names)]
+    plan, shards = planned(inputs, tmp_path, size=100)
+    assert {(s.path, s.span) for s in shards[0]} == {(f"{name}/{name}", (i, 10)) for i, name in enumerate(names)}
+    assert sorted(plan.classes) == sorted(readable(name) for name in names)
+    assert readable(os.fsdecode(b"a\xff")) == "a\\xff"
+    assert readable("a\\xff") != readable(os.fsdecode(b"a\xff")), "different names stay different"
+
+
+def test_nothing_and_both_kinds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="DATA holds no input of the kind that was asked for; there is nothing"):
+        planned([], tmp_path)
+    with pytest.raises(UserError, match="DATA holds both clips and images: choose with --media"):
+        planned([*sources(2), Source("c/x.jpg", "x", "c", "images")], tmp_path)
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from pipeline.shards.plan import make_plan
+from pipeline.shards.sources import Listing, Source
+from pipeline.storage import open_storage
+name = "a class name of usual length/{:011d}_000001_000011.mp4"
+sources = (Source(name.format(i), f"{i:011d}_000001_000011", "class", "clips") for i in range(int(sys.argv[1])))
+make_plan(Listing(open_storage("."), None, sources), "DATA", 0, 4096, Path(sys.argv[2]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_does_not_grow_with_the_inputs(tmp_path: Path) -> None:
+    def peak_kb(inputs: int) -> int:
+        arguments = [sys.executable, "-c", MEASURE, str(inputs), str(tmp_path / "plan")]
+        return int(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout)
+
+    assert peak_kb(240_000) - peak_kb(60_000) < 24_000  # the names of the inputs alone are 25 MB
 
 
 @pytest.mark.parametrize(

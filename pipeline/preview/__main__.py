@@ -1,0 +1,92 @@
+"""`python -m pipeline.preview --shards DATASET`."""
+
+import io
+from pathlib import Path
+from typing import ClassVar
+
+import pyarrow as pa
+from pydantic import Field
+from tqdm import tqdm
+
+from pipeline.dataset import MANIFEST, Manifest, parse_manifest
+from pipeline.files import write_bytes
+from pipeline.preview import page, sheet
+from pipeline.preview.batch import write_batch
+from pipeline.preview.strips import read_strips
+from pipeline.preview.survey import choose, survey_dataset
+from pipeline.settings import Command, UserError, run_command
+from pipeline.shards.parts import PARTS
+from pipeline.storage import LocalStorage, Place, Storage, open_storage
+
+PAGE = "index.html"
+SHEET = "contact-sheet.png"
+BATCH = "batch.png"
+
+
+class PreviewCommand(Command):
+    """Show a dataset: samples with the triplets that training draws from them, classes, sizes, durations, rejects.
+
+    Writes OUT/index.html, one page without outside parts, and OUT/contact-sheet.png.
+    """
+
+    program: ClassVar[str] = "python -m pipeline.preview"
+
+    shards: Place
+    """Folder of the dataset, or its address such as s3://bucket/folder."""
+    out: Path = Path("preview")
+    """Folder for the page and the sheet, outside of the dataset."""
+    samples: int = Field(12, ge=1, le=200)
+    """Clips or images to show, spread over the classes."""
+    draws: int = Field(3, ge=1, le=20)
+    """Triplets to show of each clip."""
+    seed: int = Field(0, ge=0)
+    """Seed of the choice of samples, and of the draws, which are those of a training with this `data.seed`."""
+    batch: bool = False
+    """Also write OUT/batch.png: a batch of `samples` as the model sees it, with crops, boxes and masks."""
+
+
+def _read_manifest(storage: Storage) -> Manifest:
+    if storage.size(MANIFEST) is None:
+        raise UserError(f"{storage} holds no finished shard dataset (no {MANIFEST}); make one with `make shards`")
+    return parse_manifest(storage.read(MANIFEST), f"{storage}/{MANIFEST}")
+
+
+def _check_out(storage: Storage, out: Path) -> None:
+    if isinstance(storage, LocalStorage) and Path(storage.place).resolve() in (out.resolve(), *out.resolve().parents):
+        raise UserError(f"--out {out} lies in the dataset {storage}, which stays as it is: choose a folder elsewhere")
+
+    if any((out / name).exists() for name in (MANIFEST, PARTS)):
+        raise UserError(f"--out {out} is a dataset, which stays as it is: choose a folder elsewhere")
+
+
+def main(command: PreviewCommand) -> None:
+    """Read, draw and write both files, and say where they are."""
+    storage = open_storage(command.shards)
+    manifest = _read_manifest(storage)
+    _check_out(storage, command.out)
+    try:
+        survey = survey_dataset(storage, manifest)
+        chosen = choose(storage, manifest, survey, command.samples, command.seed)
+    except (OSError, pa.ArrowException, LookupError) as error:
+        raise UserError(
+            f"cannot read the tables of {storage} ({error}): see what is wrong with python -m pipeline.verify {storage}"
+        ) from error
+    strips = read_strips(storage, manifest, chosen, command.draws, command.seed)
+    sections, parts = [], []
+    for strip in tqdm(strips, total=len(chosen), desc="preview", unit=" samples", delay=2):
+        sections.append(page.sample(strip))
+        parts.append(sheet.part(strip))
+    title = Path(command.shards.rstrip("/")).name or str(storage)
+    write_bytes(command.out / PAGE, page.render(title, manifest, survey, sections, command.seed).encode())
+    clips = int(survey.classes.counts.sum())
+    buffer = io.BytesIO()
+    subtitle = f"{len(chosen):,} of {clips:,} {manifest.media}, {len(manifest.classes):,} classes"
+    sheet.compose(title, subtitle, parts).save(buffer, "PNG")
+    write_bytes(command.out / SHEET, buffer.getvalue())
+    if command.batch:
+        write_batch(command.shards, manifest, command.samples, command.seed, command.out / BATCH)
+    print(f"{subtitle}: open {command.out / PAGE} or {command.out / SHEET}")
+
+
+if __name__ == "__main__":
+    run_command(PreviewCommand, main)

@@ -1,0 +1,147 @@
+"""One input -> its checked JPEG frames, whatever it is: a clip, an image, or a folder of frames."""
+
+import errno
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline.shards.frames import FrameSettings, extract_frames
+from pipeline.shards.images import ImageSettings, check_jpeg, encode_image
+from pipeline.shards.plan import Planned
+from pipeline.shards.rejects import Reason, Rejected
+from pipeline.shards.sources import Media, media_of
+from pipeline.storage import Storage
+
+Seconds = defaultdict[str, float]
+"""Time spent by stage: `decode` (ffmpeg or Pillow, encoding included), `fetch` (reading the input), `check`."""
+
+
+_FAULTS_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+"""They say nothing about the input: a full temporary folder must not make rejects."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where a job's inputs lie and how they are decoded."""
+
+    root: Storage
+    tar: str | None
+    media: Media
+    frames: FrameSettings
+    images: ImageSettings
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The frames of one input, in order of time; one frame for an image."""
+
+    jpegs: list[bytes]
+    size: tuple[int, int]
+    """Width and height of every frame in pixels."""
+    fields: dict[str, Any]
+    """What the record says of them: clips `fps` and `times_s`, images `encoding`."""
+
+
+@contextmanager
+def timed(seconds: Seconds, stage: str) -> Iterator[None]:
+    """Add the time of the block to a stage."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] += time.perf_counter() - started
+
+
+def _bytes(inputs: Inputs, source: Planned, seconds: Seconds) -> bytes:
+    with timed(seconds, "fetch"):
+        if source.span is not None and inputs.tar is not None:
+            return inputs.root.read(inputs.tar, source.span)
+        return inputs.root.read(source.path)
+
+
+@contextmanager
+def _local_file(inputs: Inputs, source: Planned, seconds: Seconds) -> Iterator[Path]:
+    """The clip as a file on this machine, for ffmpeg."""
+    with ExitStack() as stack:
+        if source.span is None:
+            with timed(seconds, "fetch"):
+                path = stack.enter_context(inputs.root.local(source.path))
+        else:
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory()), "clip").with_suffix(
+                PurePosixPath(source.path).suffix
+            )
+            path.write_bytes(_bytes(inputs, source, seconds))
+        yield path
+
+
+def _clip(inputs: Inputs, source: Planned, seconds: Seconds) -> tuple[list[bytes], dict[str, Any]]:
+    settings = inputs.frames
+    with _local_file(inputs, source, seconds) as path, timed(seconds, "decode"):
+        frames = extract_frames(path, settings)
+    return frames.jpegs, {"fps": settings.fps, "times_s": frames.times_s}
+
+
+def _image(inputs: Inputs, source: Planned, seconds: Seconds) -> tuple[list[bytes], dict[str, Any]]:
+    data = _bytes(inputs, source, seconds)
+    with timed(seconds, "decode"):
+        jpeg, encoding = encode_image(data, inputs.images)
+    return [jpeg], {"encoding": encoding}
+
+
+def _frame_folder(inputs: Inputs, source: Planned, seconds: Seconds) -> tuple[list[bytes], dict[str, Any]]:
+    """Images of a folder in the order of their names, taken as frames at the rate of the settings."""
+    with timed(seconds, "fetch"):
+        names = [name for name in inputs.root.files(source.path) if media_of(name) == "images"]
+    if not inputs.frames.min_frames <= len(names) <= inputs.frames.max_frames:
+        few = len(names) < inputs.frames.min_frames
+        limit = f"min_frames is {inputs.frames.min_frames}" if few else f"max_frames is {inputs.frames.max_frames}"
+        raise Rejected(Reason.TOO_SHORT if few else Reason.TOO_LONG, f"{len(names)} frames; {limit}")
+    names.sort(key=lambda name: (len(name), name))  # 9.jpg before 10.jpg
+    jpegs: list[bytes] = []
+    encodings = Counter[str]()
+    for name in names:
+        try:
+            (jpeg,), fields = _image(inputs, source._replace(path=name), seconds)
+        except Rejected as error:
+            raise Rejected(error.reason, f"frame {len(jpegs)}: {error.detail}") from error
+        jpegs.append(jpeg)
+        encodings[fields["encoding"]] += 1
+    fps = inputs.frames.fps
+    times = [round(frame / fps, 6) for frame in range(len(jpegs))]
+    return jpegs, {"fps": fps, "times_s": times, "encoding": dict(sorted(encodings.items()))}
+
+
+_READERS = {"clips": _clip, "images": _image, "frames": _frame_folder}
+
+
+def decode(inputs: Inputs, source: Planned, seconds: Seconds) -> Decoded:
+    """Decode one input and check every JPEG by decoding it; adds the time of each stage to `seconds`.
+
+    Raises:
+        Rejected: the input cannot be used.
+        OSError: this machine lacks disk space, memory or open files.
+    """
+    try:
+        jpegs, fields = _READERS[inputs.media](inputs, source, seconds)
+    except FileNotFoundError as error:
+        raise Rejected(Reason.UNREADABLE, "no such file") from error
+    except (OSError, EOFError) as error:
+        if getattr(error, "errno", None) in _FAULTS_OF_THE_MACHINE:
+            raise
+        raise Rejected(Reason.UNREADABLE, getattr(error, "strerror", None) or str(error)) from error
+    sizes = set()
+    with timed(seconds, "check"):
+        for number, jpeg in enumerate(jpegs):
+            try:
+                sizes.add(check_jpeg(jpeg))
+            except Rejected as error:
+                where = "" if inputs.media == "images" else f"frame {number}: "
+                raise Rejected(error.reason, where + error.detail) from error
+    if len(sizes) > 1:
+        raise Rejected(Reason.DECODE_ERROR, f"the picture size changes within the clip: {sorted(sizes)}")
+    return Decoded(jpegs, sizes.pop(), fields)

@@ -1,0 +1,69 @@
+"""What an unfinished job has done: for each finished shard its index rows, its rejects and a summary."""
+
+import json
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.dataset import INDEX_SCHEMA, REJECTS_SCHEMA
+from pipeline.storage import Storage
+
+PARTS = ".parts"
+"""Folder inside the dataset that is there until the job is done."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A finished shard, as far as the manifest must know it."""
+
+    name: str
+    inputs: int
+    samples: int
+    frames: int
+    bytes: int
+    sha256: str
+    reasons: dict[str, int]
+    """Rejects by reason."""
+    seconds: dict[str, float]
+    """Time by stage: fetch, decode, check, write."""
+    stray_s: float
+    """Furthest that a frame's time lies from its place in the even row of frames."""
+
+
+def _index_part(name: str) -> str:
+    return f"{PARTS}/{name}.parquet"
+
+
+def _rejects_part(name: str) -> str:
+    return f"{PARTS}/{name}.rejects.parquet"
+
+
+def read_part(out: Storage, name: str) -> Part | None:
+    """The finished part of shard `name`, or None if the shard has yet to be written."""
+    if out.size(_index_part(name)) is None:
+        return None
+    with out.open(_index_part(name)) as stream:
+        part = Part(**json.loads(pq.read_schema(stream).metadata[b"part"]))
+    whole = (out.size(f"{name}.tar") or 0) == part.bytes and (out.size(f"{name}.idx") is not None) == bool(part.samples)
+    return part if whole else None
+
+
+def read_index_part(out: Storage, name: str) -> pa.Table:
+    """Index rows of a finished shard."""
+    with out.open(_index_part(name)) as stream:
+        return pq.read_table(stream).replace_schema_metadata(None).cast(INDEX_SCHEMA)
+
+
+def read_rejects_part(out: Storage, name: str) -> pa.Table:
+    """Rejects of a finished shard."""
+    with out.open(_rejects_part(name)) as stream:
+        return pq.read_table(stream).cast(REJECTS_SCHEMA)
+
+
+def write_part(out: Storage, part: Part, rows: pa.Table, rejects: pa.Table) -> None:
+    """Write what `read_part` finds; the index part comes last, so where it is, the shard is complete."""
+    with out.writing(_rejects_part(part.name)) as path:
+        pq.write_table(rejects, path)
+    with out.writing(_index_part(part.name)) as path:
+        pq.write_table(rows.replace_schema_metadata({"part": json.dumps(asdict(part))}), path)

@@ -1,0 +1,57 @@
+"""The samples of a shard as it was written before, so that a retry decodes only its rejects."""
+
+import functools
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from pipeline.shards.parts import Part, read_index_part
+from pipeline.storage import Storage
+
+
+class Entry(NamedTuple):
+    """A sample to be written: its index row, still without shard and spans, and its tar members."""
+
+    row: dict[str, Any]
+    members: Callable[[], list[tuple[str, bytes]]]
+
+
+class PreviousShard:
+    """Random access to the samples of a finished shard, by input."""
+
+    def __init__(self, rows: list[dict[str, Any]], stream: BinaryIO | None) -> None:
+        self._stream = stream
+        self._rows: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            self._rows.setdefault(row["source"], []).append(row)
+        self._members: dict[str, list[tuple[str, int, int]]] = {}
+        if stream is not None:
+            with tarfile.open(fileobj=stream, mode="r:") as tar:
+                for member in tar:
+                    key, _, extension = member.name.partition(".")
+                    self._members.setdefault(key, []).append((extension, member.offset_data, member.size))
+
+    def entries(self, source: str) -> list[Entry]:
+        """What an input became; empty if it was rejected."""
+        return [Entry(row, functools.partial(self._read, row["key"])) for row in self._rows.get(source, [])]
+
+    def _read(self, key: str) -> list[tuple[str, bytes]]:
+        assert self._stream is not None
+        contents = []
+        for extension, offset, size in self._members[key]:
+            self._stream.seek(offset)
+            contents.append((extension, self._stream.read(size)))
+        return contents
+
+
+@contextmanager
+def open_previous(out: Storage, part: Part) -> Iterator[PreviousShard]:
+    """The finished shard of `part`; it stays readable while a new one takes its name."""
+    rows = read_index_part(out, part.name).to_pylist()
+    if not rows:
+        yield PreviousShard([], None)
+        return
+    with out.local(f"{part.name}.tar") as tar, Path(tar).open("rb") as stream:
+        yield PreviousShard(rows, stream)

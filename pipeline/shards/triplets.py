@@ -1,0 +1,44 @@
+"""Layout `triplets`: past, current and future frames drawn once, for projects that want no sampling code."""
+
+from dataclasses import replace
+
+import numpy as np
+from pydantic import Field
+
+from pipeline.reader.philox import Stream, uniforms
+from pipeline.reader.sandwich import SandwichSettings, draw_frames, draws_needed
+from pipeline.settings import Settings
+from pipeline.shards.plan import shuffle_rank
+from pipeline.shards.record import Sample
+
+_SANDWICH = SandwichSettings()
+MEMBERS = ("past.jpg", "current.jpg", "future.jpg")
+
+
+class TripletSettings(Settings):
+    """How triplets are drawn in layout `triplets`."""
+
+    per_clip: int = Field(4, ge=1, le=100)
+    """Triplets drawn from each clip, with the ranges of the paper."""
+
+
+def draw_triplets(key: str, frames: int, seed: int, count: int) -> list[tuple[int, int, int]]:
+    """Frame numbers (past, current, future) of the `count` triplets of a clip with `frames` frames (METHOD, section 1).
+
+    A pure function of the clip's key and the seed, whatever the other clips.
+    """
+    item = int.from_bytes(shuffle_rank(key, seed)[:4], "big")
+    uniform = uniforms(seed, Stream.TRIPLETS, np.arange(count), item, draws_needed(_SANDWICH))
+    drawn = draw_frames(_SANDWICH, np.full(count, frames), uniform)
+    return [(int(past), int(current), int(future)) for current, past, future in drawn]
+
+
+def triplet_samples(clip: Sample, seed: int, count: int) -> list[Sample]:
+    """The triplets of a clip, with keys `KEY-00`, `KEY-01`, ...; each tells its frame numbers and times."""
+    samples = []
+    for number, drawn in enumerate(draw_triplets(clip.key, len(clip.frames), seed, count)):
+        times = [clip.fields["times_s"][frame] for frame in drawn]
+        fields = {**clip.fields, "clip": clip.key, "num_frames": len(clip.frames), "frames": drawn, "times_s": times}
+        frames = [(name, clip.frames[frame][1]) for name, frame in zip(MEMBERS, drawn, strict=True)]
+        samples.append(replace(clip, key=f"{clip.key}-{number:02d}", frames=frames, fields=fields, class_member=False))
+    return samples

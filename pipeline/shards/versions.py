@@ -1,0 +1,29 @@
+"""The programs that the bytes of the shards depend on."""
+
+import socket
+
+from PIL import __version__ as pillow_version
+
+from pipeline.settings import UserError
+from pipeline.shards.ffmpeg import ffmpeg_version
+
+
+def writer_versions() -> dict[str, str]:
+    """Versions of what encodes frames on this machine."""
+    return {"ffmpeg": ffmpeg_version(), "pillow": pillow_version}
+
+
+def check_versions(expected: dict[str, str]) -> None:
+    """Make sure that this machine writes the same bytes as the one that planned the job.
+
+    Raises:
+        UserError: it has other versions.
+    """
+    if (here := writer_versions()) != expected:
+        differing = ", ".join(
+            f"{name} {here[name]} instead of {expected[name]}" for name in here if here[name] != expected[name]
+        )
+        raise UserError(
+            f"the machine {socket.gethostname()} has {differing}: its shards would not have the same bytes; install "
+            "the same versions on all nodes"
+        )

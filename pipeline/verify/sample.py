@@ -1,0 +1,128 @@
+"""One sample: what its members hold, and whether its index row and the manifest say the same."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from pipeline.dataset import INDEX, MANIFEST, Manifest
+from pipeline.shards.images import check_jpeg
+from pipeline.shards.record import Member, frame_names
+from pipeline.shards.rejects import Rejected
+from pipeline.shards.triplets import MEMBERS
+
+Row = dict[str, Any]
+TRIPLET_KEY = re.compile(r"(.+)-(\d\d)")
+"""Key of a triplet: its clip and its number."""
+_FIELDS = ("key", "source", "class_name", "label", "width", "height")
+
+
+@dataclass
+class Contents:
+    """What the members of a sample hold."""
+
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Width and height of each frame that decodes, by its extension."""
+    label: str | None = None
+    facts: Row = field(default_factory=dict)
+    """The content of `json`."""
+    frames: int = 0
+    """Frames of the clip, according to `json`; 0 for an image."""
+    faults: list[str] = field(default_factory=list)
+    """What is wrong with the members themselves."""
+
+
+def read_contents(members: list[Member], read: Callable[[Member], bytes], manifest: Manifest) -> Contents:
+    """Decode every frame and read the other members."""
+    contents = Contents()
+    for member in members:
+        data = read(member)
+        if member.extension == "cls":
+            contents.label = data.decode(errors="replace")
+        elif member.extension == "json":
+            try:
+                contents.facts = json.loads(data)
+                contents.frames, faults = _check_facts(contents.facts, manifest)
+                contents.faults += faults
+            except (ValueError, TypeError, LookupError, AttributeError) as error:
+                contents.faults.append(f"json is not what the job writes ({type(error).__name__}: {error})")
+        else:
+            try:
+                contents.sizes[member.extension] = check_jpeg(data)
+            except Rejected as error:
+                contents.faults.append(f"{member.extension}: {error.detail}")
+    return contents
+
+
+def _check_facts(facts: Row, manifest: Manifest) -> tuple[int, list[str]]:
+    """Frames of the clip, and what is wrong with the fields that only clips or images have.
+
+    Raises:
+        LookupError, TypeError, ValueError: a field is missing or of another kind.
+    """
+    if missing := [name for name in _FIELDS if name not in facts]:
+        raise KeyError(", ".join(missing))
+    if manifest.media == "images":
+        return 0, [] if isinstance(facts["encoding"], str) else ["json has no text in encoding"]
+    faults = []
+    times = [float(time) for time in facts["times_s"]]
+    if any(time > following for time, following in pairwise(times)):
+        faults.append(f"json has times_s that fall: {_short(times)}")
+    if facts["fps"] != (fps := manifest.settings["frames"]["fps"]):
+        faults.append(f"json has fps {facts['fps']}; {MANIFEST} says {fps}")
+    if manifest.layout == "frames":
+        return len(times), faults
+    past, current, future = facts["frames"]
+    if not 0 <= past <= current <= future < facts["num_frames"] or len(times) != len(MEMBERS):
+        faults.append(f"json has the frames {facts['frames']} at {times} of a clip of {facts['num_frames']}")
+    named = TRIPLET_KEY.fullmatch(facts["key"])
+    if named is None or named[1] != facts["clip"]:
+        faults.append(f"json has the clip {facts['clip']!r} for the key {facts['key']!r}")
+    return int(facts["num_frames"]), faults
+
+
+def _extensions(row: Row, manifest: Manifest) -> list[str]:
+    """The members that the sample of an index row has, in order."""
+    if manifest.layout == "triplets":
+        return [*MEMBERS, "json"]
+    return [*(["jpg"] if manifest.media == "images" else frame_names(row["num_frames"])), "cls", "json"]
+
+
+def index_faults(row: Row, members: list[Member], contents: Contents, manifest: Manifest) -> Iterator[str]:
+    """What an index row says otherwise than the tar or the manifest."""
+    found, expected = [member.extension for member in members], _extensions(row, manifest)
+    if found != expected:
+        yield f"{INDEX} expects the members {_short(expected)}; the tar has {_short(found)}"
+    offsets, sizes = row["frame_offset"], row["frame_size"]
+    if not row["num_frames"] == len(offsets) == len(sizes):
+        yield f"{INDEX} has {row['num_frames']} frames, {len(offsets)} offsets and {len(sizes)} sizes"
+    frames = [member for member in members if member.extension.endswith("jpg")]
+    for member, offset, size in zip(frames, offsets, sizes, strict=False):
+        if (member.offset, member.size) != (offset, size):
+            there = f"it is at byte {member.offset} with {member.size} bytes"
+            yield f"{INDEX} has {member.extension} at byte {offset} with {size} bytes; {there}"
+    for extension, (width, height) in contents.sizes.items():
+        if (width, height) != (row["width"], row["height"]):
+            yield f"{INDEX} says {row['width']} x {row['height']} pixels; {extension} has {width} x {height}"
+    label, name = row["label"], row["class_name"]
+    if not -1 <= label < len(manifest.classes):
+        yield f"{INDEX} has label {label}; {MANIFEST} has {len(manifest.classes)} classes"
+    elif name != (known := manifest.classes[label] if label >= 0 else ""):
+        yield f"{INDEX} has class_name {name!r}; {MANIFEST} calls label {label} {known!r}"
+    if contents.label is not None and contents.label != str(label):
+        yield f"{INDEX} has label {label}; cls says {contents.label[:20]!r}"
+    for name in _FIELDS:
+        if name in contents.facts and contents.facts[name] != row[name]:
+            yield f"{INDEX} has {name} {row[name]!r}; json says {contents.facts[name]!r}"
+    if manifest.layout == "frames" and contents.frames and contents.frames != row["num_frames"]:
+        yield f"{INDEX} has {row['num_frames']} frames; json has the times of {contents.frames}"
+    duration = contents.frames / manifest.settings["frames"]["fps"] if contents.frames else 0.0
+    if contents.facts and abs(row["duration_s"] - duration) > 1e-6:
+        yield f"{INDEX} has duration_s {row['duration_s']:g}; by its json the sample lasts {duration:g} s"
+
+
+def _short(items: list[Any]) -> str:
+    words = [str(item) for item in items]
+    return ", ".join(words if len(words) <= 6 else [*words[:2], "...", *words[-3:]])

@@ -1,0 +1,198 @@
+"""What holds for the dataset as a whole: its counts, its files, the order of its index, its rejects."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from pipeline.dataset import INDEX, INDEX_SCHEMA, MANIFEST, REJECTS, REJECTS_SCHEMA, Manifest, Shard
+from pipeline.files import TEMPORARY_PREFIX, sha256_file
+from pipeline.settings import Settings
+from pipeline.shards.frames import FrameSettings
+from pipeline.shards.images import ImageSettings
+from pipeline.shards.parts import PARTS
+from pipeline.shards.plan import shuffle_rank
+from pipeline.shards.rejects import Reason
+from pipeline.shards.triplets import TripletSettings
+from pipeline.storage import Storage
+from pipeline.verify.finding import Finding, Say
+from pipeline.verify.sample import TRIPLET_KEY
+from pipeline.verify.shard import index_file
+
+_SHARD_FILE = re.compile(r"[A-Za-z0-9_-]+-\d{6,}\.(tar|idx)")
+_SETTINGS: dict[str, type[Settings]] = {"frames": FrameSettings, "images": ImageSettings, "triplets": TripletSettings}
+_UNREADABLE = (OSError, ValueError, pa.ArrowException)
+
+
+def check_settings(manifest: Manifest, say: Say) -> bool:
+    """Whether the settings in the manifest are those of its media and layout; nothing else can be checked without."""
+    needed = ["images" if manifest.media == "images" else "frames"]
+    needed += ["triplets"] * (manifest.layout == "triplets")
+    try:
+        for group in {**dict.fromkeys(needed), **manifest.settings}:
+            _SETTINGS[group].model_validate(manifest.settings[group])
+    except (LookupError, ValidationError):
+        say(Finding(MANIFEST, "settings", f"the group {group} is missing or damaged"))
+        return False
+    return True
+
+
+def check_manifest(manifest: Manifest, say: Say) -> None:
+    """The counts of the manifest against each other."""
+    if manifest.samples != (total := sum(shard.samples for shard in manifest.shards)):
+        say(Finding(MANIFEST, "samples", f"is {manifest.samples}; its shards have {total}"))
+    names = [shard.file for shard in manifest.shards]
+    expected = re.compile(rf"{re.escape(manifest.name)}-\d{{6,}}\.tar")
+    for name in names:
+        if not expected.fullmatch(name):
+            say(Finding(MANIFEST, name, f"is no name of a shard; they are called {manifest.name}-000000.tar, ..."))
+    if names != sorted(set(names)):
+        say(Finding(MANIFEST, "shards", "do not stand in the order of their names, or one stands there twice"))
+
+
+def check_files(storage: Storage, manifest: Manifest, say: Say) -> None:
+    """Shard files that are none of this dataset, and what a job left behind."""
+    known = {shard.file for shard in manifest.shards} | {index_file(shard.file) for shard in manifest.shards}
+    for name in storage.files():
+        if name.startswith(TEMPORARY_PREFIX):
+            say(Finding(name, "", "was left half-written by a job that was killed", surplus=True))
+        elif _SHARD_FILE.fullmatch(name) and name not in known:
+            say(Finding(name, "", f"is no file of this dataset: {MANIFEST} does not name it", surplus=True))
+    if storage.files(PARTS):
+        say(Finding(PARTS, "", "was left by a job that did not end", surplus=True))
+
+
+def check_rejects(storage: Storage, manifest: Manifest, say: Say) -> None:
+    """Columns, reasons and count of the rejects."""
+    reasons = {reason.value for reason in Reason}
+    try:
+        with storage.open(REJECTS) as stream:
+            file = pq.ParquetFile(stream)
+            if not file.schema_arrow.equals(REJECTS_SCHEMA):
+                say(Finding(REJECTS, "", f"has the columns {_columns(file.schema_arrow)}"))
+                return
+            if file.metadata.num_rows != manifest.rejects:
+                say(Finding(REJECTS, "", f"has {file.metadata.num_rows} rows; {MANIFEST} says {manifest.rejects}"))
+            unknown: Counter[Any] = Counter()
+            for batch in file.iter_batches():
+                unknown.update(value for value in batch["reason"].to_pylist() if value not in reasons)
+            for value, count in unknown.items():
+                say(Finding(REJECTS, "", f"{count} rows have the unknown reason {value!r}"))
+    except FileNotFoundError:
+        say(Finding(REJECTS, "", "is missing"))
+    except _UNREADABLE as error:
+        say(Finding(REJECTS, "", f"cannot be read: {error}"))
+
+
+def check_tables(storage: Storage, manifest: Manifest, damaged: Iterable[str], say: Say) -> None:
+    """Hashes of index and rejects, where nothing else was found wrong with them."""
+    for name in {INDEX, REJECTS} - set(damaged):
+        with storage.local(name) as path:
+            if sha256_file(path) != manifest.tables.get(name):
+                say(Finding(name, "", f"has another sha256 than {MANIFEST} says"))
+
+
+def _columns(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} {field.type}" for field in schema) or "none"
+
+
+class IndexReader:
+    """The rows of each shard, one shard after the other; checks what concerns more than one shard on the way.
+
+    Rows must stand in the order that the seed gives their keys, which also shows any key that is there twice.
+    """
+
+    def __init__(self, storage: Storage, manifest: Manifest, say: Say) -> None:
+        self._storage, self._manifest, self._say = storage, manifest, say
+        self._last: tuple[bytes, str, int] | None = None
+        self._clips = self._rows = self._frames = self._disordered = 0
+        self._complete = True
+
+    def shards(self) -> Iterator[tuple[Shard, pa.Table | None]]:
+        """Each shard of the manifest with its rows, None if they cannot be read."""
+        with ExitStack() as stack:
+            file = self._open(stack)
+            groups = {} if file is None else self._groups(file)
+            for shard in self._manifest.shards:
+                rows = None if file is None else self._rows_of(file, groups.pop(shard.file, None), shard.file)
+                self._complete &= rows is not None
+                yield shard, rows
+            for name in groups:
+                self._say(Finding(INDEX, "", f"has rows of {name}, which is no shard of {MANIFEST}"))
+        self._check_totals()
+
+    def _open(self, stack: ExitStack) -> pq.ParquetFile | None:
+        try:
+            file = pq.ParquetFile(stack.enter_context(self._storage.open(INDEX)))
+        except FileNotFoundError:
+            self._say(Finding(INDEX, "", "is missing"))
+            return None
+        except _UNREADABLE as error:
+            self._say(Finding(INDEX, "", f"cannot be read: {error}"))
+            return None
+        if not file.schema_arrow.equals(INDEX_SCHEMA):
+            self._say(Finding(INDEX, "", f"has the columns {_columns(file.schema_arrow)}"))
+            return None
+        return file
+
+    def _groups(self, file: pq.ParquetFile) -> dict[str, int]:
+        """Row group of each shard, by the shard of its first row."""
+        groups: dict[str, int] = {}
+        for group in range(file.num_row_groups):
+            try:
+                name = file.read_row_group(group, columns=["shard"])["shard"][0].as_py()
+            except (*_UNREADABLE, IndexError):
+                continue  # said where the rows are missing
+            if name in groups:
+                self._say(Finding(INDEX, "", f"has two groups of rows of {name}"))
+            groups[name] = group
+        return groups
+
+    def _rows_of(self, file: pq.ParquetFile, group: int | None, name: str) -> pa.Table | None:
+        if group is None:
+            self._say(Finding(INDEX, "", f"has no readable rows of {name}"))
+            return None
+        try:
+            rows = file.read_row_group(group)
+            rows.validate(full=True)
+        except _UNREADABLE as error:
+            self._say(Finding(INDEX, "", f"the rows of {name} cannot be read: {error}"))
+            return None
+        if empty := [column for column in rows.column_names if rows[column].null_count]:
+            self._say(Finding(INDEX, "", f"rows of {name} have no {', '.join(empty)}"))
+            return None
+        for key, frames in zip(rows["key"].to_pylist(), rows["num_frames"].to_pylist(), strict=True):
+            self._follow(key)
+            self._rows += 1
+            self._frames += frames
+        return rows
+
+    def _follow(self, key: str) -> None:
+        named = TRIPLET_KEY.fullmatch(key) if self._manifest.layout == "triplets" else None
+        clip, number = (named[1], int(named[2])) if named else (key, 0)
+        place = (shuffle_rank(clip, self._manifest.seed), clip, number)
+        if self._last is None or place > self._last:
+            self._clips += self._last is None or self._last[1] != clip
+        else:
+            self._disordered += 1
+            if self._disordered == 1:
+                self._say(Finding(INDEX, key, "does not stand in the order of the seed, or is there twice"))
+        self._last = place
+
+    def _check_totals(self) -> None:
+        manifest = self._manifest
+        if not self._complete:
+            return
+        if self._disordered > 1:
+            self._say(Finding(INDEX, "", f"{self._disordered} rows do not stand in the order of the seed"))
+        for field, found in (("samples", self._rows), ("frames", self._frames)):
+            if getattr(manifest, field) != found:
+                self._say(Finding(MANIFEST, field, f"is {getattr(manifest, field)}; {INDEX} has {found}"))
+        if not self._disordered and manifest.inputs != self._clips + manifest.rejects:
+            sums = f"{self._clips} in the shards and {manifest.rejects} rejects"
+            self._say(Finding(MANIFEST, "inputs", f"is {manifest.inputs}; there are {sums}"))

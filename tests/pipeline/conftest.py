@@ -1,0 +1,28 @@
+"""Datasets that more than one test of the pipeline reads."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def triplet_dataset(ray_here: None, clip_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Layout `triplets` of `clip_tree` (2 triplets of each of 6 clips, in 3 shards)."""
+    from pipeline.shards.__main__ import main
+    from pipeline.shards.command import ShardsCommand
+    from pipeline.shards.triplets import TripletSettings
+
+    out = tmp_path_factory.mktemp("shards") / "triplets"
+    drawn = TripletSettings(per_clip=2)
+    main(
+        ShardsCommand(
+            data=str(clip_tree),
+            out=str(out),
+            layout="triplets",
+            triplets=drawn,
+            samples_per_shard=3,
+            workers=1,
+            max_reject_fraction=0.5,
+        )
+    )
+    return out

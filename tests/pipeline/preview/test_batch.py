@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.preview.__main__ import BATCH, PreviewCommand, main
+from pipeline.preview.batch import draw_batch, mask_pixels, view_pixels
+from pipeline.reader.loader import ReaderSettings
+from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD, ViewSettings
+
+
+def test_a_view_is_shown_in_its_own_colours() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    normalised = (pixels / 255 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
+    view = torch.from_numpy(normalised.transpose(2, 0, 1)).float()
+    np.testing.assert_array_equal(view_pixels(view), pixels)
+
+
+def test_masked_patches_are_pale_and_others_as_they_were() -> None:
+    pixels = np.full((8, 8, 3), 100, np.uint8)
+    shown = mask_pixels(pixels, np.array([False, True, False, False]))
+    assert (shown[:4, 4:] > 220).all()
+    assert (shown[4:] == 100).all()
+    assert (shown[:4, :4] == 100).all()
+
+
+@pytest.mark.parametrize("dataset", ["clip_dataset", "image_dataset", "triplet_dataset"])
+def test_preview_writes_a_picture_of_the_batch(dataset: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    folder: Path = request.getfixturevalue(dataset)
+    main(PreviewCommand(shards=str(folder), out=tmp_path, samples=2, batch=True))
+    with Image.open(tmp_path / BATCH) as picture:
+        assert picture.width > (1900 if dataset != "image_dataset" else 1000)
+        assert len(picture.convert("RGB").getcolors(1 << 24) or ()) > 1000
+
+
+def test_the_same_settings_give_the_same_picture(clip_dataset: Path) -> None:
+    views = ViewSettings(global_size=64, local_size=32, local_crops=3)
+    pictures = [draw_batch(ReaderSettings(shards=clip_dataset, views=views, seed=seed), 2) for seed in (1, 1, 2)]
+    assert pictures[0].tobytes() == pictures[1].tobytes() != pictures[2].tobytes()

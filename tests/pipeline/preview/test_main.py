@@ -1,0 +1,65 @@
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipeline.preview.__main__ import PAGE, SHEET, PreviewCommand, main
+from pipeline.settings import UserError
+from pipeline.storage import open_storage
+
+
+@pytest.mark.parametrize("dataset", ["clip_dataset", "image_dataset", "triplet_dataset"])
+def test_page_and_sheet_are_written_and_named(
+    dataset: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder: Path = request.getfixturevalue(dataset)
+    before = sorted(path.name for path in folder.iterdir())
+    capsys.readouterr()
+    main(PreviewCommand(shards=str(folder), out=tmp_path / "out", samples=4))
+    said = capsys.readouterr().out
+    assert str(tmp_path / "out" / PAGE) in said
+    assert str(tmp_path / "out" / SHEET) in said
+    assert said.startswith("4 of ")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [SHEET, PAGE]
+    with Image.open(tmp_path / "out" / SHEET) as sheet:
+        sheet.load()
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_a_seed_gives_the_same_page_again(clip_dataset: Path, tmp_path: Path) -> None:
+    for name, seed in (("first", 1), ("again", 1), ("other", 2)):
+        main(PreviewCommand(shards=str(clip_dataset), out=tmp_path / name, samples=2, draws=1, seed=seed))
+    first, again, other = ((tmp_path / name / PAGE).read_text() for name in ("first", "again", "other"))
+    assert first == again
+    assert first != other
+
+
+def test_an_object_store_shows_the_same(image_dataset: Path, bucket: str, tmp_path: Path) -> None:
+    storage = open_storage(f"{bucket}/shown/{image_dataset.name}")
+    for path in image_dataset.iterdir():
+        storage.write(path.name, path.read_bytes())
+    main(PreviewCommand(shards=str(storage), out=tmp_path / "there", samples=3))
+    main(PreviewCommand(shards=str(image_dataset), out=tmp_path / "here", samples=3))
+    for name in (PAGE, SHEET):
+        assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+
+
+def test_the_dataset_is_left_alone(image_dataset: Path, tmp_path: Path) -> None:
+    for out in (image_dataset, image_dataset / "preview", tmp_path / "link" / "preview"):
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(image_dataset)
+        with pytest.raises(UserError, match="lies in the dataset"):
+            main(PreviewCommand(shards=str(image_dataset), out=out))
+
+
+def test_what_cannot_be_shown_is_said(image_dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no finished shard dataset"):
+        main(PreviewCommand(shards=str(tmp_path), out=tmp_path / "out"))
+    copy = Path(shutil.copytree(image_dataset, tmp_path / "copy"))
+    for name in ("index.parquet", "rejects.parquet"):
+        (copy / name).write_bytes(b"no table")
+        with pytest.raises(UserError, match=r"cannot read the tables of .*copy .*pipeline\.verify"):
+            main(PreviewCommand(shards=str(copy), out=tmp_path / "out"))
+        shutil.copy(image_dataset / name, copy / name)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,79 @@
+import errno
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from pipeline.shards.decode import Inputs, decode
+from pipeline.shards.frames import FrameSettings
+from pipeline.shards.images import ImageSettings
+from pipeline.shards.plan import Planned
+from pipeline.shards.rejects import Reason, Rejected
+from pipeline.storage import LocalStorage, open_storage
+from tests.media import jpeg, picture, write_image
+
+IMAGE = Planned("c/x.jpg", "x", "c", 0, None)
+
+
+def inputs(folder: Path) -> Inputs:
+    return Inputs(open_storage(str(folder)), None, "images", FrameSettings(), ImageSettings())
+
+
+def test_time_is_noted_by_stage(tmp_path: Path) -> None:
+    write_image(tmp_path / "c" / "x.jpg", seed=0)
+    seconds: defaultdict[str, float] = defaultdict(float)
+    decoded = decode(inputs(tmp_path), IMAGE, seconds)
+    assert (decoded.size, decoded.fields) == ((160, 120), {"encoding": "copied"})
+    assert set(seconds) == {"fetch", "decode", "check"}
+    assert all(value > 0 for value in seconds.values())
+
+
+class Faulty(LocalStorage):
+    """Storage whose reads fail with an errno."""
+
+    fault = 0
+
+    def open(self, name: str) -> BinaryIO:
+        raise OSError(self.fault, "failed")
+
+    @contextmanager
+    def local(self, name: str) -> Iterator[Path]:
+        raise OSError(self.fault, "failed")
+        yield
+
+
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EMFILE, errno.ENOMEM])
+def test_faults_of_the_machine_are_no_rejects(tmp_path: Path, fault: int) -> None:
+    storage = Faulty(str(tmp_path))
+    storage.fault = fault
+    with pytest.raises(OSError, match="failed"):
+        decode(Inputs(storage, None, "images", FrameSettings(), ImageSettings()), IMAGE, defaultdict(float))
+
+
+def test_faults_of_the_input_are(tmp_path: Path) -> None:
+    storage = Faulty(str(tmp_path))
+    storage.fault = errno.EIO
+    for media in ("images", "clips"):
+        with pytest.raises(Rejected, match="failed") as rejected:
+            decode(Inputs(storage, None, media, FrameSettings(), ImageSettings()), IMAGE, defaultdict(float))
+        assert rejected.value.reason is Reason.UNREADABLE
+
+
+def test_a_span_beyond_the_end_of_its_tar_is_a_reject(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(bytes(100))
+    source = Inputs(open_storage(str(tmp_path)), "x.tar", "images", FrameSettings(), ImageSettings())
+    with pytest.raises(Rejected, match=r"x\.tar ends before byte 150"):
+        decode(source, IMAGE._replace(span=(50, 100)), defaultdict(float))
+
+
+def test_frames_of_different_sizes_are_a_reject(tmp_path: Path) -> None:
+    (tmp_path / "c" / "clip").mkdir(parents=True)
+    for number in range(9):
+        size = (96, 128) if number < 8 else (128, 96)
+        (tmp_path / "c" / "clip" / f"{number}.jpg").write_bytes(jpeg(picture(*size, number)))
+    source = Inputs(open_storage(str(tmp_path)), None, "frames", FrameSettings(), ImageSettings())
+    with pytest.raises(Rejected, match=r"size changes within the clip: \[\(96, 128\), \(128, 96\)\]"):
+        decode(source, IMAGE._replace(path="c/clip"), defaultdict(float))

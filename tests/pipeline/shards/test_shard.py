@@ -1,0 +1,244 @@
+"""One shard without Ray: what is written, what is kept, and what happens when something goes wrong."""
+
+import errno
+import json
+import os
+import shutil
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.files import sha256_file
+from pipeline.shards.decode import Inputs
+from pipeline.shards.frames import FrameSettings, extract_frames
+from pipeline.shards.images import ImageSettings
+from pipeline.shards.parts import PARTS, read_index_part, read_part, read_rejects_part
+from pipeline.shards.plan import make_plan
+from pipeline.shards.shard import PLAN, ShardTask, write_shard
+from pipeline.shards.sources import Media, data_root, list_sources
+from pipeline.shards.triplets import TripletSettings, draw_triplets
+from pipeline.storage import Storage, open_storage
+from tests.media import decode, jpeg, picture, write_clip, write_image
+from tests.pipeline.shards.test_tars import tar_of
+
+
+def one_shard(data: Path, out: Path, media: Media | None = None, **changes: Any) -> ShardTask:
+    """A planned job whose inputs all lie in shard 0."""
+    storage = open_storage(str(out))
+    with storage.writing(PLAN) as path:
+        plan = make_plan(list_sources(str(data), media), str(data), 0, 1000, path)
+    root, tar = data_root(str(data))
+    inputs = Inputs(root, tar, plan.media, FrameSettings(), ImageSettings())
+    return replace(ShardTask(inputs, storage, "shard", 0, "frames", TripletSettings()), **changes)
+
+
+def members(tar: Path) -> dict[str, bytes]:
+    with tarfile.open(tar) as opened:
+        return {member.name: opened.extractfile(member).read() for member in opened}  # type: ignore[union-attr]
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {p.name: sha256_file(p) for p in folder.iterdir() if p.suffix in (".tar", ".idx")}
+
+
+def rejects(out: Storage) -> dict[str, tuple[str, str]]:
+    rows = read_rejects_part(out, "shard-000000").to_pylist()
+    return {row["source"]: (row["reason"], row["detail"]) for row in rows}
+
+
+def test_a_clip_with_its_times(tmp_path: Path) -> None:
+    clip = tmp_path / "data" / "riding" / "a.mp4"
+    write_clip(clip, 5.0, seed=0)
+    task = one_shard(tmp_path / "data", tmp_path / "out")
+    write_shard(0, task)
+    frames = extract_frames(clip, FrameSettings())
+    found = members(tmp_path / "out" / "shard-000000.tar")
+    facts = json.loads(found.pop("a.json"))
+    assert found == {**{f"a.{i:02d}.jpg": frame for i, frame in enumerate(frames.jpegs)}, "a.cls": b"0"}
+    assert facts == {
+        "class_name": "riding",
+        "fps": 2.0,
+        "height": 144,
+        "key": "a",
+        "label": 0,
+        "source": "riding/a.mp4",
+        "times_s": frames.times_s,
+        "width": 192,
+    }
+
+
+def test_images_from_a_nested_tar_are_the_same_as_from_folders(tmp_path: Path) -> None:
+    for number in range(6):
+        write_image(tmp_path / "data" / f"n{number % 2}" / f"image{number}.JPEG", seed=number)
+    inner = {
+        f"{folder.name}.tar": tar_of({file.name: file.read_bytes() for file in folder.iterdir()})
+        for folder in (tmp_path / "data").iterdir()
+    }
+    (tmp_path / "train.tar").write_bytes(tar_of(inner))
+    for name in ("data", "train.tar"):
+        write_shard(0, one_shard(tmp_path / name, tmp_path / f"out-{name}"))
+    assert contents(tmp_path / "out-data") == contents(tmp_path / "out-train.tar") != {}
+
+
+def test_clips_in_a_tar(tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.mp4", 5.0, seed=0)
+    (tmp_path / "clips.tar").write_bytes(tar_of({"riding/a.mp4": (tmp_path / "a.mp4").read_bytes()}))
+    task = one_shard(tmp_path / "clips.tar", tmp_path / "out")
+    write_shard(0, task)
+    frames = extract_frames(tmp_path / "a.mp4", FrameSettings())
+    assert members(tmp_path / "out" / "shard-000000.tar")["a.03.jpg"] == frames.jpegs[3]
+
+
+def test_folders_of_frames_are_packed_byte_for_byte_in_order_of_number(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "yoga" / "video.1"
+    pictures = {f"{number}.jpg": jpeg(picture(96, 128, number)) for number in range(12)}
+    folder.mkdir(parents=True)
+    for name, content in pictures.items():
+        (folder / name).write_bytes(content)
+    (folder.parent / "short").mkdir()
+    (folder.parent / "short" / "0.jpg").write_bytes(pictures["0.jpg"])
+    (folder.parent / "broken").mkdir()
+    for name, content in pictures.items():
+        (folder.parent / "broken" / name).write_bytes(content[:700] if name == "5.jpg" else content)
+    task = one_shard(tmp_path / "data", tmp_path / "out", "frames")
+    write_shard(0, task)
+    found = members(tmp_path / "out" / "shard-000000.tar")
+    assert [found[f"video%2E1.{number:02d}.jpg"] for number in range(12)] == list(pictures.values())
+    facts = json.loads(found["video%2E1.json"])
+    assert (facts["encoding"], facts["times_s"][:3]) == ({"copied": 12}, [0.0, 0.5, 1.0])
+    assert rejects(task.out)["yoga/short"] == ("too_short", "1 frames; min_frames is 8")
+    reason, detail = rejects(task.out)["yoga/broken"]
+    assert (reason, detail.startswith("frame 5: ")) == ("decode_error", True)
+
+
+def test_triplets_are_frames_of_the_clip(tmp_path: Path) -> None:
+    write_clip(tmp_path / "data" / "riding" / "a.mp4", 10.0, seed=0)
+    task = one_shard(tmp_path / "data", tmp_path / "out", layout="triplets", triplets=TripletSettings(per_clip=3))
+    write_shard(0, task)
+    frames = extract_frames(tmp_path / "data" / "riding" / "a.mp4", FrameSettings())
+    found = members(tmp_path / "out" / "shard-000000.tar")
+    assert len(found) == 3 * 4
+    for number, (past, current, future) in enumerate(draw_triplets("a", 20, seed=0, count=3)):
+        facts = json.loads(found[f"a-{number:02d}.json"])
+        assert (facts["clip"], facts["frames"], facts["num_frames"]) == ("a", [past, current, future], 20)
+        assert facts["times_s"] == [frames.times_s[frame] for frame in (past, current, future)]
+        for name, frame in (("past", past), ("current", current), ("future", future)):
+            assert found[f"a-{number:02d}.{name}.jpg"] == frames.jpegs[frame]
+    rows = read_index_part(task.out, "shard-000000").to_pylist()
+    tar = (tmp_path / "out" / "shard-000000.tar").read_bytes()
+    spans = list(zip(rows[1]["frame_offset"], rows[1]["frame_size"], strict=True))
+    names = ("past", "current", "future")
+    assert [tar[start : start + size] for start, size in spans] == [found[f"a-01.{name}.jpg"] for name in names]
+
+
+def test_first_input_of_a_key_that_decodes_is_the_sample(tmp_path: Path) -> None:
+    for folder in "bcd":
+        write_image(tmp_path / "data" / folder / "same.jpg", seed=ord(folder))
+    (tmp_path / "data" / "a").mkdir()
+    (tmp_path / "data" / "a" / "same.jpg").write_text("no picture")
+    task = one_shard(tmp_path / "data", tmp_path / "out")
+    write_shard(0, task)
+    found = members(tmp_path / "out" / "shard-000000.tar")
+    assert found["same.jpg"] == (tmp_path / "data" / "b" / "same.jpg").read_bytes()
+    said = rejects(task.out)
+    assert said.pop("a/same.jpg")[0] == "not_media"
+    owner = ("duplicate_key", "the key same belongs to b/same.jpg")
+    assert said == {"c/same.jpg": owner, "d/same.jpg": owner}
+
+
+def test_an_input_that_disappears_is_a_reject(tmp_path: Path) -> None:
+    for number in range(3):
+        write_image(tmp_path / "data" / "c" / f"{number}.jpg", seed=number)
+    task = one_shard(tmp_path / "data", tmp_path / "out")
+    (tmp_path / "data" / "c" / "1.jpg").unlink()
+    write_shard(0, task)
+    part = read_part(task.out, "shard-000000")
+    assert part is not None
+    assert (part.inputs, part.samples, part.reasons) == (3, 2, {"unreadable": 1})
+    assert rejects(task.out) == {"c/1.jpg": ("unreadable", "no such file")}
+
+
+def test_a_shard_without_samples_leaves_no_tar(tmp_path: Path) -> None:
+    (tmp_path / "data" / "c").mkdir(parents=True)
+    (tmp_path / "data" / "c" / "x.jpg").touch()
+    task = one_shard(tmp_path / "data", tmp_path / "out")
+    write_shard(0, task)
+    assert contents(tmp_path / "out") == {}
+    part = read_part(task.out, "shard-000000")
+    assert part is not None
+    assert (part.samples, part.bytes, part.reasons) == (0, 0, {"unreadable": 1})
+
+
+def test_a_finished_shard_is_left_alone_and_a_torn_one_written_again(tmp_path: Path) -> None:
+    write_image(tmp_path / "data" / "c" / "x.jpg", seed=0)
+    task = one_shard(tmp_path / "data", tmp_path / "out")
+    write_shard(0, task)
+    before = contents(tmp_path / "out")
+    (tmp_path / "data" / "c" / "x.jpg").unlink()
+    write_shard(0, task)
+    assert contents(tmp_path / "out") == before
+    write_image(tmp_path / "data" / "c" / "x.jpg", seed=0)
+    tar = tmp_path / "out" / "shard-000000.tar"
+    tar.write_bytes(tar.read_bytes()[:-512])
+    assert read_part(task.out, "shard-000000") is None
+    write_shard(0, task)
+    assert contents(tmp_path / "out") == before
+
+
+def test_retry_gives_the_bytes_of_a_fresh_run_and_decodes_only_rejects(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for number, name in enumerate(["0", "1", "2", "3", "a\\xe9", os.fsdecode(b"a\xe9")]):
+        write_image(data / "c" / f"{name}.jpg", seed=number)
+    write_image(data / "b" / "3.jpg", seed=33)
+    fresh = one_shard(data, tmp_path / "fresh")
+    write_shard(0, fresh)
+    good = {path: path.read_bytes() for path in (data / "c" / "1.jpg", data / "b" / "3.jpg")}
+    for path in good:
+        path.write_text("broken download")
+    task = one_shard(data, tmp_path / "out")
+    write_shard(0, task)
+    assert set(rejects(task.out)) == {"c/1.jpg", "b/3.jpg"}  # c/3.jpg took the key of b/3.jpg
+    stamp = (tmp_path / "out" / "shard-000000.tar").stat().st_mtime_ns
+    write_shard(0, task, retry=True)
+    assert (tmp_path / "out" / "shard-000000.tar").stat().st_mtime_ns == stamp, "nothing gained, nothing rewritten"
+    for path, content in good.items():
+        path.write_bytes(content)
+    (data / "c" / "0.jpg").unlink()  # a sample, not a reject: it is copied from the shard
+    write_shard(0, task, retry=True)
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+    assert rejects(task.out) == rejects(fresh.out)
+
+
+def test_a_small_disk_is_an_error_and_leaves_nothing_half(tmp_path: Path, small_disk: Path) -> None:
+    for number in range(24):
+        path = tmp_path / "data" / "c" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(np.random.default_rng(number).integers(0, 256, (300, 400, 3), np.uint8)))
+    task = one_shard(tmp_path / "data", small_disk)
+    with pytest.raises(OSError) as failed:
+        write_shard(0, task)
+    assert failed.value.errno == errno.ENOSPC
+    assert [p.name for p in small_disk.iterdir()] == [PARTS]
+    assert read_part(task.out, "shard-000000") is None
+
+
+def test_odd_file_names(tmp_path: Path) -> None:
+    names = ["-dash", "with space", "new\nline", "per%cent", "ä", os.fsdecode(b"latin-\xe4"), "a..b", "%03d", "*"]
+    for number, name in enumerate(names):
+        write_clip(tmp_path / "clip.mp4", 4.5, seed=number, size=(64, 48), fps=4)
+        (tmp_path / "data" / "c").mkdir(parents=True, exist_ok=True)
+        shutil.move(tmp_path / "clip.mp4", tmp_path / "data" / "c" / f"{name}.mp4")
+    task = one_shard(tmp_path / "data", tmp_path / "out")
+    write_shard(0, task)
+    rows = read_index_part(task.out, "shard-000000").to_pylist()
+    assert rejects(task.out) == {}
+    assert len({row["key"] for row in rows}) == len(names)
+    assert "c/latin-\\xe4.mp4" in {row["source"] for row in rows}
+    pictures = members(tmp_path / "out" / "shard-000000.tar")
+    assert all(decode(pictures[f"{row['key']}.00.jpg"]).shape == (48, 64, 3) for row in rows)
+    assert pq.read_table(tmp_path / "out" / PARTS / "shard-000000.parquet").num_rows == len(names)

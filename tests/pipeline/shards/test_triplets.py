@@ -1,0 +1,40 @@
+import numpy as np
+import pytest
+
+from pipeline.shards.record import Sample, frame_names
+from pipeline.shards.triplets import draw_triplets, triplet_samples
+from tests.reference_data import read_json
+
+
+@pytest.mark.parametrize("frames", [8, 20, 57])
+def test_draws_fill_the_recorded_ranges(frames: int) -> None:
+    recorded = read_json("sampling")["integer_ranges_T_1_to_60"][str(frames)]
+    drawn = np.array([t for key in range(400) for t in draw_triplets(f"clip{key}", frames, seed=0, count=4)])
+    past, current, future = drawn.T
+    assert [current.min(), current.max()] == recorded["current_idx_range"]
+    assert [(current - past).min(), (current - past).max()] == recorded["past_off"]
+    assert [(future - current).min(), (future - current).max()] == recorded["future_off"]
+    assert np.all((past >= 0) & (past < current) & (current < future) & (future < frames))
+
+
+def test_draws_depend_on_key_and_seed_alone() -> None:
+    draws = {(key, seed): draw_triplets(key, 60, seed, 8) for key in ("a", "b") for seed in (0, 1)}
+    assert len({tuple(d) for d in draws.values()}) == 4
+    assert draw_triplets("a", 60, 0, 8) == draws["a", 0]
+    assert draw_triplets("a", 60, 0, 3) == draws["a", 0][:3], "more draws leave the first as they are"
+    assert len(set(draws["a", 0])) > 4
+
+
+def test_samples_hold_their_frames_and_say_which() -> None:
+    jpegs = [f"jpeg {number}".encode() for number in range(20)]
+    times = [number / 2 for number in range(20)]
+    frames = list(zip(frame_names(20), jpegs, strict=True))
+    clip = Sample("key", "c/key.mp4", 3, "c", (10, 10), frames, {"fps": 2.0, "times_s": times})
+    samples = triplet_samples(clip, seed=0, count=3)
+    assert [sample.key for sample in samples] == ["key-00", "key-01", "key-02"]
+    for sample, numbers in zip(samples, draw_triplets("key", 20, 0, 3), strict=True):
+        assert sample.frames == [
+            (f"{name}.jpg", jpegs[number]) for name, number in zip(("past", "current", "future"), numbers, strict=True)
+        ]
+        assert sample.fields["times_s"] == [times[number] for number in numbers]
+        assert (sample.label, sample.class_member) == (3, False)
