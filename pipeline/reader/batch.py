@@ -18,7 +18,8 @@ class Batch:
     local_crops: Tensor
     """(local crops * b, 3, s, s) float32."""
     auxiliary: tuple[Tensor, ...]
-    """Two views (2 b, 3, S, S) float32 of each auxiliary frame: past and future, or one neighbour image."""
+    """Two views (2 b, 3, S, S) float32 of each auxiliary frame: past and future, or one neighbour image. A view beside
+    a crop without a mask never reaches the loss and is zeros."""
     masks: Tensor
     """(2 b, P) bool, True where the student's global crop is masked."""
     masked_share: float = 1.0

@@ -1,13 +1,17 @@
-"""The DALI graph that executes a plan: encoded frames and parameter arrays in, normalised views out."""
+"""The DALI graph that executes a plan: encoded frames and parameter arrays in, normalised views out.
 
-from collections.abc import Callable
-from typing import Any
+One definition serves the CPU and the GPU. Every frame is decoded once, every crop is resized once, and what a plan does
+not need is neither decoded nor coloured.
+"""
 
-import numpy as np
-from nvidia.dali import Pipeline, fn, pipeline_def, types
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from nvidia.dali import Pipeline, fn, math, pipeline_def, types
 from nvidia.dali.data_node import DataNode
 
-from pipeline.reader.views import GLOBAL_VIEWS, IMAGENET_MEAN, IMAGENET_STD, ViewSettings
+from pipeline.reader.colour import BLUR_TAPS
+from pipeline.reader.views import GLOBAL_VIEWS, IMAGENET_MEAN, IMAGENET_STD, LOCAL_KIND, ViewSettings
 
 NORMALISATION: dict[str, Any] = {
     "dtype": types.FLOAT,
@@ -15,11 +19,27 @@ NORMALISATION: dict[str, Any] = {
     "mean": [255 * value for value in IMAGENET_MEAN],
     "std": [255 * value for value in IMAGENET_STD],
 }
-"""Arguments of `fn.crop_mirror_normalize` for uint8 pixels."""
-BLUR_TAPS = 9
+"""Arguments of `fn.crop_mirror_normalize` for pixels from 0 to 255."""
 
 Feed = dict[str, Any]
 """One batch of graph inputs by name: a list of (size,) uint8 arrays, or an array with one row per sample."""
+
+
+class CropSpec(NamedTuple):
+    """A crop of a frame and the views made of it."""
+
+    size: int
+    """Side in pixels."""
+    kinds: tuple[int, ...]
+    """Kind of each view: 0 global crop 1, 1 global crop 2, 2 local crop."""
+
+
+class FrameSpec(NamedTuple):
+    """A frame and the crops made of it; the views of an `optional` frame may be left out sample by sample."""
+
+    name: str
+    crops: tuple[CropSpec, ...]
+    optional: bool = False
 
 
 def auxiliary_names(auxiliary: int) -> list[str]:
@@ -27,63 +47,65 @@ def auxiliary_names(auxiliary: int) -> list[str]:
     return [f"auxiliary{number}" for number in range(auxiliary)]
 
 
-def view_counts(views: ViewSettings, auxiliary: int) -> dict[str, int]:
-    """Number of views of each frame, in the order of the graph's outputs."""
-    return {"current": GLOBAL_VIEWS + views.local_crops} | dict.fromkeys(auxiliary_names(auxiliary), GLOBAL_VIEWS)
+def frame_specs(views: ViewSettings, auxiliary: int) -> list[FrameSpec]:
+    """What is made of the current frame and of the auxiliary ones, whose two views share a crop."""
+    global_crops = [CropSpec(views.global_size, (kind,)) for kind in range(GLOBAL_VIEWS)]
+    current = (*global_crops, *[CropSpec(views.local_size, (LOCAL_KIND,))] * views.local_crops)
+    shared = (CropSpec(views.global_size, tuple(range(GLOBAL_VIEWS))),)
+    return [FrameSpec("current", current), *(FrameSpec(name, shared, True) for name in auxiliary_names(auxiliary))]
 
 
-def _view_inputs(frame: str, view: int, with_solarize: bool) -> dict[str, tuple[Any, int]]:
-    """(DALI type, dimensions) of the parameters of one view."""
-    inputs = {
-        "start": (types.FLOAT, 1),
-        "end": (types.FLOAT, 1),
-        "mirror": (types.INT32, 0),
-        "brightness": (types.FLOAT, 0),
-        "contrast": (types.FLOAT, 0),
-        "saturation": (types.FLOAT, 0),
-        "hue": (types.FLOAT, 0),
-        "blur": (types.BOOL, 0),
-        "sigma": (types.FLOAT, 0),
-    }
-    if with_solarize:
-        inputs["solarize"] = (types.INT32, 0)
-    return {f"{frame}.{view}.{name}": kind for name, kind in inputs.items()}
-
-
-def _inputs(views: ViewSettings, auxiliary: int) -> dict[str, tuple[Any, int]]:
-    """All inputs of the graph in their order."""
+def _inputs(frames: Sequence[FrameSpec], views: ViewSettings) -> dict[str, tuple[Any, int]]:
+    """(DALI type, dimensions) of all inputs of the graph, in their order."""
     inputs: dict[str, tuple[Any, int]] = {}
-    for frame, count in view_counts(views, auxiliary).items():
-        inputs[frame] = (types.UINT8, 1)
-        for view in range(count):
-            inputs |= _view_inputs(frame, view, views.solarize[min(view, 2)] > 0)
+    for frame in frames:
+        inputs[frame.name] = (types.UINT8, 1)
+        if frame.optional:
+            inputs[f"{frame.name}.needed"] = (types.BOOL, 0)
+        for number, crop in enumerate(frame.crops):
+            prefix = f"{frame.name}.{number}"
+            inputs |= {f"{prefix}.start": (types.INT32, 1), f"{prefix}.shape": (types.INT32, 1)}
+            for view, kind in enumerate(crop.kinds):
+                here = {"matrix": (types.FLOAT, 2), "weights": (types.FLOAT, 1), "coloured": (types.BOOL, 0)}
+                here |= {"kernel": (types.FLOAT, 2), "blurred": (types.BOOL, 0)}
+                if views.solarize[kind] > 0:
+                    here["solarized"] = (types.BOOL, 0)
+                if kind == LOCAL_KIND:
+                    here["mirror"] = (types.INT32, 0)
+                if frame.optional:
+                    here["needed"] = (types.BOOL, 0)
+                inputs |= {f"{prefix}.{view}.{name}": value for name, value in here.items()}
     return inputs
 
 
-def _view(image: DataNode, parameters: dict[str, DataNode], size: int, with_solarize: bool, device: str) -> DataNode:
-    """Crop, resize, colour, blur, solarize, mirror and normalise one view of a decoded frame."""
-    view = fn.resize(
-        image,
-        roi_start=parameters["start"],
-        roi_end=parameters["end"],
-        size=(size, size),
-        interp_type=types.INTERP_CUBIC,
-        antialias=True,
-    )
-    view = fn.color_twist(
-        view,
-        brightness=parameters["brightness"],
-        contrast=parameters["contrast"],
-        saturation=parameters["saturation"],
-        hue=parameters["hue"],
-    )
-    if parameters["blur"]:  # per sample: DALI's conditional execution
-        view = fn.gaussian_blur(view, sigma=parameters["sigma"], window_size=BLUR_TAPS)
-    if with_solarize:
-        threshold = parameters["solarize"].gpu() if device == "gpu" else parameters["solarize"]
-        kept = view < threshold
-        view = fn.cast(view * kept + (255 - view) * (kept ^ True), dtype=types.UINT8)
-    return fn.crop_mirror_normalize(view, mirror=parameters["mirror"], **NORMALISATION)
+def _crop(image: DataNode, start: DataNode, shape: DataNode, size: int) -> DataNode:
+    """Cut out and resize as Pillow does: the filter sees nothing outside the crop."""
+    cut = fn.slice(image, start, shape, axes=(0, 1))
+    return fn.resize(cut, size=(size, size), interp_type=types.INTERP_CUBIC, antialias=True)
+
+
+def _view(crop: DataNode, given: dict[str, DataNode], on_gpu: bool) -> DataNode:
+    """Colour, blur, solarize, mirror and normalise one view of a resized crop; see `pipeline.reader.colour`."""
+    if given["coloured"]:  # per sample: DALI's conditional execution
+        mean = fn.reductions.mean(crop, axes=(0, 1))
+        if on_gpu:  # arguments of an operator must lie on the CPU
+            pixels = fn.coord_transform(crop, M=given["matrix"]) + fn.reductions.sum(given["weights"].gpu() * mean)
+        else:
+            shift = fn.stack(*[fn.reductions.sum(given["weights"] * mean)] * 3)
+            pixels = fn.coord_transform(crop, M=given["matrix"], T=shift)
+        pixels = math.clamp(pixels, 0.0, 255.0)
+    else:
+        pixels = fn.cast(crop, dtype=types.FLOAT)
+    if given["blurred"]:
+        row, column = given["kernel"], fn.reshape(given["kernel"], shape=[BLUR_TAPS, 1])
+        if on_gpu:
+            row, column = row.gpu(), column.gpu()
+        pixels = fn.filter(fn.filter(pixels, row, border="reflect_101"), column, border="reflect_101")
+    if "solarized" in given:  # noqa: SIM102 - the outer one is decided when the graph is built
+        if given["solarized"]:
+            bright = pixels >= 127.5  # pixels are not rounded: 128 is the first bright level
+            pixels = pixels + bright * (255.0 - 2.0 * pixels)
+    return fn.crop_mirror_normalize(pixels, mirror=given.get("mirror", 0), **NORMALISATION)
 
 
 def build_graph(
@@ -98,14 +120,53 @@ def build_graph(
     """Build the pipeline; with a `device_id` decoding and views run on that GPU, else on the CPU.
 
     `feed` is called once a batch and ends the epoch by raising StopIteration. Outputs: the 2 global crops, the local
-    crops, then the 2 views of each auxiliary frame; each (batch_size, 3, size, size) float32.
+    crops, then the 2 views of each auxiliary frame; each (batch_size, 3, size, size) float32, zeros where not needed.
     """
-    device = "cpu" if device_id is None else "gpu"
-    inputs = _inputs(views, auxiliary)
+    on_gpu = device_id is not None
+    device = "gpu" if on_gpu else "cpu"
+    frames = frame_specs(views, auxiliary)
+    inputs = _inputs(frames, views)
 
     def source() -> list[Any]:
         content = feed()
         return [content[name] for name in inputs]
+
+    def decode(encoded: DataNode) -> DataNode:
+        return fn.decoders.image(encoded, device="mixed" if on_gpu else "cpu", output_type=types.RGB)
+
+    def given(named: dict[str, DataNode], prefix: str) -> dict[str, DataNode]:
+        return {name[len(prefix) :]: node for name, node in named.items() if name.startswith(prefix)}
+
+    def required(frame: FrameSpec, named: dict[str, DataNode]) -> list[DataNode]:
+        image = decode(named[frame.name])
+        outputs = []
+        for number, crop in enumerate(frame.crops):
+            prefix = f"{frame.name}.{number}."
+            pixels = _crop(image, named[f"{prefix}start"], named[f"{prefix}shape"], crop.size)
+            outputs += [_view(pixels, given(named, f"{prefix}{view}."), on_gpu) for view in range(len(crop.kinds))]
+        return outputs
+
+    def zeros(size: int) -> DataNode:
+        return fn.reshape(fn.zeros(shape=[3, size, size], dtype=types.FLOAT, device=device), layout="CHW")
+
+    def optional(frame: FrameSpec, named: dict[str, DataNode]) -> list[DataNode]:
+        (crop,) = frame.crops
+        first, second = (given(named, f"{frame.name}.0.{view}.") for view in range(GLOBAL_VIEWS))
+        if named[f"{frame.name}.needed"]:
+            image = decode(named[frame.name])
+            pixels = _crop(image, named[f"{frame.name}.0.start"], named[f"{frame.name}.0.shape"], crop.size)
+            if first["needed"]:  # noqa: SIM108 - DALI traces statements
+                view_1 = _view(pixels, first, on_gpu)
+            else:
+                view_1 = zeros(crop.size)
+            if second["needed"]:  # noqa: SIM108
+                view_2 = _view(pixels, second, on_gpu)
+            else:
+                view_2 = zeros(crop.size)
+        else:
+            view_1 = zeros(crop.size)
+            view_2 = zeros(crop.size)
+        return [view_1, view_2]
 
     @pipeline_def(  # type: ignore[untyped-decorator]
         enable_conditionals=True,
@@ -113,6 +174,7 @@ def build_graph(
         num_threads=threads,
         device_id=device_id,
         prefetch_queue_depth=prefetch,
+        exec_dynamic=True,  # outputs stay valid for as long as a tensor refers to them
     )
     def graph() -> tuple[DataNode, ...]:
         nodes = fn.external_source(
@@ -124,36 +186,10 @@ def build_graph(
         )
         named = dict(zip(inputs, nodes))  # noqa: B905 - DALI's conditionals do not trace `strict`
         outputs = []
-        for frame, count in view_counts(views, auxiliary).items():
-            decoder = "cpu" if device_id is None else "mixed"
-            image = fn.decoders.image(named[frame], device=decoder, output_type=types.RGB)
-            for number in range(count):
-                prefix = f"{frame}.{number}."
-                parameters = {name[len(prefix) :]: node for name, node in named.items() if name.startswith(prefix)}
-                size = views.global_size if number < GLOBAL_VIEWS else views.local_size
-                outputs.append(_view(image, parameters, size, "solarize" in parameters, device))
+        for frame in frames:
+            outputs += optional(frame, named) if frame.optional else required(frame, named)
         return tuple(outputs)
 
     pipeline: Pipeline = graph()
     pipeline.build()
     return pipeline
-
-
-def view_feed(frame: str, view: int, parameters: dict[str, np.ndarray]) -> Feed:
-    """Graph inputs of one view from its plan: the edges of its box, `mirror` and the photometry, (b,) each."""
-    top, left = parameters["top"], parameters["left"]
-    start = np.stack([top, left], axis=1).astype(np.float32)
-    end = np.stack([top + parameters["height"], left + parameters["width"]], axis=1).astype(np.float32)
-    values: Feed = {
-        "start": start,
-        "end": end,
-        "mirror": parameters["mirror"].astype(np.int32),
-        "brightness": parameters["brightness"].astype(np.float32),
-        "contrast": parameters["contrast"].astype(np.float32),
-        "saturation": parameters["saturation"].astype(np.float32),
-        "hue": (360 * parameters["hue"]).astype(np.float32),
-        "blur": parameters["sigma"] > 0,
-        "sigma": parameters["sigma"].astype(np.float32),
-        "solarize": parameters["solarize"].astype(np.int32),
-    }
-    return {f"{frame}.{view}.{name}": value for name, value in values.items()}

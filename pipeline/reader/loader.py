@@ -1,86 +1,47 @@
 """The loader: plans a rank's part of each step, lets DALI execute it ahead of time, and hands out torch batches."""
 
+from collections import deque
 from collections.abc import Iterator
-from pathlib import Path
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from indexing.table import read_neighbours
-from pipeline.dataset import ShardDataset
 from pipeline.reader.batch import Batch
-from pipeline.reader.graph import Feed, auxiliary_names, build_graph, view_feed
-from pipeline.reader.plan import BatchPlan, PlanSettings, SampleTable, plan_batch
-from pipeline.reader.views import GLOBAL_VIEWS, Boxes, Photometry
+from pipeline.reader.feed import plan_feed
+from pipeline.reader.graph import Feed, build_graph
+from pipeline.reader.plan import BatchPlan, needed_frames, plan_batch
+from pipeline.reader.sources import Sources, SourceSettings, read_frames
+from pipeline.reader.views import GLOBAL_VIEWS
 from pipeline.settings import UserError
 from pipeline.shards.images import check_jpeg
 from pipeline.shards.rejects import Rejected
 
 
-class ReaderSettings(PlanSettings):
-    """Where the samples come from and what is made of them."""
+class ReaderSettings(SourceSettings):
+    """Where the samples come from, what is made of them, and how far ahead."""
 
-    shards: Path
-    """Folder of a shard dataset."""
-    neighbours: Path | None = None
-    """Folder with `neighbours.parquet`: the auxiliary frame is then one of an image's nearest neighbours."""
     threads: int = Field(2, ge=1)
     """CPU threads of DALI on each rank."""
     prefetch: int = Field(2, ge=1)
     """Batches that DALI prepares ahead."""
+    read_ahead: int = Field(4, ge=1)
+    """Batches that are planned ahead of DALI, and whose frames the kernel is asked to read."""
 
 
-def _columns(boxes: Boxes, photometry: Photometry, mirror: np.ndarray, box: int, view: int) -> dict[str, np.ndarray]:
-    """The parameters of one view, (b,) each."""
-    edges = {name: edge[:, box] for name, edge in boxes._asdict().items()}
-    colours = {name: values[:, view] for name, values in vars(photometry).items()}
-    return {**edges, **colours, "mirror": mirror[:, box]}
-
-
-def plan_feed(plan: BatchPlan, dataset: ShardDataset) -> Feed:
-    """Encoded frames and parameters of `plan` as graph inputs."""
-    auxiliary = plan.frames.shape[1] - 1
-    feed: Feed = {}
-    for column, name in enumerate(["current", *auxiliary_names(auxiliary)]):
-        places = zip(plan.source_rows[:, column].tolist(), plan.frames[:, column].tolist(), strict=True)
-        feed[name] = [dataset.frame(row, frame) for row, frame in places]
-    for view in range(plan.flip.shape[1]):
-        feed |= view_feed("current", view, _columns(plan.boxes, plan.photometry, plan.flip, view, view))
-    unmirrored = np.zeros((len(plan.rows), auxiliary), bool)
-    for number, name in enumerate(auxiliary_names(auxiliary)):
-        for view in range(GLOBAL_VIEWS):
-            columns = _columns(
-                plan.auxiliary_boxes, plan.auxiliary_photometry, unmirrored, number, GLOBAL_VIEWS * number + view
-            )
-            feed |= view_feed(name, view, columns)
-    return feed
-
-
-def sample_table(dataset: ShardDataset, neighbours: Path | None, auxiliary: int) -> SampleTable:
-    """What the plan needs of `dataset`.
-
-    Raises:
-        UserError: the neighbours belong to other shards, or frames of time are asked of still images.
-    """
-    if neighbours is None and dataset.manifest.media == "images" and auxiliary:
-        raise UserError(
-            f"{dataset.folder} holds still images, which have no past and future: give --data.neighbours, "
-            "or set data.sandwich.auxiliary to an empty list to train without the auxiliary branch"
-        )
-    table = None if neighbours is None else read_neighbours(neighbours, dataset.manifest).astype(np.int64)
-    num_frames, height, width = (
-        column.astype(np.int64) for column in (dataset.num_frames, dataset.height, dataset.width)
-    )
-    return SampleTable(num_frames, height, width, table)
+class _Prepared(NamedTuple):
+    plan: BatchPlan
+    feed: Feed
 
 
 class Loader:
     """Iterator over the batches of one rank, from `first_step` up to but not including `last_step`.
 
     The global batch of a step is the same whatever `ranks` is; rank r gets the r-th of equal contiguous parts.
-    Use it as a context manager: leaving it stops DALI's threads.
+    Use it as a context manager: leaving it stops all threads and closes all files.
     """
 
     def __init__(
@@ -93,29 +54,30 @@ class Loader:
         ranks: int = 1,
         device: torch.device | None = None,
     ) -> None:
-        """Open the dataset and build the DALI graph; on a CUDA `device` decoding and views run there.
+        """Open the datasets and build the DALI graph; on a CUDA `device` decoding and views run there.
 
         Raises:
-            UserError: the dataset or the neighbour table cannot be used, or `global_batch` does not divide by `ranks`.
+            UserError: the data or the neighbour table cannot be used, or `global_batch` does not divide by `ranks`.
         """
         if global_batch % ranks:
             raise UserError(f"the total batch size {global_batch} does not divide by {ranks} ranks")
-        self.dataset = ShardDataset(settings.shards)
-        self._settings = settings
-        self.table = sample_table(self.dataset, settings.neighbours, len(settings.sandwich.auxiliary))
-        if not len(self.dataset):
-            raise UserError(f"{settings.shards} holds no samples")
-        self._global_batch, self._ranks = global_batch, ranks
+        self.sources = Sources(settings)
+        self.dataset = self.sources.datasets[0]
+        self.table = self.sources.table
+        self._settings, self._global_batch, self._ranks = settings, global_batch, ranks
         size = global_batch // ranks
         self._part = slice(rank * size, (rank + 1) * size)
-        self._planned = first_step
-        self._last_step = last_step
-        self._plans: list[BatchPlan] = []
+        self._unplanned = deque(range(first_step, last_step))
         self._device = device or torch.device("cpu")
-        self._auxiliary = 1 if self.table.neighbours is not None else len(settings.sandwich.auxiliary)
+        self._planned: deque[BatchPlan] = deque()
+        self._prepared: deque[Future[_Prepared]] = deque()
+        self._running: deque[BatchPlan] = deque()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="plan")
+        self._left = len(self._unplanned)
+        self._submit()
         self._pipeline = build_graph(
             settings.views,
-            self._auxiliary,
+            1 if self.table.neighbours is not None else len(settings.sandwich.auxiliary),
             size,
             self._feed,
             settings.threads,
@@ -123,27 +85,49 @@ class Loader:
             settings.prefetch,
         )
 
+    def _plan(self, step: int) -> BatchPlan:
+        """Plan a step and have its bytes brought nearer."""
+        places = np.arange(self._global_batch)[self._part]
+        self.sources.request(step * self._global_batch + places)
+        plan = plan_batch(self._settings, self.table, step, self._global_batch, self._part)
+        needed = needed_frames(plan)
+        self.sources.advise(plan.source_rows[needed], plan.frames[needed])
+        return plan
+
+    def _prepare(self) -> _Prepared:
+        """Runs in the worker, batch after batch."""
+        while self._unplanned and len(self._planned) <= self._settings.read_ahead:
+            self._planned.append(self._plan(self._unplanned.popleft()))
+        plan = self._planned.popleft()
+        return _Prepared(plan, plan_feed(plan, read_frames(plan, self.sources)))
+
+    def _submit(self) -> None:
+        if self._left:
+            self._left -= 1
+            self._prepared.append(self._worker.submit(self._prepare))
+
     def _feed(self) -> Feed:
-        if self._planned >= self._last_step:
+        if not self._prepared:
             raise StopIteration
-        plan = plan_batch(self._settings, self.table, self._planned, self._global_batch, self._part)
-        self._planned += 1
-        self._plans.append(plan)
-        return plan_feed(plan, self.dataset)
+        plan, feed = self._prepared.popleft().result()
+        self._submit()
+        self._running.append(plan)
+        return feed
 
     def _blame(self, plan: BatchPlan, error: RuntimeError) -> UserError:
         """Name the frame that DALI could not decode."""
-        for row, frame in zip(plan.source_rows.ravel().tolist(), plan.frames.ravel().tolist(), strict=True):
+        needed = needed_frames(plan)
+        for row, frame in zip(plan.source_rows[needed].tolist(), plan.frames[needed].tolist(), strict=True):
+            dataset, inner, key = self.sources.origin(row)
             try:
-                check_jpeg(self.dataset.frame(row, frame).tobytes())
+                check_jpeg(dataset.frame(inner, frame).tobytes())
             except Rejected as rejected:
-                shard = self.dataset.manifest.shards[self.dataset.shard[row]].file
-                key = self.dataset.keys[row]
+                shard = dataset.manifest.shards[dataset.shard[inner]].file
                 return UserError(
-                    f"frame {frame} of sample {key} in {self.dataset.folder / shard} is damaged: {rejected.detail}. "
-                    "Delete the dataset folder and run `make shards` again"
+                    f"frame {frame} of sample {key} in {dataset.folder}/{shard} is damaged: "
+                    f"{rejected.detail}. {dataset.mending}"
                 )
-        return UserError(f"DALI failed in step {plan.step}: {error}")
+        return UserError(f"DALI failed in step {plan.step}: {error}. {self.sources.datasets[0].mending}")
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -152,8 +136,8 @@ class Loader:
         try:
             outputs = self._pipeline.run()
         except RuntimeError as error:
-            raise self._blame(self._plans[0], error) from error
-        plan = self._plans.pop(0)
+            raise self._blame(self._running[0], error) from error
+        plan = self._running.popleft()
         tensors = [torch.utils.dlpack.from_dlpack(output.as_tensor()) for output in outputs]
         current = GLOBAL_VIEWS + self._settings.views.local_crops
         local = tensors[GLOBAL_VIEWS:current]
@@ -170,10 +154,16 @@ class Loader:
             rows=torch.from_numpy(plan.rows),
         )
 
+    def close(self) -> None:
+        """Stop all threads and close all files."""
+        self._worker.shutdown(cancel_futures=True)
+        self._pipeline = None
+        self.sources.close()
+
     def __enter__(self) -> "Loader":
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        del self._pipeline
+        self.close()

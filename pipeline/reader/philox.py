@@ -24,11 +24,13 @@ class Stream(IntEnum):
     SAMPLE = 1
     MASK_SIZES = 2
     MASK_BLOCKS = 3
+    TRIPLETS = 4
+    SHARDS = 5
 
 
 def philox_words(key: tuple[int, int], counters: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Philox4x32-10 of (n, 4) counters below 2^32 under a key of two 32-bit words; (n, 4) words below 2^32."""
-    c0, c1, c2, c3 = counters.T
+    c0, c1, c2, c3 = (np.ascontiguousarray(column) for column in counters.T)
     key0, key1 = key
     for _ in range(_ROUNDS):
         product0, product1 = _MULTIPLIERS[0] * c0, _MULTIPLIERS[1] * c2
@@ -38,11 +40,13 @@ def philox_words(key: tuple[int, int], counters: NDArray[np.uint64]) -> NDArray[
     return np.stack([c0, c1, c2, c3], axis=1)
 
 
-def words(seed: int, stream: Stream, epochs: ArrayLike, items: ArrayLike, blocks: int) -> NDArray[np.uint64]:
+def words(
+    seed: int, stream: Stream, epochs: ArrayLike, items: ArrayLike, blocks: int, first_block: int = 0
+) -> NDArray[np.uint64]:
     """(n, 4 * blocks) random words below 2^32 for n pairs of epoch and item (broadcast, each below 2^32)."""
     epoch, item = np.broadcast_arrays(np.asarray(epochs, np.uint64), np.asarray(items, np.uint64))
     counters = np.empty((item.size, blocks, _WORDS), np.uint64)
-    counters[..., 0] = np.arange(blocks, dtype=np.uint64)
+    counters[..., 0] = np.arange(first_block, first_block + blocks, dtype=np.uint64)
     counters[..., 1] = item.reshape(-1, 1)
     counters[..., 2] = epoch.reshape(-1, 1)
     counters[..., 3] = int(stream)
@@ -50,13 +54,19 @@ def words(seed: int, stream: Stream, epochs: ArrayLike, items: ArrayLike, blocks
     return philox_words(key, counters.reshape(-1, _WORDS)).reshape(item.size, blocks * _WORDS)
 
 
-def uniforms(seed: int, stream: Stream, epochs: ArrayLike, items: ArrayLike, draws: int) -> NDArray[np.float64]:
-    """(n, draws) uniform numbers in [0, 1) for n pairs of epoch and item, with 32 random bits each."""
+def uniforms(
+    seed: int, stream: Stream, epochs: ArrayLike, items: ArrayLike, draws: int, first: int = 0
+) -> NDArray[np.float64]:
+    """(n, draws) uniform numbers in [0, 1) for n pairs of epoch and item, with 32 random bits each.
+
+    They are the draws from number `first`, a multiple of 4, on.
+    """
     blocks = -(-draws // _WORDS)
-    return words(seed, stream, epochs, items, blocks)[:, :draws].astype(np.float64) * 2.0**-32
+    drawn = words(seed, stream, epochs, items, blocks, first // _WORDS)[:, :draws]
+    return drawn.astype(np.float64) * 2.0**-32
 
 
-def permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """A random order of 0..count-1: the rank order of one 64-bit word for each."""
-    pair = words(seed, Stream.ORDER, epoch, np.arange(count), 1)[:, :2]
+def permutation(seed: int, stream: Stream, epoch: int, dataset: int, count: int) -> NDArray[np.int64]:
+    """A random order of 0..count-1, each dataset's its own: the rank order of one 64-bit word for each."""
+    pair = words(seed, stream, epoch, np.arange(count), 1, first_block=dataset)[:, :2]
     return np.argsort(pair[:, 0] << _SHIFT | pair[:, 1], kind="stable")

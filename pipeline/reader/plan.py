@@ -5,28 +5,30 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.reader.masks import MaskSettings, draw_masks, mask_sizes
-from pipeline.reader.order import visits
+from pipeline.reader.order import OrderSettings, Population, visits
 from pipeline.reader.philox import Stream, uniforms
 from pipeline.reader.sandwich import SandwichSettings, draw_frames
 from pipeline.reader.sandwich import draws_needed as sandwich_draws
 from pipeline.reader.views import (
     CROP_DRAWS,
     GLOBAL_VIEWS,
+    LOCAL_KIND,
     PHOTOMETRY_DRAWS,
     Boxes,
     Integers,
     Photometry,
     ViewSettings,
     centre_boxes,
+    current_boxes,
     draw_photometry,
-    random_boxes,
 )
 from pipeline.settings import Settings
 
-LOCAL_KIND = 2
+TRIPLET_FRAMES = {"past": 0, "current": 1, "future": 2}
+"""Order of the frames of a sample in layout `triplets`."""
 
 
 class PlanSettings(Settings):
@@ -36,12 +38,16 @@ class PlanSettings(Settings):
     """Seed of all draws of the reader."""
     patch_size: int = Field(16, ge=1)
     """Side of a patch in pixels; masks lie on the grid of patches of a global crop."""
+    order: OrderSettings = OrderSettings()
+    """How the samples of an epoch are shuffled."""
     sandwich: SandwichSettings = SandwichSettings()
     """Which frames make a triplet."""
     views: ViewSettings = ViewSettings()
     """Crops and colours."""
     masks: MaskSettings = MaskSettings()
     """Masks of the student's global crops."""
+    all_auxiliary: bool = False
+    """Whether auxiliary views are made beside crops without a mask too; only an unaligned teacher looks at those."""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -49,14 +55,28 @@ class PlanSettings(Settings):
         side = self.views.global_size // self.patch_size
         return side, side
 
+    @model_validator(mode="after")
+    def _grid_holds_blocks(self) -> "PlanSettings":
+        if self.grid[0] < 2 and self.masks.probability > 0:
+            raise ValueError(
+                f"views.global_size = {self.views.global_size} holds fewer than 2 x 2 patches of {self.patch_size} "
+                "pixels, too few for masks: enlarge it, or set masks.probability to 0"
+            )
+        return self
+
 
 class SampleTable(NamedTuple):
-    """What the plan must know of a dataset, (N,) each; `neighbours` (N, k) are rows of the same dataset."""
+    """What the plan must know of the data, (N,) each; the rows of several datasets are counted through."""
 
     num_frames: Integers
     height: Integers
     width: Integers
     neighbours: Integers | None = None
+    """(N, k) rows of the same dataset, one of which gives the auxiliary frame."""
+    populations: tuple[Population, ...] = ()
+    """The datasets that the rows belong to; without any, all rows are those of one."""
+    triplets: NDArray[np.bool_] | None = None
+    """Which rows hold a past, a current and a future frame, drawn when the shards were written; without it none."""
 
 
 @dataclass(frozen=True)
@@ -84,22 +104,27 @@ class BatchPlan:
     """(b, A) one box for both views of an auxiliary frame."""
     auxiliary_photometry: Photometry
     """(b, 2 A) colours of the auxiliary views."""
+    auxiliary_needed: NDArray[np.bool_]
+    """(b, 2): whether the auxiliary views beside a global crop can reach the loss, that is, the crop is masked."""
     masks: NDArray[np.bool_]
     """(2 b, P) masked patches: global crop 1 of the b clips, then global crop 2."""
     masked_in_global_batch: int
     """Masked patches in the global batch, over all ranks."""
 
 
-def _auxiliary_frames(
+def _source_frames(
     settings: PlanSettings, table: SampleTable, rows: Integers, uniform: NDArray[np.float64]
 ) -> tuple[Integers, Integers]:
     """(source rows, frame numbers), both (b, 1 + A): a neighbour image if the table has neighbours, else a triplet."""
-    if table.neighbours is None:
-        frames = draw_frames(settings.sandwich, table.num_frames[rows], uniform)
-        return np.repeat(rows[:, None], frames.shape[1], axis=1), frames
-    drawn = (uniform[:, 0] * table.neighbours.shape[1]).astype(np.int64)
-    source_rows = np.stack([rows, table.neighbours[rows, drawn]], axis=1)
-    return source_rows, np.zeros_like(source_rows)
+    if table.neighbours is not None:
+        drawn = (uniform[:, 0] * table.neighbours.shape[1]).astype(np.int64)
+        source_rows = np.stack([rows, table.neighbours[rows, drawn]], axis=1)
+        return source_rows, np.zeros_like(source_rows)
+    frames = draw_frames(settings.sandwich, table.num_frames[rows], uniform)
+    if table.triplets is not None:
+        stored = [TRIPLET_FRAMES[name] for name in ("current", *settings.sandwich.auxiliary)]
+        frames = np.where(table.triplets[rows, None], stored, frames)
+    return np.repeat(rows[:, None], frames.shape[1], axis=1), frames
 
 
 def plan_batch(settings: PlanSettings, table: SampleTable, step: int, global_batch: int, part: slice) -> BatchPlan:
@@ -109,8 +134,9 @@ def plan_batch(settings: PlanSettings, table: SampleTable, step: int, global_bat
     """
     views = settings.views
     places = np.arange(global_batch)[part]
-    visit = visits(settings.seed, step, global_batch, len(table.num_frames))
-    rows, epoch = visit.row[part], visit.epoch[part]
+    populations = table.populations or (Population((len(table.num_frames),)),)
+    visit = visits(settings.order, settings.seed, step * global_batch + places, populations)
+    rows = visit.row
     auxiliary = len(settings.sandwich.auxiliary) if table.neighbours is None else 1
     current_views = GLOBAL_VIEWS + views.local_crops
     all_views = current_views + GLOBAL_VIEWS * auxiliary
@@ -118,19 +144,13 @@ def plan_batch(settings: PlanSettings, table: SampleTable, step: int, global_bat
     sections = np.cumsum(
         [sandwich_draws(settings.sandwich), CROP_DRAWS * current_views, current_views, PHOTOMETRY_DRAWS * all_views]
     )
-    drawn = uniforms(settings.seed, Stream.SAMPLE, epoch, rows, int(sections[-1]))
+    drawn = uniforms(settings.seed, Stream.SAMPLE, visit.epoch, rows, int(sections[-1]))
     for_frames, for_boxes, for_flips, for_colours = np.split(drawn, sections[:-1], axis=1)
 
-    source_rows, frames = _auxiliary_frames(settings, table, rows, for_frames)
+    source_rows, frames = _source_frames(settings, table, rows, for_frames)
     height, width = table.height[source_rows], table.width[source_rows]
-    in_global_crop = np.arange(current_views) < GLOBAL_VIEWS
-    box_draws = for_boxes.reshape(len(rows), current_views, CROP_DRAWS)
-    boxes = [
-        random_boxes(height[:, 0], width[:, 0], views.global_area if large else views.local_area, box_draws[:, view])
-        for view, large in enumerate(in_global_crop)
-    ]
     kinds = np.minimum(np.arange(current_views), LOCAL_KIND)
-    auxiliary_kinds = np.tile(np.arange(GLOBAL_VIEWS), auxiliary)
+    box_draws = for_boxes.reshape(len(rows), current_views, CROP_DRAWS)
     colour_draws = for_colours.reshape(len(rows), all_views, PHOTOMETRY_DRAWS)
 
     patches = settings.grid[0] * settings.grid[1]
@@ -141,11 +161,21 @@ def plan_batch(settings: PlanSettings, table: SampleTable, step: int, global_bat
         rows=rows,
         source_rows=source_rows,
         frames=frames,
-        boxes=Boxes(*(np.stack(edge, axis=1) for edge in zip(*boxes, strict=True))),
-        flip=(for_flips < views.local_flip) & ~in_global_crop,
+        boxes=current_boxes(views, height[:, :1], width[:, :1], box_draws),
+        flip=(for_flips < views.local_flip) & (kinds == LOCAL_KIND),
         photometry=draw_photometry(views, kinds, colour_draws[:, :current_views]),
         auxiliary_boxes=centre_boxes(height[:, 1:], width[:, 1:]),
-        auxiliary_photometry=draw_photometry(views, auxiliary_kinds, colour_draws[:, current_views:]),
+        auxiliary_photometry=draw_photometry(
+            views, np.tile(np.arange(GLOBAL_VIEWS), auxiliary), colour_draws[:, current_views:]
+        ),
+        auxiliary_needed=((sizes[crops] > 0) | settings.all_auxiliary).reshape(GLOBAL_VIEWS, len(rows)).T,
         masks=draw_masks(sizes[crops], crops, settings.seed, step, settings.grid),
         masked_in_global_batch=int(sizes.sum()),
     )
+
+
+def needed_frames(plan: BatchPlan) -> NDArray[np.bool_]:
+    """(b, 1 + A) bool: the frames of a plan that are read; an auxiliary one only beside a masked crop."""
+    needed = np.ones(plan.frames.shape, bool)
+    needed[:, 1:] = plan.auxiliary_needed.any(axis=1, keepdims=True)
+    return needed

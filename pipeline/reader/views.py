@@ -17,6 +17,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Mean and standard deviation of the colour channels, of pixels from 0 to 1."""
 GLOBAL_VIEWS = 2
+LOCAL_KIND = 2
+"""Kind of a local crop; global crops 1 and 2 have kinds 0 and 1."""
 SOLARIZE_OFF = 256
 """Solarize threshold that leaves every uint8 pixel as it is."""
 
@@ -72,9 +74,11 @@ class Photometry:
     brightness: Floats
     contrast: Floats
     saturation: Floats
-    """Factors; saturation 0 is grey."""
+    """Factors."""
     hue: Floats
     """Shift in turns, -0.5 to 0.5."""
+    grey: NDArray[np.bool_]
+    """Whether the view then loses its colour."""
     sigma: Floats
     """Standard deviation of the blur in pixels; 0 for none."""
     solarize: Integers
@@ -85,27 +89,37 @@ CROP_DRAWS = 2 * CROP_TRIES + 2
 PHOTOMETRY_DRAWS = 9
 
 
-def random_boxes(height: Integers, width: Integers, area: tuple[float, float], uniform: Floats) -> Boxes:
-    """One crop box in each of n frames, the first of ten tries that fits; else the largest centre box of that aspect.
+def random_boxes(height: Integers, width: Integers, area: Floats, uniform: Floats) -> Boxes:
+    """Crop boxes in frames, each the first of ten tries that fits; else the largest centre box of that aspect.
 
-    `height`, `width` are (n,), `uniform` is (n, CROP_DRAWS); the boxes are (n,).
+    `height` and `width` (...,) are the frames' sides, `area` (..., 2) the range of the share of the frame's area, all
+    broadcast to the shape of the boxes; `uniform` is (..., CROP_DRAWS).
     """
-    tries = uniform[:, : 2 * CROP_TRIES].reshape(-1, CROP_TRIES, 2)
-    target = (height * width)[:, None] * (area[0] + tries[..., 0] * (area[1] - area[0]))
+    tries = uniform[..., : 2 * CROP_TRIES].reshape(*uniform.shape[:-1], CROP_TRIES, 2)
     low, high = (math.log(aspect) for aspect in CROP_ASPECT)
-    aspect = np.exp(low + tries[..., 1] * (high - low))
-    widths = np.round(np.sqrt(target * aspect)).astype(np.int64)
-    heights = np.round(np.sqrt(target / aspect)).astype(np.int64)
-    fits = (widths > 0) & (widths <= width[:, None]) & (heights > 0) & (heights <= height[:, None])
-    first = fits.argmax(axis=1)
-    rows = np.arange(len(first))
+    share = area[..., :1] + tries[..., 0] * (area[..., 1:] - area[..., :1])
+    root_area = np.sqrt((height * width)[..., None] * share)
+    root_aspect = np.exp(0.5 * (low + tries[..., 1] * (high - low)))
+    widths = np.rint(root_area * root_aspect).astype(np.int64)
+    heights = np.rint(root_area / root_aspect).astype(np.int64)
+    fits = (widths > 0) & (widths <= width[..., None]) & (heights > 0) & (heights <= height[..., None])
+    first = fits.argmax(axis=-1)[..., None]
+    found, box_height, box_width = (
+        np.take_along_axis(values, first, axis=-1)[..., 0] for values in (fits, heights, widths)
+    )
+    top = (uniform[..., -2] * (height - box_height + 1)).astype(np.int64)
+    left = (uniform[..., -1] * (width - box_width + 1)).astype(np.int64)
     centre = centre_boxes(height, width)
-    found = fits[rows, first]
-    box_height = np.where(found, heights[rows, first], centre.height)
-    box_width = np.where(found, widths[rows, first], centre.width)
-    top = (uniform[:, -2] * (height - box_height + 1)).astype(np.int64)
-    left = (uniform[:, -1] * (width - box_width + 1)).astype(np.int64)
-    return Boxes(np.where(found, top, centre.top), np.where(found, left, centre.left), box_height, box_width)
+    drawn = Boxes(top, left, box_height, box_width)
+    return Boxes(*(np.where(found, box, edge) for box, edge in zip(drawn, centre, strict=True)))
+
+
+def current_boxes(settings: ViewSettings, height: Integers, width: Integers, uniform: Floats) -> Boxes:
+    """Boxes (n, V) of the V crops of n current frames with sides (n, 1); `uniform` is (n, V, CROP_DRAWS)."""
+    crops = uniform.shape[1]
+    large = np.arange(crops)[:, None] < GLOBAL_VIEWS
+    area = np.where(large, settings.global_area, settings.local_area)
+    return random_boxes(height, width, area, uniform)
 
 
 def centre_boxes(height: Integers, width: Integers) -> Boxes:
@@ -133,8 +147,9 @@ def draw_photometry(settings: ViewSettings, kinds: Integers, uniform: Floats) ->
     return Photometry(
         brightness=factor(1, settings.brightness),
         contrast=factor(2, settings.contrast),
-        saturation=np.where(uniform[..., 5] < settings.grey, 0.0, factor(3, settings.saturation)),
+        saturation=factor(3, settings.saturation),
         hue=np.where(jitter, settings.hue * (2 * uniform[..., 4] - 1), 0.0),
+        grey=uniform[..., 5] < settings.grey,
         sigma=np.where(blurred, low + uniform[..., 7] * (high - low), 0.0),
         solarize=np.where(solarized, 128, SOLARIZE_OFF),
     )

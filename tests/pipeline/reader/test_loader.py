@@ -1,10 +1,16 @@
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.made_shards import make_shards
 from pipeline.dataset import ShardDataset
 from pipeline.reader.batch import Batch
 from pipeline.reader.loader import Loader, ReaderSettings
@@ -16,6 +22,12 @@ from tests.media import decode
 
 VIEWS = ViewSettings(global_size=64, local_size=32, local_crops=3)
 PLAIN = ViewSettings(global_size=64, local_size=32, local_crops=1, jitter=0, grey=0, blur=(0, 0, 0), solarize=(0, 0, 0))
+
+
+@pytest.fixture(scope="module")
+def made_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 clips of 8 small frames in 3 shards."""
+    return make_shards(tmp_path_factory.mktemp("made") / "clips", 12, frames=8, size=(96, 80), per_shard=4)
 
 
 def read(settings: ReaderSettings, first: int, last: int, batch: int = 4, rank: int = 0, ranks: int = 1) -> list[Batch]:
@@ -69,7 +81,10 @@ def test_views_show_the_planned_frames(clip_dataset: Path) -> None:
         assert int(batch.rows[clip]) == row
         for column, views in enumerate((batch.global_crops, *batch.auxiliary)):
             frame = decode(dataset.frame(row, int(plan.frames[clip, column])))
-            for view in (views[clip], views[6 + clip]):
+            for crop, view in enumerate((views[clip], views[6 + clip])):
+                if column and not batch.masks[6 * crop + clip].any():
+                    assert not view.any(), "nothing is restored beside a crop without a mask"
+                    continue
                 level = float((view * std + mean).mean()) * 255
                 assert abs(level - frame.mean()) < 6, "one frame later is 17 levels or more brighter"
 
@@ -100,20 +115,102 @@ def test_batch_must_divide_by_ranks(clip_dataset: Path) -> None:
         Loader(ReaderSettings(shards=clip_dataset), 5, 0, 1, rank=0, ranks=2)
 
 
-def test_damaged_frame_is_named(clip_dataset: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(clip_dataset, copy)
+def damaged(dataset: ShardDataset) -> None:
+    """Overwrite the pixels of every frame; sizes and headers stay."""
+    for number, shard in enumerate(dataset.manifest.shards):
+        path = Path(dataset.folder, shard.file)
+        content = bytearray(path.read_bytes())
+        for row in np.flatnonzero(dataset.shard == number).tolist():
+            for frame in range(int(dataset.num_frames[row])):
+                jpeg = dataset.frame(row, frame).tobytes()
+                start = bytes(content).find(jpeg)
+                content[start + 200 : start + len(jpeg)] = bytes(len(jpeg) - 200)
+        path.write_bytes(content)
+
+
+def test_damaged_frame_is_named(made_dataset: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(made_dataset, tmp_path / "copy")
     dataset = ShardDataset(copy)
-    for row in range(len(dataset)):
-        shard = copy / dataset.manifest.shards[dataset.shard[row]].file
-        content = bytearray(shard.read_bytes())
-        for frame in range(int(dataset.num_frames[row])):
-            jpeg = dataset.frame(row, frame).tobytes()
-            start = bytes(content).find(jpeg)
-            content[start + 200 : start + len(jpeg)] = bytes(len(jpeg) - 200)
-        shard.write_bytes(content)
-    with pytest.raises(UserError, match=r"frame \d+ of sample .* in .*shard-\d+\.tar is damaged"):
+    damaged(dataset)
+    fault = (
+        r"frame \d+ of sample clip\d+ in .*copy/shard-\d+\.tar is damaged: .* Run `python -m pipeline\.verify .*copy`"
+    )
+    with pytest.raises(UserError, match=fault):
         read(ReaderSettings(shards=copy, views=VIEWS), 0, 1)
+
+
+@pytest.mark.parametrize("fault", ["cut", "rewritten", "replaced", "removed"])
+def test_a_shard_that_changes_while_it_is_read(fault: str, made_dataset: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(made_dataset, tmp_path / "copy")
+    settings = ReaderSettings(shards=copy, views=VIEWS, prefetch=1, read_ahead=1)
+    with Loader(settings, 8, 0, 40) as loader:
+        next(loader)
+        next(loader)  # every shard was touched
+        for shard in copy.glob("*.tar"):
+            content = shard.read_bytes()
+            if fault == "cut":  # a map of the file would end the process with SIGBUS here
+                os.truncate(shard, 512)
+            elif fault == "rewritten":
+                shard.write_bytes(content)
+            elif fault == "replaced":
+                (tmp_path / "new").write_bytes(bytes(len(content)))
+                (tmp_path / "new").replace(shard)
+            else:
+                shard.unlink()
+        if fault in ("replaced", "removed"):
+            assert len(list(loader)) == 38, "the old file is read on"
+        else:
+            what = "ends within frame" if fault == "cut" else "changed since it was opened"
+            with pytest.raises(
+                UserError, match=rf"shard .*copy/shard-\d+\.tar {what}.* of sample clip.*pipeline\.verify"
+            ):
+                list(loader)
+
+
+def test_no_thread_or_file_is_left(made_dataset: Path) -> None:
+    def files() -> list[str]:
+        return [str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+
+    settings = ReaderSettings(shards=made_dataset, views=VIEWS)
+    with Loader(settings, 4, 0, 100) as loader:
+        next(loader)
+        assert any(name.startswith(str(made_dataset)) for name in files())
+        assert "plan_0" in {thread.name for thread in threading.enumerate()}
+    assert not any(name.startswith(str(made_dataset)) for name in files())
+    assert "plan_0" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_killed_reader_leaves_nothing_in_shared_memory(made_dataset: Path) -> None:
+    program = (
+        "import os, signal, sys; from pipeline.reader.loader import Loader, ReaderSettings\n"
+        "loader = Loader(ReaderSettings(shards=sys.argv[1], views={'local_crops': 1}), 4, 0, 100)\n"
+        "next(loader); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    shared = Path("/dev/shm")
+    before = set(shared.iterdir())
+    killed = subprocess.run([sys.executable, "-c", program, str(made_dataset)], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    left = [path for path in set(shared.iterdir()) - before if path.owner() == Path.home().owner()]
+    assert not [path for path in left if "torch" in path.name or "dali" in path.name.lower()]
+
+
+def test_prefetch_depth_does_not_change_the_batches(made_dataset: Path) -> None:
+    depths = [
+        read(ReaderSettings(shards=made_dataset, views=VIEWS, prefetch=depth, read_ahead=depth, threads=depth), 0, 4)
+        for depth in (1, 3)
+    ]
+    for ours, theirs in zip(*depths, strict=True):
+        assert torch.equal(ours.global_crops, theirs.global_crops)
+        assert torch.equal(ours.local_crops, theirs.local_crops)
+        assert all(torch.equal(a, b) for a, b in zip(ours.auxiliary, theirs.auxiliary, strict=True))
+
+
+def test_a_batch_outlives_the_next_ones(made_dataset: Path) -> None:
+    with Loader(ReaderSettings(shards=made_dataset, views=VIEWS), 4, 0, 6) as loader:
+        first = next(loader)
+        kept = first.global_crops.clone()
+        list(loader)
+    assert torch.equal(first.global_crops, kept)
 
 
 @pytest.mark.gpu

@@ -36,7 +36,12 @@ def test_seed_stream_epoch_and_item_all_matter() -> None:
 
 
 def test_permutation_holds_each_number_once_and_is_uniform() -> None:
-    assert sorted(permutation(0, 0, 1000)) == list(range(1000))
-    first = np.array([permutation(0, epoch, 5)[0] for epoch in range(2000)])
+    assert sorted(permutation(0, Stream.ORDER, 0, 0, 1000)) == list(range(1000))
+    first = np.array([permutation(0, Stream.ORDER, epoch, 0, 5)[0] for epoch in range(2000)])
     counts = np.bincount(first, minlength=5)
     assert ((counts - 400) ** 2 / 400).sum() < 23.5  # chi-square, 4 degrees of freedom, p = 1e-4
+
+
+def test_datasets_and_streams_have_own_permutations() -> None:
+    places = [(Stream.ORDER, 0, 0), (Stream.ORDER, 0, 1), (Stream.SHARDS, 0, 0), (Stream.ORDER, 1, 0)]
+    assert len({tuple(permutation(0, *place, 50)) for place in places}) == 4

@@ -7,6 +7,7 @@ from pipeline.reader.views import (
     SOLARIZE_OFF,
     ViewSettings,
     centre_boxes,
+    current_boxes,
     draw_photometry,
     random_boxes,
 )
@@ -28,7 +29,7 @@ def test_random_boxes_are_distributed_as_in_the_released_code(kind: str) -> None
     settings = ViewSettings()
     area = settings.global_area if kind == "global" else settings.local_area
     uniform = np.random.default_rng(0).random((DRAWS, CROP_DRAWS))
-    boxes = random_boxes(np.full(DRAWS, 256), np.full(DRAWS, 340), area, uniform)
+    boxes = random_boxes(np.full(DRAWS, 256), np.full(DRAWS, 340), np.array(area), uniform)
     assert (boxes.top >= 0).all()
     assert (boxes.left >= 0).all()
     assert (boxes.top + boxes.height <= 256).all()
@@ -50,7 +51,7 @@ def test_a_frame_that_no_try_fits_gets_its_centre_box(
     height: int, width: int, expected: tuple[int, int, int, int]
 ) -> None:
     uniform = np.random.default_rng(0).random((50, CROP_DRAWS))
-    boxes = random_boxes(np.full(50, height), np.full(50, width), (0.9, 1.0), uniform)
+    boxes = random_boxes(np.full(50, height), np.full(50, width), np.array([0.9, 1.0]), uniform)
     assert {tuple(int(e) for e in edge) for edge in zip(*boxes, strict=True)} == {expected}
 
 
@@ -64,7 +65,7 @@ def test_ops_fire_as_often_as_they_should() -> None:
     tolerance = 5 * np.sqrt(0.25 / DRAWS)
     np.testing.assert_allclose((drawn["sigma"] > 0).mean(axis=0), [1.0, 0.1, 0.5], atol=tolerance)
     np.testing.assert_allclose((drawn["solarize"] < SOLARIZE_OFF).mean(axis=0), [0, 0.2, 0], atol=tolerance)
-    np.testing.assert_allclose((drawn["saturation"] == 0).mean(axis=0), 0.2, atol=tolerance)
+    np.testing.assert_allclose(drawn["grey"].mean(axis=0), 0.2, atol=tolerance)
     np.testing.assert_allclose((drawn["brightness"] != 1).mean(axis=0), 0.8, atol=tolerance)
 
 
@@ -77,9 +78,19 @@ def test_released_blur_is_the_recorded_one() -> None:
 
 def test_parameters_fill_their_ranges() -> None:
     drawn = photometry(ViewSettings())
-    blurred, coloured = drawn["sigma"][drawn["sigma"] > 0], drawn["saturation"][drawn["saturation"] > 0]
+    blurred = drawn["sigma"][drawn["sigma"] > 0]
     ranges = [(blurred, 0.1, 2.0), (drawn["brightness"], 0.6, 1.4), (drawn["contrast"], 0.6, 1.4)]
-    ranges += [(coloured, 0.8, 1.2), (drawn["hue"], -0.1, 0.1)]
+    ranges += [(drawn["saturation"], 0.8, 1.2), (drawn["hue"], -0.1, 0.1)]
     for values, low, high in ranges:
         assert low <= values.min() < low + 0.01 * (high - low)
         assert high - 0.01 * (high - low) < values.max() <= high
+
+
+def test_every_crop_of_a_frame_has_its_own_area_and_draws() -> None:
+    uniform = np.random.default_rng(0).random((200, 5, CROP_DRAWS))
+    height, width = np.arange(100, 300)[:, None], np.arange(300, 100, -1)[:, None]
+    boxes = current_boxes(ViewSettings(), height, width, uniform)
+    for crop, area in enumerate([(0.32, 1.0)] * 2 + [(0.05, 0.32)] * 3):
+        alone = random_boxes(height[:, 0], width[:, 0], np.array(area), uniform[:, crop])
+        for ours, theirs in zip(boxes, alone, strict=True):
+            np.testing.assert_array_equal(ours[:, crop], theirs)

@@ -1,0 +1,142 @@
+"""Shards of remote datasets as files on a local disk, never more than a given number of bytes."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pipeline.dataset import Manifest, Shard
+from pipeline.files import TEMPORARY_PREFIX, atomic_path, remove
+from pipeline.settings import UserError
+from pipeline.storage import Storage
+
+DOWNLOADS = 4
+"""Shards that one process fetches at a time."""
+CHUNK = 1 << 24
+"""Bytes of one request to the store."""
+_LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def _locked(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock among all processes and threads of this machine; it ends with its holder. Yields whether it is held.
+
+    Without `wait` a lock that another one holds is not waited for.
+    """
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def _status(path: Path) -> os.stat_result | None:
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat()
+    return None
+
+
+class ShardCache:
+    """A folder of whole shards, shared by all processes of a machine, in which the least recently used make room.
+
+    A shard that is removed while somebody reads it stays readable until they close it.
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        """Use `folder` for at most `limit` bytes of shards."""
+        self.folder, self.limit = folder, limit
+        folder.mkdir(parents=True, exist_ok=True)
+        self._pool = ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="shards")
+        self._requested: set[Path] = set()
+        self._closed = threading.Event()
+
+    def path(self, manifest: Manifest, number: int) -> Path:
+        """Where a shard lies while it is in the cache."""
+        return self.folder / manifest.dataset_hash[:16] / manifest.shards[number].file
+
+    def fetch(self, storage: Storage, manifest: Manifest, number: int) -> Path:
+        """Local path of a shard, which is downloaded if it is not there.
+
+        Raises:
+            UserError: it cannot be read, is not the one that the manifest names, or does not fit into the limit.
+        """
+        path, shard = self.path(manifest, number), manifest.shards[number]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path.with_name(f"{path.name}{_LOCK}")):
+            status = _status(path)
+            if status is not None and status.st_size == shard.bytes:
+                os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))  # used now; a changed mtime means changed bytes
+                return path
+            with atomic_path(path) as temporary:
+                self._reserve(temporary, shard.bytes)
+                self._download(storage, shard, temporary)
+        return path
+
+    def _download(self, storage: Storage, shard: Shard, path: Path) -> None:
+        digest = hashlib.sha256()
+        with path.open("r+b") as stream:
+            for first in range(0, shard.bytes, CHUNK):
+                if self._closed.is_set():
+                    raise UserError(f"the download of {shard.file} was given up")
+                try:
+                    data = storage.read(shard.file, (first, min(CHUNK, shard.bytes - first)))
+                except (OSError, EOFError) as error:
+                    raise UserError(
+                        f"cannot read shard {storage}/{shard.file}: {error}. "
+                        f"Run `python -m pipeline.verify {storage}`, which names every fault"
+                    ) from error
+                digest.update(data)
+                stream.write(data)
+        if digest.hexdigest() != shard.sha256:
+            raise UserError(
+                f"shard {storage}/{shard.file} is not the one that the manifest names. "
+                f"Run `python -m pipeline.verify {storage}`, which names every fault"
+            )
+
+    def _reserve(self, temporary: Path, size: int) -> None:
+        """Make room for a file of `size` bytes and take it at once, so that no other process does."""
+        with _locked(self.folder / f"cache{_LOCK}"):
+            self._remove_abandoned()
+            files = [*self.folder.glob("*/*.tar"), *self.folder.glob(f"*/{TEMPORARY_PREFIX}*")]
+            found = {path: status for path in files if (status := _status(path))}
+            room = self.limit - sum(status.st_size for status in found.values())
+            for path, status in sorted(found.items(), key=lambda entry: entry[1].st_atime_ns):
+                if room < size and not path.name.startswith(TEMPORARY_PREFIX):
+                    remove(path)
+                    room += status.st_size
+            if room < size:
+                raise UserError(
+                    f"the shard cache {self.folder} of {self.limit / 1e9:.3g} GB is too small for the shards that are "
+                    "fetched at a time: raise data.cache_gb or lower data.order.window"
+                )
+            with temporary.open("wb") as stream:
+                stream.truncate(size)
+
+    def _remove_abandoned(self) -> None:
+        """Remove what killed processes left half-written."""
+        for temporary in self.folder.glob(f"*/{TEMPORARY_PREFIX}*"):
+            name = temporary.name.removeprefix(TEMPORARY_PREFIX).rpartition("-")[0]
+            with _locked(temporary.with_name(f"{name}{_LOCK}"), wait=False) as abandoned:
+                if abandoned:
+                    remove(temporary)
+
+    def request(self, storage: Storage, manifest: Manifest, numbers: Iterable[int]) -> None:
+        """Fetch shards in the background, in this order; what fails is tried again, and told, when it is read."""
+        wanted = {self.path(manifest, number): number for number in numbers}
+        others = {path for path in self._requested if path.parent.name != manifest.dataset_hash[:16]}
+        fresh = [number for path, number in wanted.items() if path not in self._requested]
+        self._requested = others | set(wanted)
+        for number in fresh:
+            self._pool.submit(self.fetch, storage, manifest, number)
+
+    def close(self) -> None:
+        """Give up the downloads in progress and start no other."""
+        self._closed.set()
+        self._pool.shutdown(cancel_futures=True)

@@ -1,0 +1,163 @@
+"""The local cache of remote shards, against a real S3 API on this machine."""
+
+import contextlib
+import fcntl
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.made_shards import make_shards
+from pipeline.dataset import read_manifest
+from pipeline.reader.cache import ShardCache
+from pipeline.reader.loader import Loader, ReaderSettings
+from pipeline.reader.order import OrderSettings
+from pipeline.reader.views import ViewSettings
+from pipeline.settings import UserError
+from pipeline.storage import Storage, open_storage
+
+VIEWS = ViewSettings(global_size=32, local_crops=0)
+WINDOW = OrderSettings(kind="window", window=1)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 clips in 6 shards."""
+    return make_shards(tmp_path_factory.mktemp("made") / "clips", 24, frames=8, size=(64, 48), per_shard=4)
+
+
+@pytest.fixture(scope="module")
+def remote(here: Path, bucket: str) -> Storage:
+    """The same dataset in a bucket."""
+    storage = open_storage(f"{bucket}/reader/clips")
+    for path in here.iterdir():
+        storage.write(path.name, path.read_bytes())
+    return storage
+
+
+def shards_in(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*/*.tar"))
+
+
+def held(folder: Path) -> int:
+    """Bytes of the shards in a cache folder that another thread may be emptying."""
+    total = 0
+    for path in shards_in(folder):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
+
+
+def shard_bytes(folder: Path) -> int:
+    return max(shard.bytes for shard in read_manifest(folder).shards)
+
+
+def test_remote_batches_are_those_of_the_files_within_the_limit(here: Path, remote: Storage, tmp_path: Path) -> None:
+    limit = 3 * shard_bytes(here)
+    common = {"views": VIEWS, "order": WINDOW, "seed": 3}
+    settings = ReaderSettings(shards=str(remote), cache=tmp_path, cache_gb=limit / 1e9, **common)
+    most = 0
+    with Loader(ReaderSettings(shards=here, **common), 6, 0, 12) as local, Loader(settings, 6, 0, 12) as loader:
+        for ours, theirs in zip(loader, local, strict=True):
+            assert torch.equal(ours.global_crops, theirs.global_crops)
+            assert torch.equal(ours.rows, theirs.rows)
+            most = max(most, held(tmp_path))
+    assert 0 < most <= limit
+    assert not list(tmp_path.glob("*/.tmp-*"))
+
+
+def test_what_is_in_the_cache_is_not_fetched_again(here: Path, bucket: str, tmp_path: Path) -> None:
+    storage, manifest = open_storage(f"{bucket}/reader/once"), read_manifest(here)
+    storage.write(manifest.shards[0].file, (here / manifest.shards[0].file).read_bytes())
+    cache = ShardCache(tmp_path, 10**9)
+    path = cache.fetch(storage, manifest, 0)
+    storage.remove(manifest.shards[0].file)
+    changed = path.stat().st_mtime_ns
+    assert ShardCache(tmp_path, 10**9).fetch(storage, manifest, 0) == path
+    assert path.read_bytes() == (here / manifest.shards[0].file).read_bytes()
+    assert path.stat().st_mtime_ns == changed, "who reads the file would take a new time for new bytes"
+
+
+def test_the_least_recently_used_shard_makes_room(here: Path, remote: Storage, tmp_path: Path) -> None:
+    manifest = read_manifest(here)
+    cache = ShardCache(tmp_path, 2 * shard_bytes(here) + 1000)
+    names = []
+    for number in (0, 1, 0, 2):
+        cache.fetch(remote, manifest, number)
+        names.append({path.name for path in shards_in(tmp_path)})
+        time.sleep(0.01)
+    assert names[-1] == {"shard-000000.tar", "shard-000002.tar"}
+
+
+def test_a_cache_that_is_too_small_is_refused_before_the_first_batch(
+    here: Path, remote: Storage, tmp_path: Path
+) -> None:
+    gigabytes = 1.5 * shard_bytes(here) / 1e9
+    settings = ReaderSettings(shards=str(remote), views=VIEWS, order=WINDOW, cache=tmp_path, cache_gb=gigabytes)
+    with pytest.raises(UserError, match=r"data\.cache_gb is .* needed for two windows of 1 shards"):
+        Loader(settings, 4, 0, 1)
+    everything = settings.model_copy(update={"order": OrderSettings(), "cache_gb": 4 * gigabytes / 1.5})
+    with pytest.raises(UserError, match=r"order\.kind global draws from all shards"):
+        Loader(everything, 4, 0, 1)
+    with pytest.raises(UserError, match=r"is remote: give data\.cache"):
+        Loader(ReaderSettings(shards=str(remote), views=VIEWS), 4, 0, 1)
+
+
+@pytest.mark.parametrize("fault", ["other bytes", "missing", "short"])
+def test_a_remote_shard_that_is_not_the_manifests(fault: str, here: Path, bucket: str, tmp_path: Path) -> None:
+    storage, manifest = open_storage(f"{bucket}/reader/{fault.replace(' ', '-')}"), read_manifest(here)
+    data = (here / manifest.shards[0].file).read_bytes()
+    content = {"other bytes": data[:-1] + b"x", "short": data[:-1]}.get(fault)
+    if content is not None:
+        storage.write(manifest.shards[0].file, content)
+    with pytest.raises(UserError, match=r"shard s3://.*shard-000000\.tar.*pipeline\.verify s3://"):
+        ShardCache(tmp_path, 10**9).fetch(storage, manifest, 0)
+    assert not shards_in(tmp_path)
+
+
+def test_processes_of_a_machine_fetch_a_shard_once(here: Path, remote: Storage, tmp_path: Path) -> None:
+    manifest = read_manifest(here)
+    caches = [ShardCache(tmp_path, 10**9) for _ in range(4)]  # locks are between open files, not only processes
+    inodes: list[int] = []
+
+    def fetch(cache: ShardCache) -> None:
+        inodes.append(cache.fetch(remote, manifest, 0).stat().st_ino)
+
+    threads = [threading.Thread(target=fetch, args=(cache,)) for cache in caches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(inodes) == 4
+    assert len(set(inodes)) == 1
+
+
+def test_what_a_killed_process_left_makes_room(here: Path, remote: Storage, tmp_path: Path) -> None:
+    manifest, size = read_manifest(here), shard_bytes(here)
+    cache = ShardCache(tmp_path, 2 * size)
+    left = cache.path(manifest, 1).with_name(".tmp-shard-000001.tar-0123456789ab")
+    busy = cache.path(manifest, 2).with_name(".tmp-shard-000002.tar-0123456789ab")
+    left.parent.mkdir(parents=True)
+    for path in (left, busy):
+        path.write_bytes(b"")
+        os.truncate(path, size)
+    with busy.with_name("shard-000002.tar.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # somebody is at work on this one
+        cache.fetch(remote, manifest, 0)
+    assert busy.exists()
+    assert not left.exists()
+
+
+def test_coming_shards_are_fetched_in_the_background(here: Path, remote: Storage, tmp_path: Path) -> None:
+    manifest = read_manifest(here)
+    cache = ShardCache(tmp_path, 10**9)
+    cache.request(remote, manifest, [4, 2])
+    cache.request(remote, manifest, [2, 5])
+    deadline = time.monotonic() + 20
+    while len(shards_in(tmp_path)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    cache.close()
+    assert [path.name for path in shards_in(tmp_path)] == [f"shard-{number:06d}.tar" for number in (2, 4, 5)]
