@@ -18,11 +18,20 @@ class Centre(nn.Module):
         self.register_buffer("center", torch.zeros(shape))
         self._pending: Tensor | None = None  # (K + 1,): sum of logits, number of rows; never part of a checkpoint
 
+    @property
+    def flat(self) -> Tensor:
+        """The centre as a vector (K,)."""
+        return self.center.flatten()
+
     @torch.no_grad()
-    def add(self, logits_nk: Tensor) -> None:
-        """Take note of a micro-batch's teacher logits (N, K)."""
-        seen = torch.cat([logits_nk.float().sum(dim=0), logits_nk.new_full((1,), len(logits_nk), dtype=torch.float32)])
+    def add(self, sum_k: Tensor, rows: int) -> None:
+        """Take note of a micro-batch's teacher logits: their sum (K,) over so many rows."""
+        seen = torch.cat([sum_k.float(), sum_k.new_full((1,), rows, dtype=torch.float32)])
         self._pending = seen if self._pending is None else self._pending + seen
+
+    def forget_pending(self) -> None:
+        """Drop what was added since the last call of `apply_pending`."""
+        self._pending = None
 
     @torch.no_grad()
     def apply_pending(self) -> None:

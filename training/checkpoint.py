@@ -1,74 +1,149 @@
 """Checkpoints that are complete or not there: a folder a step, written under a temporary name and renamed.
 
     OUT/checkpoints/step-00001000/model.safetensors   student, teacher, auxiliary decoder, centres
-                                  optimiser.pt        state of AdamW
+                                  optimiser.pt        state of AdamW by parameter name
                                   config.json         settings of the run
-                                  state.json          number of steps done
+                                  state.json          number of steps done, SHA-256 of the files above
 
-Random numbers need no state: they are a function of seed, step and rank.
+That is the state of all ranks: random numbers are a function of seed, step and rank, and so is the data. Sharded
+parameters are gathered, so any number of ranks continues from it, with DDP or FSDP2.
 """
 
 import json
 import pickle
 import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 
-from pipeline.files import atomic_path, remove
+from pipeline.files import TEMPORARY_PREFIX, atomic_path, remove, sha256_file
 from pipeline.settings import UserError
+from training.run_config import differences
 
 CHECKPOINTS = "checkpoints"
 MODEL = "model.safetensors"
 OPTIMISER = "optimiser.pt"
 CONFIG = "config.json"
 STATE = "state.json"
-_NAME = re.compile(r"step-\d{8}")
+_NAME = re.compile(r"step-(\d{8})")
+_GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)
+_FULL = StateDictOptions(full_state_dict=True)
+
+
+class Content(NamedTuple):
+    """A checkpoint in memory, checked."""
+
+    path: Path
+    step: int
+    model: dict[str, Any]
+    optimiser: dict[str, Any]
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """Complete checkpoints of the run in folder `run`, oldest first."""
+    """Checkpoints of the run in folder `run`, oldest first."""
     folder = run / CHECKPOINTS
     found = folder.iterdir() if folder.is_dir() else ()
     return sorted(path for path in found if _NAME.fullmatch(path.name) and (path / STATE).is_file())
 
 
+def outdated(steps: Collection[int], keep: int, keep_every: int | None) -> list[int]:
+    """Which checkpoints to remove: all but the newest `keep` and those at multiples of `keep_every` steps."""
+    return [step for step in sorted(steps)[:-keep] if not keep_every or step % keep_every]
+
+
 def save_checkpoint(
-    run: Path, step: int, model: nn.Module, optimiser: torch.optim.Optimizer, config: dict[str, Any], keep: int
+    run: Path,
+    step: int,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    config: dict[str, Any],
+    keep: int,
+    keep_every: int | None = None,
+    writes: bool = True,
 ) -> Path:
-    """Save the state after `step` steps, then remove all but the newest `keep` checkpoints; one rank calls it."""
+    """Save the state after `step` steps, then remove what is `outdated`. All ranks call it, one of them `writes`."""
     path = run / CHECKPOINTS / f"step-{step:08d}"
+    tensors: dict[str, Any] = get_model_state_dict(model, options=_GATHERED)
+    optimiser_state = get_optimizer_state_dict(model, optimiser, options=_GATHERED)
+    if not writes:
+        return path
+    for left in path.parent.glob(f"{TEMPORARY_PREFIX}*"):  # of a run that was killed while it saved
+        remove(left)
     with atomic_path(path) as temporary:
         temporary.mkdir()
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary / MODEL)
-        torch.save(optimiser.state_dict(), temporary / OPTIMISER)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary / MODEL)
+        torch.save(optimiser_state, temporary / OPTIMISER)
         (temporary / CONFIG).write_text(json.dumps(config, indent=2))
-        (temporary / STATE).write_text(json.dumps({"step": step}))
-    for old in checkpoints(run)[:-keep]:
-        remove(old)
+        hashes = {name: sha256_file(temporary / name) for name in (MODEL, OPTIMISER, CONFIG)}
+        (temporary / STATE).write_text(json.dumps({"step": step, "sha256": hashes}, indent=2))
+    known = {int(old.name.removeprefix("step-")): old for old in checkpoints(run)}
+    for number in outdated(known, keep, keep_every):
+        remove(known[number])
     return path
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-    """Restore model and optimiser from `path`; returns the number of steps done.
+def read_checkpoint(path: Path, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Content:
+    """Read and check a checkpoint for a run with `config` whose model state has these `shapes`.
 
     Raises:
-        UserError: the checkpoint is damaged or does not fit the model.
+        UserError: it is damaged, of another run, or does not fit the model.
     """
     try:
-        step = int(json.loads((path / STATE).read_text())["step"])
+        state = json.loads((path / STATE).read_text())
+        for name, sha256 in state["sha256"].items():
+            if sha256_file(path / name) != sha256:
+                raise ValueError(f"{name} is not what was written")
+        recorded = json.loads((path / CONFIG).read_text())
         tensors = load_file(path / MODEL)
-        state = torch.load(path / OPTIMISER, map_location="cpu", weights_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        raise UserError(f"the checkpoint {path} is damaged ({error}); remove it to continue before it") from error
-    try:
-        model.load_state_dict(tensors)
-        optimiser.load_state_dict(state)
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"the checkpoint {path} does not fit this configuration ({reason})") from error
-    return step
+        optimiser = torch.load(path / OPTIMISER, map_location="cpu", weights_only=True)
+        step = int(state["step"])
+    except (OSError, ValueError, KeyError, AttributeError, RuntimeError, SafetensorError, pickle.PickleError) as error:
+        raise UserError(f"the checkpoint {path} is damaged ({error})") from error
+    if different := differences(recorded, config):
+        raise UserError(f"the checkpoint {path} is of a run with other settings: {'; '.join(different)}")
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if wrong := sorted(name for name in found.keys() | shapes.keys() if found.get(name) != shapes.get(name)):
+        raise UserError(f"the checkpoint {path} does not fit the model ({wrong[0]} and {len(wrong) - 1} more)")
+    return Content(path, step, tensors, optimiser)
+
+
+def newest_usable(
+    found: list[Path], config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[Content | None, list[str]]:
+    """The newest of `found` that can be read, or None where there is none, and why newer ones were refused.
+
+    Raises:
+        UserError: there are checkpoints, but none can be used.
+    """
+    refused: list[str] = []
+    for path in reversed(found):
+        try:
+            return read_checkpoint(path, config, shapes), refused
+        except UserError as error:
+            refused.append(str(error))
+    if refused:
+        raise UserError(f"no checkpoint can be used: {'; '.join(refused)}. Remove them to start anew")
+    return None, refused
+
+
+def restore(content: Content, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    """Put a checkpoint's state into model and optimiser; all ranks call it."""
+    set_model_state_dict(model, dict(content.model), options=_FULL)
+    set_optimizer_state_dict(model, optimiser, content.optimiser, options=_FULL)
+
+
+def state_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a model's state, whole even where it is sharded."""
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

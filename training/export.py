@@ -1,4 +1,8 @@
-"""`python -m training.export CHECKPOINT OUT.safetensors`: portable backbone weights from a training checkpoint."""
+"""`python -m training.export CHECKPOINT OUT.safetensors`: portable backbone weights from a training checkpoint.
+
+The card that travels with the weights names the architecture, the preset and all settings of the run, the data by its
+hash (never by its place), the steps done, and what the run logged last.
+"""
 
 import json
 from pathlib import Path
@@ -10,7 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pipeline.settings import Command, UserError, run_command
-from training.checkpoint import CHECKPOINTS
+from training.checkpoint import CHECKPOINTS, STATE
+from training.metrics import METRICS, read_metrics
+from training.transformers_format import save_transformers
 from training.vit import VitSettings
 from training.weights import backbone_sha256, build_backbone, save_backbone
 
@@ -26,10 +32,17 @@ class ExportCommand(Command):
     """File to write, for example teacher.safetensors."""
     part: Literal["teacher", "student"] = "teacher"
     """The teacher is what evaluation and the published weights use."""
+    format: Literal["portable", "transformers"] = "portable"
+    """portable: one file. transformers: a folder OUT for Dinov2WithRegistersModel.from_pretrained."""
 
 
-def export(checkpoint: Path, out: Path, part: Literal["teacher", "student"]) -> str:
-    """Write the backbone of `part` to `out`; its card holds the whole configuration of the run. Returns its SHA-256.
+def export(
+    checkpoint: Path,
+    out: Path,
+    part: Literal["teacher", "student"],
+    format: Literal["portable", "transformers"] = "portable",  # noqa: A002 - the name of the option
+) -> str:
+    """Write the backbone of `part` to `out`; returns its SHA-256.
 
     Raises:
         UserError: the checkpoint is incomplete, or its weights do not fit its configuration.
@@ -50,8 +63,34 @@ def export(checkpoint: Path, out: Path, part: Literal["teacher", "student"]) -> 
     named = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     tensors = {name.removeprefix(prefix): tensor for name, tensor in named.items() if name.startswith(prefix)}
     backbone = build_backbone(settings, tensors, path)
-    save_backbone(out, backbone, {"checkpoint": checkpoint.resolve().name, "part": part, "config": config})
-    return backbone_sha256(backbone)
+    sha256 = backbone_sha256(backbone)
+    save = save_transformers if format == "transformers" else save_backbone
+    save(out, backbone, {**card(checkpoint, config), "part": part, "weights_sha256": sha256})
+    return sha256
+
+
+def card(checkpoint: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Where weights come from, without any path of this machine."""
+    step = int(_read_json(checkpoint / STATE)["step"])
+    settings = {key: value for key, value in config.items() if key not in ("preset", "dataset_hash")}
+    places = ("shards", "neighbours", "mix", "cache")
+    settings["data"] = {key: value for key, value in config.get("data", {}).items() if key not in places}
+    return {
+        "preset": config.get("preset"),
+        "dataset_hash": config.get("dataset_hash"),
+        "steps": step,
+        "config": settings,
+        "logged": _logged(checkpoint.resolve().parents[1], step),
+    }
+
+
+def _logged(run: Path, step: int) -> dict[str, Any]:
+    """The run's last line of metrics up to `step`: losses and what tells of a collapse; empty without metrics."""
+    if not (run / METRICS).is_file():
+        return {}
+    lines = [line for line in read_metrics(run) if line["step"] <= step]
+    kept = ("step", "loss/", "target_entropy/", "features/")
+    return {key: value for key, value in lines[-1].items() if key.startswith(kept)} if lines else {}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -66,7 +105,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def main(command: ExportCommand) -> None:
     """Export and say what was written."""
-    sha256 = export(command.checkpoint, command.out, command.part)
+    sha256 = export(command.checkpoint, command.out, command.part, command.format)
     print(f"{command.part} backbone of {command.checkpoint} -> {command.out} (weights {sha256[:12]})")
 
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.settings import Settings
+from training.losses import Prototypes
 from training.vit import initialise_linear
 
 
@@ -20,7 +21,7 @@ class HeadSettings(Settings):
     """Number of prototypes K, the width of the logits."""
 
 
-class Prototypes(nn.Module):
+class LastLayer(nn.Module):
     """K weight-normalised directions: direction and length of each row are trained apart (`weight_v`, `weight_g`)."""
 
     def __init__(self, settings: HeadSettings) -> None:
@@ -28,6 +29,11 @@ class Prototypes(nn.Module):
         self.weight_g = nn.Parameter(torch.ones(settings.prototypes, 1))
         self.weight_v = nn.Parameter(torch.empty(settings.prototypes, settings.bottleneck))
         nn.init.uniform_(self.weight_v, -(settings.bottleneck**-0.5), settings.bottleneck**-0.5)
+
+    @property
+    def directions(self) -> Prototypes:
+        """The parameters as the losses take them."""
+        return Prototypes(self.weight_g, self.weight_v)
 
     @property
     def weight(self) -> Tensor:
@@ -48,7 +54,7 @@ class ProjectionHead(nn.Module):
             nn.Linear(settings.hidden, settings.bottleneck),
         )
         self.mlp.apply(initialise_linear)
-        self.last_layer = Prototypes(settings)
+        self.last_layer = LastLayer(settings)
 
     def project(self, x_nd: Tensor) -> Tensor:
         """Unit vectors (N, bottleneck) in float32."""

@@ -4,7 +4,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic_settings import CliPositionalArg
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.files import sha256_file
 from pipeline.settings import Command, UserError, run_command
+from training.transformers_format import save_transformers
 from training.vit import ARCHITECTURES, VitSettings
 from training.weights import backbone_sha256, build_backbone, save_backbone
 
@@ -27,6 +28,8 @@ class ImportCommand(Command):
     """File with a `teacher` entry, as published; nothing but tensors is read from it."""
     out: CliPositionalArg[Path]
     """File to write, for example tcore-vits16.safetensors."""
+    format: Literal["portable", "transformers"] = "portable"
+    """portable: one file. transformers: a folder OUT for Dinov2WithRegistersModel.from_pretrained."""
 
 
 def read_teacher_backbone(path: Path) -> dict[str, Tensor]:
@@ -87,7 +90,11 @@ def infer_settings(tensors: Mapping[str, Tensor], source: Path) -> VitSettings:
         raise UserError(f"{source} is not a ViT with register tokens as published: {error}") from error
 
 
-def import_official(checkpoint: Path, out: Path) -> str:
+def import_official(
+    checkpoint: Path,
+    out: Path,
+    format: Literal["portable", "transformers"] = "portable",  # noqa: A002 - the name of the option
+) -> str:
     """Write the teacher backbone of a published checkpoint to `out`; returns the SHA-256 of its weights.
 
     Raises:
@@ -95,15 +102,16 @@ def import_official(checkpoint: Path, out: Path) -> str:
     """
     tensors = read_teacher_backbone(checkpoint)
     backbone = build_backbone(infer_settings(tensors, checkpoint), tensors, checkpoint)
-    save_backbone(
-        out, backbone, {"part": "teacher", "source": checkpoint.name, "source_sha256": sha256_file(checkpoint)}
-    )
-    return backbone_sha256(backbone)
+    sha256 = backbone_sha256(backbone)
+    save = save_transformers if format == "transformers" else save_backbone
+    origin = {"source": checkpoint.name, "source_sha256": sha256_file(checkpoint)}
+    save(out, backbone, {"part": "teacher", **origin, "weights_sha256": sha256})
+    return sha256
 
 
 def main(command: ImportCommand) -> None:
     """Import and say what was written."""
-    sha256 = import_official(command.checkpoint, command.out)
+    sha256 = import_official(command.checkpoint, command.out, command.format)
     print(f"teacher backbone of {command.checkpoint} -> {command.out} (weights {sha256[:12]})")
 
 

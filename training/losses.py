@@ -1,74 +1,267 @@
-"""The losses of T-CoRe as pure functions of logits and targets.
+"""The losses of T-CoRe: KoLeo, and those over K prototypes without K-wide logits outside a chunk of rows.
 
-Shape letters: B clips, L local crops per clip, M masked patches, K prototypes, D width.
+A row is a projection on the unit sphere; its logits are cosines to weight-normalised prototypes. `prototype_losses`
+goes through the rows in chunks and forms the gradients in the same pass, so nothing K-wide is kept for backward and
+nothing is computed twice. The squeeze term needs no logits at all: `|W d|^2 = d^T (W^T W) d`.
+
+Shape letters: S student rows and T teacher rows compared with one another, N such sets, M masked patches,
+K prototypes, D width of the projection, B clips.
 """
 
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
+from torch.autograd.function import once_differentiable
+from torch.distributed.nn.functional import all_gather
 from torch.nn import functional as F
 
-
-def teacher_targets(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:
-    """Soft targets `softmax((logits - centre) / temperature)` over the last axis, of any shape (..., K)."""
-    return F.softmax((logits - centre) / temperature, dim=-1)
-
-
-def cross_entropy(targets: Tensor, logits: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy (...) of `softmax(logits / temperature)` against soft targets, both (..., K).
-
-    It is linear in the targets, so the sum over several targets of one row is the entropy against their sum.
-    """
-    return -(targets * F.log_softmax(logits / temperature, dim=-1)).sum(dim=-1)
+CHUNK = {"cpu": 1 << 23, "cuda": 1 << 26}
+"""Elements of the widest tensor in a chunk: 128 rows of 65,536 logits on the CPU, 1,024 on a GPU (256 MiB)."""
+GRAM_ROWS = 1 << 13
+"""Rows of the prototypes that enter the Gram matrix at a time."""
 
 
-def cls_losses(targets_2bk: Tensor, global_2bk: Tensor, local_lbk: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Self-distillation of CLS tokens (paper section 3.5): the part of the local crops and that of the global crops.
+class Prototypes(NamedTuple):
+    """Weight-normalised directions `g v / |v|` of a head's last layer; the matrix is not formed."""
 
-    Every local crop is compared with both teacher crops, every global crop with the other one; the sum of the means
-    over the clips is divided by the number of comparisons, 2 L + 2.
+    g_k1: Tensor
+    v_kd: Tensor
+
+    def scale_k(self) -> Tensor:
+        """What multiplies a row of v: `g / |v|`."""
+        lengths_k1: Tensor = self.v_kd.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        return (self.g_k1 / lengths_k1).squeeze(1)
+
+    def summed_logits(self, rows_nd: Tensor) -> Tensor:
+        """Sum over the rows of their logits, (K,): the last layer is linear without bias."""
+        return torch.mv(self.v_kd, rows_nd.sum(dim=0).to(self.v_kd.dtype)) * self.scale_k()
+
+
+class Teacher(NamedTuple):
+    """Rows whose soft targets are `softmax((logits - centre) / temperature)`."""
+
+    rows_tnd: Tensor
+    prototypes: Prototypes
+    centre_k: Tensor
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Cross-entropies of N sets of rows: `sum_n weights_n sum_st pairs_st CE(targets_tn, student_sn)`."""
+
+    teacher: Teacher
+    weights_n: Tensor
+    """(N,) weight of each set."""
+    pairs_st: Tensor | None = None
+    """(S, T) 1 where student row s of a set is compared with teacher row t of it; None where T = 1, each with it."""
+
+    def without_rows(self) -> "Comparison":
+        """A comparison of no sets of rows."""
+        teacher = self.teacher._replace(rows_tnd=self.teacher.rows_tnd[:, :0])
+        return replace(self, teacher=teacher, weights_n=self.weights_n[:0])
+
+
+class PrototypeLosses(NamedTuple):
+    """What `prototype_losses` returns; only `total` carries gradients."""
+
+    total: Tensor
+    """Sum of all terms."""
+    cls_s: Tensor
+    """(S,) CLS terms of the student's views."""
+    patches_s: Tensor
+    """(S,) patch terms of the auxiliary frames."""
+    squeeze: Tensor
+    """Weighted squeeze term; 0 without weight."""
+    cls_entropy: Tensor
+    """Mean entropy of the teacher's CLS targets, in nats."""
+    patch_entropy: Tensor
+    """Mean entropy of the teacher's patch targets, in nats; 0 without masked patches."""
+
+
+def prototype_losses(
+    prototypes: Prototypes,
+    temperature: float,
+    cls_snd: Tensor,
+    cls: Comparison,
+    patches_smd: Tensor,
+    patches: Comparison,
+    squeeze_weight: float = 0.0,
+) -> PrototypeLosses:
+    """Distillation of CLS tokens and masked patches, and the squeeze loss (paper section 3.5), exact.
+
+    Inside autocast the matrix products run in its type, all else in float32 (or the rows' type, if that is wider).
 
     Args:
-        targets_2bk: (2, B, K) teacher targets of the two global crops.
-        global_2bk: (2, B, K) student logits of the global crops.
-        local_lbk: (L, B, K) student logits of the local crops.
+        prototypes: last layer of the student's head.
         temperature: of the student.
+        cls_snd: the student's projected CLS tokens.
+        cls: what they are compared with.
+        patches_smd: projected masked patches, restored from each of S auxiliary frames.
+        patches: what they are compared with.
+        squeeze_weight: factor of the mean squared difference of the logits of the first two S, over M and K.
     """
-    comparisons = 2 * len(local_lbk) + 2
-    local = cross_entropy(targets_2bk.sum(dim=0), local_lbk, temperature)
-    swapped = cross_entropy(targets_2bk.flip(0), global_2bk, temperature)
-    batch = targets_2bk.shape[1]
-    return local.sum() / (comparisons * batch), swapped.sum() / (comparisons * batch)
+    outputs = _PrototypeLosses.apply(  # type: ignore[no-untyped-call]
+        *prototypes, cls_snd, patches_smd, temperature, (cls, patches), squeeze_weight
+    )
+    return PrototypeLosses(*outputs)
 
 
-def patch_loss(targets_mk: Tensor, logits_mk: Tensor, weights_m: Tensor, crops: int, temperature: float) -> Tensor:
-    """Distillation of masked patches (paper section 3.5): mean over all crops, masked or not, of the crop's mean.
+class _PrototypeLosses(torch.autograd.Function):
+    """All losses over one head's prototypes, so that their gradient is summed in a single K x D buffer."""
 
-    Args:
-        targets_mk: (M, K) teacher targets of the masked patches.
-        logits_mk: (M, K) student logits at the same places.
-        weights_m: (M,) 1 / (number of masked patches in the patch's crop).
-        crops: 2 B, the number of global crops.
-        temperature: of the student.
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 - a context of torch
+        g_k1: Tensor,
+        v_kd: Tensor,
+        cls_snd: Tensor,
+        patches_smd: Tensor,
+        temperature: float,
+        comparisons: tuple[Comparison, Comparison],
+        squeeze_weight: float,
+    ) -> tuple[Tensor, ...]:
+        kind = v_kd.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else v_kd.dtype
+        wide = torch.promote_types(v_kd.dtype, torch.float32)
+        student = Prototypes(g_k1.to(wide), v_kd.to(wide))
+        with torch.autocast(kind, enabled=False):
+            gradient_kd = torch.zeros_like(student.v_kd)
+            terms, row_gradients, entropies = [], [], []
+            for rows_snd, comparison in zip((cls_snd, patches_smd), comparisons, strict=True):
+                losses_s, gradient_snd, entropy = _distil(
+                    student, rows_snd, comparison, temperature, dtype, gradient_kd
+                )
+                terms.append(losses_s)
+                row_gradients.append(gradient_snd)
+                entropies.append(entropy)
+            squeeze = _squeeze(student, patches_smd, squeeze_weight, row_gradients[1], gradient_kd)
+            gradient_k1, gradient_kd = _through_normalisation(student, gradient_kd)
+        ctx.gradients = (gradient_k1.to(g_k1.dtype), gradient_kd.to(v_kd.dtype), *row_gradients)
+        ctx.mark_non_differentiable(*terms, squeeze, *entropies)
+        total = terms[0].sum() + terms[1].sum() + squeeze
+        return total, *terms, squeeze, *entropies
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        gradients, ctx.gradients = ctx.gradients, None
+        return *(gradient.mul_(upstream) for gradient in gradients), None, None, None
+
+
+def _distil(
+    student: Prototypes,
+    rows_snd: Tensor,
+    comparison: Comparison,
+    temperature: float,
+    dtype: torch.dtype,
+    gradient_kd: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses (S,), gradients of the rows (S, N, D) and mean entropy of the targets.
+
+    Adds the gradient by `v` with `g / |v|` held fixed to `gradient_kd`.
     """
-    return (cross_entropy(targets_mk, logits_mk, temperature) * weights_m).sum() / crops
+    teacher, pairs_st = comparison.teacher, comparison.pairs_st
+    targets_of_s = torch.ones(1, 1) if pairs_st is None else pairs_st.sum(dim=1, keepdim=True)
+    targets_of_s = targets_of_s.to(gradient_kd)
+    v_kd, teacher_v_kd = student.v_kd.to(dtype), teacher.prototypes.v_kd.to(dtype)
+    scale_k = student.scale_k()
+    logit_scale_k, teacher_scale_k = scale_k / temperature, teacher.prototypes.scale_k() / teacher.temperature
+    losses_s, entropy = gradient_kd.new_zeros(len(rows_snd)), gradient_kd.new_zeros(())
+    gradient_snd = torch.empty_like(rows_snd)
+    size = max(1, CHUNK[v_kd.device.type] // (len(rows_snd) * len(v_kd)))
+    for start in range(0, rows_snd.shape[1], size):
+        part = slice(start, start + size)
+        logits_tnk = _logits(teacher.rows_tnd[:, part], teacher_v_kd, teacher_scale_k)
+        logits_tnk.sub_(teacher.centre_k / teacher.temperature)
+        log_targets_tnk = F.log_softmax(logits_tnk, dim=-1)
+        wanted_snk = torch.exp(log_targets_tnk, out=logits_tnk)
+        entropy -= torch.einsum("tnk,tnk->", wanted_snk, log_targets_tnk)
+        del log_targets_tnk, logits_tnk
+        if pairs_st is not None:
+            wanted_snk = torch.einsum("st,tnk->snk", pairs_st.to(wanted_snk.dtype), wanted_snk)
+        rows_n = rows_snd[:, part]
+        logits_snk = _logits(rows_n, v_kd, logit_scale_k)  # from here on in place: nothing else is as large
+        logits_snk.sub_(logits_snk.amax(dim=-1, keepdim=True))
+        agreement_sn = torch.einsum("snk,snk->sn", wanted_snk, logits_snk)
+        sums_sn = logits_snk.exp_().sum(dim=-1)
+        weights_n = comparison.weights_n[part].to(gradient_kd.dtype)
+        losses_s += (targets_of_s * sums_sn.log() - agreement_sn) @ weights_n
+        slopes_snk = logits_snk.mul_((targets_of_s / sums_sn)[..., None]).sub_(wanted_snk).mul_(scale_k)
+        del wanted_snk, logits_snk  # the slopes are those of the cross-entropy by row @ v over the temperature
+        slopes = slopes_snk.flatten(0, 1).to(dtype)
+        factors_n1 = (weights_n / temperature)[:, None]
+        gradient_snd[:, part] = (slopes @ v_kd).view_as(rows_n) * factors_n1
+        _add_product(gradient_kd, slopes.T, (rows_n * factors_n1).flatten(0, 1).to(dtype))
+    return losses_s, gradient_snd, entropy / max(teacher.rows_tnd.shape[:2].numel(), 1)
 
 
-def squeeze_loss(first_mk: Tensor, second_mk: Tensor) -> Tensor:
-    """Mean squared difference of the logits (M, K) restored from two auxiliary frames; 0 without masked patches."""
-    return (first_mk - second_mk).square().sum() / max(first_mk.numel(), 1)
+def _logits(rows_snd: Tensor, v_kd: Tensor, scale_k: Tensor) -> Tensor:
+    """`scale * (rows @ v^T)`, at least float32."""
+    logits_snk = F.linear(rows_snd.to(v_kd.dtype), v_kd)
+    return logits_snk.to(torch.promote_types(rows_snd.dtype, torch.float32)).mul_(scale_k)
 
 
-def koleo_loss(features_bd: Tensor, epsilon: float = 1e-8) -> Tensor:
+def _add_product(sum_kd: Tensor, left_kn: Tensor, right_nd: Tensor) -> None:
+    """`sum += left @ right`, whatever the type of the factors."""
+    if left_kn.dtype == sum_kd.dtype:
+        sum_kd.addmm_(left_kn, right_nd)
+    else:
+        sum_kd += left_kn @ right_nd
+
+
+def _squeeze(
+    student: Prototypes, patches_smd: Tensor, weight: float, gradient_smd: Tensor, gradient_kd: Tensor
+) -> Tensor:
+    """Weighted mean of `(W (z_1 - z_2))^2` by the Gram matrix of W; adds to the gradients of rows and of v."""
+    if weight == 0 or len(patches_smd) < 2 or not patches_smd.shape[1]:
+        return gradient_kd.new_zeros(())
+    difference_md = patches_smd[0] - patches_smd[1]
+    factor = weight / (len(difference_md) * len(student.v_kd))
+    square_k1 = student.scale_k().square()[:, None]
+    parts = [slice(start, start + GRAM_ROWS) for start in range(0, len(square_k1), GRAM_ROWS)]
+    gram_dd = difference_md.new_zeros(2 * difference_md.shape[1:])
+    for part in parts:
+        gram_dd.addmm_((student.v_kd[part] * square_k1[part]).T, student.v_kd[part])
+    product_md = difference_md @ gram_dd
+    gradient_smd[0] += 2 * factor * product_md
+    gradient_smd[1] -= 2 * factor * product_md
+    outer_dd = difference_md.T @ difference_md
+    for part in parts:
+        gradient_kd[part].addmm_(student.v_kd[part] * square_k1[part], outer_dd, alpha=2 * factor)
+    return factor * (difference_md * product_md).sum()
+
+
+def _through_normalisation(student: Prototypes, gradient_kd: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients by g and v from the one by v with `g / |v|` held fixed; the second overwrites `gradient_kd`."""
+    g_k1, v_kd = student
+    along_k1 = torch.einsum("kd,kd->k", v_kd, gradient_kd)[:, None]
+    length_k1 = v_kd.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    gradient_kd.addcmul_(v_kd, along_k1 / length_k1.square(), value=-1)
+    return along_k1 / g_k1, gradient_kd
+
+
+def koleo_loss(features_bd: Tensor, epsilon: float = 1e-8, across_ranks: bool = False) -> Tensor:
     """KoLeo regulariser `-(1/B) sum log(d_i + epsilon)` of L2-normalised features (B, D), in float32.
 
-    d_i is the distance to the nearest other row. Only the rows given are compared, so over several ranks it is the
-    mean of the ranks' own values. A single row has no neighbour: 0.
+    d_i is the distance to the nearest other row. By default only the rows given are compared, as in the released code,
+    so over several ranks it is the mean of the ranks' own values. `across_ranks` looks for neighbours in the equally
+    many rows of all ranks; the mean over ranks is then the value of the global batch, gradients included.
+    A single row has no neighbour: 0.
     """
-    if len(features_bd) < 2:
-        return features_bd.sum() * 0
     with torch.autocast(features_bd.device.type, enabled=False):
-        unit = F.normalize(features_bd.float(), eps=epsilon, dim=-1)
+        unit_bd = F.normalize(features_bd.float(), eps=epsilon, dim=-1)
+        others_nd, first = unit_bd, 0
+        if across_ranks and distributed.is_initialized():
+            others_nd = torch.cat(all_gather(unit_bd))  # type: ignore[no-untyped-call]
+            first = distributed.get_rank() * len(unit_bd)
+        if len(others_nd) < 2:
+            return features_bd.sum() * 0
         with torch.no_grad():
-            nearest = (unit @ unit.T).fill_diagonal_(-1).argmax(dim=1)
-        distances = F.pairwise_distance(unit, unit[nearest], eps=epsilon)
+            similarity_bn = unit_bd @ others_nd.T
+            similarity_bn[:, first : first + len(unit_bd)].fill_diagonal_(-1)
+            nearest = similarity_bn.argmax(dim=1)
+        distances = F.pairwise_distance(unit_bd, others_nd[nearest], eps=epsilon)
         return -(distances + epsilon).log().mean()

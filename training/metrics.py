@@ -1,8 +1,10 @@
 """What a run says of itself: a progress bar, `metrics.jsonl` and TensorBoard."""
 
 import json
+import math
 import resource
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.files import write_bytes
+from training.model import TCoRe
+from training.step import StepResult
 
 METRICS = "metrics.jsonl"
 
@@ -41,6 +45,33 @@ def peak_memory_gb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
+def effective_rank(features_nd: Tensor) -> float:
+    """How many directions features (N, D) spread over: exp of the entropy of their normalised singular values.
+
+    From 1, where all are parallel (collapse), to min(N, D) (RankMe, Garrido et al. 2023).
+    """
+    if not bool(features_nd.isfinite().all()):
+        return math.nan
+    values = torch.linalg.svdvals(features_nd.float())
+    shares = values / values.sum().clamp_min(1e-12)
+    return float(torch.special.entr(shares).sum().exp())
+
+
+def diagnostics(result: StepResult, model: TCoRe) -> dict[str, float]:
+    """What tells a healthy run from a collapsing one: target entropies, feature rank, norms of the centres."""
+    return {
+        "target_entropy/cls": float(result.seen["cls_entropy"]),
+        "target_entropy/patches": float(result.seen["patch_entropy"]),
+        "features/effective_rank": effective_rank(result.seen["features"]),
+        "centre_norm/cls": float(model.dino_loss.center.norm()),
+        "centre_norm/patches": float(model.ibot_patch_loss.center.norm()),
+    }
+
+
+def _as_tensors(values: Mapping[str, float], device: torch.device) -> dict[str, Tensor]:
+    return {name: torch.tensor(value, device=device) for name, value in values.items()}
+
+
 class Progress:
     """Progress bar with ETA, and a line of metrics every `log_every` steps, written by the main process."""
 
@@ -52,9 +83,10 @@ class Progress:
         self._batch_size, self._log_every = batch_size, log_every
         self._logged, self._logged_at, self._waited = first_step, time.perf_counter(), 0.0
         self._sums: dict[str, Tensor] = {}
+        self._counted = 0
         if accelerator.is_main_process:
             keep_metrics(run, first_step)
-        accelerator.init_trackers("tensorboard")
+        accelerator.init_trackers("tensorboard")  # a folder in OUT; the project's name for W&B
         self._bar = tqdm(
             total=last_step, initial=first_step, unit="step", disable=not accelerator.is_main_process, smoothing=0
         )
@@ -63,36 +95,49 @@ class Progress:
         """Add time that the model waited for data."""
         self._waited += seconds
 
-    def step_done(self, done: int, terms: dict[str, Tensor], others: dict[str, float]) -> None:
+    def step_done(
+        self,
+        done: int,
+        terms: dict[str, Tensor],
+        others: Mapping[str, float | Tensor],
+        diagnose: Callable[[], dict[str, float]] = dict,
+    ) -> None:
         """Count a step; all ranks call this. The first step, the last one and every `log_every`-th are logged.
 
-        A logged loss is the mean over the steps since the line before, and over ranks; `others` are of this step.
+        A logged loss is the mean over the steps since the line before, and over ranks; `others`, and what `diagnose`
+        returns where a line is due, are of this step. A step that was left out has no `terms`.
         """
         self._bar.update()
+        self._counted += bool(terms)
         for name, term in terms.items():
             self._sums[name] = self._sums.get(name, 0) + term.detach()
         if done % self._log_every and done not in (1, self._last):
             return
-        steps = done - self._logged
-        averaged = self._accelerator.reduce({name: total / steps for name, total in self._sums.items()}, "mean")
+        means = {name: total / self._counted for name, total in self._sums.items()}
+        averaged = self._accelerator.reduce({**means, **_as_tensors(diagnose(), self._accelerator.device)}, "mean")
         now = time.perf_counter()
         seconds = now - self._logged_at
         metrics = {
-            **{f"loss/{name}": float(term) for name, term in averaged.items()},
-            **others,
-            "samples_per_second": steps * self._batch_size / seconds,
+            **{name if "/" in name else f"loss/{name}": float(term) for name, term in averaged.items()},
+            **{name: float(value) for name, value in others.items()},
+            "samples_per_second": (done - self._logged) * self._batch_size / seconds,
             "data_wait_share": self._waited / seconds,
             "peak_memory_gb": peak_memory_gb(self._accelerator.device),
         }
-        self._logged, self._logged_at, self._waited, self._sums = done, now, 0.0, {}
+        self._logged, self._logged_at, self._waited, self._sums, self._counted = done, now, 0.0, {}, 0
         if self._accelerator.is_main_process:
             with (self._run / METRICS).open("a") as stream:
                 stream.write(json.dumps({"step": done, **metrics}) + "\n")
             self._bar.set_postfix_str(
-                f"loss {metrics['loss/total']:.3f}, {metrics['samples_per_second']:.1f} samples/s, "
+                f"loss {metrics.get('loss/total', math.nan):.3f}, {metrics['samples_per_second']:.1f} samples/s, "
                 f"{100 * metrics['data_wait_share']:.0f} % waiting for data, {metrics['peak_memory_gb']:.1f} GB"
             )
         self._accelerator.log(metrics, step=done)
+
+    def evaluated(self, done: int, scores: Mapping[str, float], seconds: float) -> None:
+        """Log scores of the model after `done` steps; the `seconds` that they took do not count as training."""
+        self._logged_at += seconds
+        self._accelerator.log(dict(scores), step=done)
 
     def close(self) -> None:
         """End the bar and the trackers."""

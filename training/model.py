@@ -5,7 +5,7 @@ M masked patches of the batch, D width, K prototypes.
 """
 
 import copy
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
@@ -16,7 +16,7 @@ from pipeline.reader.batch import Batch
 from pipeline.settings import Settings
 from training.centre import Centre
 from training.head import HeadSettings, ProjectionHead
-from training.losses import cls_losses, koleo_loss, patch_loss, squeeze_loss, teacher_targets
+from training.losses import Comparison, PrototypeLosses, Teacher, koleo_loss, prototype_losses
 from training.pmm import PatchMatching, PmmSettings
 from training.vit import VisionTransformer, VitSettings
 
@@ -28,6 +28,8 @@ class LossSettings(Settings):
     """Weight of CLS self-distillation."""
     koleo: float = Field(0.1, ge=0)
     """Weight of KoLeo."""
+    koleo_across_ranks: bool = False
+    """Whether KoLeo looks for neighbours in the clips of all ranks; else each rank has its own (released code)."""
     reconstruction: float = Field(0.8, ge=0)
     """Weight of the reconstruction loss of each auxiliary frame."""
     squeeze: float = Field(20.0, ge=0)
@@ -51,6 +53,10 @@ class TCoReSettings(Settings):
     """Whether masked patches are restored from auxiliary frames; without it they are predicted directly."""
     pmm: PmmSettings = PmmSettings()
     """Patch Matching Module of the auxiliary branch."""
+    separate_heads: bool = False
+    """Whether patches have a head of their own; else it is that of CLS."""
+    teacher_sees: Literal["current", "auxiliary"] = "current"
+    """auxiliary: without auxiliary branch, the teacher gets the views of the auxiliary frame (paper, table 3b)."""
     loss: LossSettings = LossSettings()
     """Weights and temperatures of the objective."""
 
@@ -58,16 +64,24 @@ class TCoReSettings(Settings):
     def _check(self) -> Self:
         if self.auxiliary_branch and self.backbone.width % self.pmm.heads:
             raise ValueError(f"pmm.heads = {self.pmm.heads} must divide backbone.width = {self.backbone.width}")
+        if self.auxiliary_branch and self.teacher_sees == "auxiliary":
+            raise ValueError("teacher_sees = auxiliary goes with auxiliary_branch = false only")
         return self
 
 
 class Branch(nn.Module):
-    """Backbone and head of student or teacher."""
+    """Backbone and heads of student or teacher."""
 
     def __init__(self, settings: TCoReSettings) -> None:
         super().__init__()
         self.backbone = VisionTransformer(settings.backbone)
         self.dino_head = ProjectionHead(settings.backbone.width, settings.head)
+        self.ibot_head = ProjectionHead(settings.backbone.width, settings.head) if settings.separate_heads else None
+
+    @property
+    def patch_head(self) -> ProjectionHead:
+        """The head of patches."""
+        return self.ibot_head or self.dino_head
 
 
 class Auxiliary(nn.Module):
@@ -78,11 +92,20 @@ class Auxiliary(nn.Module):
         self.auxiliary_decoder = PatchMatching(settings.backbone.width, settings.pmm)
 
 
-class Targets(NamedTuple):
-    """Teacher distributions over the prototypes."""
+class Outputs(NamedTuple):
+    """What a forward pass returns."""
 
-    cls_2bk: Tensor  # (2, B, K), one for each global crop
-    patches_mk: Tensor  # (M, K) at the masked places, row-major over `Batch.masks`
+    terms: dict[str, Tensor]
+    """Terms of the objective with their weights, for the record, and `total`, which carries the gradients."""
+    seen: dict[str, Tensor]
+    """What tells whether training is healthy, without gradients: see `TCoRe.forward`."""
+
+
+class TeacherRows(NamedTuple):
+    """The teacher's projections, unit vectors."""
+
+    cls_2bd: Tensor  # one for each global crop
+    patches_md: Tensor  # at the masked places, row-major over `Batch.masks`
 
 
 class TCoRe(nn.Module):
@@ -105,61 +128,109 @@ class TCoRe(nn.Module):
         self.teacher.eval()
         return self
 
-    def forward(self, batch: Batch, teacher_temperature: float) -> dict[str, Tensor]:
+    def compile_blocks(self) -> None:
+        """Compile the blocks of both backbones with `torch.compile`; names and results stay the same."""
+        for branch in (self.student, self.teacher):
+            for block in branch.backbone.blocks:
+                block.compile()
+
+    def forward(self, batch: Batch, teacher_temperature: float) -> Outputs:
         """Compute the terms of the objective, each a float32 scalar with its weight, and their sum `total`.
 
         Terms: `cls_local`, `cls_global`, `koleo`; with an auxiliary branch `reconstruction_1`, `reconstruction_2` in
-        the order of `batch.auxiliary` and `squeeze`; without it `patch`.
+        the order of `batch.auxiliary` and `squeeze`; without it `patch`. Seen: `cls_entropy` and `patch_entropy`, the
+        mean entropies of the teacher's targets in nats, and `features`, the student's CLS tokens (2B, D).
 
         Raises:
             ValueError: there are auxiliary frames but no auxiliary branch, or the other way round, or more than two.
         """
-        branch = "an auxiliary branch" if self.auxiliary else "no auxiliary branch"
-        if len(batch.auxiliary) not in ((1, 2) if self.auxiliary else (0,)):
-            raise ValueError(f"the model has {branch} but the batch has {len(batch.auxiliary)} auxiliary frames")
+        self._check(batch)
         weights = self.settings.loss
-        temperature = weights.student_temperature
-        targets = self.targets(batch.global_crops, batch.masks, teacher_temperature)
+        seen_by_teacher = batch.auxiliary[0] if self.settings.teacher_sees == "auxiliary" else batch.global_crops
+        teacher = self.teacher_rows(seen_by_teacher, batch.masks)
         student_global = self.student.backbone(batch.global_crops, batch.masks)
         student_local = self.student.backbone(batch.local_crops)
         restored = self.restored_patches(batch, student_global.patches)
 
-        rows = [student_global.cls, student_local.cls, *restored]
-        logits = self.student.dino_head(torch.cat(rows)).split([len(part) for part in rows])
-        global_2bk = logits[0].unflatten(0, (2, -1))
-        local_lbk = logits[1].unflatten(0, (-1, global_2bk.shape[1]))
-        cls_local, cls_global = cls_losses(targets.cls_2bk, global_2bk, local_lbk, temperature)
-        koleo = torch.stack([koleo_loss(crop) for crop in student_global.cls.chunk(2)]).sum()
+        cls_rows, patch_rows = self._project(torch.cat([student_global.cls, student_local.cls]), torch.cat(restored))
+        cls_sbd = cls_rows.view(-1, len(batch.masks) // 2, cls_rows.shape[1])
+        patches_smd = patch_rows.view(len(restored), -1, patch_rows.shape[1])
+        comparisons = 2 * (len(cls_sbd) - 2) + 2
+        patch_weight = weights.reconstruction if self.auxiliary else weights.patch
+        with_squeeze = len(restored) == 2 and weights.squeeze > 0
+        heads, temperature = self.teacher, teacher_temperature
+        cls = Comparison(
+            Teacher(teacher.cls_2bd, heads.dino_head.last_layer.directions, self.dino_loss.flat, temperature),
+            torch.full_like(cls_sbd[0, :, 0], weights.cls / (comparisons * cls_sbd.shape[1])),
+            compared_views(len(cls_sbd)).to(cls_sbd.device),
+        )
+        patches = Comparison(
+            Teacher(
+                teacher.patches_md[None], heads.patch_head.last_layer.directions, self.ibot_patch_loss.flat, temperature
+            ),
+            patch_weight / len(batch.masks) * patch_weights(batch.masks),
+        )
+        squeeze_weight = weights.squeeze * batch.masked_share if with_squeeze else 0.0
+        losses = self._prototype_losses(cls_sbd, cls, patches_smd, patches, squeeze_weight)
+        crops = student_global.cls.chunk(2)
+        koleo = sum((koleo_loss(crop, across_ranks=weights.koleo_across_ranks) for crop in crops), torch.zeros(()))
         terms = {
-            "cls_local": weights.cls * cls_local,
-            "cls_global": weights.cls * cls_global,
+            "cls_local": losses.cls_s[2:].sum(),
+            "cls_global": losses.cls_s[:2].sum(),
             "koleo": weights.koleo * koleo,
         }
-        weights_m = patch_weights(batch.masks)
-        patch_losses = [
-            patch_loss(targets.patches_mk, part, weights_m, len(batch.masks), temperature) for part in logits[2:]
-        ]
         if not self.auxiliary:
-            terms["patch"] = weights.patch * patch_losses[0]
+            terms["patch"] = losses.patches_s[0]
         else:
-            for number, loss in enumerate(patch_losses, start=1):
-                terms[f"reconstruction_{number}"] = weights.reconstruction * loss
-        if len(restored) == 2 and weights.squeeze > 0:
-            terms["squeeze"] = weights.squeeze * batch.masked_share * squeeze_loss(logits[2], logits[3])
-        terms["total"] = torch.stack(list(terms.values())).sum()
-        return terms
+            terms |= {f"reconstruction_{number}": loss for number, loss in enumerate(losses.patches_s, start=1)}
+        if with_squeeze:
+            terms["squeeze"] = losses.squeeze
+        terms["total"] = losses.total + terms["koleo"]
+        terms["koleo"] = terms["koleo"].detach()
+        seen = {
+            "cls_entropy": losses.cls_entropy,
+            "patch_entropy": losses.patch_entropy,
+            "features": student_global.cls.detach(),
+        }
+        return Outputs(terms, seen)
+
+    def _check(self, batch: Batch) -> None:
+        branch = "an auxiliary branch" if self.auxiliary else "no auxiliary branch"
+        wanted = (1, 2) if self.auxiliary else (1,) if self.settings.teacher_sees == "auxiliary" else (0,)
+        if len(batch.auxiliary) not in wanted:
+            raise ValueError(f"the model has {branch} but the batch has {len(batch.auxiliary)} auxiliary frames")
+
+    def _project(self, cls_nd: Tensor, patches_nd: Tensor) -> tuple[Tensor, Tensor]:
+        """The student's unit vectors of CLS tokens and patches, in one pass where they share a head."""
+        if self.student.ibot_head is not None:
+            return self.student.dino_head.project(cls_nd), self.student.ibot_head.project(patches_nd)
+        rows = self.student.dino_head.project(torch.cat([cls_nd, patches_nd]))
+        return rows[: len(cls_nd)], rows[len(cls_nd) :]
+
+    def _prototype_losses(
+        self, cls_sbd: Tensor, cls: Comparison, patches_smd: Tensor, patches: Comparison, squeeze_weight: float
+    ) -> PrototypeLosses:
+        """The losses over the prototypes of one head, or of two."""
+        temperature = self.settings.loss.student_temperature
+        directions = self.student.dino_head.last_layer.directions
+        if self.student.ibot_head is None:
+            return prototype_losses(directions, temperature, cls_sbd, cls, patches_smd, patches, squeeze_weight)
+        first = prototype_losses(directions, temperature, cls_sbd, cls, patches_smd[:, :0], patches.without_rows())
+        directions = self.student.ibot_head.last_layer.directions
+        second = prototype_losses(
+            directions, temperature, cls_sbd[:, :0], cls.without_rows(), patches_smd, patches, squeeze_weight
+        )
+        return second._replace(total=first.total + second.total, cls_s=first.cls_s, cls_entropy=first.cls_entropy)
 
     @torch.no_grad()
-    def targets(self, global_crops: Tensor, masks: Tensor, temperature: float) -> Targets:
-        """Teacher targets of unmasked global crops; their logits wait for `apply_centre_update`."""
+    def teacher_rows(self, global_crops: Tensor, masks: Tensor) -> TeacherRows:
+        """The teacher's rows on unmasked global crops; their logits wait for `apply_centre_update`."""
         tokens = self.teacher.backbone(global_crops)
-        logits = self.teacher.dino_head(torch.cat([tokens.cls, tokens.patches[masks]]))
-        cls_logits, patch_logits = logits[: len(masks)], logits[len(masks) :]
-        self.dino_loss.add(cls_logits)
-        self.ibot_patch_loss.add(patch_logits)
-        cls_targets = teacher_targets(cls_logits, self.dino_loss.center, temperature)
-        patch_targets = teacher_targets(patch_logits, self.ibot_patch_loss.center[0], temperature)
-        return Targets(cls_targets.reshape(2, -1, cls_targets.shape[1]), patch_targets)
+        dino_head, patch_head = self.teacher.dino_head, self.teacher.patch_head
+        cls, patches = dino_head.project(tokens.cls), patch_head.project(tokens.patches[masks])
+        self.dino_loss.add(dino_head.last_layer.directions.summed_logits(cls), len(cls))
+        self.ibot_patch_loss.add(patch_head.last_layer.directions.summed_logits(patches), len(patches))
+        return TeacherRows(cls.view(2, -1, cls.shape[1]), patches)
 
     def restored_patches(self, batch: Batch, patches_bpd: Tensor) -> list[Tensor]:
         """Student tokens (M, D) of the masked patches, one tensor for each auxiliary frame, row-major over the masks.
@@ -180,13 +251,29 @@ class TCoRe(nn.Module):
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
         """Move the teacher towards the student: `teacher = momentum * teacher + (1 - momentum) * student`."""
-        for teacher, student in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
-            teacher.lerp_(student, 1 - momentum)
+        pairs = zip(self.teacher.parameters(), self.student.parameters(), strict=True)
+        teacher, student = (list(parameters) for parameters in zip(*pairs, strict=True))
+        torch._foreach_lerp_(teacher, student, 1 - momentum)
+
+    def forget_pending_centres(self) -> None:
+        """Drop the teacher logits seen since the last update of the centres."""
+        self.dino_loss.forget_pending()
+        self.ibot_patch_loss.forget_pending()
 
     def apply_centre_update(self) -> None:
         """Let the teacher logits seen since the last call enter the centres; all ranks call it after each step."""
         self.dino_loss.apply_pending()
         self.ibot_patch_loss.apply_pending()
+
+
+def compared_views(views: int) -> Tensor:
+    """(views, 2) 1 where a student's view is compared with a teacher's global crop (paper section 3.5).
+
+    Every local crop is compared with both, every global crop with the other one.
+    """
+    pairs_st = torch.ones(views, 2)
+    pairs_st[:2] -= torch.eye(2)
+    return pairs_st
 
 
 def patch_weights(masks: Tensor) -> Tensor:

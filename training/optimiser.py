@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from pipeline.settings import Settings
 from training.model import TCoRe
@@ -66,7 +67,7 @@ def build_optimiser(model: TCoRe, settings: OptimiserSettings) -> torch.optim.Ad
             group = parameter_group(name, model.settings.backbone.depth, settings)
             groups.setdefault(group, []).append(parameter)
     described: list[dict[str, Any]] = [{"params": members, **group._asdict()} for group, members in groups.items()]
-    return torch.optim.AdamW(described, lr=0.0, betas=(settings.beta1, settings.beta2), weight_decay=0.0)
+    return torch.optim.AdamW(described, lr=0.0, betas=(settings.beta1, settings.beta2), weight_decay=0.0, fused=True)
 
 
 def apply_schedule(optimiser: torch.optim.Optimizer, values: StepValues) -> None:
@@ -85,6 +86,9 @@ def apply_schedule(optimiser: torch.optim.Optimizer, values: StepValues) -> None
 def clip_gradients(model: TCoRe, max_norm: float) -> dict[str, Tensor]:
     """Scale the gradients of each module to an L2 norm of at most `max_norm`; returns the norms before, by module."""
     modules: dict[str, nn.Module] = {"backbone": model.student.backbone, "head": model.student.dino_head}
+    if model.student.ibot_head:
+        modules["patch_head"] = model.student.ibot_head
     if model.auxiliary:
         modules["pmm"] = model.auxiliary
-    return {name: nn.utils.clip_grad_norm_(module.parameters(), max_norm) for name, module in modules.items()}
+    norms = {name: nn.utils.clip_grad_norm_(module.parameters(), max_norm) for name, module in modules.items()}
+    return {name: norm.full_tensor() if isinstance(norm, DTensor) else norm for name, norm in norms.items()}

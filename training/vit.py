@@ -10,9 +10,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from typing_extensions import Self
 
 from pipeline.settings import Settings
+from training.lean_linear import norm_linear, scaled_linear
 
 ARCHITECTURES: dict[str, dict[str, int]] = {
     "tiny": {"width": 192, "depth": 6, "heads": 3},  # half of ViT-Ti's depth, for demonstrations on CPU
@@ -77,6 +79,14 @@ class Tokens(NamedTuple):
     patches: Tensor  # (B, P, D), row-major over the grid
 
 
+class LayerScale(nn.Module):
+    """Holder of one learned factor for each channel of a residual branch."""
+
+    def __init__(self, width: int, initial: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), initial))
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with one bias-carrying projection for queries, keys and values."""
 
@@ -86,39 +96,14 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x_bnd: Tensor) -> Tensor:
-        """Map tokens (B, N, D) to (B, N, D)."""
-        b, n, d = x_bnd.shape
-        query, key, value = self.qkv(x_bnd).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(b, n, d))
-        return out
-
 
 class Mlp(nn.Module):
-    """Two linear layers with a GELU between."""
+    """Two linear layers, between which a GELU belongs."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
-
-    def forward(self, x_bnd: Tensor) -> Tensor:
-        """Map tokens (B, N, D) to (B, N, D)."""
-        out: Tensor = self.fc2(F.gelu(self.fc1(x_bnd)))
-        return out
-
-
-class LayerScale(nn.Module):
-    """One learned factor for each channel."""
-
-    def __init__(self, width: int, initial: float) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((width,), initial))
-
-    def forward(self, x_bnd: Tensor) -> Tensor:
-        """Scale the channels of (B, N, D)."""
-        return x_bnd * self.gamma
 
 
 class Block(nn.Module):
@@ -143,19 +128,26 @@ class Block(nn.Module):
                 then added with the factor B / kept, which keeps its mean over draws. None evaluates all images.
         """
         if kept is None:
-            x_bnd = x_bnd + self._attention_branch(x_bnd)
-            return x_bnd + self._mlp_branch(x_bnd)
-        for branch, index in ((self._attention_branch, kept[0]), (self._mlp_branch, kept[1])):
-            x_bnd = x_bnd.index_add(0, index, branch(x_bnd[index]), alpha=len(x_bnd) / len(index))
+            x_bnd = x_bnd + self.attention_branch(x_bnd)
+            return x_bnd + self.mlp_branch(x_bnd)
+        for branch, index in ((self.attention_branch, kept[0]), (self.mlp_branch, kept[1])):
+            added = branch(x_bnd[index]).to(x_bnd.dtype)
+            x_bnd = x_bnd.index_add(0, index, added, alpha=len(x_bnd) / len(index))
         return x_bnd
 
-    def _attention_branch(self, x_bnd: Tensor) -> Tensor:
-        out: Tensor = self.ls1(self.attn(self.norm1(x_bnd)))
-        return out
+    def attention_branch(self, x_bnd: Tensor) -> Tensor:
+        """Norm, self-attention and scale of tokens (B, N, D)."""
+        b, n, d = x_bnd.shape
+        heads = self.attn.heads
+        qkv = norm_linear(x_bnd, self.norm1, self.attn.qkv).view(b, n, 3, heads, d // heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return scaled_linear(mixed.transpose(1, 2).reshape(b, n, d), self.attn.proj, self.ls1.gamma)
 
-    def _mlp_branch(self, x_bnd: Tensor) -> Tensor:
-        out: Tensor = self.ls2(self.mlp(self.norm2(x_bnd)))
-        return out
+    def mlp_branch(self, x_bnd: Tensor) -> Tensor:
+        """Norm, MLP and scale of tokens (B, N, D)."""
+        hidden = norm_linear(x_bnd, self.norm2, self.mlp.fc1)
+        return scaled_linear(hidden, self.mlp.fc2, self.ls2.gamma, gelu=True)
 
 
 class PatchEmbed(nn.Module):
@@ -177,6 +169,8 @@ class VisionTransformer(nn.Module):
     def __init__(self, settings: VitSettings) -> None:
         super().__init__()
         self.settings = settings
+        self.recompute_blocks = False
+        """Whether blocks keep only their input and are run again in the backward pass."""
         width = settings.width
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + (settings.image_size // settings.patch_size) ** 2, width))
@@ -215,7 +209,11 @@ class VisionTransformer(nn.Module):
         registers_brd = self.register_tokens.expand(len(images), -1, -1)
         x_bnd = torch.cat([cls_b1d, registers_brd, patches_bpd + positions[:, 1:]], dim=1)
         for block in self.blocks:
-            x_bnd = block(x_bnd, self._draw_kept(x_bnd))
+            kept = self._draw_kept(x_bnd)
+            if self.recompute_blocks and torch.is_grad_enabled():
+                x_bnd = checkpoint(block, x_bnd, kept, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x_bnd = block(x_bnd, kept)
         x_bnd = self.norm(x_bnd)
         first_patch = 1 + self.settings.registers
         return Tokens(x_bnd[:, 0], x_bnd[:, 1:first_patch], x_bnd[:, first_patch:])
@@ -233,7 +231,7 @@ class VisionTransformer(nn.Module):
         return torch.cat([self.pos_embed[:, :1], resized.flatten(2).transpose(1, 2).to(self.pos_embed.dtype)], dim=1)
 
     def _draw_kept(self, x_bnd: Tensor) -> tuple[Tensor, Tensor] | None:
-        if not self.training or self.settings.drop_path == 0:
+        if not self.training or self.settings.drop_path == 0 or not len(x_bnd):
             return None
         batch = len(x_bnd)
         size = max(int(batch * (1 - self.settings.drop_path)), 1)

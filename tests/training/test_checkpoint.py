@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,19 @@ import torch
 from torch import nn
 
 from pipeline.settings import UserError
-from training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from training.checkpoint import (
+    STATE,
+    Content,
+    checkpoints,
+    newest_usable,
+    outdated,
+    read_checkpoint,
+    restore,
+    save_checkpoint,
+    state_shapes,
+)
+
+CONFIG = {"a": 1}
 
 
 def state(width: int = 4, seed: int = 0) -> tuple[nn.Linear, torch.optim.Optimizer]:
@@ -18,22 +31,50 @@ def state(width: int = 4, seed: int = 0) -> tuple[nn.Linear, torch.optim.Optimiz
     return model, optimiser
 
 
+def save(folder: Path, step: int = 5, seed: int = 0) -> Path:
+    return save_checkpoint(folder, step, *state(seed=seed), CONFIG, keep=9)
+
+
+def read(path: Path) -> Content:
+    return read_checkpoint(path, CONFIG, state_shapes(state()[0]))
+
+
 def test_round_trip_restores_model_optimiser_and_step(tmp_path: Path) -> None:
     model, optimiser = state(seed=1)
-    path = save_checkpoint(tmp_path, 30, model, optimiser, {"a": 1}, keep=2)
+    path = save_checkpoint(tmp_path, 30, model, optimiser, CONFIG, keep=2)
     other, other_optimiser = state(seed=2)
-    assert load_checkpoint(path, other, other_optimiser) == 30
+    content = read(path)
+    restore(content, other, other_optimiser)
+    assert content.step == 30
     assert torch.equal(model.weight, other.weight)
-    ours, theirs = (o.state_dict()["state"][0]["exp_avg"] for o in (optimiser, other_optimiser))
-    assert torch.equal(ours, theirs)
+    for name in ("exp_avg", "exp_avg_sq", "step"):
+        ours, theirs = (o.state_dict()["state"][0][name] for o in (optimiser, other_optimiser))
+        assert torch.equal(ours, theirs)
 
 
-def test_newest_are_kept_and_unfinished_ones_not_seen(tmp_path: Path) -> None:
-    for step in (5, 10, 15):
-        save_checkpoint(tmp_path, step, *state(), {}, keep=2)
-    (tmp_path / "checkpoints" / ".tmp-step-00000020-1").mkdir()
+def test_restored_state_reaches_an_optimiser_that_has_made_no_step(tmp_path: Path) -> None:
+    path = save(tmp_path, seed=1)
+    model = nn.Linear(4, 2)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.25)
+    restore(read(path), model, optimiser)
+    expected = state(seed=1)[1].state_dict()["state"]
+    assert all(torch.equal(optimiser.state_dict()["state"][i]["exp_avg"], expected[i]["exp_avg"]) for i in (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("keep", "every", "removed"), [(2, None, [2, 4, 6]), (1, 4, [2, 6]), (9, None, []), (2, 5, [2, 4, 6])]
+)
+def test_the_newest_and_every_so_manieth_are_kept(keep: int, every: int | None, removed: list[int]) -> None:
+    assert outdated([2, 4, 6, 8, 10], keep, every) == removed
+
+
+def test_old_ones_are_removed_and_unfinished_ones_not_seen(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / ".tmp-step-00000004-1").mkdir(parents=True)
+    for step in (5, 10, 15, 20):
+        save_checkpoint(tmp_path, step, *state(), CONFIG, keep=2, keep_every=10)
     (tmp_path / "checkpoints" / "step-00000025").mkdir()
-    assert [path.name for path in checkpoints(tmp_path)] == ["step-00000010", "step-00000015"]
+    assert [path.name[-2:] for path in checkpoints(tmp_path)] == ["10", "15", "20"]
+    assert not list((tmp_path / "checkpoints").glob(".tmp-*"))
 
 
 def test_interrupted_save_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,19 +83,41 @@ def test_interrupted_save_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(torch, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(tmp_path, 5, *state(), {}, keep=2)
+        save(tmp_path)
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimiser.pt", "state.json"])
-def test_damaged_checkpoint_is_named(tmp_path: Path, name: str) -> None:
-    path = save_checkpoint(tmp_path, 5, *state(), {}, keep=2)
-    (path / name).write_bytes((path / name).read_bytes()[:7])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimiser.pt", "state.json", "config.json"])
+@pytest.mark.parametrize("how", ["torn", "zeroed", "absent"])
+def test_damaged_checkpoint_is_named(tmp_path: Path, name: str, how: str) -> None:
+    path = save(tmp_path)
+    content = bytearray((path / name).read_bytes())
+    content[-9:] = b"" if how == "torn" else bytes(9)
+    (path / name).unlink()
+    if how != "absent":
+        (path / name).write_bytes(content)
     with pytest.raises(UserError, match="step-00000005 is damaged"):
-        load_checkpoint(path, *state())
+        read(path)
 
 
-def test_checkpoint_of_another_model_is_named(tmp_path: Path) -> None:
-    path = save_checkpoint(tmp_path, 5, *state(), {}, keep=2)
-    with pytest.raises(UserError, match="does not fit this configuration"):
-        load_checkpoint(path, *state(width=5))
+def test_checkpoint_of_another_run_or_model_is_named(tmp_path: Path) -> None:
+    path = save(tmp_path)
+    with pytest.raises(UserError, match="step-00000005 is of a run with other settings: a = 1 there, 2 here"):
+        read_checkpoint(path, {"a": 2}, state_shapes(state()[0]))
+    with pytest.raises(UserError, match=r"step-00000005 does not fit the model \(weight and 0 more\)"):
+        read_checkpoint(path, CONFIG, state_shapes(state(width=5)[0]))
+
+
+def test_the_newest_usable_one_is_taken(tmp_path: Path) -> None:
+    shapes = state_shapes(state()[0])
+    assert newest_usable([], CONFIG, shapes) == (None, [])
+    paths = [save(tmp_path, step) for step in (5, 10, 15)]
+    (paths[2] / STATE).write_text(json.dumps({"step": 15}))
+    content, refused = newest_usable(checkpoints(tmp_path), CONFIG, shapes)
+    assert content is not None
+    assert content.step == 10
+    assert [("step-00000015" in reason) for reason in refused] == [True]
+    for path in paths:
+        (path / STATE).write_text("{}")
+    with pytest.raises(UserError, match="no checkpoint can be used"):
+        newest_usable(checkpoints(tmp_path), CONFIG, shapes)

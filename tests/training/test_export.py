@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,16 +10,21 @@ from pipeline.settings import UserError, parse_command
 from tests.training.recorded import TINY_MODEL, recorded, recorded_backbone, recorded_model
 from training.export import ExportCommand, export
 from training.vit import VitSettings, random_backbone
-from training.weights import load_backbone, read_card, save_backbone
+from training.weights import backbone_sha256, load_backbone, read_card, save_backbone
 
 
 def write_checkpoint(folder: Path, prefix: str = "") -> Path:
-    checkpoint = folder / "step-00000007"
-    checkpoint.mkdir()
+    checkpoint = folder / "run" / "checkpoints" / "step-00000007"
+    checkpoint.mkdir(parents=True)
     state = recorded_model().state_dict()
     save_file({prefix + name: tensor.contiguous() for name, tensor in state.items()}, checkpoint / "model.safetensors")
-    config = {"model": TINY_MODEL.model_dump(mode="json"), "train": {"seed": 5}}
+    data = {"shards": "/secret/place", "neighbours": "/secret/too", "seed": 3}
+    config: dict[str, Any] = {"model": TINY_MODEL.model_dump(mode="json"), "train": {"seed": 5}, "data": data}
+    config |= {"preset": "paper-tiny", "dataset_hash": "abc"}
     (checkpoint / "config.json").write_text(json.dumps(config))
+    (checkpoint / "state.json").write_text(json.dumps({"step": 7}))
+    lines = [{"step": step, "loss/total": 9.0 - step, "schedule/lr": 1} for step in (5, 7, 9)]
+    (folder / "run" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return checkpoint
 
 
@@ -34,7 +40,12 @@ def test_an_exported_backbone_gives_the_features_of_the_checkpoint(tmp_path: Pat
         expected = recorded_backbone(f"{part}.backbone.")(image).patches
         assert torch.equal(load_backbone(out)(image).patches, expected)
     card = read_card(out)
-    assert (card["part"], card["checkpoint"], card["config"]["train"]) == (part, "step-00000007", {"seed": 5})
+    assert (card["part"], card["steps"], card["preset"], card["dataset_hash"]) == (part, 7, "paper-tiny", "abc")
+    assert card["config"]["train"] == {"seed": 5}
+    assert card["config"]["data"] == {"seed": 3}
+    assert card["logged"] == {"step": 7, "loss/total": 2.0}
+    assert card["weights_sha256"] == backbone_sha256(load_backbone(out))
+    assert b"secret" not in out.read_bytes()
 
 
 def test_an_incomplete_checkpoint_is_refused_and_nothing_is_written(tmp_path: Path) -> None:

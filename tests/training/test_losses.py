@@ -1,28 +1,146 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from benchmarks import plain
 from tests.training.recorded import assert_near, recorded
-from training.losses import cls_losses, cross_entropy, koleo_loss, patch_loss, squeeze_loss, teacher_targets
+from training import losses
+from training.losses import Comparison, Prototypes, Teacher, koleo_loss, prototype_losses
+from training.model import compared_views
+
+VIEWS, CLIPS, FRAMES, PATCHES, WIDTH, K = 5, 4, 2, 7, 6, 23
+STUDENT, TEACHER = 0.1, 0.05
 
 
-@pytest.fixture
-def step() -> dict[str, Tensor]:
-    return recorded("train_step")
+def unit_rows(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(*shape, WIDTH, generator=generator, dtype=torch.float64), dim=-1).to(dtype)
 
 
-def test_targets_are_the_recorded_ones(step: dict[str, Tensor]) -> None:
-    state, temperature = recorded("train_step_state"), step["hp/teacher_temp"].item()
-    cls = teacher_targets(step["out/head/teacher/cls_swapped"], state["dino_loss.center"], temperature)
+class Problem:
+    """Random rows, prototypes and centres."""
+
+    def __init__(self, frames: int = FRAMES, patches: int = PATCHES, dtype: torch.dtype = torch.float64) -> None:
+        self.cls = unit_rows(VIEWS, CLIPS, seed=1, dtype=dtype).requires_grad_()
+        self.patches = unit_rows(frames, patches, seed=2, dtype=dtype).requires_grad_()
+        self.teacher_cls = unit_rows(2, CLIPS, seed=3, dtype=dtype)
+        self.teacher_patches = unit_rows(1, patches, seed=4, dtype=dtype)
+        draw = torch.Generator().manual_seed(5)
+        self.g, self.v, self.teacher_g, self.teacher_v, self.centres, self.weights = (
+            torch.randn(*shape, generator=draw, dtype=torch.float64).to(dtype)
+            for shape in ((K, 1), (K, WIDTH), (K, 1), (K, WIDTH), (2, K), (patches,))
+        )
+        self.leaves = {"g": self.g, "v": self.v, "cls": self.cls, "patches": self.patches}
+        for leaf in self.leaves.values():
+            leaf.requires_grad_()
+
+    def lean(self, squeeze: float = 20.0) -> losses.PrototypeLosses:
+        prototypes = Prototypes(self.teacher_g, self.teacher_v)
+        per_clip = torch.full((CLIPS,), 1 / (CLIPS * (2 * VIEWS - 2)), dtype=self.g.dtype)
+        return prototype_losses(
+            Prototypes(self.g, self.v),
+            STUDENT,
+            self.cls,
+            Comparison(
+                Teacher(self.teacher_cls, prototypes, self.centres[0], TEACHER), per_clip, compared_views(VIEWS)
+            ),
+            self.patches,
+            Comparison(Teacher(self.teacher_patches, prototypes, self.centres[1], TEACHER), self.weights),
+            squeeze,
+        )
+
+    def plain(self, squeeze: float = 20.0) -> dict[str, Tensor]:
+        student = self.g * self.v / self.v.norm(dim=1, keepdim=True)
+        teacher = self.teacher_g * self.teacher_v / self.teacher_v.norm(dim=1, keepdim=True)
+        cls_targets = plain.teacher_targets(self.teacher_cls @ teacher.T, self.centres[0], TEACHER)
+        patch_targets = plain.teacher_targets(self.teacher_patches[0] @ teacher.T, self.centres[1], TEACHER)
+        logits, patch_logits = self.cls @ student.T, self.patches @ student.T
+        local, global_ = plain.cls_losses(cls_targets, logits[:2], logits[2:], STUDENT)
+        frames = [plain.patch_loss(patch_targets, part, self.weights, 1, STUDENT) for part in patch_logits]
+        squeezed = squeeze * plain.squeeze_loss(patch_logits[0], patch_logits[-1])
+        return {
+            "local": local,
+            "global": global_,
+            "squeeze": squeezed,
+            "total": local + global_ + sum(frames) + squeezed,
+        }
+
+
+def gradients(total: Tensor, problem: Problem) -> dict[str, Tensor]:
+    return dict(zip(problem.leaves, torch.autograd.grad(total, tuple(problem.leaves.values())), strict=True))
+
+
+@pytest.mark.parametrize("rows_in_a_chunk", [1, 3, 1000])
+@pytest.mark.parametrize("frames", [1, 2])
+def test_value_and_gradients_are_those_of_k_wide_logits(
+    rows_in_a_chunk: int, frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(losses.CHUNK, "cpu", rows_in_a_chunk * K)
+    monkeypatch.setattr(losses, "GRAM_ROWS", 5)
+    problem = Problem(frames)
+    squeeze = 20.0 if frames == 2 else 0.0
+    lean, expected = problem.lean(squeeze), problem.plain(squeeze)
+    torch.testing.assert_close(lean.total, expected["total"], rtol=1e-12, atol=0)
+    torch.testing.assert_close(lean.cls_s[2:].sum(), expected["local"], rtol=1e-12, atol=0)
+    torch.testing.assert_close(lean.cls_s[:2].sum(), expected["global"], rtol=1e-12, atol=0)
+    torch.testing.assert_close(lean.squeeze, expected["squeeze"], rtol=1e-11, atol=0)
+    ours, theirs = gradients(3 * lean.total, problem), gradients(3 * expected["total"], problem)
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_entropies_are_the_means_over_the_targets() -> None:
+    problem = Problem()
+    teacher = problem.teacher_g * problem.teacher_v / problem.teacher_v.norm(dim=1, keepdim=True)
+    for rows, centre, found in (
+        (problem.teacher_cls, problem.centres[0], problem.lean().cls_entropy),
+        (problem.teacher_patches, problem.centres[1], problem.lean().patch_entropy),
+    ):
+        targets = plain.teacher_targets(rows @ teacher.T, centre, TEACHER)
+        torch.testing.assert_close(found, -(targets * targets.log()).sum(-1).mean())
+
+
+def test_nothing_k_wide_is_kept_for_the_backward_pass() -> None:
+    problem = Problem(patches=40)
+    node: Any = problem.lean().total.grad_fn
+    assert node.saved_tensors == ()
+    shapes = [tuple(tensor.shape) for tensor in node.gradients]
+    assert shapes == [tuple(leaf.shape) for leaf in problem.leaves.values()]
+
+
+def test_inside_autocast_all_but_the_products_stays_in_float32() -> None:
+    problem = Problem(dtype=torch.float32)
+    expected = gradients(problem.lean().total, problem)
+    with torch.autocast("cpu", torch.bfloat16):
+        lean = problem.lean()
+    assert lean.total.dtype == torch.float32
+    torch.testing.assert_close(lean.total, problem.lean().total, rtol=2e-2, atol=0)
+    assert torch.equal(lean.squeeze, problem.lean().squeeze)  # small differences of logits need all digits
+    for name, gradient in gradients(lean.total, problem).items():
+        assert gradient.dtype == torch.float32
+        assert_near(gradient, expected[name], 3e-2)
+
+
+def test_no_masked_patch_costs_nothing() -> None:
+    problem = Problem(patches=0)
+    lean = problem.lean()
+    assert lean.patches_s.tolist() == [0, 0]
+    assert lean.squeeze.item() == lean.patch_entropy.item() == 0
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients(lean.total, problem).values())
+
+
+def test_plain_forms_are_the_recorded_ones() -> None:
+    step, state = recorded("train_step"), recorded("train_step_state")
+    temperature = step["hp/teacher_temp"].item()
+    cls = plain.teacher_targets(step["out/head/teacher/cls_swapped"], state["dino_loss.center"], temperature)
     assert_near(cls.reshape(2, 3, 256), step["out/teacher_cls_probs"], 1e-5)
-    patches = teacher_targets(step["out/head/teacher/patch"], state["ibot_patch_loss.center"][0], temperature)
+    patches = plain.teacher_targets(step["out/head/teacher/patch"], state["ibot_patch_loss.center"][0], temperature)
     assert_near(patches, step["out/teacher_patch_probs"], 1e-5)
-
-
-def test_cls_losses_are_the_recorded_ones(step: dict[str, Tensor]) -> None:
-    local, global_ = cls_losses(
+    local, global_ = plain.cls_losses(
         step["out/teacher_cls_probs"].flip(0),
         step["out/head/student/global_cls"].reshape(2, 3, 256),
         step["out/head/student/local_cls"].reshape(3, 3, 256),
@@ -30,30 +148,15 @@ def test_cls_losses_are_the_recorded_ones(step: dict[str, Tensor]) -> None:
     )
     assert local.item() == pytest.approx(step["out/loss/dino_local"].item(), rel=1e-5)
     assert global_.item() == pytest.approx(step["out/loss/dino_global"].item(), rel=1e-5)
+    logits = [step[f"out/head/student/{frame}_patch"] for frame in ("past", "future")]
+    for frame, part in zip(("past", "future"), logits, strict=True):
+        loss = plain.patch_loss(step["out/teacher_patch_probs"], part, step["in/masks_weight"], 6, 0.1)
+        assert loss.item() == pytest.approx(step[f"out/loss/rec_{frame}"].item(), rel=1e-5)
+    assert plain.squeeze_loss(*logits).item() == pytest.approx(step["out/loss/squeeze_mse"].item(), rel=1e-5)
 
 
-def test_cls_losses_are_the_mean_over_all_compared_pairs() -> None:
-    targets, global_, local = (torch.randn(n, 5, 11).double() for n in (2, 2, 4))
-    targets = targets.softmax(-1)
-    pairs = [(targets[t], local[i]) for i in range(4) for t in range(2)]
-    pairs += [(targets[1], global_[0]), (targets[0], global_[1])]
-    expected = sum(-(p * (z / 0.1).log_softmax(-1)).sum(-1).mean() for p, z in pairs) / 10
-    torch.testing.assert_close(sum(cls_losses(targets, global_, local, 0.1)), expected)
-
-
-@pytest.mark.parametrize("frame", ["past", "future"])
-def test_patch_loss_is_the_recorded_one(step: dict[str, Tensor], frame: str) -> None:
-    logits = step[f"out/head/student/{frame}_patch"]
-    loss = patch_loss(step["out/teacher_patch_probs"], logits, step["in/masks_weight"], 6, 0.1)
-    assert loss.item() == pytest.approx(step[f"out/loss/rec_{frame}"].item(), rel=1e-5)
-
-
-def test_squeeze_loss_is_the_recorded_one(step: dict[str, Tensor]) -> None:
-    loss = squeeze_loss(step["out/head/student/past_patch"], step["out/head/student/future_patch"])
-    assert loss.item() == pytest.approx(step["out/loss/squeeze_mse"].item(), rel=1e-5)
-
-
-def test_koleo_is_the_recorded_one(step: dict[str, Tensor]) -> None:
+def test_koleo_is_the_recorded_one() -> None:
+    step = recorded("train_step")
     first, second = step["out/student/global/cls"].chunk(2)
     loss = 0.1 * (koleo_loss(first) + koleo_loss(second))
     assert loss.item() == pytest.approx(step["out/loss/koleo_weighted"].item(), rel=1e-5)
@@ -66,23 +169,9 @@ def test_koleo_of_points_on_a_circle_is_minus_the_log_of_the_chord() -> None:
 
 
 @pytest.mark.parametrize("rows", [torch.ones(1, 4), torch.ones(3, 4), torch.zeros(3, 4)])
-def test_koleo_and_its_gradient_stay_finite_for_one_row_and_for_equal_rows(rows: Tensor) -> None:
+def test_koleo_and_its_gradient_stay_finite_for_one_row_and_for_equal_rows(rows: Any) -> None:
     features = rows.clone().requires_grad_()
     loss = koleo_loss(features)
     (gradient,) = torch.autograd.grad(loss, features)
     assert torch.isfinite(loss)
     assert torch.isfinite(gradient).all()
-
-
-def test_cross_entropy_is_least_at_the_targets_and_then_their_entropy() -> None:
-    logits = torch.randn(6, 9)
-    targets = (logits / 0.1).softmax(-1)
-    entropy = -(targets * targets.log()).nan_to_num().sum(-1)
-    torch.testing.assert_close(cross_entropy(targets, logits, 0.1), entropy)
-    assert (cross_entropy(targets, torch.randn(6, 9), 0.1) > entropy).all()
-
-
-def test_no_masked_patch_costs_nothing() -> None:
-    nothing = torch.zeros(0, 9)
-    assert patch_loss(nothing, nothing, torch.zeros(0), 6, 0.1).item() == 0
-    assert squeeze_loss(nothing, nothing).item() == 0

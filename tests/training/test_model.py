@@ -34,7 +34,7 @@ OFFICIAL_TERMS = {
 def take_step(model: TCoRe, optimiser: torch.optim.Optimizer, views: Batch, values: StepValues, clip: float) -> Any:
     apply_schedule(optimiser, values)
     optimiser.zero_grad()
-    terms = model(views, values.teacher_temperature)
+    terms = model(views, values.teacher_temperature).terms
     terms["total"].backward()
     norms = clip_gradients(model, clip)
     optimiser.step()
@@ -46,7 +46,7 @@ def take_step(model: TCoRe, optimiser: torch.optim.Optimizer, views: Batch, valu
 @pytest.fixture(scope="module")
 def gradients() -> dict[str, Tensor]:
     model = recorded_model()
-    model(recorded_views(), TEMPERATURE)["total"].backward()
+    model(recorded_views(), TEMPERATURE).terms["total"].backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -78,11 +78,17 @@ def test_tokens_of_every_view_are_the_recorded_ones(view: str) -> None:
         assert_near(part, step[f"out/{view}/{name}"], 1e-5)
 
 
-def test_targets_are_the_recorded_ones() -> None:
-    step, views = recorded("train_step"), recorded_views()
-    targets = recorded_model().targets(views.global_crops, views.masks, TEMPERATURE)
-    assert_near(targets.cls_2bk.flip(0), step["out/teacher_cls_probs"], 1e-4)
-    assert_near(targets.patches_mk, step["out/teacher_patch_probs"], 1e-4)
+def test_teacher_rows_give_the_recorded_logits_and_centre_update() -> None:
+    step, views, model = recorded("train_step"), recorded_views(), recorded_model()
+    rows = model.teacher_rows(views.global_crops, views.masks)
+    weight = model.teacher.dino_head.last_layer.weight
+    swapped = (rows.cls_2bd.flip(0) @ weight.T).flatten(0, 1)
+    assert_near(swapped, step["out/head/teacher/cls_swapped"], 1e-4)
+    assert_near(rows.patches_md @ weight.T, step["out/head/teacher/patch"], 1e-4)
+    before = model.dino_loss.center.clone()
+    model.apply_centre_update()
+    moved = 0.9 * before + 0.1 * step["out/head/teacher/cls_swapped"].mean(dim=0)
+    assert_near(model.dino_loss.center, moved, 1e-5)
 
 
 def test_restored_patches_are_the_recorded_rows_of_the_masked_places() -> None:
@@ -94,7 +100,7 @@ def test_restored_patches_are_the_recorded_rows_of_the_masked_places() -> None:
 
 def test_losses_are_the_recorded_ones() -> None:
     step = recorded("train_step")
-    terms = recorded_model()(recorded_views(), TEMPERATURE)
+    terms = recorded_model()(recorded_views(), TEMPERATURE).terms
     assert terms.keys() == {*OFFICIAL_TERMS, "total"}
     for name, (official, weight) in OFFICIAL_TERMS.items():
         assert terms[name].item() == pytest.approx(weight * step[f"out/loss/{official}"].item(), rel=1e-5), name
@@ -116,7 +122,7 @@ def test_state_after_one_step_is_the_recorded_one() -> None:
     state = model.state_dict()
     assert state.keys() == after.keys()
     for name, tensor in state.items():
-        assert_near(without_key_biases(name, tensor), without_key_biases(name, after[name]), 2e-5)
+        assert_near(without_key_biases(name, tensor), without_key_biases(name, after[name]), 1e-4)
 
 
 def test_eight_steps_follow_the_recorded_trajectory() -> None:
@@ -160,9 +166,9 @@ def clips(views: Batch, chosen: list[int]) -> Batch:
 def test_the_mean_over_micro_batches_is_the_global_batch() -> None:
     whole, split = (recorded_model(TINY_MODEL.model_copy(update={"loss": LossSettings(koleo=0)})) for _ in range(2))
     views = recorded_views()
-    expected = whole(views, TEMPERATURE)
+    expected = whole(views, TEMPERATURE).terms
     expected["total"].backward()
-    parts = [split(clips(views, [clip]), TEMPERATURE) for clip in range(3)]
+    parts = [split(clips(views, [clip]), TEMPERATURE).terms for clip in range(3)]
     for name, value in expected.items():
         mean = torch.stack([part[name] for part in parts]).mean()
         torch.testing.assert_close(mean, value, rtol=1e-5, atol=1e-7)
@@ -180,7 +186,7 @@ def test_the_mean_over_micro_batches_is_the_global_batch() -> None:
 
 def test_one_auxiliary_frame_has_one_reconstruction_and_no_squeeze() -> None:
     views = recorded_views()
-    terms = recorded_model()(replace(views, auxiliary=views.auxiliary[1:]), TEMPERATURE)
+    terms = recorded_model()(replace(views, auxiliary=views.auxiliary[1:]), TEMPERATURE).terms
     assert terms.keys() == {"cls_local", "cls_global", "koleo", "reconstruction_1", "total"}
     expected = 0.8 * recorded("train_step")["out/loss/rec_future"].item()
     assert terms["reconstruction_1"].item() == pytest.approx(expected, rel=1e-5)
@@ -188,7 +194,7 @@ def test_one_auxiliary_frame_has_one_reconstruction_and_no_squeeze() -> None:
 
 def test_squeeze_weight_zero_leaves_the_term_out() -> None:
     model = recorded_model(TINY_MODEL.model_copy(update={"loss": LossSettings(squeeze=0)}))
-    terms = model(recorded_views(), TEMPERATURE)
+    terms = model(recorded_views(), TEMPERATURE).terms
     assert "squeeze" not in terms
     expected = recorded("train_step")["out/loss/total"] - 20 * recorded("train_step")["out/loss/squeeze_mse"]
     assert terms["total"].item() == pytest.approx(expected.item(), rel=1e-5)
@@ -197,7 +203,7 @@ def test_squeeze_weight_zero_leaves_the_term_out() -> None:
 def test_without_auxiliary_branch_the_students_own_patches_are_compared() -> None:
     model = recorded_model(TINY_MODEL.model_copy(update={"auxiliary_branch": False}))
     views = replace(recorded_views(), auxiliary=())
-    terms = model(views, TEMPERATURE)
+    terms = model(views, TEMPERATURE).terms
     assert terms.keys() == {"cls_local", "cls_global", "koleo", "patch", "total"}
     step = recorded("train_step")
     logits = model.student.dino_head(step["out/student/global/patch"][views.masks])
@@ -215,9 +221,11 @@ def test_a_batch_for_another_model_is_refused(auxiliary_branch: bool, frames: in
         model(replace(views, auxiliary=views.auxiliary[:1] * frames), TEMPERATURE)
 
 
-def test_a_batch_without_masks_trains_all_parameters() -> None:
-    model, views = recorded_model(), recorded_views()
-    terms = model(replace(views, masks=torch.zeros_like(views.masks), masked_share=0.0), TEMPERATURE)
+@pytest.mark.parametrize("drop_path", [0, 0.5])
+def test_a_batch_without_masks_trains_all_parameters(drop_path: float) -> None:
+    backbone = TINY_MODEL.backbone.model_copy(update={"drop_path": drop_path})
+    model, views = recorded_model(TINY_MODEL.model_copy(update={"backbone": backbone})), recorded_views()
+    terms = model(replace(views, masks=torch.zeros_like(views.masks), masked_share=0.0), TEMPERATURE).terms
     terms["total"].backward()
     assert terms["reconstruction_1"].item() == terms["squeeze"].item() == 0
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
@@ -251,3 +259,39 @@ def test_weights_of_masked_patches_sum_to_the_number_of_masked_crops() -> None:
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
     with pytest.raises(ValueError, match=r"pmm\.heads = 7 must divide backbone\.width = 384"):
         TCoReSettings.model_validate({"pmm": {"heads": 7}})
+
+
+def test_separate_heads_that_are_equal_compute_what_one_head_does() -> None:
+    shared, split = recorded_model(), TCoRe(TINY_MODEL.model_copy(update={"separate_heads": True}))
+    state = shared.state_dict()
+    state |= {name.replace("dino_head", "ibot_head"): tensor for name, tensor in state.items() if "dino_head" in name}
+    split.load_state_dict(state)
+    outputs = [model(recorded_views(), TEMPERATURE) for model in (shared, split)]
+    for name, term in outputs[0].terms.items():
+        torch.testing.assert_close(outputs[1].terms[name], term)
+    torch.testing.assert_close(outputs[1].seen, outputs[0].seen)
+    for part in outputs:
+        part.terms["total"].backward()
+    for name, parameter in shared.student.dino_head.named_parameters():
+        first, second = (split.get_parameter(f"student.{head}.{name}").grad for head in ("dino_head", "ibot_head"))
+        assert first is not None
+        assert second is not None
+        assert parameter.grad is not None
+        assert first.norm() > 0
+        assert second.norm() > 0
+        torch.testing.assert_close(first + second, parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_an_unaligned_teacher_sees_the_auxiliary_frame() -> None:
+    plain, other = (
+        recorded_model(TINY_MODEL.model_copy(update={"auxiliary_branch": False, "teacher_sees": seen}))
+        for seen in ("current", "auxiliary")
+    )
+    views = recorded_views()
+    swapped = other(replace(views, auxiliary=views.auxiliary[:1]), TEMPERATURE)
+    expected = other.teacher_rows(views.auxiliary[0], views.masks)
+    assert not torch.allclose(expected.cls_2bd, other.teacher_rows(views.global_crops, views.masks).cls_2bd)
+    same = other(replace(views, auxiliary=(views.global_crops,)), TEMPERATURE)
+    aligned = plain(replace(views, auxiliary=()), TEMPERATURE)
+    assert same.terms["total"].item() == pytest.approx(aligned.terms["total"].item(), rel=1e-6)
+    assert swapped.terms["cls_local"].item() != pytest.approx(aligned.terms["cls_local"].item(), rel=1e-3)

@@ -1,26 +1,30 @@
-"""Short real runs through `accelerate launch`."""
+"""Short real runs: forked from a process that has everything imported, and a few through the launchers."""
 
+import json
 import math
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.reader.loader import ReaderSettings
-from pipeline.settings import UserError
 from tests.processes import heed_ctrl_c, left_in_session
-from training.checkpoint import checkpoints
+from tests.training.lives import Lives, lives
+from training.checkpoint import STATE, checkpoints
+from training.interrupt import INTERRUPTED_STATUS, REQUEUE_STATUS
 from training.metrics import read_metrics
 from training.model import TCoRe, TCoReSettings
-from training.pretrain import PretrainCommand, check_finite, check_run_folder, check_shapes
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -46,14 +50,12 @@ SMALL = {
 }
 
 
-def launch_command(options: Mapping[str, object], processes: int = 1) -> list[str]:
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1"]
-    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_processes", str(processes)]
+LAUNCH = ("--cpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
+
+
+def launch_command(options: Mapping[str, object], processes: int = 1, module: str = "training.launch") -> list[str]:
+    launcher = [sys.executable, "-m", module, *LAUNCH, "--num_processes", str(processes)]
     return [*launcher, "training/pretrain.py", *(f"--{key}={value}" for key, value in options.items())]
-
-
-def launch(options: Mapping[str, object], processes: int = 1) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(launch_command(options, processes), cwd=ROOT, capture_output=True, text=True)
 
 
 def small(shards: Path, out: Path, **options: object) -> dict[str, object]:
@@ -65,22 +67,41 @@ def losses(run: Path) -> dict[int, float]:
     return {line["step"]: line["loss/total"] for line in read_metrics(run)}
 
 
+def final_state(run: Path) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = load_file(checkpoints(run)[-1] / "model.safetensors")
+    return tensors
+
+
+def assert_same_run(run: Path, other: Path) -> None:
+    """Two runs have the same losses and end with the same weights, bit for bit."""
+    assert losses(run) == losses(other)
+    ours, theirs = final_state(run), final_state(other)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+
+
 def random_start() -> dict[str, torch.Tensor]:
     """The state that a small run begins with."""
-    model = {key.removeprefix("model."): value for key, value in SMALL.items() if key.startswith("model.")}
     nested: dict[str, Any] = {"backbone": {}, "head": {}, "pmm": {}}
-    for key, value in model.items():
-        part, _, name = key.partition(".")
-        nested[part][name] = value
+    for key, value in SMALL.items():
+        if key.startswith("model."):
+            _, part, name = key.split(".")
+            nested[part][name] = value
     torch.manual_seed(0)
     return TCoRe(TCoReSettings.model_validate(nested)).state_dict()
 
 
 @pytest.fixture(scope="module")
-def undisturbed(clip_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trainer() -> Iterator[Lives]:
+    with lives() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def undisturbed(trainer: Lives, clip_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "undisturbed"
-    done = launch(small(clip_dataset, out))
-    assert done.returncode == 0, done.stderr
+    status, said = trainer.run(small(clip_dataset, out))
+    assert status == 0, said
     return out
 
 
@@ -91,59 +112,163 @@ def test_a_run_leaves_what_it_should(undisturbed: Path) -> None:
     terms = [value for key, value in line.items() if key.startswith("loss/") and key != "loss/total"]
     assert line["loss/total"] == pytest.approx(sum(terms), rel=1e-5)
     assert {"loss/reconstruction_1", "loss/reconstruction_2", "loss/squeeze", "loss/koleo"} < set(line)
+    assert 0 < line["target_entropy/cls"] < math.log(64)
+    assert 0 < line["target_entropy/patches"] < math.log(64)
+    assert 1 <= line["features/effective_rank"] <= 8
+    assert line["centre_norm/cls"] > 0
+    assert line["centre_norm/patches"] > 0
     assert list((undisturbed / "tensorboard").rglob("events*"))
-    tensors = load_file(checkpoints(undisturbed)[-1] / "model.safetensors")
-    assert tensors["dino_loss.center"].abs().sum() > 0
+    tensors = final_state(undisturbed)
     student, teacher = (tensors[f"{part}.backbone.blocks.0.mlp.fc1.weight"] for part in ("student", "teacher"))
     start = random_start()["teacher.backbone.blocks.0.mlp.fc1.weight"]
     assert 0 < (teacher - start).norm() < (student - start).norm()
 
 
-def test_killed_run_continues_to_the_same_weights(undisturbed: Path, clip_dataset: Path, tmp_path: Path) -> None:
-    out = tmp_path / "killed"
-    job = subprocess.Popen(
-        launch_command(small(clip_dataset, out)),
-        cwd=ROOT,
-        start_new_session=True,
-        preexec_fn=heed_ctrl_c,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+def test_twenty_kills_lose_nothing(trainer: Lives, clip_dataset: Path, tmp_path: Path) -> None:
+    options = {"train.epochs": 3, "train.checkpoint_every": 2}
+    started = time.monotonic()
+    assert trainer.run(small(clip_dataset, tmp_path / "whole", **options))[0] == 0
+    longest = time.monotonic() - started
+    moments, kills, round_number, reached = random.Random(0), 0, 0, 0
+    while kills < 20:
+        out = tmp_path / f"killed-{round_number}"
+        status, said = trainer.run(
+            small(clip_dataset, out, **options), signal.SIGKILL, after_s=moments.uniform(0.1, 0.6) * longest
+        )
+        assert status in (0, -signal.SIGKILL), said
+        kills += status != 0
+        newest = checkpoints(out)[-1:] or [out / "step-00000000"]
+        step = int(newest[0].name[-8:])
+        assert step >= reached  # a checkpoint that was there still is, or a newer one
+        assert "refused" not in said
+        reached = step
+        if status == 0:
+            assert_same_run(out, tmp_path / "whole")
+            round_number, reached = round_number + 1, 0
+    out = tmp_path / f"killed-{round_number}"
+    assert trainer.run(small(clip_dataset, out, **options))[0] == 0
+    assert_same_run(out, tmp_path / "whole")
+    assert [path.name for path in (out / "checkpoints").iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_saves_the_step_and_the_run_goes_on_as_if_nothing_had_been(
+    number: signal.Signals, trainer: Lives, undisturbed: Path, clip_dataset: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    options = small(clip_dataset, out, **{"train.checkpoint_every": 100, "train.maps_every": 4})
+    status, said = trainer.run(options, number, at_file=out / "metrics.jsonl")
+    assert status == (INTERRUPTED_STATUS if number == signal.SIGINT else REQUEUE_STATUS), said
+    (saved,) = checkpoints(out)
+    assert f"interrupted after step {int(saved.name[-8:])}, which is saved" in said
+    assert trainer.run(options)[0] == 0
+    assert_same_run(out, undisturbed)
+    assert len(list((out / "attention" / "step-00000012").glob("*.png"))) == 4  # drawn, and no draw was disturbed
+
+
+def test_a_torn_and_a_foreign_checkpoint_are_refused_by_name_and_the_one_before_is_used(
+    trainer: Lives, undisturbed: Path, clip_dataset: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    older, newest = checkpoints(out)
+    (newest / "optimiser.pt").write_bytes((newest / "optimiser.pt").read_bytes()[:-1000])
+    foreign = out / "checkpoints" / "step-00000010"
+    shutil.copytree(older, foreign)
+    (foreign / "config.json").write_text((older / "config.json").read_text().replace('"epochs": 2', '"epochs": 3'))
+    state = json.loads((foreign / STATE).read_text())
+    del state["sha256"]["config.json"]
+    (foreign / STATE).write_text(json.dumps(state))
+    status, said = trainer.run(small(clip_dataset, out))
+    assert status == 0
+    assert "step-00000012 is damaged (optimiser.pt is not what was written)" in said
+    assert "step-00000010 is of a run with other settings: train.epochs = 3 there, 2 here" in said
+    assert f"continuing from {older}" in said
+    assert_same_run(out, undisturbed)
+    for path in checkpoints(out):
+        (path / STATE).write_text("{}")
+    status, said = trainer.run(small(clip_dataset, out))
+    assert status == 2
+    assert "no checkpoint can be used" in said
+
+
+def test_another_runs_checkpoint_is_where_resume_says(
+    trainer: Lives, undisturbed: Path, clip_dataset: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    status, said = trainer.run(small(clip_dataset, out, resume=checkpoints(undisturbed)[0]))
+    assert status == 0, said
+    assert list(losses(out)) == [9, 10, 11, 12]
+    assert all(loss == losses(undisturbed)[step] for step, loss in losses(out).items())
+    status, said = trainer.run(small(clip_dataset, out, resume=tmp_path / "nowhere"))
+    assert status == 2
+    assert "nowhere is damaged" in said
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_all_that_is_needed_to_repeat_it(
+    trainer: Lives, clip_dataset: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    status, said = trainer.run(
+        small(clip_dataset, out, **{"schedule.base_lr": 1e30, "train.nonfinite_steps": 2, "train.keep_every": 1})
     )
-    deadline = time.monotonic() + 90
-    while not checkpoints(out):
-        assert job.poll() is None, job.stderr.read() if job.stderr else ""
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(job.pid, signal.SIGKILL)
-    job.communicate()
-    continued = launch(small(clip_dataset, out))
-    assert continued.returncode == 0, continued.stderr
-    assert [line["step"] for line in read_metrics(out)] == list(range(1, 13))
-    assert losses(out) == losses(undisturbed)
-    ours, theirs = (load_file(checkpoints(run)[-1] / "model.safetensors") for run in (out, undisturbed))
-    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
-    again = launch(small(clip_dataset, out))
-    assert again.returncode == 0
-    assert "is finished" in again.stdout
+    assert status == 2
+    assert "step 1 is not finite and was left out" in said
+    assert "error: not finite in step 2: loss cls_local" in said
+    report = json.loads((out / "nonfinite" / "step-00000002-rank-0.json").read_text())
+    assert "gradient of the backbone" in report["broken"]
+    assert len(report["sample_keys"]) == 4
+    with np.load(out / "nonfinite" / "step-00000002-rank-0.npz") as plan:
+        assert plan["rows"].shape == (4,)
+        assert plan["boxes.top"].shape == (4, 4)
+    (before,) = checkpoints(out / "nonfinite")
+    assert before.name == "step-00000002"
+    again, said = trainer.run(small(clip_dataset, tmp_path / "again", resume=before, **{"schedule.base_lr": 1e30}))
+    assert again == 2
+    assert "error: not finite in step 2: loss cls_local" in said
+
+
+@pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed")
+def test_a_tracker_that_is_not_installed_is_named(trainer: Lives, clip_dataset: Path, tmp_path: Path) -> None:
+    status, said = trainer.run(small(clip_dataset, tmp_path / "run", **{"train.trackers": "tensorboard,wandb"}))
+    assert status == 2
+    assert "error: train.trackers has wandb, which is not installed" in said
 
 
 @pytest.mark.dist
-def test_two_ranks_see_the_global_batch_of_one(undisturbed: Path, clip_dataset: Path, tmp_path: Path) -> None:
+def test_two_ranks_end_in_order_and_one_goes_on_with_the_same_global_batches(
+    trainer: Lives, clip_dataset: Path, tmp_path: Path
+) -> None:
     # the first step's rate is full, so later losses follow each other only as far as rounding lets them
-    runs = {}
-    for ranks in (1, 2):
-        out = tmp_path / f"{ranks}-ranks"
-        options: dict[str, Any] = {"model.loss.koleo": 0, "model.backbone.drop_path": 0, "train.epochs": 1}
-        done = launch(small(clip_dataset, out, **options), ranks)
-        assert done.returncode == 0, done.stderr
-        runs[ranks] = losses(out)
-    assert runs[1].keys() == runs[2].keys()
-    for step, loss in runs[1].items():
-        assert runs[2][step] == pytest.approx(loss, rel=2e-3)
-    assert runs[2][1] == pytest.approx(runs[1][1], rel=1e-5)
+    plain: dict[str, Any] = {"model.loss.koleo": 0, "model.backbone.drop_path": 0, "train.checkpoint_every": 100}
+    assert trainer.run(small(clip_dataset, tmp_path / "one", **plain))[0] == 0
+    out = tmp_path / "two-ranks"
+    job = subprocess.Popen(
+        launch_command(small(clip_dataset, out, **plain, **{"train.micro_batch_size": 1}), processes=2),
+        cwd=ROOT,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "metrics.jsonl").exists() and job.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(job.pid, signal.SIGTERM)
+    said, _ = job.communicate(timeout=60)
+    assert job.returncode == REQUEUE_STATUS, said
+    assert "Traceback" not in said
+    assert left_in_session(job.pid) == []
+    assert len(checkpoints(out)) == 1
+    status, said = trainer.run(small(clip_dataset, out, **plain))
+    assert status == 0, said
+    one, two = losses(tmp_path / "one"), losses(out)
+    assert one.keys() == two.keys()
+    assert two[1] == pytest.approx(one[1], rel=1e-5)
+    assert two == pytest.approx(one, rel=2e-3)
 
 
-def test_ctrl_c_ends_in_one_line(clip_dataset: Path, tmp_path: Path) -> None:
+def test_ctrl_c_in_a_terminal_ends_in_order(clip_dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     job = subprocess.Popen(
         launch_command(small(clip_dataset, out, **{"train.epochs": 500})),
@@ -154,75 +279,51 @@ def test_ctrl_c_ends_in_one_line(clip_dataset: Path, tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 120
     while not checkpoints(out):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     os.killpg(job.pid, signal.SIGINT)
     _, said = job.communicate(timeout=60)
-    assert job.returncode != 0
-    assert "interrupted" in said
+    assert job.returncode == INTERRUPTED_STATUS, said
+    assert "Traceback" not in said
     assert left_in_session(job.pid) == []
     assert not list((out / "checkpoints").glob(".tmp-*"))
 
 
 @pytest.mark.slow
-def test_training_on_real_clips_lowers_the_loss(real_clip_dataset: Path, tmp_path: Path) -> None:
+def test_training_on_real_clips_lowers_the_loss(trainer: Lives, real_clip_dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = {"config": "configs/demo.yaml", "data.shards": real_clip_dataset, "out": out}
     options |= {"train.epochs": 5, "train.steps_per_epoch": 10, "train.log_every": 1}
-    done = launch(options)
-    assert done.returncode == 0, done.stderr
+    status, said = trainer.run(options)
+    assert status == 0, said
     curve = list(losses(out).values())
     assert len(curve) == 50
     assert all(map(math.isfinite, curve))
     assert sum(curve[-10:]) < 0.95 * sum(curve[:10])
 
 
-def settings(**values: Any) -> PretrainCommand:
-    data = ReaderSettings(shards=Path("x")).model_dump() | values.pop("data", {})
-    return PretrainCommand.model_validate({"out": "run", "data": data, **values})
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"data": {"patch_size": 8}}, r"data\.patch_size = 8 and model\.backbone\.patch_size = 16"),
-        ({"data": {"views": {"local_size": 90}}}, r"data\.views\.local_size = 90 must be a multiple"),
-        ({"model": {"auxiliary_branch": False}}, r"model\.auxiliary_branch = False does not fit"),
-        ({"data": {"sandwich": {"auxiliary": []}}}, r"model\.auxiliary_branch = True does not fit"),
-    ],
-)
-def test_contradicting_settings_are_named(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        check_shapes(settings(**values))
-
-
-def test_a_run_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
+@pytest.mark.gpu
+def test_a_run_on_a_gpu_in_bf16_with_compiled_blocks(clip_dataset: Path, tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no NVIDIA GPU")
     out = tmp_path / "run"
-    check_run_folder(out, {"train": {"epochs": 1, "log_every": 1}, "dataset_hash": "a"})
-    check_run_folder(out, {"train": {"epochs": 2, "log_every": 1}, "dataset_hash": "a"})  # nothing was trained yet
-    (out / "checkpoints" / "step-00000001").mkdir(parents=True)
-    (out / "checkpoints" / "step-00000001" / "state.json").touch()
-    check_run_folder(out, {"train": {"epochs": 2, "log_every": 5}, "dataset_hash": "a"})
-    with pytest.raises(UserError, match=r"train\.epochs = 2 there, 3 here\. Choose another --out"):
-        check_run_folder(out, {"train": {"epochs": 3, "log_every": 5}, "dataset_hash": "a"})
-    with pytest.raises(UserError, match="dataset_hash = a there, b here"):
-        check_run_folder(out, {"train": {"epochs": 2, "log_every": 5}, "dataset_hash": "b"})
-    (out / "config.json").write_text("{")
-    with pytest.raises(UserError, match="no valid JSON"):
-        check_run_folder(out, {})
+    options = {"train.precision": "bf16", "train.compile": True, "train.recompute": True}
+    launcher = [sys.executable, "-m", "training.launch", "--config_file", "configs/accelerate/single.yaml"]
+    arguments = [f"--{key}={value}" for key, value in small(clip_dataset, out, **options).items()]
+    done = subprocess.run([*launcher, "training/pretrain.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(map(math.isfinite, losses(out).values()))
 
 
-def test_a_loss_that_is_no_number_names_step_and_term() -> None:
-    terms = {"koleo": torch.tensor(math.nan), "cls_local": torch.tensor(1.0), "total": torch.tensor(math.nan)}
-    with pytest.raises(UserError, match="not finite in step 7, in the terms koleo:"):
-        check_finite(terms, 7)
-
-
-def test_launch_refuses_bad_options_in_one_line(tmp_path: Path) -> None:
-    done = launch(small(tmp_path / "nowhere", tmp_path / "run"))
+def test_launchers_say_bad_options_in_one_line(tmp_path: Path) -> None:
+    options = small(tmp_path / "nowhere", tmp_path / "run")
+    ours = subprocess.run(launch_command(options), cwd=ROOT, capture_output=True, text=True)
+    assert ours.returncode == 2
+    assert "holds no finished shard dataset" in ours.stderr
+    assert "Traceback" not in ours.stderr
+    theirs = launch_command(options | {"train.batch": 3}, module="accelerate.commands.launch")
+    done = subprocess.run(theirs, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
-    assert "holds no finished shard dataset" in done.stderr
-    unknown = launch(small(tmp_path, tmp_path / "run", **{"train.batch": 3}))
-    assert "unknown option --train.batch" in unknown.stderr
+    assert "unknown option --train.batch" in done.stderr

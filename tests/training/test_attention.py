@@ -1,0 +1,84 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from pipeline.dataset import ShardDataset
+from pipeline.reader.sandwich import SandwichSettings
+from pipeline.settings import UserError, parse_command
+from tests.training.recorded import TINY_MODEL, assert_near, recorded, recorded_model, recorded_views
+from training.attention import (
+    AttentionCommand,
+    ClipFrames,
+    cross_attention,
+    draw_clip,
+    frame_numbers,
+    main,
+    queried_patch,
+)
+
+
+def checkpoint(folder: Path, auxiliary_branch: bool = True) -> Path:
+    settings = TINY_MODEL.model_copy(update={"auxiliary_branch": auxiliary_branch})
+    folder.mkdir()
+    config = {"model": settings.model_dump(mode="json"), "data": {"sandwich": SandwichSettings().model_dump()}}
+    (folder / "config.json").write_text(json.dumps(config))
+    state = recorded_model(settings).state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "model.safetensors")
+    return folder
+
+
+def test_a_picture_a_clip_with_current_masked_past_and_future(clip_dataset: Path, tmp_path: Path) -> None:
+    keys = [str(key) for key in ShardDataset(clip_dataset).keys[:2]]
+    options = [str(checkpoint(tmp_path / "c")), "--shards", str(clip_dataset), "--out", str(tmp_path / "maps")]
+    main(parse_command(AttentionCommand, [*options, "--keys", ",".join(keys)]))
+    assert sorted(path.stem for path in (tmp_path / "maps").iterdir()) == sorted(keys)
+    with Image.open(tmp_path / "maps" / f"{keys[0]}.png") as picture:
+        assert picture.size == (4 * 68 - 4, 64)
+    with pytest.raises(UserError, match="has no sample nobody"):
+        main(parse_command(AttentionCommand, [*options, "--keys", "nobody"]))
+
+
+def test_attention_is_that_of_the_recorded_step_on_its_images() -> None:
+    step, views = recorded("train_step"), recorded_views()
+    mean, deviation = (np.array(values) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    images = [views.global_crops[0], views.auxiliary[0][0], views.auxiliary[1][0]]
+    frames: Any = [255 * (image.permute(1, 2, 0).numpy() * deviation + mean) for image in images]  # any value, for once
+    clip = ClipFrames("key", frames, views.masks[0].numpy())
+    past, future = cross_attention(recorded_model(), clip)
+    assert_near(torch.from_numpy(past), step["out/pmm/past/cross_attn"][0], 1e-4)
+    assert_near(torch.from_numpy(future), step["out/pmm/future/cross_attn"][0], 1e-4)
+
+
+def test_the_brightest_place_is_where_the_query_looks() -> None:
+    frames = [np.full((64, 64, 3), 100, np.uint8)] * 2
+    mask = np.zeros(16, bool)
+    mask[[0, 6]] = True
+    assert queried_patch(mask) == 6
+    attention = np.full((16, 16), 0.01, np.float32)
+    attention[6, 3] = 0.85
+    picture = np.asarray(draw_clip(ClipFrames("key", frames, mask), [attention]))
+    assert (picture[:16, 68:84] == 127).all()  # masked
+    assert (picture[16, 68 + 32] == (255, 0, 0)).all()  # queried
+    red = picture[:, 136:, 0].astype(int) - picture[:, 136:, 1]
+    row, column = np.unravel_index(red.argmax(), red.shape)
+    assert (row // 16, column // 16) == (0, 3)
+
+
+def test_frames_are_the_middle_one_and_those_at_the_mean_offset() -> None:
+    assert frame_numbers(20, SandwichSettings()) == [10, 6, 14]
+    assert frame_numbers(1, SandwichSettings()) == [0, 0, 0]
+    assert frame_numbers(20, SandwichSettings(auxiliary=("future",))) == [10, 14]
+
+
+def test_a_model_without_auxiliary_branch_has_nothing_to_draw(clip_dataset: Path, tmp_path: Path) -> None:
+    options = ["--shards", str(clip_dataset), "--out", str(tmp_path / "maps")]
+    with pytest.raises(UserError, match="without past or future frames"):
+        main(parse_command(AttentionCommand, [str(checkpoint(tmp_path / "c", False)), *options]))
+    with pytest.raises(UserError, match="is no complete training checkpoint"):
+        main(parse_command(AttentionCommand, [str(tmp_path / "nowhere"), *options]))

@@ -1,0 +1,29 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.reader.loader import Loader, ReaderSettings
+from pipeline.reader.plan import plan_batch
+from training.nonfinite import write_report
+from training.step import StepResult
+
+
+def test_the_report_names_samples_and_terms_and_its_plan_is_the_batch(clip_dataset: Path, tmp_path: Path) -> None:
+    settings = ReaderSettings(shards=clip_dataset)
+    terms = {"koleo": torch.tensor(torch.inf), "cls_local": torch.tensor(1.0), "total": torch.tensor(torch.inf)}
+    result = StepResult(terms, {}, {"head": torch.tensor(2.0), "pmm": torch.tensor(torch.nan)}, False, 0)
+    with Loader(settings, 4, 7, 8, rank=1, ranks=2) as loader:
+        plan = plan_batch(settings, loader.table, 7, 4, slice(2, 4))
+        path = write_report(tmp_path, result, loader, plan, rank=1)
+        report = json.loads(path.read_text())
+        assert report["sample_keys"] == [str(loader.dataset.keys[row]) for row in plan.rows]
+    assert (report["step"], report["rank"]) == (7, 1)
+    assert report["broken"] == ["loss koleo", "gradient of the pmm"]
+    assert report["terms"] == {"koleo": "inf", "cls_local": "1.0", "total": "inf"}
+    with np.load(path.with_suffix(".npz")) as arrays:
+        assert np.array_equal(arrays["frames"], plan.frames)
+        assert np.array_equal(arrays["masks"], plan.masks)
+        assert np.array_equal(arrays["photometry.sigma"], plan.photometry.sigma)
+        assert np.array_equal(arrays["auxiliary_boxes.left"], plan.auxiliary_boxes.left)

@@ -1,0 +1,79 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from pipeline.reader.batch import Batch
+from tests.training.recorded import TINY_MODEL, recorded_model, recorded_values, recorded_views
+from training.model import LossSettings
+from training.nonfinite import broken_parts
+from training.optimiser import OptimiserSettings, build_optimiser
+from training.step import StepResult, micro_batches, random_seed, train_step
+
+WITHOUT_KOLEO = TINY_MODEL.model_copy(update={"loss": LossSettings(koleo=0)})
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_micro_batches_and_their_tail_add_up_to_the_whole_batch(size: int) -> None:
+    (whole, after), (split, split_after) = (step(recorded_views(), part) for part in (None, size))
+    for name, term in whole.terms.items():
+        torch.testing.assert_close(split.terms[name], term, rtol=1e-5, atol=1e-7)
+    for name, norm in whole.norms.items():
+        torch.testing.assert_close(split.norms[name], norm, rtol=1e-5, atol=0)
+    for name in ("dino_loss.center", "ibot_patch_loss.center"):
+        torch.testing.assert_close(split_after[name], after[name])
+
+
+def step(batch: Batch, size: int | None = None, **options: Any) -> tuple[StepResult, dict[str, torch.Tensor]]:
+    model = recorded_model(WITHOUT_KOLEO)
+    optimiser = build_optimiser(model, OptimiserSettings())
+    result = train_step(Accelerator(cpu=True), model, optimiser, batch, recorded_values(), 3.0, size, **options)
+    model.apply_centre_update()  # of what is left pending: nothing
+    return result, model.state_dict()
+
+
+def test_bfloat16_rounds_the_step_and_leaves_weights_and_losses_in_float32() -> None:
+    (exact, after), (rounded, rounded_after) = step(recorded_views()), step(recorded_views(), bf16=True)
+    assert {term.dtype for term in rounded.terms.values()} == {torch.float32}
+    assert rounded.finite
+    for name, term in exact.terms.items():
+        assert rounded.terms[name].item() != term.item() or name == "koleo"
+        torch.testing.assert_close(rounded.terms[name], term, rtol=0.05, atol=0)
+    for name, norm in exact.norms.items():
+        torch.testing.assert_close(rounded.norms[name], norm, rtol=0.05, atol=0)
+    assert all(tensor.dtype == torch.float32 for tensor in rounded_after.values())
+    assert rounded_after.keys() == after.keys()
+
+
+def test_micro_batches_cut_every_view_by_clips() -> None:
+    views = replace(recorded_views(), rows=torch.arange(3))
+    parts = list(micro_batches(views, 2))
+    assert [weight for _, weight in parts] == pytest.approx([2 / 3, 1 / 3])
+    assert [part.rows.tolist() for part, _ in parts] == [[0, 1], [2]]
+    tail = parts[1][0]
+    assert torch.equal(tail.global_crops, views.global_crops[[2, 5]])
+    assert torch.equal(tail.local_crops, views.local_crops[[2, 5, 8]])
+    assert torch.equal(tail.auxiliary[1], views.auxiliary[1][[2, 5]])
+    assert torch.equal(tail.masks, views.masks[[2, 5]])
+    assert sum(weight * part.masked_share for part, weight in parts) == pytest.approx(1)
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_names_what_broke() -> None:
+    crops = recorded_views().local_crops.clone()
+    crops[4] = torch.nan
+    result, state = step(replace(recorded_views(), local_crops=crops))
+    assert not result.finite
+    assert broken_parts(result) == ["loss cls_local", "gradient of the backbone", "gradient of the head"]
+    assert all(torch.equal(state[name], tensor) for name, tensor in recorded_model(WITHOUT_KOLEO).state_dict().items())
+
+
+def test_a_signal_is_passed_on() -> None:
+    assert step(recorded_views(), signal=15)[0].signal == 15
+
+
+def test_seeds_of_steps_and_ranks_differ_and_repeat() -> None:
+    seeds = {random_seed(seed, step, rank) for seed in range(3) for step in range(5) for rank in range(4)}
+    assert len(seeds) == 60
+    assert random_seed(1, 2, 3) == random_seed(1, 2, 3)

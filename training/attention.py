@@ -1,0 +1,179 @@
+"""`python -m training.attention CHECKPOINT --shards DIR --out DIR`: where masked patches look in past and future.
+
+The cross-attention of the last Patch Matching Module as pictures (paper, figures 6 and 9): for each clip a row of the
+masked current frame with the queried patch framed in red, and of each auxiliary frame under its attention.
+"""
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from pydantic import Field, ValidationError
+from pydantic_settings import CliPositionalArg
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from pipeline.dataset import ShardDataset
+from pipeline.files import write_bytes
+from pipeline.reader.masks import draw_masks
+from pipeline.reader.sandwich import SandwichSettings
+from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD, centre_boxes
+from pipeline.settings import Command, UserError, run_command
+from training.model import TCoRe, TCoReSettings
+
+MASKED_SHARE = 0.4
+"""Share of the current frame's patches that are masked in the pictures."""
+
+Pixels = NDArray[np.uint8]
+
+
+class AttentionCommand(Command):
+    """Draw the cross-attention of the Patch Matching Module on clips of a shard dataset."""
+
+    program: ClassVar[str] = "python -m training.attention"
+
+    checkpoint: CliPositionalArg[Path]
+    """Folder of a checkpoint, with model.safetensors and config.json."""
+    shards: Path
+    """Folder of a shard dataset of clips."""
+    out: Path
+    """Folder for the pictures, one PNG a clip."""
+    keys: tuple[str, ...] = ()
+    """Sample keys of the clips; default: the first `clips` of the dataset."""
+    clips: int = Field(8, ge=1)
+    """How many clips are drawn without keys."""
+
+
+class ClipFrames(NamedTuple):
+    """The frames of one clip, and which patches of the current one are masked."""
+
+    key: str
+    frames: list[Pixels]  # current, then auxiliary frames, each (S, S, 3)
+    mask: NDArray[np.bool_]  # (P,)
+
+
+def frame_numbers(num_frames: int, sandwich: SandwichSettings) -> list[int]:
+    """The middle frame and, for each auxiliary frame, the one at the mean offset; no draws, so runs can be compared."""
+    middle = num_frames // 2
+    offsets = {"past": -np.mean(sandwich.past_offset), "future": np.mean(sandwich.future_offset)}
+    wanted = [middle + round(float(offsets[direction]) * num_frames) for direction in sandwich.auxiliary]
+    return [min(max(number, 0), num_frames - 1) for number in [middle, *wanted]]
+
+
+def read_clip(dataset: ShardDataset, row: int, sandwich: SandwichSettings, size: int, side: int) -> ClipFrames:
+    """Frames of dataset row `row`, cropped and resized to `size`; the mask of side x side patches follows the row."""
+    frames = []
+    for number in frame_numbers(int(dataset.num_frames[row]), sandwich):
+        image = Image.open(io.BytesIO(dataset.frame(row, number).tobytes())).convert("RGB")
+        top, left, height, width = (int(edge[0]) for edge in centre_boxes(*(np.array([n]) for n in image.size[::-1])))
+        box = (left, top, left + width, top + height)
+        frames.append(np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box)))
+    count = np.array([int(MASKED_SHARE * side * side)])
+    mask = draw_masks(count, np.array([row]), 0, 0, (side, side))[0]
+    return ClipFrames(str(dataset.keys[row]), frames, mask)
+
+
+def queried_patch(mask: NDArray[np.bool_]) -> int:
+    """The masked patch nearest to the middle of the frame."""
+    side = round(len(mask) ** 0.5)
+    rows, columns = np.divmod(np.flatnonzero(mask), side)
+    nearest = np.hypot(rows - (side - 1) / 2, columns - (side - 1) / 2).argmin()
+    return int(rows[nearest] * side + columns[nearest])
+
+
+@torch.no_grad()
+def cross_attention(model: TCoRe, clip: ClipFrames) -> list[NDArray[np.float32]]:
+    """For each auxiliary frame the attention (P, P) of the current patches in it, rows summing to 1."""
+    assert model.auxiliary is not None
+    device = next(model.parameters()).device
+    mean, deviation = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    pixels = torch.from_numpy(np.stack(clip.frames)).float() / 255
+    images = ((pixels - mean) / deviation).permute(0, 3, 1, 2).to(device)
+    was_training = model.training
+    model.eval()
+    try:
+        current = model.student.backbone(images[:1], torch.from_numpy(clip.mask)[None].to(device)).patches
+        others = model.student.backbone(images[1:]).patches
+        maps = model.auxiliary.auxiliary_decoder.attention_maps(current.expand(len(others), -1, -1), others)
+    finally:
+        model.train(was_training)
+    return [np.asarray(attention.float().cpu()) for attention in maps[-1].cross]
+
+
+def draw_clip(clip: ClipFrames, maps: Sequence[NDArray[np.float32]]) -> Image.Image:
+    """The row of pictures of one clip."""
+    size = clip.frames[0].shape[0]
+    side = round(len(clip.mask) ** 0.5)
+    patch = size // side
+    query = queried_patch(clip.mask)
+    shown = np.kron(~clip.mask.reshape(side, side), np.ones((patch, patch), bool))[..., None]
+    current = Image.fromarray(np.where(shown, clip.frames[0], np.uint8(127)))
+    top, left = patch * (query // side), patch * (query % side)
+    ImageDraw.Draw(current).rectangle((left, top, left + patch - 1, top + patch - 1), outline=(255, 0, 0), width=3)
+    tiles = [Image.fromarray(clip.frames[0]), current]
+    for frame, attention in zip(clip.frames[1:], maps, strict=True):
+        heat = attention[query].reshape(side, side)
+        heat = (heat - heat.min()) / max(float(np.ptp(heat)), 1e-12)
+        smooth = np.asarray(Image.fromarray(heat.astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC))
+        strength = np.clip(smooth, 0, 1)[..., None]
+        warm = frame * (0.35 + 0.25 * strength) + 0.6 * strength * np.array([255.0, 40.0, 0.0])
+        tiles.append(Image.fromarray(warm.clip(0, 255).astype(np.uint8)))
+    sheet = Image.new("RGB", (len(tiles) * (size + 4) - 4, size), (255, 255, 255))
+    for number, tile in enumerate(tiles):
+        sheet.paste(tile, (number * (size + 4), 0))
+    return sheet
+
+
+def draw_maps(
+    model: TCoRe, dataset: ShardDataset, rows: Sequence[int], sandwich: SandwichSettings, size: int, out: Path
+) -> list[Path]:
+    """Write OUT/KEY.png for each dataset row; returns the paths."""
+    side = size // model.settings.backbone.patch_size
+    written = []
+    for row in rows:
+        clip = read_clip(dataset, row, sandwich, size, side)
+        picture = io.BytesIO()
+        draw_clip(clip, cross_attention(model, clip)).save(picture, "PNG")
+        written.append(out / f"{clip.key}.png")
+        write_bytes(written[-1], picture.getvalue())
+    return written
+
+
+def load_model(checkpoint: Path) -> tuple[TCoRe, SandwichSettings]:
+    """The model of a checkpoint with its weights, and which frames it was trained on.
+
+    Raises:
+        UserError: there is no such checkpoint, or it has no auxiliary branch over clips.
+    """
+    try:
+        config = json.loads((checkpoint / "config.json").read_text())
+        model = TCoRe(TCoReSettings.model_validate(config["model"]))
+        model.load_state_dict(load_file(checkpoint / "model.safetensors"))
+        sandwich = SandwichSettings.model_validate(config["data"]["sandwich"])
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, ValidationError) as error:
+        raise UserError(f"{checkpoint} is no complete training checkpoint ({error})") from error
+    if not model.auxiliary or not sandwich.auxiliary:
+        raise UserError(f"{checkpoint} was trained without past or future frames: it has no cross-attention to draw")
+    return model, sandwich
+
+
+def main(command: AttentionCommand) -> None:
+    """Draw and say what was written."""
+    model, sandwich = load_model(command.checkpoint)
+    dataset = ShardDataset(command.shards)
+    known = {str(key): row for row, key in enumerate(dataset.keys)}
+    if unknown := [key for key in command.keys if key not in known]:
+        raise UserError(f"{command.shards} has no sample {unknown[0]}; its keys are in index.parquet")
+    rows = [known[key] for key in command.keys] or list(range(min(command.clips, len(dataset))))
+    paths = draw_maps(model, dataset, rows, sandwich, model.settings.backbone.image_size, command.out)
+    print(f"{len(paths)} pictures in {command.out}")
+
+
+if __name__ == "__main__":
+    run_command(AttentionCommand, main)

@@ -1,0 +1,55 @@
+"""What a run leaves behind when a loss or a gradient is not finite: enough to do the step again."""
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.files import write_bytes
+from pipeline.reader.loader import Loader
+from pipeline.reader.plan import BatchPlan
+from pipeline.reader.views import Boxes, Photometry
+from training.step import StepResult
+
+FOLDER = "nonfinite"
+
+
+def broken_parts(result: StepResult) -> list[str]:
+    """Names of the loss terms and gradients that are not finite on this rank."""
+    named = {f"loss {name}": term for name, term in result.terms.items() if name != "total"}
+    named |= {f"gradient of the {name}": norm for name, norm in result.norms.items()}
+    return [name for name, value in named.items() if not bool(value.isfinite())]
+
+
+def plan_arrays(plan: BatchPlan) -> dict[str, np.ndarray]:
+    """Every array of a plan by its dotted name."""
+    arrays: dict[str, np.ndarray] = {}
+    for field in dataclasses.fields(plan):
+        value = getattr(plan, field.name)
+        if isinstance(value, Boxes):
+            arrays |= {f"{field.name}.{name}": array for name, array in value._asdict().items()}
+        elif isinstance(value, Photometry):
+            arrays |= {f"{field.name}.{name}": array for name, array in vars(value).items()}
+        else:
+            arrays[field.name] = np.asarray(value)
+    return arrays
+
+
+def write_report(run: Path, result: StepResult, loader: Loader, plan: BatchPlan, rank: int) -> Path:
+    """Write RUN/nonfinite/step-N-rank-R.json and its .npz, the batch plan; returns the path of the first."""
+    path = run / FOLDER / f"step-{plan.step:08d}-rank-{rank}.json"
+    report = {
+        "step": plan.step,
+        "rank": rank,
+        "broken": broken_parts(result),
+        "terms": {name: str(float(term)) for name, term in result.terms.items()},
+        "gradient_norms": {name: str(float(norm)) for name, norm in result.norms.items()},
+        "sample_keys": [loader.sources.origin(row)[2] for row in plan.rows.tolist()],
+    }
+    stream = io.BytesIO()
+    np.savez(stream, allow_pickle=False, **plan_arrays(plan))
+    write_bytes(path.with_suffix(".npz"), stream.getvalue())
+    write_bytes(path, json.dumps(report, indent=2).encode() + b"\n")
+    return path
