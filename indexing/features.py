@@ -4,34 +4,36 @@ Runs in a process of its own (`python -m indexing.features`), because torch and 
 versions; the search reads its file.
 """
 
-import json
-from collections.abc import Iterator
+import functools
+import time
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
-from nvidia.dali import fn, pipeline_def, types
-from nvidia.dali.data_node import DataNode
+from numpy.typing import NDArray
 from pydantic import Field
-from torch.nn import functional as F
 from tqdm import tqdm
 
-from indexing.table import FEATURES
+import indexing
+import pipeline
+import training
+from indexing.cluster import run_on_actors, session
+from indexing.extract import PARTS, ShardFeatures, part_name
+from indexing.resume import begin, cannot_write
+from indexing.store import FEATURES, write_features
 from pipeline.dataset import ShardDataset
-from pipeline.files import atomic_path, sha256_file
-from pipeline.reader.graph import NORMALISATION
+from pipeline.files import sha256_file
 from pipeline.settings import Command, run_command
+from pipeline.storage import Place, Storage, open_storage
 from training.weights import load_backbone
-
-RESIZE_OVER_CROP = 256 / 224
-"""Shorter side before the centre crop, in crop sizes (the usual ImageNet evaluation transform)."""
 
 
 class FeaturesCommand(Command):
-    """Write OUT/features.parquet: the L2-normalised CLS token of every image (of the middle frame of every clip)."""
+    """Write OUT/features.parquet: the L2-normalised CLS token of every image (of the middle frame of every clip).
+
+    One Ray actor per GPU, or per `threads` cores where there is none; with RAY_ADDRESS set, on that cluster, whose
+    nodes see the same folders. Interrupt it at any time: the same command continues with the shards that are missing.
+    """
 
     program: ClassVar[str] = "python -m indexing.features"
 
@@ -39,71 +41,56 @@ class FeaturesCommand(Command):
     """Folder of a shard dataset."""
     weights: Path
     """Backbone written by `python -m training.export`."""
-    out: Path
+    out: Place
     """Folder for features.parquet."""
     batch_size: int = Field(64, ge=1)
     """Images per forward pass."""
-    threads: int = Field(2, ge=1)
-    """CPU threads of DALI."""
-
-
-def centre_crops(
-    dataset: ShardDataset, size: int, batch_size: int, threads: int, device: torch.device
-) -> Iterator[torch.Tensor]:
-    """Normalised (n, 3, size, size) crops of all samples in row order; n is `batch_size`, in the end less."""
-    device_id = (device.index or 0) if device.type == "cuda" else None
-    middle = dataset.num_frames // 2
-    starts = iter(range(0, len(dataset), batch_size))
-
-    def feed() -> list[np.ndarray]:
-        start = next(starts)
-        return [dataset.frame(row, int(middle[row])) for row in range(start, min(start + batch_size, len(dataset)))]
-
-    @pipeline_def(batch_size=batch_size, num_threads=threads, device_id=device_id)  # type: ignore[untyped-decorator]
-    def graph() -> DataNode:
-        encoded = fn.external_source(source=feed, batch=True, dtype=types.UINT8, ndim=1)
-        image = fn.decoders.image(encoded, device="cpu" if device_id is None else "mixed", output_type=types.RGB)
-        image = fn.resize(image, resize_shorter=round(RESIZE_OVER_CROP * size), interp_type=types.INTERP_CUBIC)
-        return fn.crop_mirror_normalize(image, crop=(size, size), **NORMALISATION)
-
-    pipeline = graph()
-    pipeline.build()
-    while True:
-        try:
-            (crops,) = pipeline.run()
-        except StopIteration:
-            return
-        tensor: torch.Tensor = torch.utils.dlpack.from_dlpack(crops.as_tensor())
-        yield tensor
+    threads: int = Field(1, ge=1)
+    """CPU threads of one actor. The same batch size and threads give the same bytes on one kind of CPU."""
+    workers: int | None = Field(None, ge=1)
+    """Actors at once; default as many as there are GPUs, else cores / threads. Each takes about 1 GB of memory."""
 
 
 def main(command: FeaturesCommand) -> None:
-    """Compute and write the features in row order."""
-    dataset = ShardDataset(command.shards)
-    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    backbone = load_backbone(command.weights).to(device).eval()
-    width = backbone.settings.width
-    metadata = {
-        "dataset_hash": dataset.manifest.dataset_hash,
-        "weights_hash": sha256_file(command.weights),
-        "width": json.dumps(width),
+    """Compute what is missing, then write the features in row order."""
+    started = time.perf_counter()
+    shards, weights = command.shards.absolute(), command.weights.absolute()
+    dataset, out = ShardDataset(shards), open_storage(command.out)
+    width = load_backbone(weights).settings.width
+    hashes = {"dataset_hash": dataset.manifest.dataset_hash, "weights_hash": sha256_file(weights)}
+    begin(out, PARTS, {**hashes, "batch_size": command.batch_size, "threads": command.threads})
+    sizes = np.bincount(dataset.shard, minlength=len(dataset.manifest.shards))
+    pending = [shard for shard in range(len(sizes)) if sizes[shard] and out.size(part_name(shard)) is None]
+    left = int(sizes[pending].sum())
+    arguments = {
+        "shards": shards,
+        "weights": weights,
+        "out": str(out),
+        "batch_size": command.batch_size,
+        "threads": command.threads,
     }
-    schema = pa.schema([("key", pa.string()), ("feature", pa.list_(pa.float16(), width))], metadata)
-    crops = centre_crops(dataset, backbone.settings.image_size, command.batch_size, command.threads, device)
-    row = 0
-    with (
-        atomic_path(command.out / FEATURES) as temporary,
-        pq.ParquetWriter(temporary, schema) as writer,
-        tqdm(total=len(dataset), unit="image", desc="features") as bar,
-        torch.inference_mode(),
-    ):
-        for images in crops:
-            features = F.normalize(backbone(images).cls.float(), dim=1).half().cpu().numpy()
-            column = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), width)
-            keys = dataset.keys.slice(row, len(features)).combine_chunks()
-            writer.write_table(pa.table([keys, column], schema))
-            row += len(features)
-            bar.update(len(features))
+    cores = command.workers * command.threads if command.workers else None
+    with tqdm(total=len(dataset), initial=len(dataset) - left, unit="image", desc="features", smoothing=0) as bar:
+        if pending:
+            with session(cores, pipeline, indexing, training):
+                for _, images in run_on_actors(
+                    ShardFeatures, arguments, pending, str(out), command.threads, command.workers, gpus=True
+                ):
+                    bar.update(images)
+    seconds = time.perf_counter() - started
+    try:
+        parts = [part_name(shard) for shard in np.flatnonzero(sizes).tolist()]
+        write_features(out, dataset.keys, map(functools.partial(_read_part, out), parts), width, hashes)
+        out.remove(PARTS)
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    print(f"features of {left} images in {seconds:.1f} s ({left / seconds:.1f} images/s); {out}/{FEATURES}")
+
+
+def _read_part(out: Storage, name: str) -> NDArray[np.float16]:
+    with out.open(name) as stream:
+        features: NDArray[np.float16] = np.load(stream)
+    return features
 
 
 if __name__ == "__main__":

@@ -1,118 +1,179 @@
-"""`python -m indexing.knn`: features, exact search, neighbour table and report."""
+"""`python -m indexing.knn`: features, exact search, neighbour table, report and gallery."""
 
 import json
+import re
 import subprocess
 import sys
 import time
-from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import Field
-from tqdm import tqdm
 
-from indexing.search import Neighbours, search
-from indexing.table import FEATURES, NEIGHBOURS, REPORT, write_neighbours
+from indexing import gallery, job
+from indexing.budget import peak_memory_gb
+from indexing.command import KnnCommand
+from indexing.report import describe
+from indexing.resume import cannot_write
+from indexing.store import read_metadata
+from indexing.supplied import import_features, supplied_metadata
+from indexing.table import NEIGHBOURS, REPORT, table_metadata, write_neighbours
 from pipeline.dataset import ShardDataset
-from pipeline.files import sha256_file, write_bytes
-from pipeline.settings import Command, UserError, run_command
+from pipeline.files import sha256_file
+from pipeline.settings import UserError, run_command
+from pipeline.storage import Storage, open_storage
+
+METRIC = "cosine"
 
 
-class KnnCommand(Command):
-    """Find the k nearest neighbours of every image of a shard dataset under the features of an exported backbone.
-
-    Writes OUT/features.parquet, OUT/neighbours.parquet and OUT/report.json; pre-training on images reads the table
-    with --data.neighbours OUT.
-    """
-
-    program: ClassVar[str] = "python -m indexing.knn"
-
-    shards: Path
-    """Folder of a shard dataset."""
-    weights: Path
-    """Backbone written by `python -m training.export`."""
-    out: Path
-    """Folder for the table."""
-    k: int = Field(5, ge=1)
-    """Neighbours of an image; the paper uses 5."""
-    batch_size: int = Field(64, ge=1)
-    """Images per forward pass."""
+def _feature_hashes(command: KnnCommand, dataset: ShardDataset) -> dict[str, str]:
+    """What the features are made from."""
+    dataset_hash = {"dataset_hash": dataset.manifest.dataset_hash}
+    if command.features is not None:
+        if not command.features.is_file():
+            raise UserError(f"no features at {command.features}")
+        weights_hash = supplied_metadata(command.features).get("weights_hash", "unknown")
+        return {**dataset_hash, "weights_hash": weights_hash, "supplied_sha256": sha256_file(command.features)}
+    assert command.weights is not None
+    if not command.weights.is_file():
+        raise UserError(f"no weights at {command.weights}: write them with `python -m training.export`")
+    return {**dataset_hash, "weights_hash": sha256_file(command.weights)}
 
 
-def compute_features(command: KnnCommand) -> None:
+def _compute_features(command: KnnCommand) -> None:
     """Run `indexing.features` in a process of its own: torch and FAISS never share one."""
-    arguments = ("shards", "weights", "out", "batch_size")
-    options = [f"--{name}={getattr(command, name)}" for name in arguments]
+    arguments = ("shards", "weights", "out", "batch_size", "threads", "workers")
+    options = [f"--{name}={value}" for name in arguments if (value := getattr(command, name)) is not None]
     status = subprocess.run([sys.executable, "-m", "indexing.features", *options]).returncode
     if status:  # it has said why
         raise SystemExit(status)
 
 
-def read_features(folder: Path) -> NDArray[np.float32]:
-    """The (N, D) float32 features in `folder`.
+def _make_features(command: KnnCommand, dataset: ShardDataset, out: Storage, hashes: dict[str, str]) -> float | None:
+    """Write OUT/features.parquet; returns its seconds, None if the one that is there was made from the same things."""
+    started = time.perf_counter()
+    there = read_metadata(out)
+    wanted = {**hashes, "rows": str(len(dataset))}
+    if there is not None and {key: there.get(key) for key in (*wanted, "supplied_sha256")} == {
+        "supplied_sha256": None,
+        **wanted,
+    }:
+        print(f"features are there already: {out}/features.parquet")
+        return None
+    if command.features is not None:
+        try:
+            import_features(command.features, dataset, out, hashes)
+        except OSError as error:
+            raise cannot_write(out, error) from error
+    else:
+        _compute_features(command)
+    return time.perf_counter() - started
+
+
+def group_numbers(keys: pa.ChunkedArray, pattern: str) -> NDArray[np.int64]:
+    """(N,) number of the group that the first parenthesis of `pattern` finds in each key.
 
     Raises:
-        UserError: they hold values that are not finite.
+        UserError: it finds none in some key.
     """
-    column = pq.read_table(folder / FEATURES, columns=["feature"])["feature"].combine_chunks()
-    flat: NDArray[np.float16] = column.values.to_numpy(zero_copy_only=False)
-    features = flat.reshape(len(column), -1).astype(np.float32)
-    broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if len(broken):
-        raise UserError(
-            f"{folder / FEATURES} has values that are not finite, first in row {broken[0]}: check the weights"
-        )
-    return features
+    find = re.compile(pattern).search
+    numbers: dict[str | None, int] = {}
+    groups = np.empty(len(keys), np.int64)
+    for row, key in enumerate(keys.to_pylist()):
+        found = find(key)
+        if found is None or found[1] is None:
+            raise UserError(f"exclude_same_group = {pattern!r} finds no group in the key {key!r}")
+        groups[row] = numbers.setdefault(found[1], len(numbers))
+    return groups
+
+
+def check_k(k: int, rows: int, groups: NDArray[np.int64] | None, folder: object) -> None:
+    """Make sure that every query can have k neighbours.
+
+    Raises:
+        UserError: the set, or the set without the largest group, is too small.
+    """
+    if k >= rows:
+        raise UserError(f"k = {k} needs more than {k} images; {folder} holds {rows}")
+    if groups is not None and rows - (largest := int(np.bincount(groups).max())) < k:
+        raise UserError(f"k = {k} needs {k} images outside a group; the largest group has {largest} of {rows} images")
+
+
+def _identity(command: KnnCommand, hashes: dict[str, str]) -> dict[str, Any]:
+    """All that the table depends on."""
+    search = command.search
+    identity = {
+        **hashes,
+        "metric": METRIC,
+        "k": command.k,
+        "max_similarity": command.max_similarity,
+        "exclude_same_group": command.exclude_same_group,
+        "search": "approximate" if search.approximate else "exact",
+    }
+    return {**identity, "probes": search.probes} if search.approximate else identity
+
+
+def _summary(report: dict[str, Any], out: Storage) -> str:
+    same, chance = report["same_class_rate"], report["same_class_rate_by_chance"]
+    classes = "" if same is None else f"; neighbours of the same class {same:.3f} (by chance {chance:.3f})"
+    recall = "" if report["recall"] is None else f"; recall of the approximate search {report['recall']:.4f}"
+    features = "" if report["feature_seconds"] is None else f"features {report['feature_seconds']:.1f} s, "
+    return (
+        f"{report['images']} images, k = {report['k']}: {features}search {report['search_seconds']:.1f} s"
+        f"{classes}{recall}; {out}/{NEIGHBOURS}"
+    )
 
 
 def main(command: KnnCommand) -> None:
     """Make the table and print its summary."""
-    dataset = ShardDataset(command.shards)
-    if command.k >= len(dataset):
-        raise UserError(f"k = {command.k} needs more than {command.k} images; {command.shards} holds {len(dataset)}")
-    if not command.weights.is_file():
-        raise UserError(f"no weights at {command.weights}: write them with `python -m training.export`")
-    started = time.perf_counter()
-    compute_features(command)
-    features = read_features(command.out)
-    searched = time.perf_counter()
-    blocks = []
-    with tqdm(total=len(features), unit="query", desc="search") as bar:
-        for block in search(features, command.k):
-            blocks.append(block)
-            bar.update(len(block.rows))
-    found = Neighbours(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
-    ended = time.perf_counter()
-    hashes = {"dataset_hash": dataset.manifest.dataset_hash, "weights_hash": sha256_file(command.weights)}
-    keys = pa.chunked_array([dataset.keys.combine_chunks()])
-    write_neighbours(command.out, keys, found.rows, found.similarity, {**hashes, "metric": "cosine"})
-    same_class = float((dataset.label[found.rows] == dataset.label[:, None]).mean())
-    chance = float(np.mean([(dataset.label == label).mean() for label in dataset.label]))
-    popularity = np.bincount(found.rows.ravel(), minlength=len(dataset))
+    dataset, out = ShardDataset(command.shards), open_storage(command.out)
+    groups = group_numbers(dataset.keys, command.exclude_same_group) if command.exclude_same_group else None
+    check_k(command.k, len(dataset), groups, command.shards)
+    _check_approximate(command, len(dataset))
+    hashes = _feature_hashes(command, dataset)
+    identity = _identity(command, hashes)
+    made_from = json.dumps(identity, sort_keys=True)
+    if (table_metadata(out) or {}).get("made_from") == made_from and out.size(REPORT) is not None:
+        print(f"the table is there already: {_summary(json.loads(out.read(REPORT)), out)}")
+        return
+    feature_seconds = _make_features(command, dataset, out, hashes)
+    found = job.run_search(out, command.search, command.k, command.max_similarity, groups, identity)
     report = {
-        **hashes,
-        "metric": "cosine",
-        "k": command.k,
+        **identity,
+        "recall": found.recall,
         "images": len(dataset),
-        "width": features.shape[1],
-        "feature_seconds": searched - started,
-        "search_seconds": ended - searched,
-        "same_class_rate": same_class,
-        "same_class_rate_by_chance": chance,
-        "similarity_quantiles": dict(
-            zip(("0.05", "0.5", "0.95"), np.quantile(found.similarity, (0.05, 0.5, 0.95)).tolist(), strict=True)
-        ),
-        "most_popular_row_appears": int(popularity.max()),
+        "feature_seconds": feature_seconds,
+        "features_per_second": feature_seconds and len(dataset) / feature_seconds,
+        "search_seconds": found.seconds,
+        "queries_per_second": len(dataset) / found.seconds,
+        "peak_memory_gb": peak_memory_gb(),
+        "memory_budget_gb": command.search.memory_gb,
+        **describe(found.rows, found.similarity, dataset.label),
     }
-    write_bytes(command.out / REPORT, json.dumps(report, indent=2).encode() + b"\n")
-    print(
-        f"{len(dataset)} images, k = {command.k}: features {searched - started:.1f} s, "
-        f"search {ended - searched:.1f} s; neighbours of the same class {same_class:.3f} (by chance {chance:.3f}); "
-        f"{command.out / NEIGHBOURS}"
-    )
+    try:
+        out.write(REPORT, json.dumps(report, indent=2).encode() + b"\n")
+        if command.gallery:
+            drawn = gallery.random_queries(command.gallery, len(dataset))
+            out.write("gallery.png", gallery.sheet(dataset, gallery.shown(drawn, found.rows, found.similarity)))
+            page = gallery.page(dataset, found.rows, found.similarity, report, command.gallery)
+            out.write("gallery.html", page.encode())
+        keys = pa.chunked_array([dataset.keys.combine_chunks()])
+        metadata = {**{key: str(identity[key]) for key in (*hashes, "metric")}, "made_from": made_from}
+        write_neighbours(out, keys, found.rows, found.similarity, metadata)
+        job.close(out)
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    print(_summary(report, out))
+
+
+def _check_approximate(command: KnnCommand, rows: int) -> None:
+    least = command.search.approximate_from
+    if command.search.approximate and rows < least:
+        raise UserError(
+            f"search.approximate is for sets of {least} images or more; {command.shards} holds {rows}, for which the "
+            "exact search is quick enough (search.approximate_from moves the limit)"
+        )
 
 
 if __name__ == "__main__":

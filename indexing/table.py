@@ -1,6 +1,7 @@
 """The neighbour table on disk."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,24 +10,23 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.dataset import Manifest
-from pipeline.files import atomic_path
 from pipeline.settings import UserError
+from pipeline.storage import Storage
 
 NEIGHBOURS = "neighbours.parquet"
-FEATURES = "features.parquet"
 REPORT = "report.json"
 
 
 def write_neighbours(
-    folder: Path,
+    out: Storage,
     keys: pa.ChunkedArray,
     neighbours: NDArray[np.int32],
     similarity: NDArray[np.float32],
-    metadata: dict[str, str],
+    metadata: Mapping[str, str],
 ) -> None:
     """Write `neighbours.parquet`: for each row of the dataset its k nearest rows (N, k) and similarities (N, k).
 
-    `metadata` names what it was made from: dataset_hash, weights_hash, metric.
+    `metadata` names what it was made from: dataset_hash, weights_hash, metric, ...
     """
     k = neighbours.shape[1]
     table = pa.table(
@@ -36,8 +36,20 @@ def write_neighbours(
             "similarity": pa.FixedSizeListArray.from_arrays(similarity.ravel(), k),
         }
     )
-    with atomic_path(folder / NEIGHBOURS) as temporary:
-        pq.write_table(table.replace_schema_metadata({**metadata, "k": json.dumps(k)}), temporary)
+    with out.writing(NEIGHBOURS) as path:
+        pq.write_table(table.replace_schema_metadata({**metadata, "k": json.dumps(k)}), path)
+
+
+def table_metadata(out: Storage) -> dict[str, str] | None:
+    """What the table in `out` was made from; None if there is none that can be read."""
+    if out.size(NEIGHBOURS) is None:
+        return None
+    try:
+        with out.open(NEIGHBOURS) as stream:
+            metadata = pq.read_schema(stream).metadata or {}
+    except pa.ArrowException:
+        return None
+    return {key.decode(): value.decode() for key, value in metadata.items()}
 
 
 def read_neighbours(folder: Path, manifest: Manifest) -> NDArray[np.int32]:

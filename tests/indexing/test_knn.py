@@ -2,104 +2,119 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
-from indexing.knn import KnnCommand, main
-from indexing.table import read_neighbours
+from indexing.command import KnnCommand
+from indexing.job import SearchSettings
+from indexing.knn import group_numbers, main
+from indexing.search import Rules
+from indexing.table import NEIGHBOURS, REPORT, read_neighbours
 from pipeline.dataset import ShardDataset, read_manifest
 from pipeline.files import sha256_file
 from pipeline.reader.loader import Loader, ReaderSettings
+from pipeline.reader.masks import MaskSettings
+from pipeline.reader.plan import plan_batch
 from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD, ViewSettings
-from pipeline.settings import UserError
+from pipeline.settings import UserError, parse_command
+from tests.indexing.made import unit_vectors, write_npy, write_rows
+from tests.indexing.oracle import all_neighbours
 from tests.media import decode
-from training.vit import VitSettings, random_backbone
-from training.weights import load_backbone, save_backbone
-
-SIZE = 64
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "random.safetensors"
-    settings = VitSettings(width=32, depth=2, heads=2, image_size=SIZE, layer_scale=1.0)
-    save_backbone(path, random_backbone(settings, seed=1), {})
-    return path
+def knn(**values: Any) -> None:
+    main(KnnCommand.model_validate(values))
 
 
 @pytest.fixture(scope="module")
 def table(image_dataset: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("neighbours")
-    main(KnnCommand(shards=image_dataset, weights=weights, out=out, k=3, batch_size=5))
+    knn(shards=image_dataset, weights=weights, out=out, k=3, batch_size=5, gallery=4)
     return out
 
 
-def expected_features(image_dataset: Path, weights: Path) -> np.ndarray:
-    """The features by Pillow and plain torch."""
-    dataset, backbone = ShardDataset(image_dataset), load_backbone(weights)
-    features = []
-    for row in range(len(dataset)):
-        image = Image.fromarray(decode(dataset.frame(row, 0)))
-        factor = round(SIZE * 256 / 224) / min(image.size)
-        image = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC)
-        left, top = (image.width - SIZE) // 2, (image.height - SIZE) // 2
-        pixels = np.asarray(image.crop((left, top, left + SIZE, top + SIZE))) / 255
-        normalised = ((pixels - IMAGENET_MEAN) / IMAGENET_STD).astype(np.float32)
-        with torch.inference_mode():
-            cls = backbone(torch.from_numpy(normalised.transpose(2, 0, 1))[None]).cls[0]
-        features.append((cls / cls.norm()).numpy())
-    return np.stack(features)
-
-
-def test_features_are_unit_cls_tokens_in_row_order(table: Path, image_dataset: Path, weights: Path) -> None:
-    features = pq.read_table(table / "features.parquet")
-    assert features["key"].to_pylist() == ShardDataset(image_dataset).keys.to_pylist()
-    values = np.stack(features["feature"].to_numpy()).astype(np.float32)
-    assert values.shape == (12, 32)
-    np.testing.assert_allclose(np.linalg.norm(values, axis=1), 1, atol=2e-3)
-    expected = expected_features(image_dataset, weights)
-    assert ((values * expected).sum(axis=1) > 0.98).all()  # DALI and Pillow decode and resize a little differently
-    closest = (values @ expected.T).argmax(axis=1)
-    assert (closest == np.arange(12)).all()
+def similarities(folder: Path) -> np.ndarray:
+    return np.stack(pq.read_table(folder / NEIGHBOURS)["similarity"].to_numpy())
 
 
 def test_table_and_report_say_where_they_come_from(table: Path, image_dataset: Path, weights: Path) -> None:
     manifest = read_manifest(image_dataset)
-    neighbours = pq.read_table(table / "neighbours.parquet")
+    neighbours = pq.read_table(table / NEIGHBOURS)
     metadata = {key.decode(): value.decode() for key, value in neighbours.schema.metadata.items()}
-    report = json.loads((table / "report.json").read_text())
+    report = json.loads((table / REPORT).read_text())
     for source in (metadata, report):
         assert source["dataset_hash"] == manifest.dataset_hash
         assert source["weights_hash"] == sha256_file(weights)
+        assert source["metric"] == "cosine"
         assert int(source["k"]) == 3
-    rows = read_neighbours(table, manifest)
-    assert rows.shape == (12, 3)
-    assert (rows != np.arange(12)[:, None]).all()
     label = ShardDataset(image_dataset).label
+    rows = read_neighbours(table, manifest)
     assert report["same_class_rate"] == pytest.approx((label[rows] == label[:, None]).mean())
-    similarity = np.stack(neighbours["similarity"].to_numpy())
-    assert (np.diff(similarity, axis=1) <= 0).all()
+    assert report["features_per_second"] == pytest.approx(12 / report["feature_seconds"])
+    assert 0 < report["peak_memory_gb"] < report["memory_budget_gb"]
+    assert report["recall"] is None
+    names = ["features.parquet", "gallery.html", "gallery.png", NEIGHBOURS, REPORT]
+    assert sorted(path.name for path in table.iterdir()) == names
 
 
-def test_reader_draws_the_neighbours_of_the_table(table: Path, image_dataset: Path) -> None:
+def test_neighbours_are_those_of_the_features(table: Path, image_dataset: Path) -> None:
+    features = np.stack(pq.read_table(table / "features.parquet")["feature"].to_numpy()).astype(np.float32)
+    expected = all_neighbours(features, Rules(3))
+    np.testing.assert_array_equal(read_neighbours(table, read_manifest(image_dataset)), expected.rows)
+    np.testing.assert_array_equal(similarities(table), expected.similarity.astype(np.float32))
+
+
+def test_the_same_command_again_changes_nothing(
+    table: Path, image_dataset: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in table.iterdir()}
+    knn(shards=image_dataset, weights=weights, out=table, k=3, batch_size=5)
+    assert {path.name: path.stat().st_mtime_ns for path in table.iterdir()} == before
+    assert "the table is there already: 12 images, k = 3" in capsys.readouterr().out
+
+
+def test_another_k_uses_the_features_that_are_there(
+    table: Path, image_dataset: Path, weights: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "features.parquet").write_bytes((table / "features.parquet").read_bytes())
+    knn(shards=image_dataset, weights=weights, out=tmp_path, k=2, gallery=0)
+    rows = read_neighbours(tmp_path, read_manifest(image_dataset))
+    np.testing.assert_array_equal(rows, read_neighbours(table, read_manifest(image_dataset))[:, :2])
+    assert json.loads((tmp_path / REPORT).read_text())["feature_seconds"] is None
+
+
+def test_reader_shows_the_pixels_of_the_neighbours_in_the_table(table: Path, image_dataset: Path) -> None:
     views = ViewSettings(
         global_size=64, local_size=32, local_crops=1, jitter=0, grey=0, blur=(0, 0, 0), solarize=(0, 0, 0)
     )
-    settings = ReaderSettings(shards=image_dataset, neighbours=table, views=views)
+    masks = MaskSettings(probability=1.0)
+    settings = ReaderSettings(shards=image_dataset, neighbours=table, views=views, masks=masks)
     rows = read_neighbours(table, read_manifest(image_dataset))
-    with Loader(settings, 12, 0, 2) as loader:
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    drawn = set()
+    with Loader(settings, 12, 0, 3) as loader:
+        pictures = [Image.fromarray(decode(loader.dataset.frame(row, 0))) for row in range(12)]
         for batch in loader:
+            plan = plan_batch(settings, loader.table, batch.step, 12, slice(0, 12))
             assert len(batch.auxiliary) == 1
-            mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-            pixels = (255 * (batch.auxiliary[0][:12] * std + mean)).mean(dim=(2, 3)).numpy()
-            levels = np.stack([decode(loader.dataset.frame(row, 0)).mean(axis=(0, 1)) for row in range(12)])
-            shown = np.abs(pixels[:, None] - levels[None]).sum(axis=2).argmin(axis=1)
-            for row, neighbour in zip(batch.rows.tolist(), shown.tolist(), strict=True):
+            for place, row in enumerate(batch.rows.tolist()):
+                neighbour = int(plan.source_rows[place, 1])
                 assert neighbour in rows[row]
+                drawn.add((row, neighbour))
+                top, left, height, width = (float(edge[place, 0]) for edge in plan.auxiliary_boxes)
+                box = (left, top, left + width, top + height)
+                shown = (255 * (batch.auxiliary[0][place] * std + mean)).numpy().transpose(1, 2, 0)
+                crops = [np.asarray(p.resize((64, 64), Image.Resampling.BICUBIC, box), float) for p in pictures]
+                away = [np.abs(shown - crop).mean() for crop in crops]
+                assert int(np.argmin(away)) == neighbour
+                assert away[neighbour] < 6  # of 255 levels; DALI and Pillow decode and resize a little differently
+    assert len(drawn) > 12, "more than one neighbour of a row is drawn in three epochs"
 
 
 def test_table_of_other_shards_is_refused(table: Path, clip_dataset: Path) -> None:
@@ -107,21 +122,78 @@ def test_table_of_other_shards_is_refused(table: Path, clip_dataset: Path) -> No
         read_neighbours(table, read_manifest(clip_dataset))
 
 
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty rows; by their keys four frames each of ten clips."""
+    folder = write_rows(tmp_path_factory.mktemp("made") / "frames", 40, name="clip{:02d}_1")
+    index = pq.read_table(folder / "index.parquet")
+    keys = pa.array([f"clip{row // 4}_{row:04d}" for row in range(40)])
+    pq.write_table(index.set_column(0, index.schema.field("key"), keys), folder / "index.parquet")
+    return folder
+
+
+def test_frames_of_one_clip_are_no_neighbours(frames: Path, tmp_path: Path) -> None:
+    features = unit_vectors(10).repeat(4, axis=0)
+    values = {"shards": frames, "features": write_npy(tmp_path / "f.npy", features), "k": 4}
+    knn(**values, out=tmp_path / "all")
+    rows = read_neighbours(tmp_path / "all", read_manifest(frames))
+    assert (rows[:, :3] // 4 == np.arange(40)[:, None] // 4).all()
+    knn(**values, out=tmp_path / "others", exclude_same_group=r"^(.+)_\d+$")
+    rows = read_neighbours(tmp_path / "others", read_manifest(frames))
+    assert (rows // 4 != np.arange(40)[:, None] // 4).all()
+    knn(**values, out=tmp_path / "different", max_similarity=0.999)
+    np.testing.assert_array_equal(rows, read_neighbours(tmp_path / "different", read_manifest(frames)))
+
+
+def test_a_key_without_a_group_is_named() -> None:
+    keys = pa.chunked_array([["a_1", "b_1", "a_2"]])
+    assert group_numbers(keys, r"(.+)_\d").tolist() == [0, 1, 0]
+    with pytest.raises(UserError, match=r"finds no group in the key 'b_1'"):
+        group_numbers(keys, r"(a)_\d")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"k": 12}, "k = 12 needs more than 12 images"),
-        ({"weights": Path("nowhere.safetensors")}, r"no weights at nowhere\.safetensors"),
+        ({"k": 40}, "k = 40 needs more than 40 images"),
+        ({"k": 37, "exclude_same_group": "(.+)_"}, "k = 37 needs 37 images outside a group; the largest group has 4"),
+        ({"features": None, "weights": Path("nowhere.safetensors")}, r"no weights at nowhere\.safetensors"),
+        ({"features": Path("nowhere.npy")}, r"no features at nowhere\.npy"),
+        ({"search": SearchSettings(approximate=True)}, "for sets of 4000000 images or more; .* holds 40"),
+        ({"search": SearchSettings(memory_gb=0.1)}, r"search\.memory_gb = 0\.1 is too little"),
+        ({"search": SearchSettings(approximate=True, approximate_from=1, memory_gb=0.45)}, r"needs search\.memory_gb"),
     ],
 )
-def test_bad_input_is_named(
-    change: dict[str, object], message: str, image_dataset: Path, weights: Path, tmp_path: Path
-) -> None:
-    values = {"shards": image_dataset, "weights": weights, "out": tmp_path, "k": 3} | change
+def test_bad_input_is_one_sentence(change: dict[str, Any], message: str, frames: Path, tmp_path: Path) -> None:
+    values = {"shards": frames, "features": write_npy(tmp_path / "f.npy", unit_vectors(40)), "out": tmp_path / "out"}
     with pytest.raises(UserError, match=message):
-        main(KnnCommand.model_validate(values))
+        knn(**{**values, **change})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("", "give either --weights or --features"),
+        ("--weights w --features f.npy", "give either --weights or --features"),
+        ("--features f.npy --exclude_same_group (", "no regular expression"),
+        ("--features f.npy --exclude-same-group abc", "put parentheses around"),
+        ("--features f.npy -k 0", "k = .*greater than or equal to 1"),
+        ("--features f.npy --search.where ray --search.approximate", "ray does not go with search.approximate"),
+        ("--features f.npy --search.where ray --search.device gpu", "ray does not go with search.device = gpu"),
+    ],
+)
+def test_bad_options_are_one_sentence(words: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_command(KnnCommand, ["--shards", "s", "--out", "o", *words.split()])
+
+
+@pytest.mark.parametrize("option", ["-k", "--neighbours"])
+def test_k_has_a_long_name_too(option: str) -> None:
+    assert parse_command(KnnCommand, ["--shards", "s", "--out", "o", "--weights", "w", option, "7"]).k == 7
 
 
 def test_search_process_holds_no_torch() -> None:
     program = "import indexing.knn, sys; assert 'faiss' in sys.modules; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    program = "import indexing.features, sys; assert 'torch' in sys.modules; assert 'faiss' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)

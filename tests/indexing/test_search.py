@@ -1,44 +1,96 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from indexing.search import drop_query, search
+from indexing.engines import cpu_nearest
+from indexing.search import Block, Nearest, Neighbours, Rules, error_bound, nothing_found, search_block
+from tests.indexing.made import unit_vectors
+from tests.indexing.oracle import all_neighbours
 
 
-def unit_vectors(rows: int, width: int = 16) -> np.ndarray:
-    features = np.random.default_rng(0).normal(size=(rows, width)).astype(np.float32)
-    return np.asarray(features / np.linalg.norm(features, axis=1, keepdims=True))
+def found_in_blocks(
+    features: np.ndarray, rules: Rules, edges: list[int], query_edges: list[int], nearest: Nearest = cpu_nearest
+) -> Neighbours:
+    parts = []
+    for first, last in pairwise(query_edges):
+        found = nothing_found(last - first, rules.k)
+        for start, stop in pairwise(edges):
+            block = Block(start, features[start:stop])
+            found = search_block(np.arange(first, last), features[first:last], block, found, rules, nearest)
+        parts.append(found)
+    return Neighbours(np.concatenate([part.rows for part in parts]), np.concatenate([p.similarity for p in parts]))
 
 
-@pytest.mark.parametrize("block", [7, 64, 1000])
-def test_neighbours_are_those_of_a_full_sort(block: int) -> None:
-    features = unit_vectors(200)
-    parts = list(search(features, k=5, block=block))
-    rows = np.concatenate([part.rows for part in parts])
-    similarity = np.concatenate([part.similarity for part in parts])
-    full = features.astype(np.float64) @ features.astype(np.float64).T
-    np.fill_diagonal(full, -np.inf)
-    assert (rows == np.argsort(-full, axis=1)[:, :5]).all()
-    np.testing.assert_allclose(similarity, -np.sort(-full, axis=1)[:, :5], atol=1e-6)
-    assert rows.dtype == np.int32
+def check(found: Neighbours, expected: Neighbours) -> None:
+    np.testing.assert_array_equal(found.rows, expected.rows)
+    np.testing.assert_array_equal(found.similarity, expected.similarity)
+
+
+def cuts(rows: int) -> st.SearchStrategy[list[int]]:
+    return st.lists(st.integers(1, rows - 1), max_size=4).map(lambda inner: [0, *sorted(set(inner)), rows])
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_cut_gives_the_rows_of_a_full_sort_with_ties_and_duplicates(data: st.DataObject) -> None:
+    rows = data.draw(st.integers(2, 90))
+    different = data.draw(st.integers(1, rows))  # the fewer, the more duplicates
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    features = unit_vectors(different, data.draw(st.sampled_from([2, 16, 33])))[rng.integers(0, different, rows)]
+    rules = Rules(
+        k=data.draw(st.integers(1, min(6, rows - 1))),
+        max_similarity=data.draw(st.sampled_from([None, 0.999])),
+        groups=data.draw(st.sampled_from([None, rng.integers(0, 5, rows)])),
+    )
+    found = found_in_blocks(features, rules, data.draw(cuts(rows)), data.draw(cuts(rows)))
+    check(found, all_neighbours(features, rules))
+
+
+def test_more_duplicates_than_candidates_are_taken_in_row_order() -> None:
+    features = unit_vectors(600, 32)
+    features[np.random.default_rng(1).permutation(600)[:300]] = features[0]
+    check(found_in_blocks(features, Rules(k=5), [0, 350, 600], [0, 600]), all_neighbours(features, Rules(k=5)))
+
+
+def test_rounding_of_the_float32_search_is_not_seen() -> None:
+    """Rows so close that float32 may order them in any way, and a search that orders them as badly as it may."""
+    rng = np.random.default_rng(0)
+    features = np.repeat(unit_vectors(4, 384), 100, axis=0).astype(np.float16)
+    flipped = rng.integers(0, 384, 400)
+    features[np.arange(400), flipped] = np.nextafter(features[np.arange(400), flipped], np.float16(1))
+    features = features.astype(np.float32)
+
+    def worst(queries: np.ndarray, base: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        similarity = queries.astype(np.float64) @ base.astype(np.float64).T
+        similarity += rng.uniform(-0.9, 0.9, similarity.shape) * error_bound(384)
+        order = np.argsort(-similarity, axis=1)[:, :count]
+        return np.take_along_axis(similarity, order, 1).astype(np.float32), order
+
+    check(found_in_blocks(features, Rules(k=5), [0, 250, 400], [0, 400], worst), all_neighbours(features, Rules(k=5)))
+
+
+@pytest.mark.parametrize("width", [16, 384, 1024])
+def test_the_bound_holds_for_the_search_of_faiss(width: int) -> None:
+    features = np.abs(unit_vectors(300, width))  # sums without cancellation round most
+    similarity, positions = cpu_nearest(features, features, 300)
+    exact = features.astype(np.float64) @ features.astype(np.float64).T
+    error = np.abs(similarity - np.take_along_axis(exact, positions, 1)).max()
+    assert error < error_bound(width)
 
 
 def test_the_query_is_left_out_by_number_even_among_duplicates() -> None:
     features = unit_vectors(20)
     features[7] = features[3]
-    ((rows, similarity),) = search(features, k=4)
-    assert (rows != np.arange(20)[:, None]).all()
-    assert rows[3, 0] == 7
-    assert rows[7, 0] == 3
-    assert similarity[3, 0] == pytest.approx(1)
+    found = found_in_blocks(features, Rules(k=4), [0, 20], [0, 20])
+    assert (found.rows != np.arange(20)[:, None]).all()
+    assert (found.rows[3, 0], found.rows[7, 0]) == (7, 3)
 
 
-def test_equal_similarities_are_ordered_by_row() -> None:
-    rows = np.array([[9, 4, 2, 0]])
-    found = drop_query(rows, np.array([[0.5, 0.5, 1.0, 0.5]], np.float32), np.array([4]))
-    assert found.rows.tolist() == [[2, 0, 9]]
-    assert found.similarity.tolist() == [[1.0, 0.5, 0.5]]
-
-
-def test_more_duplicates_than_neighbours_drop_the_last() -> None:
-    found = drop_query(np.array([[1, 2, 3]]), np.ones((1, 3), np.float32), np.array([8]))
-    assert found.rows.tolist() == [[1, 2]]
+def test_a_place_that_no_row_may_take_stays_empty() -> None:
+    rules = Rules(k=3, groups=np.array([0, 0, 0, 1]))
+    found = found_in_blocks(unit_vectors(4), rules, [0, 4], [0, 4])
+    assert found.rows.tolist()[:3] == [[3, -1, -1]] * 3
+    assert sorted(found.rows[3].tolist()) == [0, 1, 2]

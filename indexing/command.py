@@ -1,0 +1,71 @@
+"""The options of `python -m indexing.knn`."""
+
+import re
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import AliasChoices, Field, field_validator, model_validator
+
+from indexing.job import SearchSettings
+from pipeline.settings import Command
+from pipeline.storage import Place
+
+
+class KnnCommand(Command):
+    """Find the k nearest neighbours of every image of a shard dataset under the features of an exported backbone.
+
+    Give --weights, whose features are computed, or --features that you have. Writes OUT/features.parquet,
+    OUT/neighbours.parquet, OUT/report.json and OUT/gallery.html and .png; pre-training on images reads the table with
+    --data.neighbours OUT. Interrupt it at any time: the same command continues. With RAY_ADDRESS set it uses that Ray
+    cluster, whose nodes must see the same folders, else this machine and its GPUs.
+    """
+
+    program: ClassVar[str] = "python -m indexing.knn"
+
+    shards: Path
+    """Folder of a shard dataset."""
+    weights: Path | None = None
+    """Backbone written by `python -m training.export`."""
+    features: Path | None = None
+    """Features in place of weights: a .npy array (samples, width), or a Parquet file with a column `feature` of lists
+    and perhaps a column `key`; one vector per sample, in the order of index.parquet. They are brought to unit length
+    and rounded to float16."""
+    out: Place
+    """Folder for the table."""
+    k: int = Field(5, ge=1, validation_alias=AliasChoices("k", "neighbours"))
+    """Neighbours of an image; the paper uses 5."""
+    max_similarity: float | None = None
+    """Leave out neighbours that are more similar than this: 0.999 leaves out exact duplicates. Default: none."""
+    exclude_same_group: str | None = Field(
+        None, validation_alias=AliasChoices("exclude_same_group", "exclude-same-group")
+    )
+    r"""Regular expression whose first parenthesis finds the group in a sample's key; neighbours of the query's own
+    group are left out. For video frames called CLIP_000123 give '^(.+)_\d+$'."""
+    gallery: int = Field(12, ge=0)
+    """Queries drawn for gallery.html and gallery.png; 0 for none."""
+    batch_size: int = Field(64, ge=1)
+    """Images per forward pass."""
+    threads: int = Field(1, ge=1)
+    """CPU threads of one process that computes features."""
+    workers: int | None = Field(None, ge=1)
+    """Processes that compute features at once; default one per GPU, else cores / threads."""
+    search: SearchSettings = SearchSettings()
+    """How neighbours are searched."""
+
+    @field_validator("exclude_same_group")
+    @classmethod
+    def _has_a_group(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            try:
+                groups = re.compile(pattern).groups
+            except re.error as error:
+                raise ValueError(f"no regular expression: {error}") from error
+            if not groups:
+                raise ValueError(r"put parentheses around what names the group, as in '^(.+)_\d+$'")
+        return pattern
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "KnnCommand":
+        if (self.weights is None) == (self.features is None):
+            raise ValueError("give either --weights or --features")
+        return self

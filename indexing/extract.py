@@ -1,0 +1,123 @@
+"""Features of the images of one shard: centre crops by DALI, the CLS token of an exported backbone by torch."""
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from nvidia.dali import Pipeline, fn, pipeline_def, types
+from nvidia.dali.data_node import DataNode
+from torch import Tensor
+
+from indexing.store import unit_rows
+from pipeline.dataset import ShardDataset
+from pipeline.reader.graph import NORMALISATION
+from pipeline.settings import UserError
+from pipeline.shards.images import check_jpeg
+from pipeline.shards.rejects import Rejected
+from pipeline.storage import open_storage
+from training.vit import VisionTransformer
+from training.weights import load_backbone
+
+PARTS = ".features"
+RESIZE_OVER_CROP = 256 / 224
+"""Shorter side before the centre crop, in crop sizes (the usual ImageNet evaluation transform)."""
+
+
+def part_name(shard: int) -> str:
+    """The file with the features of a shard."""
+    return f"{PARTS}/{shard:06d}.npy"
+
+
+def crop_graph(feed: Callable[[], list[Any]], size: int, batch_size: int, threads: int, device: int | None) -> Pipeline:
+    """Encoded images in, normalised (n, 3, size, size) centre crops out; on GPU `device`, or on the CPU if None."""
+
+    @pipeline_def(batch_size=batch_size, num_threads=threads, device_id=device)  # type: ignore[untyped-decorator]
+    def graph() -> DataNode:
+        encoded = fn.external_source(source=feed, batch=True, dtype=types.UINT8, ndim=1)
+        image = fn.decoders.image(encoded, device="cpu" if device is None else "mixed", output_type=types.RGB)
+        image = fn.resize(image, resize_shorter=round(RESIZE_OVER_CROP * size), interp_type=types.INTERP_CUBIC)
+        return fn.crop_mirror_normalize(image, crop=(size, size), **NORMALISATION)
+
+    pipeline: Pipeline = graph()
+    pipeline.build()
+    return pipeline
+
+
+class ShardFeatures:
+    """Writes the features of shards; batches never span two shards, so a shard's bytes do not depend on the others."""
+
+    def __init__(self, shards: Path, weights: Path, out: str, batch_size: int, threads: int) -> None:
+        self._dataset = ShardDataset(shards)
+        self._weights = weights
+        self._out = open_storage(out)
+        self._batch_size, self._threads = batch_size, threads
+        self._middle = self._dataset.num_frames // 2
+        self._batches: Iterator[list[Any]] = iter(())
+        torch.set_num_threads(threads)  # sums are ordered by the number of threads
+
+    @cached_property
+    def _device(self) -> torch.device:
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+    @cached_property
+    def _backbone(self) -> VisionTransformer:
+        return load_backbone(self._weights).to(self._device)
+
+    @cached_property
+    def _pipeline(self) -> Pipeline:
+        device = 0 if self._device.type == "cuda" else None
+        size = self._backbone.settings.image_size
+        return crop_graph(lambda: next(self._batches), size, self._batch_size, self._threads, device)
+
+    def _encoded(self, row: int) -> NDArray[np.uint8]:
+        return self._dataset.frame(row, int(self._middle[row]))
+
+    def _crops(self, rows: NDArray[np.int64]) -> Iterator[Tensor]:
+        self._batches = (
+            [self._encoded(int(row)) for row in rows[start : start + self._batch_size]]
+            for start in range(0, len(rows), self._batch_size)
+        )
+        pipeline = self._pipeline
+        while True:
+            try:
+                (crops,) = pipeline.run()
+            except StopIteration:
+                pipeline.reset()
+                return
+            except RuntimeError as error:
+                raise self._blame(rows, error) from error
+            yield torch.utils.dlpack.from_dlpack(crops.as_tensor())
+
+    def _blame(self, rows: NDArray[np.int64], error: RuntimeError) -> UserError:
+        """Name the image that DALI could not decode."""
+        for row in rows.tolist():
+            try:
+                check_jpeg(self._encoded(row).tobytes())
+            except Rejected as rejected:
+                return UserError(
+                    f"the image of sample {self._dataset.keys[row]} in {self._dataset.folder} is damaged: "
+                    f"{rejected.detail}. Remove its shard and run `make shards` again"
+                )
+        return UserError(f"DALI cannot decode images of {self._dataset.folder}: {error}")
+
+    @torch.inference_mode()
+    def features(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
+        """(n, D) unit vectors of some rows of the dataset."""
+        source = f"the features by {self._weights}"
+        blocks = [np.empty((0, self._backbone.settings.width), np.float16)]
+        for crops in self._crops(rows):
+            cls = self._backbone(crops).cls.float().cpu().numpy()
+            blocks.append(unit_rows(cls, int(rows[sum(map(len, blocks))]), source))
+        return np.concatenate(blocks)
+
+    def run(self, item: int) -> int:
+        """Write the features of shard number `item`; returns how many there are."""
+        rows = np.flatnonzero(self._dataset.shard == item)
+        features = self.features(rows)
+        with self._out.writing(part_name(item)) as path, path.open("wb") as stream:
+            np.save(stream, features)
+        return len(features)

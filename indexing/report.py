@@ -1,0 +1,59 @@
+"""What a neighbour table looks like in numbers: pure functions of its rows."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+DUPLICATE = 0.999
+"""Similarity from which two images count as the same picture in the report."""
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def describe(rows: NDArray[np.int32], similarity: NDArray[np.float32], label: NDArray[np.integer]) -> dict[str, Any]:
+    """Figures of a table of (N, k) `rows` and `similarity` over samples with (N,) `label`, -1 where there is none."""
+    return {
+        "similarity_quantiles": quantiles(similarity),
+        "similarity_by_rank": similarity.mean(axis=0, dtype=np.float64).tolist(),
+        "duplicate_share": float((similarity[:, 0] >= DUPLICATE).mean()),
+        **same_class(rows, label),
+        **hubness(rows),
+    }
+
+
+def quantiles(values: NDArray[np.floating]) -> dict[str, float]:
+    """Some quantiles of all values, by name."""
+    return dict(zip(map(str, _QUANTILES), np.quantile(values, _QUANTILES).tolist(), strict=True))
+
+
+def same_class(rows: NDArray[np.int32], label: NDArray[np.integer]) -> dict[str, Any]:
+    """Share of neighbours that have their query's class, overall and by rank, and what chance would give.
+
+    Only samples with a label count; None where there are none.
+    """
+    labelled = label >= 0
+    counts = np.bincount(label[labelled])
+    known = int(counts.sum())
+    if known < 2:
+        return {"same_class_rate": None, "same_class_rate_by_rank": None, "same_class_rate_by_chance": None}
+    pairs = labelled[:, None] & labelled[rows]
+    same = (label[rows] == label[:, None]) & pairs
+    by_rank = same.sum(axis=0) / np.maximum(pairs.sum(axis=0), 1)
+    return {
+        "same_class_rate": float(same.sum() / max(1, pairs.sum())),
+        "same_class_rate_by_rank": by_rank.tolist(),
+        "same_class_rate_by_chance": float((counts * (counts - 1)).sum() / (known * (known - 1))),
+    }
+
+
+def hubness(rows: NDArray[np.int32]) -> dict[str, Any]:
+    """How unevenly rows appear as neighbours of others (Radovanovic et al., Hubs in Space, JMLR 2010)."""
+    appears = np.bincount(rows.ravel(), minlength=len(rows))
+    centred = appears - appears.mean()
+    spread = float(np.sqrt(np.square(centred).mean()))
+    return {
+        "most_popular_row": int(appears.argmax()),
+        "most_popular_row_appears": int(appears.max()),
+        "never_a_neighbour": float((appears == 0).mean()),
+        "popularity_skewness": float(np.power(centred, 3).mean() / spread**3) if spread else 0.0,
+    }

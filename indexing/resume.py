@@ -1,0 +1,39 @@
+"""A job that can be killed and continued: its settings, and a folder of finished parts, inside the output folder."""
+
+import json
+from typing import Any
+
+from indexing.cluster import KEPT
+from pipeline.settings import UserError
+from pipeline.storage import Storage
+
+JOB = "job.json"
+
+
+def begin(out: Storage, folder: str, identity: dict[str, Any]) -> bool:
+    """Open the folder of parts; returns whether the same job began there before.
+
+    Raises:
+        UserError: the folder holds parts of another job, or cannot be written.
+    """
+    name = f"{folder}/{JOB}"
+    try:
+        if out.size(name) is None:
+            out.remove(folder)
+            out.write(name, json.dumps(identity, indent=2).encode())
+            return False
+        out.clean(folder)
+        there = json.loads(out.read(name))
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    if differing := sorted(key for key in identity.keys() | there.keys() if identity.get(key) != there.get(key)):
+        said = "; ".join(f"{key} is {there.get(key)!r} there, {identity.get(key)!r} now" for key in differing)
+        raise UserError(
+            f"{out}/{folder} holds finished parts of another job ({said}): choose another --out or remove that folder"
+        )
+    return True
+
+
+def cannot_write(out: Storage, error: OSError) -> UserError:
+    """The sentence for an output that cannot be written, a full disk for instance."""
+    return UserError(f"cannot write to {out}: {error.strerror or error}; {KEPT}")

@@ -1,0 +1,76 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from indexing.extract import ShardFeatures, part_name
+from pipeline.dataset import ShardDataset
+from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.settings import UserError
+from tests.indexing.conftest import SIZE
+from tests.media import decode
+from training.weights import load_backbone, save_backbone
+
+
+def expected_features(image_dataset: Path, weights: Path) -> np.ndarray:
+    """The features by Pillow and plain torch."""
+    dataset, backbone = ShardDataset(image_dataset), load_backbone(weights)
+    features = []
+    for row in range(len(dataset)):
+        image = Image.fromarray(decode(dataset.frame(row, 0)))
+        factor = round(SIZE * 256 / 224) / min(image.size)
+        image = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC)
+        left, top = (image.width - SIZE) // 2, (image.height - SIZE) // 2
+        pixels = np.asarray(image.crop((left, top, left + SIZE, top + SIZE))) / 255
+        normalised = ((pixels - IMAGENET_MEAN) / IMAGENET_STD).astype(np.float32)
+        with torch.inference_mode():
+            cls = backbone(torch.from_numpy(normalised.transpose(2, 0, 1))[None]).cls[0]
+        features.append((cls / cls.norm()).numpy())
+    return np.stack(features)
+
+
+def test_features_are_unit_cls_tokens_of_centre_crops(image_dataset: Path, weights: Path, tmp_path: Path) -> None:
+    worker = ShardFeatures(image_dataset, weights, str(tmp_path), batch_size=5, threads=1)
+    values = worker.features(np.arange(12)).astype(np.float32)
+    assert values.shape == (12, 32)
+    np.testing.assert_allclose(np.linalg.norm(values, axis=1), 1, atol=2e-3)
+    expected = expected_features(image_dataset, weights)
+    assert ((values * expected).sum(axis=1) > 0.98).all()  # DALI and Pillow decode and resize a little differently
+    assert ((values @ expected.T).argmax(axis=1) == np.arange(12)).all()
+
+
+def test_a_shard_has_the_same_bytes_in_any_order_and_company(
+    image_dataset: Path, weights: Path, tmp_path: Path
+) -> None:
+    for name, shards in (("a", [0, 1, 2]), ("b", [2, 0]), ("c", [1])):
+        worker = ShardFeatures(image_dataset, weights, str(tmp_path / name), batch_size=3, threads=1)
+        assert [worker.run(shard) for shard in shards] == [4] * len(shards)
+    for name, shard in (("b", 0), ("b", 2), ("c", 1)):
+        assert (tmp_path / name / part_name(shard)).read_bytes() == (tmp_path / "a" / part_name(shard)).read_bytes()
+
+
+def test_a_damaged_image_is_named(image_dataset: Path, weights: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(image_dataset, copy)
+    dataset = ShardDataset(copy)
+    shard = copy / dataset.manifest.shards[dataset.shard[5]].file
+    content, jpeg = bytearray(shard.read_bytes()), dataset.frame(5, 0).tobytes()
+    start = bytes(content).find(jpeg)
+    content[start + 200 : start + len(jpeg)] = bytes(len(jpeg) - 200)
+    shard.write_bytes(content)
+    worker = ShardFeatures(copy, weights, str(tmp_path), batch_size=4, threads=1)
+    with pytest.raises(UserError, match=f"image of sample {dataset.keys[5]} in .*copy is damaged"):
+        worker.run(int(dataset.shard[5]))
+
+
+def test_weights_that_give_no_numbers_are_named(image_dataset: Path, weights: Path, tmp_path: Path) -> None:
+    backbone = load_backbone(weights)
+    with torch.no_grad():
+        next(backbone.parameters()).fill_(float("nan"))
+    save_backbone(tmp_path / "nan.safetensors", backbone, {})
+    worker = ShardFeatures(image_dataset, tmp_path / "nan.safetensors", str(tmp_path), batch_size=4, threads=1)
+    with pytest.raises(UserError, match=r"features by .*nan\.safetensors hold .*not finite numbers, first in row 4"):
+        worker.run(1)
