@@ -1,12 +1,14 @@
 """Label propagation benchmarks on frozen features: `python -m evaluation TASK --data DIR --weights FILE --out DIR`.
 
-frames      images and index masks from disk, the network's input
-backbones   exported weights -> patch features of a batch of frames
-labels      index mask <-> soft labels on the patch grid
-propagation features of a clip + labels of its first frame -> labels of every frame
-command     what the tasks share: options, and the output folder with its result file
-pictures    prediction masks and contact sheets
-davis       DAVIS-2017: the data set and the task; its scores in davis_scores
+frames, labels   images and masks from disk; index masks <-> soft labels on the patch grid
+backbones        weights of several origins -> patch features of a batch of frames
+propagation      features of a clip + labels of its first frame -> labels of every frame
+task, masks      what a benchmark says of itself; what those of index masks share
+davis, vip, jhmdb    the benchmarks: layout, protocol, scores; the measures alone in *_scores
+evaluate         a task's clips through network, propagation and scoring, with threads for the rest (background)
+program          the programs: one or several checkpoints, or predictions on disk -> result files
+report, sheets   report.html and contact sheets (pictures, attention, report_parts)
+during_training  DAVIS on the teacher while it is trained, and the best weights
 
-A task is one module with a `Command` of its own and a `run`; it is made known in `__main__`.
+A result is a pure function of data, weights and the protocol that its file records.
 """

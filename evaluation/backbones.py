@@ -1,15 +1,24 @@
-"""Frozen patch features of frames, from exported weights or from random ones."""
+"""Frozen patch features of frames, from weights of several origins."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from evaluation.fingerprints import fingerprint
+from pipeline.files import sha256_file
 from pipeline.settings import UserError
-from training.weights import load_backbone, random_backbone
+from training.import_official import infer_settings, read_teacher_backbone
+from training.vit import VisionTransformer
+from training.weights import build_backbone, load_backbone, random_backbone, read_card
+
+Precision = Literal["fp32", "bf16"]
+_DINOV2 = ("dinov2", "dinov2_with_registers")
 
 
 class Extractor(NamedTuple):
@@ -19,6 +28,7 @@ class Extractor(NamedTuple):
     """Normalised images (B, 3, H, W) to patch tokens (B, gh * gw, D), row by row."""
     patch_size: int
     device: torch.device
+    precision: Precision = "fp32"
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """Patch grid (gh, gw) of a network size.
@@ -28,7 +38,10 @@ class Extractor(NamedTuple):
         """
         height, width = size
         if min(size) < 1 or height % self.patch_size or width % self.patch_size:
-            raise UserError(f"--size {height},{width}: both must be multiples of the patch size {self.patch_size}")
+            raise UserError(
+                f"frames of {height}x{width} cannot be cut into patches: height and width must be multiples of the "
+                f"patch size {self.patch_size} (--size; for VIP --long_side and --side_multiple)"
+            )
         return height // self.patch_size, width // self.patch_size
 
     @torch.no_grad()
@@ -41,20 +54,96 @@ class Extractor(NamedTuple):
         remaining = iter(images)
         while batch := list(islice(remaining, batch_size)):
             height, width = self.grid((batch[0].shape[1], batch[0].shape[2]))
-            tokens = self.patch_tokens(torch.stack(batch).to(self.device))
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                tokens = self.patch_tokens(torch.stack(batch).to(self.device))
             if not tokens.isfinite().all():
                 raise UserError("the weights give features that are NaN or infinite; they cannot be evaluated")
             yield from tokens.reshape(len(batch), height, width, -1)
 
 
-def open_extractor(weights: Path, *, device: torch.device, random_seed: int | None) -> Extractor:
-    """The backbone in `weights`, or one of the same architecture with random parameters if a seed is given.
+def extractor_of(backbone: VisionTransformer, device: torch.device, precision: Precision = "fp32") -> Extractor:
+    """Features of a backbone that is in memory, as it is: it should be in eval mode and on `device`."""
+    return Extractor(lambda images: backbone(images).patches, backbone.settings.patch_size, device, precision)
+
+
+class Checkpoint(NamedTuple):
+    """Weights that are evaluated, under the name that tables give them."""
+
+    name: str
+    path: Path
+    extractor: Extractor
+    origin: dict[str, Any]
+    """For the result file: path, hash and what the weights say of themselves."""
+    backbone: nn.Module
+
+
+def open_checkpoint(
+    path: Path, name: str, *, device: torch.device, random_seed: int | None = None, precision: Precision = "fp32"
+) -> Checkpoint:
+    """Open exported weights (.safetensors), the authors' checkpoint (.pth) or a folder of a transformers Dinov2.
+
+    With a seed, only the architecture is taken and the parameters are drawn.
 
     Raises:
         UserError: the file is missing or holds no weights of a known kind.
     """
-    backbone = load_backbone(weights)
-    if random_seed is not None:
-        backbone = random_backbone(backbone.settings, random_seed)
-    backbone.to(device).float().eval().requires_grad_(False)
-    return Extractor(lambda images: backbone(images).patches, backbone.settings.patch_size, device)
+    if path.is_dir():
+        model, sha256 = _open_transformers(path, random_seed)
+        card: dict[str, Any] = {"transformers": model.config.model_type}
+        registers = getattr(model.config, "num_register_tokens", 0)
+        model.to(device).float().eval().requires_grad_(False)
+        extractor = Extractor(
+            lambda images: model(images).last_hidden_state[:, 1 + registers :],
+            model.config.patch_size,
+            device,
+            precision,
+        )
+        backbone: nn.Module = model
+    else:
+        vit, card, sha256 = _open_file(path)
+        if random_seed is not None:
+            vit = random_backbone(vit.settings, random_seed)
+        vit.to(device).float().eval().requires_grad_(False)
+        extractor, backbone = extractor_of(vit, device, precision), vit
+    origin = {"name": name, "path": str(path), "sha256": sha256, "card": card, "random_init_seed": random_seed}
+    return Checkpoint(name, path, extractor, origin, backbone)
+
+
+def _open_file(path: Path) -> tuple[VisionTransformer, dict[str, Any], str]:
+    if path.suffix in (".pth", ".pt"):
+        tensors = read_teacher_backbone(path)
+        backbone = build_backbone(infer_settings(tensors, path), tensors, path)
+        card = {"part": "teacher", "architecture": backbone.settings.model_dump(mode="json")}
+        return backbone, card, sha256_file(path)
+    backbone = load_backbone(path)
+    return backbone, read_card(path), sha256_file(path)
+
+
+def _open_transformers(path: Path, random_seed: int | None) -> tuple[Any, str]:
+    try:
+        kind = json.loads((path / "config.json").read_text()).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is a folder without a readable config.json of a transformers model") from error
+    if kind not in _DINOV2:
+        raise UserError(f"{path} holds a transformers model of the type {kind}; allowed are {' and '.join(_DINOV2)}")
+    try:
+        transformers: Any = import_module("transformers")
+    except ImportError as error:
+        raise UserError(f"{path} needs the package transformers: pip install transformers") from error
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        if random_seed is None:
+            model, report = transformers.AutoModel.from_pretrained(
+                path, local_files_only=True, output_loading_info=True
+            )
+            if missing := sorted(report["missing_keys"]):
+                raise UserError(f"the weights in {path} lack {len(missing)} tensors, such as {missing[0]}")
+        else:
+            config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(random_seed)
+                model = transformers.AutoModel.from_config(config)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"cannot load the weights in {path}: {' '.join(str(error).split())}") from error
+    parts = sorted(file for file in path.iterdir() if file.suffix in (".json", ".safetensors", ".bin"))
+    return model, fingerprint(path, parts)

@@ -1,6 +1,5 @@
 """What every evaluation task shares: its options, its output folder and its result file."""
 
-import hashlib
 import json
 import math
 import platform
@@ -10,38 +9,84 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import AliasChoices, Field
+from pydantic import Field, field_validator
 
-from evaluation.backbones import Extractor, open_extractor
-from pipeline.files import remove, sha256_file, write_bytes
-from pipeline.settings import Command, UserError
-from training.weights import read_card
+from evaluation.backbones import Checkpoint, Precision, open_checkpoint
+from pipeline.files import remove, write_bytes
+from pipeline.settings import Command, Settings, UserError
 
 PREDICTIONS = "predictions"
 SHEETS = "sheets"
+CHECKPOINTS = "checkpoints"
+REPORT = "report.html"
 _MARKER = ".evaluation"
 _RECORDED_PACKAGES = ("tcore-pipeline", "torch", "numpy", "scipy", "pillow")
 
 
-class EvaluationCommand(Command):
-    """Options of every task."""
+class ReportSettings(Settings):
+    """The page to look at."""
+
+    enabled: bool = True
+    """Write report.html and the contact sheets."""
+    clips: int = Field(default=3, ge=0)
+    """So many of the best and of the worst sequences are shown moving."""
+    attention: bool = False
+    """Show what the CLS token of the last block attends to in the first frames (this project's weights and .pth)."""
+
+
+class DataCommand(Command):
+    """Options of everything that reads a data set."""
 
     data: Path
     """Root folder of the data set; nothing is written there."""
-    weights: Path
-    """Exported backbone weights (.safetensors)."""
+    sequences: tuple[str, ...] = ()
+    """Only these sequences instead of the whole list, e.g. --sequences dog,bmx-trees."""
+    workers: int = Field(default=4, ge=1)
+    """Threads that decode ahead of the network, and that score and write behind it."""
+    report: ReportSettings = ReportSettings()
+    """The page to look at."""
+
+
+class EvaluationCommand(DataCommand):
+    """Options of every task that takes weights."""
+
+    weights: tuple[Path, ...]
+    """Weights, one or several with commas: exported ones (.safetensors), the authors' (.pth), or a Dinov2 folder."""
     out: Path
-    """Folder for the result file, the predictions and the contact sheets; an earlier result in it is replaced."""
-    random_init: bool = Field(default=False, validation_alias=AliasChoices("random-init", "random_init"))
+    """Folder for result, predictions, contact sheets and report; an earlier result in it is replaced."""
+    random_init: bool = False
     """Take only the architecture from the weights and draw random parameters: the floor to compare with."""
     seed: int = Field(default=0, ge=0)
     """Seed of the random parameters."""
     device: str = "auto"
     """Where the network and the propagation run: auto, cpu, cuda or cuda:N."""
+    precision: Precision = "fp32"
+    """Precision of the network: fp32 as in the protocol, or bf16. Propagation is always float32."""
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads; by default as many as there are cores."""
+    """CPU threads of the network; by default as many as there are cores."""
     batch_size: int = Field(default=4, ge=1)
     """Frames that pass the network at once."""
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _one_or_several(cls, weights: object) -> object:
+        return (weights,) if isinstance(weights, str | Path) else weights
+
+    @field_validator("weights")
+    @classmethod
+    def _at_least_one(cls, weights: tuple[Path, ...]) -> tuple[Path, ...]:
+        if not weights:
+            raise ValueError("give at least one file or folder of weights")
+        return weights
+
+
+class ScoreCommand(DataCommand):
+    """Options of scoring predictions that lie on disk."""
+
+    predictions: Path
+    """Folder with one folder of predictions for each sequence, as `python -m evaluation` writes them."""
+    out: Path | None = None
+    """Folder for result, contact sheets and report; without it the scores are only printed."""
 
 
 def select_device(name: str) -> torch.device:
@@ -60,12 +105,31 @@ def select_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def start(command: EvaluationCommand) -> Extractor:
-    """Set the number of threads and load the backbone."""
+def checkpoint_names(paths: Iterable[Path]) -> list[str]:
+    """A name for each file or folder of weights that no other one has: its own, with its folder's where needed."""
+    resolved = [path.resolve() for path in paths]
+    names: list[str] = []
+    for path in resolved:
+        name = path.stem
+        if [other.stem for other in resolved].count(name) > 1:
+            name = f"{path.parent.name}-{name}"
+        number = 2
+        while (unique := name if number == 2 and name not in names else f"{name}-{number}") in names:
+            number += 1
+        names.append(unique)
+    return names
+
+
+def open_checkpoints(command: EvaluationCommand) -> list[Checkpoint]:
+    """Set the number of threads and load all weights; a bad one stops everything before anything is evaluated."""
     if command.threads is not None:
         torch.set_num_threads(command.threads)
-    random_seed = command.seed if command.random_init else None
-    return open_extractor(command.weights, device=select_device(command.device), random_seed=random_seed)
+    device = select_device(command.device)
+    seed = command.seed if command.random_init else None
+    return [
+        open_checkpoint(path, name, device=device, random_seed=seed, precision=command.precision)
+        for path, name in zip(command.weights, checkpoint_names(command.weights), strict=True)
+    ]
 
 
 def prepare_output(out: Path, data: Path, task: str) -> None:
@@ -80,7 +144,8 @@ def prepare_output(out: Path, data: Path, task: str) -> None:
         raise UserError(f"--out {out} is a file; it must be a folder or not exist yet")
     marker = out / _MARKER
     owner = marker.read_text() if marker.exists() else None
-    leftovers = [out / name for name in (f"{task}.json", PREDICTIONS, SHEETS) if (out / name).exists()]
+    made = (f"{task}.json", PREDICTIONS, SHEETS, CHECKPOINTS, REPORT)
+    leftovers = [out / name for name in made if (out / name).exists()]
     if leftovers and owner != task:
         raise UserError(f"{leftovers[0]} was not made by this task; choose another --out or remove it")
     for leftover in leftovers:
@@ -88,31 +153,9 @@ def prepare_output(out: Path, data: Path, task: str) -> None:
     write_bytes(marker, task.encode())
 
 
-def fingerprint(root: Path, files: Iterable[Path]) -> str:
-    """Hex SHA-256 over the names (relative to `root`) and the bytes of some files, in any order.
-
-    Raises:
-        UserError: a file cannot be read.
-    """
-    try:
-        lines = sorted(f"{file.relative_to(root).as_posix()} {sha256_file(file)}\n" for file in files)
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def provenance(command: EvaluationCommand) -> dict[str, Any]:
-    """Which weights, on what software and device: the part of a result that all tasks share."""
-    return {
-        "weights": {
-            "path": str(command.weights),
-            "sha256": sha256_file(command.weights),
-            "card": read_card(command.weights),
-            "random_init_seed": command.seed if command.random_init else None,
-        },
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in _RECORDED_PACKAGES},
-        "device": str(select_device(command.device)),
-    }
+def software() -> dict[str, Any]:
+    """Versions of what computes a result."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _RECORDED_PACKAGES}
 
 
 def _without_nan(value: object) -> object:

@@ -6,56 +6,50 @@ Layout of the data set, as distributed:
     Annotations/480p/SEQUENCE/*.png   palette masks of object ids; 255 is void and counts as background
 
 As in the official scorer, the objects are those of the first mask, the first and the last frame are not scored, and
-the global row is the mean over the objects of all sequences. Two cases that the official data does not have: a frame
+the overall row is the mean over the objects of all sequences. Two cases that the official data does not have: a frame
 without a mask is left out of the score, and an id that the first mask skips is no object (the official scorer would
 count it as one that was found perfectly).
 """
 
-import hashlib
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field, field_validator
-from tqdm import tqdm
 
-from evaluation.backbones import Extractor
-from evaluation.command import (
-    PREDICTIONS,
-    SHEETS,
-    EvaluationCommand,
-    fingerprint,
-    prepare_output,
-    provenance,
-    start,
-    write_result,
-)
-from evaluation.davis_scores import BOUNDARY_TOLERANCE, boundary_measure, mean_row, object_row, region_similarity
-from evaluation.frames import image_size, network_input, read_frame, read_index_mask
-from evaluation.labels import labels_to_mask, mask_to_labels
-from evaluation.pictures import Column, save_contact_sheet, save_mask, sheet_frames
-from evaluation.propagation import PropagationSettings, propagate
-from pipeline.files import atomic_path
+from evaluation.command import DataCommand, EvaluationCommand, ScoreCommand
+from evaluation.davis_scores import DavisScoring, boundary_measure, mean_row, object_row, region_similarity
+from evaluation.frames import read_index_mask
+from evaluation.masks import Mask, MaskClip, MaskTask, find_files
+from evaluation.propagation import PropagationSettings
+from evaluation.task import Array, SequenceResult, check_sequence_name, chosen_sequences, frame_name, read_list
 from pipeline.settings import UserError
 
-TASK = "davis"
 COLUMNS = ("J&F-Mean", "J-Mean", "J-Recall", "J-Decay", "F-Mean", "F-Recall", "F-Decay")
 
 
-class DavisCommand(EvaluationCommand):
+class DavisOptions(DataCommand):
+    """What is scored, and how."""
+
+    split: str = "val"
+    """Which list of ImageSets/2017 to evaluate."""
+    resolution: str = "480p"
+    """Folder below JPEGImages and Annotations."""
+    scoring: DavisScoring = DavisScoring()
+
+
+class DavisScoreCommand(ScoreCommand, DavisOptions):
+    """Score masks of anyone on DAVIS-2017 (J, F and their recall and decay)."""
+
+    program: ClassVar[str] = "python -m evaluation score davis"
+
+
+class DavisCommand(EvaluationCommand, DavisOptions):
     """Score frozen features on DAVIS-2017 by label propagation (J, F and their recall and decay)."""
 
     program: ClassVar[str] = "python -m evaluation davis"
 
-    split: str = "val"
-    """Which list of ImageSets/2017 to evaluate."""
-    sequences: tuple[str, ...] = ()
-    """Evaluate these sequences instead of the list's, e.g. --sequences dog,bmx-trees."""
-    resolution: str = "480p"
-    """Folder below JPEGImages and Annotations."""
     size: tuple[int, int] = Field(default=(480, 880))
     """Height and width to which frames are stretched for the network, e.g. --size 480,880; multiples of the patch."""
     propagation: PropagationSettings = PropagationSettings()
@@ -68,224 +62,90 @@ class DavisCommand(EvaluationCommand):
         return size
 
 
-class Clip(NamedTuple):
-    """The files of one sequence."""
+class Davis(MaskTask):
+    """DAVIS-2017 in one folder."""
 
-    name: str
-    frames: list[Path]
-    masks: dict[int, Path]
-    """Mask files by the position of their frame."""
+    name = "davis"
+    title = "DAVIS-2017"
+    columns = COLUMNS
+    detail = "object"
 
+    def __init__(self, options: DavisOptions) -> None:
+        self._options = options
+        self._size = options.size if isinstance(options, DavisCommand) else (480, 880)
+        self.propagation = options.propagation if isinstance(options, DavisCommand) else PropagationSettings()
 
-Scores = dict[str, float]
+    def _folder(self, kind: str) -> Path:
+        return self._options.data / kind / self._options.resolution
 
+    def smallest_size(self) -> tuple[int, int]:
+        """The one size."""
+        return self._size
 
-@dataclass(frozen=True)
-class SequenceResult:
-    """What became of one sequence; scores are fractions under the names of the official tables."""
+    def names(self) -> list[str]:
+        """The list of the split, or the sequences asked for."""
+        options = self._options
+        if options.sequences:
+            return chosen_sequences(options.sequences, self._folder("JPEGImages"))
+        return read_list(options.data / "ImageSets" / "2017" / f"{options.split}.txt")
 
-    status: Literal["scored", "unscored", "failed"]
-    reason: str | None = None
-    """Why there is no score."""
-    frames: int = 0
-    frames_scored: int = 0
-    scores: Scores | None = None
-    """Mean over the objects."""
-    objects: dict[int, Scores] = field(default_factory=dict)
-    skipped_ids: list[int] = field(default_factory=list)
-    """Ids below the highest one that the first mask does not show."""
-    sha256: str | None = None
-    """Hash of the frames and masks."""
+    def open(self, name: str) -> MaskClip:
+        """Collect frames and masks."""
+        check_sequence_name(name)
+        frames, masks = find_files(self._folder("JPEGImages") / name, self._folder("Annotations") / name)
+        return self.make_clip(name, frames, masks, self._size)
 
+    def read_mask(self, path: Path) -> Mask:
+        """Object ids, void as background."""
+        return read_index_mask(path)
 
-def sequence_names(data: Path, split: str) -> list[str]:
-    """The sequences of a split, in the order of its list.
+    def load(self, path: Path, clip: MaskClip) -> Array:
+        """A mask of the size of the annotations, as the official scorer demands."""
+        mask = self.read_mask(path)
+        if mask.shape != clip.first_mask.shape:
+            height, width = clip.first_mask.shape
+            raise UserError(f"the mask {path} measures {mask.shape[1]}x{mask.shape[0]}, the truth {width}x{height}")
+        return mask
 
-    Raises:
-        UserError: there is no such list, or it is empty.
-    """
-    path = data / "ImageSets" / "2017" / f"{split}.txt"
-    try:
-        names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.txt"))) or "none"
-        raise UserError(f"cannot read the list of sequences {path}; lists that exist there: {known}") from error
-    if not names:
-        raise UserError(f"the list of sequences {path} is empty")
-    return list(dict.fromkeys(names))
+    def is_scored(self, clip: MaskClip, number: int) -> bool:
+        """Neither the first nor the last frame."""
+        return number in clip.masks and 0 < number < len(clip.frames) - 1
 
+    def compare(self, clip: MaskClip, number: int, prediction: Array) -> dict[int, tuple[float, float]]:
+        """(J, F) of each object."""
+        truth, tolerance = self.read_mask(clip.masks[number]), self._options.scoring.boundary_tolerance
+        return {
+            one: (region_similarity(t, p), boundary_measure(t, p, tolerance))
+            for one, t, p in ((one, truth == one, prediction == one) for one in clip.ids[1:])
+        }
 
-def find_clip(data: Path, resolution: str, name: str) -> Clip:
-    """Collect a sequence's frames and masks and check that they fit together.
+    def result(self, clip: MaskClip, judged: Mapping[int, Any]) -> SequenceResult:
+        """Mean over the objects."""
+        objects = clip.ids[1:]
+        scoring = self._options.scoring
+        skipped = sorted(set(range(1, objects[-1])) - set(objects))
+        rows = {}
+        for one in objects if judged else ():
+            region, contour = zip(*(frame[one] for frame in judged.values()), strict=True)
+            rows[str(one)] = object_row(region, contour, scoring)
+        return SequenceResult(
+            status="scored" if judged else "unscored",
+            reason=None if judged else "no mask between the first and the last frame to score against",
+            frames=len(clip.frames),
+            frames_scored=len(judged),
+            scores=mean_row(list(rows.values())) if judged else None,
+            details=rows,
+            over_time={
+                frame_name(clip, number): float(np.mean(list(frame.values()))) for number, frame in judged.items()
+            },
+            notes=[f"the first mask has no object {one}: not counted" for one in skipped],
+        )
 
-    Raises:
-        UserError: no frames, a mask without its frame, no mask for the first frame, or masks of several sizes.
-    """
-    if name in (".", "..") or Path(name).name != name:
-        raise UserError(f"{name!r} is no name of a sequence; it must be that of a folder, without a path")
-    frame_folder = data / "JPEGImages" / resolution / name
-    mask_folder = data / "Annotations" / resolution / name
-    frames = sorted(frame_folder.glob("*.jpg"))
-    if not frames:
-        raise UserError(f"there are no .jpg frames in {frame_folder}")
-    position = {frame.stem: number for number, frame in enumerate(frames)}
-    masks = {}
-    for file in sorted(mask_folder.glob("*.png")):
-        if file.stem not in position:
-            raise UserError(f"the mask {file} has no frame {frame_folder / file.stem}.jpg")
-        masks[position[file.stem]] = file
-    if 0 not in masks:
-        raise UserError(f"the first frame {frames[0]} has no mask {mask_folder / frames[0].stem}.png to start from")
-    sizes = {number: image_size(file) for number, file in masks.items()}
-    for number, size in sizes.items():
-        if size != sizes[0]:
-            raise UserError(
-                f"the mask {masks[number]} measures {size[1]}x{size[0]}, "
-                f"but {masks[0].name} of the same sequence {sizes[0][1]}x{sizes[0][0]}"
-            )
-    return Clip(name, frames, masks)
+    def summary(self, results: Sequence[SequenceResult]) -> dict[str, Any]:
+        """Mean over the objects of all sequences."""
+        return {"scores": mean_row([row for result in results for row in result.details.values()])}
 
-
-def evaluate_clip(
-    clip: Clip,
-    extractor: Extractor,
-    command: DavisCommand,
-    progress: "tqdm[Any]",
-) -> SequenceResult:
-    """Propagate the first mask through one clip, write its predictions and its contact sheet, and score it.
-
-    Raises:
-        UserError: a file of the clip cannot be read, or the first mask shows no object.
-    """
-    first_mask = read_index_mask(clip.masks[0])
-    objects = [int(one) for one in np.unique(first_mask) if one]
-    ids = [0, *objects]
-    if not objects:
-        raise UserError(f"the first mask {clip.masks[0]} shows no object (ids 1 to 254)")
-    region: dict[int, list[float]] = {one: [] for one in objects}
-    contour: dict[int, list[float]] = {one: [] for one in objects}
-
-    images = (network_input(read_frame(path), command.size) for path in clip.frames)
-    features = extractor.stream(images, command.batch_size)
-    first_labels = mask_to_labels(first_mask, ids, command.size, extractor.grid(command.size))
-    predictions = command.out / PREDICTIONS / clip.name
-    with atomic_path(predictions) as folder:
-        folder.mkdir()
-        for number, labels in enumerate(propagate(features, first_labels, command.propagation)):
-            prediction = labels_to_mask(labels, ids, command.size, first_mask.shape)
-            save_mask(folder / f"{clip.frames[number].stem}.png", prediction)
-            if number in clip.masks and 0 < number < len(clip.frames) - 1:
-                truth = read_index_mask(clip.masks[number])
-                for one in objects:
-                    region[one].append(region_similarity(truth == one, prediction == one))
-                    contour[one].append(boundary_measure(truth == one, prediction == one))
-            progress.update()
-    _save_sheet(clip, predictions, command.out / SHEETS / f"{clip.name}.png")
-
-    scored = len(region[objects[0]])
-    rows = {one: object_row(region[one], contour[one]) for one in objects}
-    return SequenceResult(
-        status="scored" if scored else "unscored",
-        reason=None if scored else "no mask between the first and the last frame to score against",
-        frames=len(clip.frames),
-        frames_scored=scored,
-        scores=mean_row(list(rows.values())) if scored else None,
-        objects=rows if scored else {},
-        skipped_ids=sorted(set(range(1, objects[-1])) - set(objects)),
-        sha256=fingerprint(command.data, [*clip.frames, *clip.masks.values()]),
-    )
-
-
-def _save_sheet(clip: Clip, predictions: Path, path: Path) -> None:
-    columns = []
-    for number in sheet_frames(len(clip.frames)):
-        frame = clip.frames[number]
-        truth = read_index_mask(clip.masks[number]) if number in clip.masks else None
-        prediction = read_index_mask(predictions / f"{frame.stem}.png")
-        columns.append(Column(f"{clip.name} {frame.stem}", read_frame(frame), prediction, truth))
-    save_contact_sheet(path, columns)
-
-
-def global_row(results: Mapping[str, SequenceResult]) -> Scores | None:
-    """Mean over the objects of all scored sequences; None if there are none."""
-    rows = [row for result in results.values() for row in result.objects.values()]
-    return mean_row(rows) if rows else None
-
-
-def _chosen_names(command: DavisCommand) -> list[str]:
-    if not command.data.is_dir():
-        raise UserError(f"--data {command.data} is not a folder")
-    if not command.sequences:
-        return sequence_names(command.data, command.split)
-    folder = command.data / "JPEGImages" / command.resolution
-    known = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    for name in command.sequences:
-        if name not in known:
-            raise UserError(f"--sequences {name}: there is no such folder in {folder}")
-    return list(dict.fromkeys(command.sequences))
-
-
-def run(command: DavisCommand) -> int:
-    """Evaluate all sequences and write `OUT/davis.json` last; returns 1 if a sequence failed, else 0.
-
-    Raises:
-        UserError: something is wrong that concerns every sequence, such as the weights or the folders.
-    """
-    started = time.perf_counter()
-    names = _chosen_names(command)
-    origin, extractor = provenance(command), start(command)
-    extractor.grid(command.size)
-    prepare_output(command.out, command.data, TASK)
-    results: dict[str, SequenceResult] = {}
-    clips = []
-    for name in names:
-        try:
-            clips.append(find_clip(command.data, command.resolution, name))
-        except UserError as error:
-            results[name] = SequenceResult("failed", str(error))
-    with tqdm(total=sum(len(clip.frames) for clip in clips), unit="frame") as progress:
-        for clip in clips:
-            progress.set_description(clip.name)
-            try:
-                results[clip.name] = evaluate_clip(clip, extractor, command, progress)
-            except UserError as error:
-                results[clip.name] = SequenceResult("failed", str(error), frames=len(clip.frames))
-    results = {name: results[name] for name in names}
-    protocol = command.model_dump(mode="json", include={"split", "sequences", "resolution", "size", "propagation"})
-    record = {
-        "task": TASK,
-        "scores": global_row(results),
-        "sequences": {name: asdict(result) for name, result in results.items()},
-        "protocol": protocol | {"patch_size": extractor.patch_size, "boundary_tolerance": BOUNDARY_TOLERANCE},
-        "data": {"path": str(command.data), "sha256": _data_hash(results)},
-        "seconds": round(time.perf_counter() - started, 2),
-    }
-    write_result(command.out / f"{TASK}.json", record | origin)
-    print(table(results), f"Result, predictions and contact sheets: {command.out}", sep="\n")
-    return int(any(result.status == "failed" for result in results.values()))
-
-
-def _data_hash(results: Mapping[str, SequenceResult]) -> str:
-    lines = "".join(f"{name} {result.sha256}\n" for name, result in sorted(results.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def table(results: Mapping[str, SequenceResult]) -> str:
-    """The scores in per cent, a line for each sequence and one for all objects together."""
-    width = max(map(len, (*results, "all objects")))
-
-    def line(name: str, scores: Scores, note: str) -> str:
-        return name.ljust(width) + "".join(f"{100 * scores[column]:10.1f}" for column in COLUMNS) + f"  {note}"
-
-    lines = ["per cent".ljust(width) + "".join(f"{column:>10}" for column in COLUMNS) + "  scored"]
-    for name, result in results.items():
-        if result.scores is None:
-            lines.append(f"{name.ljust(width)}  {result.status}: {result.reason}")
-        else:
-            lines.append(line(name, result.scores, f"{result.frames_scored} of {result.frames} frames"))
-    if (scores := global_row(results)) is not None:
-        scored = sum(result.status == "scored" for result in results.values())
-        lines.append(line("all objects", scores, f"{scored} of {len(results)} sequences"))
-    else:
-        lines.append(f"No score: none of {len(results)} sequences could be scored.")
-    return "\n".join(lines)
+    def protocol(self) -> dict[str, Any]:
+        """Split, sizes, propagation, constants of the measures."""
+        include = {"split", "sequences", "resolution", "size", "propagation", "scoring"}
+        return self._options.model_dump(mode="json", include=include)

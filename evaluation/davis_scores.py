@@ -9,14 +9,25 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from pydantic import Field
 
-BOUNDARY_TOLERANCE = 0.008
-"""Distance up to which two boundary pixels match, as a fraction of the image diagonal."""
-RECALL_THRESHOLD = 0.5
-DECAY_BINS = 4
+from pipeline.settings import Settings
 
 Mask = NDArray[np.bool_]
+
+
+class DavisScoring(Settings):
+    """Constants of the official scorer."""
+
+    boundary_tolerance: float = Field(default=0.008, gt=0)
+    """Distance up to which two boundary pixels match, as a fraction of the image diagonal, rounded up to pixels."""
+    recall_threshold: float = Field(default=0.5, ge=0, le=1)
+    """Recall is the share of frames above this."""
+    decay_bins: int = Field(default=4, ge=1)
+    """Decay is the mean of the first of so many parts of a sequence minus that of the last."""
+
+
+OFFICIAL = DavisScoring()
 
 
 def region_similarity(truth: Mask, prediction: Mask) -> float:
@@ -34,27 +45,51 @@ def boundary(mask: Mask) -> Mask:
     return edge
 
 
-def _points(mask: Mask) -> NDArray[np.intp]:
-    return np.stack(np.unravel_index(np.flatnonzero(mask), mask.shape), 1)
+def _crop(mask: Mask) -> tuple[slice, slice]:
+    """The box around a mask (H, W), which is not empty, with a rim of one pixel where the image has one."""
+    rows = np.flatnonzero(mask.any(1))
+    columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(0))
+    return slice(max(rows[0] - 1, 0), rows[-1] + 2), slice(max(columns[0] - 1, 0), columns[-1] + 2)
 
 
-def _matched_fraction(points: NDArray[np.intp], others: NDArray[np.intp], radius: int) -> float:
-    # Squared distances are whole numbers, so this bound lets pass what is not farther than `radius`.
-    distance, _ = cKDTree(others).query(points, distance_upper_bound=np.sqrt(radius**2 + 0.5))
-    return np.count_nonzero(np.isfinite(distance)) / len(points)
+def _points(edge: Mask) -> NDArray[np.intp]:
+    """Rows and columns (2, N) of the pixels of `edge` (H, W)."""
+    return np.stack(np.divmod(np.flatnonzero(edge), edge.shape[1]))
 
 
-def boundary_measure(truth: Mask, prediction: Mask) -> float:
+def _near(edge: Mask, points: NDArray[np.intp], radius: int) -> int:
+    """How many of the points (2, N) have a pixel of `edge` (H, W) within `radius`.
+
+    A disk is a stack of horizontal runs. Whether a run holds a pixel is seen from a running count of all pixels, row
+    after row, with empty margins so that no run leaves its row.
+    """
+    height, width = edge.shape
+    padded = np.zeros((height + 2 * radius, width + 2 * radius + 1), np.int32)
+    padded[radius : radius + height, radius + 1 : radius + 1 + width] = edge
+    count = np.cumsum(padded, dtype=np.int32)
+    shift = np.arange(-radius, radius + 1)
+    half = np.floor(np.sqrt(radius**2 - shift**2)).astype(int)[:, None]
+    middle = (points[0] + radius + shift[:, None]) * padded.shape[1] + points[1] + radius
+    return int(np.count_nonzero((count[middle + half + 1] > count[middle - half]).any(0)))
+
+
+def boundary_measure(truth: Mask, prediction: Mask, tolerance: float = OFFICIAL.boundary_tolerance) -> float:
     """F: harmonic mean of precision and recall of the boundary pixels of two masks (H, W); 1 where none has any.
 
-    A boundary pixel is matched if the other mask has one within the tolerance, rounded up to whole pixels.
+    A boundary pixel is matched if the other mask has one within the tolerance (a fraction of the image diagonal,
+    rounded up to whole pixels).
     """
-    radius = int(np.ceil(BOUNDARY_TOLERANCE * np.hypot(*truth.shape)))
-    true_points, predicted_points = _points(boundary(truth)), _points(boundary(prediction))
-    if not len(true_points) or not len(predicted_points):
-        return float(len(true_points) == len(predicted_points))
-    precision = _matched_fraction(predicted_points, true_points, radius)
-    recall = _matched_fraction(true_points, predicted_points, radius)
+    radius = int(np.ceil(tolerance * np.hypot(*truth.shape)))
+    shown = truth | prediction
+    if not shown.any():
+        return 1.0
+    crop = _crop(shown)
+    edges = boundary(truth[crop]), boundary(prediction[crop])
+    true_points, predicted_points = (_points(edge) for edge in edges)
+    if not true_points.size or not predicted_points.size:
+        return float(true_points.size == predicted_points.size)
+    precision = _near(edges[0], predicted_points, radius) / predicted_points.shape[1]
+    recall = _near(edges[1], true_points, radius) / true_points.shape[1]
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
@@ -66,22 +101,22 @@ class Statistics(NamedTuple):
     decay: float
 
 
-def statistics(values: Sequence[float]) -> Statistics:
-    """Mean over frames, share of frames above 0.5, and mean of the first quarter of frames minus that of the last.
+def statistics(values: Sequence[float], scoring: DavisScoring = OFFICIAL) -> Statistics:
+    """Mean over frames, share of frames above the threshold, and mean of the first part of frames minus the last's.
 
-    The quarters share their border frames, as in the official scorer.
+    The parts (quarters) share their border frames, as in the official scorer.
     """
     if not values:
         return Statistics(np.nan, np.nan, np.nan)
     array = np.asarray(values)
-    edges = np.round(np.linspace(1, len(array), DECAY_BINS + 1) + 1e-10).astype(int) - 1
+    edges = np.round(np.linspace(1, len(array), scoring.decay_bins + 1) + 1e-10).astype(int) - 1
     decay = array[: edges[1] + 1].mean() - array[edges[-2] :].mean()
-    return Statistics(float(array.mean()), float((array > RECALL_THRESHOLD).mean()), float(decay))
+    return Statistics(float(array.mean()), float((array > scoring.recall_threshold).mean()), float(decay))
 
 
-def object_row(region: Sequence[float], contour: Sequence[float]) -> dict[str, float]:
+def object_row(region: Sequence[float], contour: Sequence[float], scoring: DavisScoring = OFFICIAL) -> dict[str, float]:
     """The scores of one object from its J and F per frame, under the names of the official tables."""
-    measures = {"J": statistics(region), "F": statistics(contour)}
+    measures = {"J": statistics(region, scoring), "F": statistics(contour, scoring)}
     row = {
         f"{name}-{field.capitalize()}": value for name, s in measures.items() for field, value in s._asdict().items()
     }

@@ -13,7 +13,7 @@ from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.settings import UserError
 
 VOID = 255
-"""Mask value of pixels without a decided label; every protocol here counts them as background."""
+"""Mask value of pixels without a decided label."""
 
 
 def read_frame(path: Path) -> NDArray[np.uint8]:
@@ -29,8 +29,8 @@ def read_frame(path: Path) -> NDArray[np.uint8]:
         raise UserError(f"cannot read the frame {path}: {error}") from error
 
 
-def read_index_mask(path: Path) -> NDArray[np.uint8]:
-    """Decode a palette or 8-bit grey PNG to its object ids (H, W), with void pixels turned to background.
+def read_mask(path: Path) -> NDArray[np.uint8]:
+    """Decode a palette or 8-bit grey PNG to its values (H, W).
 
     Raises:
         UserError: the file is missing, broken, or of a kind that holds no ids (colour, 16 bit).
@@ -42,6 +42,16 @@ def read_index_mask(path: Path) -> NDArray[np.uint8]:
         raise UserError(f"cannot read the mask {path}: {error}") from error
     if mode not in ("P", "L"):
         raise UserError(f"the mask {path} has the mode {mode}; it must be a palette or 8-bit grey PNG of object ids")
+    return mask
+
+
+def read_index_mask(path: Path) -> NDArray[np.uint8]:
+    """Object ids (H, W) of a DAVIS mask, in which void pixels count as background.
+
+    Raises:
+        UserError: as for `read_mask`.
+    """
+    mask = read_mask(path)
     mask[mask == VOID] = 0
     return mask
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 
@@ -25,9 +26,17 @@ def mask_to_labels(
 def labels_to_mask(
     labels: Tensor, ids: Sequence[int], network_size: tuple[int, int], mask_size: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """Index mask (H, W) of soft labels (gh, gw, L): bilinear to the network's size, arg-max, nearest to `mask_size`."""
+    """Index mask (H, W) of soft labels (gh, gw, L): bilinear to the network's size, arg-max, nearest to `mask_size`.
+
+    All of it on the device of the labels; only the mask leaves it.
+    """
     scores = F.interpolate(labels.permute(2, 0, 1)[None], size=network_size, mode="bilinear", align_corners=False)
     winners = scores.argmax(1, keepdim=True).float()
-    channels = F.interpolate(winners, size=mask_size, mode="nearest")[0, 0].long().cpu().numpy()
-    mask: NDArray[np.uint8] = np.array(ids, np.uint8)[channels]
+    channels = F.interpolate(winners, size=mask_size, mode="nearest")[0, 0].long()
+    mask: NDArray[np.uint8] = torch.tensor(ids, dtype=torch.uint8, device=labels.device)[channels].cpu().numpy()
     return mask
+
+
+def resize_mask(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Index mask (H, W) at another size, nearest as Pillow has it: from the centre of each pixel."""
+    return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))

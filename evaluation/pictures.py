@@ -1,4 +1,4 @@
-"""Masks to look at: palette PNGs, and contact sheets of predictions above ground truth."""
+"""Predictions to look at: palette masks, tinted objects, skeletons, heat maps, contact sheets."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from evaluation.jhmdb_scores import LIMBS
 from pipeline.files import atomic_path
 
 TILE_WIDTH = 320
@@ -15,8 +16,10 @@ CAPTION_HEIGHT = 16
 OPACITY = 0.55
 SHEET_FRAMES = 6
 
+Picture = NDArray[np.uint8]
 
-def davis_palette() -> NDArray[np.uint8]:
+
+def davis_palette() -> Picture:
     """The 256 colours (256, 3) of DAVIS and PASCAL VOC masks: the bits of an id, three by three, from the highest."""
     ids = np.arange(256)
     palette = np.zeros((256, 3), np.uint8)
@@ -26,56 +29,78 @@ def davis_palette() -> NDArray[np.uint8]:
     return palette
 
 
-def save_mask(path: Path, mask: NDArray[np.uint8]) -> None:
+def save_mask(path: Path, mask: Picture) -> None:
     """Write an index mask (H, W) as a PNG with the DAVIS palette."""
     image = Image.fromarray(mask)
     image.putpalette(davis_palette().tobytes())
     image.save(path, format="PNG")
 
 
-def overlay(frame: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def overlay(frame: Picture, mask: Picture) -> Picture:
     """Frame (H, W, 3) with the objects of an index mask (H, W) tinted in their colours."""
     tinted = (1 - OPACITY) * frame + OPACITY * davis_palette()[mask]
     return np.where(mask[..., None] > 0, tinted, frame).astype(np.uint8)
+
+
+def draw_joints(frame: Picture, joints: NDArray[np.float64]) -> Picture:
+    """Frame (H, W, 3) with a skeleton whose joints (2, 15) are in pixels; lost ones are NaN."""
+    image = Image.fromarray(frame)
+    draw = ImageDraw.Draw(image)
+    width = max(2, round(frame.shape[1] / 90))
+    palette = davis_palette()
+    places = [(float(x), float(y)) if np.isfinite(x + y) else None for x, y in joints.T]
+    for number, (start, end) in enumerate(LIMBS, start=1):
+        if (one := places[start]) is not None and (other := places[end]) is not None:
+            draw.line((*one, *other), fill=tuple(int(value) for value in palette[number]), width=width)
+    for place in places:
+        if place is not None:
+            x, y = place
+            draw.ellipse((x - width, y - width, x + width, y + width), fill="white", outline="black")
+    return np.asarray(image)
+
+
+def heat(frame: Picture, values: NDArray[np.floating]) -> Picture:
+    """Frame (H, W, 3) lit where a map (gh, gw) is high, dark where it is low."""
+    scaled = (values - values.min()) / max(float(np.ptp(values)), 1e-12)
+    light = Image.fromarray((255 * scaled).astype(np.uint8)).resize(frame.shape[1::-1], Image.Resampling.BICUBIC)
+    strength = np.asarray(light)[..., None] / 255
+    warm = np.array([255, 176, 59]) * strength + np.array([18, 24, 48]) * (1 - strength)
+    return (0.45 * frame + 0.55 * warm).astype(np.uint8)
+
+
+def shrink(picture: Picture, width: int = TILE_WIDTH) -> Image.Image:
+    """A picture (H, W, 3) at a width that suits a page."""
+    height = max(1, round(width * picture.shape[0] / picture.shape[1]))
+    return Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR)
+
+
+def spread(num_frames: int, most: int = SHEET_FRAMES) -> list[int]:
+    """At most so many frames of a clip: evenly spaced, the first and the last among them."""
+    return [int(number) for number in np.unique(np.linspace(0, num_frames - 1, most).round())]
 
 
 class Column(NamedTuple):
     """One frame of a contact sheet."""
 
     caption: str
-    frame: NDArray[np.uint8]
-    """RGB (H, W, 3)."""
-    prediction: NDArray[np.uint8]
-    """Index mask (h, w)."""
-    truth: NDArray[np.uint8] | None
-    """Index mask (h, w), or None where the frame is not annotated."""
-
-
-def sheet_frames(num_frames: int) -> list[int]:
-    """The frames that a contact sheet shows: evenly spaced, the first and the last among them."""
-    return [int(number) for number in np.unique(np.linspace(0, num_frames - 1, SHEET_FRAMES).round())]
-
-
-def _tile(frame: NDArray[np.uint8], mask: NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
-    small_frame = Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)
-    small_mask = Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)
-    return Image.fromarray(overlay(np.asarray(small_frame), np.asarray(small_mask)))
+    prediction: Image.Image
+    truth: Image.Image | None
+    """None where the frame is not annotated."""
 
 
 def save_contact_sheet(path: Path, columns: Sequence[Column]) -> None:
     """Write a PNG, atomically: the predictions in the upper row, the ground truth in the lower one."""
-    height, width, _ = columns[0].frame.shape
-    size = (TILE_WIDTH, max(1, round(TILE_WIDTH * height / width)))
-    row_height = CAPTION_HEIGHT + size[1]
-    sheet = Image.new("RGB", (TILE_WIDTH * len(columns), 2 * row_height), "white")
+    width, height = columns[0].prediction.size
+    row_height = CAPTION_HEIGHT + height
+    sheet = Image.new("RGB", (width * len(columns), 2 * row_height), "white")
     draw = ImageDraw.Draw(sheet)
     for number, column in enumerate(columns):
-        left = number * TILE_WIDTH
+        left = number * width
         draw.text((left + 4, 2), f"{column.caption} prediction", fill="black")
-        sheet.paste(_tile(column.frame, column.prediction, size), (left, CAPTION_HEIGHT))
+        sheet.paste(column.prediction, (left, CAPTION_HEIGHT))
         known = "ground truth" if column.truth is not None else "no ground truth"
         draw.text((left + 4, row_height + 2), f"{column.caption} {known}", fill="black")
         if column.truth is not None:
-            sheet.paste(_tile(column.frame, column.truth, size), (left, row_height + CAPTION_HEIGHT))
+            sheet.paste(column.truth, (left, row_height + CAPTION_HEIGHT))
     with atomic_path(path) as temporary:
         sheet.save(temporary, format="PNG")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evaluation.backbones import Extractor, open_extractor
+from evaluation.backbones import Extractor, open_checkpoint
 from pipeline.settings import UserError
 from training.vit import VitSettings
 from training.weights import random_backbone, save_backbone
@@ -26,7 +26,7 @@ def features(extractor: Extractor, images: Tensor, batch_size: int = 2) -> Tenso
 
 def test_features_are_the_patch_tokens_of_the_saved_backbone_in_any_batch_size(weights: Path) -> None:
     images = torch.randn(5, 3, 48, 80)
-    extractor = open_extractor(weights, device=CPU, random_seed=None)
+    extractor = open_checkpoint(weights, "w", device=CPU).extractor
     with torch.no_grad():
         expected = random_backbone(TINY, seed=7)(images).patches.view(5, 3, 5, 32)
     for batch_size in (1, 2, 8):
@@ -38,7 +38,7 @@ def test_random_parameters_depend_on_the_seed_and_not_on_the_weights(weights: Pa
     save_backbone(other, random_backbone(TINY, seed=8), card={})
     images = torch.randn(1, 3, 32, 32)
     first, same, different = (
-        features(open_extractor(file, device=CPU, random_seed=seed), images)
+        features(open_checkpoint(file, "w", device=CPU, random_seed=seed).extractor, images)
         for file, seed in ((weights, 0), (other, 0), (weights, 2))
     )
     torch.testing.assert_close(first, same)
@@ -70,3 +70,59 @@ def test_broken_weights_are_refused_by_what_they_give() -> None:
     extractor = Extractor(lambda images: images.flatten(2).transpose(1, 2)[:, :1] * torch.nan, 16, CPU)
     with pytest.raises(UserError, match="NaN"):
         features(extractor, torch.zeros(1, 3, 16, 16))
+
+
+def write_official(path: Path, settings: VitSettings, seed: int) -> None:
+    state = random_backbone(settings, seed).state_dict()
+    teacher = {f"backbone.{name}": tensor for name, tensor in state.items()} | {"dino_head.mlp.0.weight": torch.ones(2)}
+    torch.save({"teacher": teacher}, path)
+
+
+def test_the_authors_checkpoint_gives_the_features_of_its_teacher(tmp_path: Path) -> None:
+    settings = VitSettings(width=64, depth=2, heads=1, image_size=32)
+    write_official(tmp_path / "teacher.pth", settings, seed=3)
+    images = torch.randn(2, 3, 32, 48)
+    with torch.no_grad():
+        expected = random_backbone(settings, seed=3)(images).patches.view(2, 2, 3, 64)
+    opened = open_checkpoint(tmp_path / "teacher.pth", "official", device=CPU)
+    torch.testing.assert_close(features(opened.extractor, images), expected, rtol=1e-4, atol=1e-5)
+    assert len(opened.origin["sha256"]) == 64
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+def test_a_dinov2_folder_of_transformers_gives_its_patch_tokens(tmp_path: Path, registers: int) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    if registers:
+        config = transformers.Dinov2WithRegistersConfig(**sizes, num_register_tokens=registers)
+        model = transformers.Dinov2WithRegistersModel(config).eval()
+    else:
+        model = transformers.Dinov2Model(transformers.Dinov2Config(**sizes)).eval()
+    model.save_pretrained(tmp_path / "model")
+    images = torch.randn(2, 3, 28, 42)
+    with torch.no_grad():
+        expected = model(images).last_hidden_state[:, 1 + registers :].view(2, 2, 3, 32)
+    opened = open_checkpoint(tmp_path / "model", "dinov2", device=CPU)
+    assert opened.extractor.patch_size == 14
+    torch.testing.assert_close(features(opened.extractor, images), expected, rtol=1e-4, atol=1e-5)
+    drawn = open_checkpoint(tmp_path / "model", "dinov2", device=CPU, random_seed=5)
+    assert not torch.allclose(features(drawn.extractor, images), expected, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "without a readable config"), ('{"model_type": "bert"}', "of the type bert")]
+)
+def test_folders_of_other_models_are_refused(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        open_checkpoint(tmp_path, "w", device=CPU)
+
+
+def test_bf16_features_are_near_those_in_float32_but_not_the_same(weights: Path) -> None:
+    images = torch.randn(2, 3, 48, 80)
+    exact = features(open_checkpoint(weights, "w", device=CPU).extractor, images)
+    coarse = features(open_checkpoint(weights, "w", device=CPU, precision="bf16").extractor, images).float()
+    cosine = torch.nn.functional.cosine_similarity(exact, coarse, dim=-1)
+    assert 0.999 < float(cosine.min()) < 0.9999999
+    assert float((exact - coarse).abs().max()) > 1e-4

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.command import fingerprint, prepare_output, select_device, write_result
+from evaluation.command import checkpoint_names, prepare_output, select_device, write_result
 from pipeline.settings import UserError
 
 
@@ -29,20 +29,6 @@ def test_an_interrupted_run_of_the_same_task_is_replaced_and_other_files_stay(tm
     assert (tmp_path / "out" / "notes.txt").exists()
 
 
-def test_fingerprint_depends_on_names_and_bytes_and_not_on_the_place(tmp_path: Path) -> None:
-    def tree(root: str, **files: str) -> str:
-        (tmp_path / root).mkdir()
-        for name, text in files.items():
-            (tmp_path / root / name).write_text(text)
-        return fingerprint(tmp_path / root, (tmp_path / root).iterdir())
-
-    same = tree("a", x="1", y="2")
-    assert same == tree("b", y="2", x="1")
-    assert len({same, tree("c", x="2", y="1"), tree("d", x="1", z="2")}) == 3
-    with pytest.raises(UserError, match="gone"):
-        fingerprint(tmp_path, [tmp_path / "gone"])
-
-
 def test_missing_numbers_are_null(tmp_path: Path) -> None:
     write_result(tmp_path / "result.json", {"a": float("nan"), "b": [1.5, {"c": float("inf")}]})
     assert json.loads((tmp_path / "result.json").read_text()) == {"a": None, "b": [1.5, {"c": None}]}
@@ -53,3 +39,8 @@ def test_unknown_devices_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"--device {name}"):
         select_device(name)
     assert select_device("cpu").type == "cpu"
+
+
+def test_checkpoints_of_one_name_get_that_of_their_folder_and_then_a_number() -> None:
+    paths = [Path(path) for path in ("a/teacher.pth", "b/teacher.pth", "b/other.pth", "c/b/teacher.safetensors")]
+    assert checkpoint_names(paths) == ["a-teacher", "b-teacher", "other", "b-teacher-2"]

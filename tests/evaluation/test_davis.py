@@ -1,3 +1,4 @@
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -6,22 +7,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation import command as shared
-from evaluation.davis import COLUMNS, DavisCommand, run
+from evaluation.davis import COLUMNS, Davis, DavisCommand, DavisScoreCommand
 from evaluation.frames import read_index_mask
 from evaluation.pictures import save_mask
+from evaluation.program import run_predictions, run_weights
 from pipeline.settings import UserError
-from tests.evaluation.davis_tree import moving_squares, patch_filter_extractor, write_sequence
+from tests.evaluation.trees import moving_squares, use_patch_filter, write_sequence
 from tests.reference_data import read_arrays
-from training.vit import VitSettings
-from training.weights import random_backbone, save_backbone
 
 
 @pytest.fixture(autouse=True)
 def _patch_filter(monkeypatch: pytest.MonkeyPatch) -> None:
     """The recorded patch filter takes the place of every backbone."""
-    extractor = patch_filter_extractor(read_arrays("eval_end_to_end")["patch_filter"])
-    monkeypatch.setattr(shared, "open_extractor", lambda *_, **__: extractor)
+    use_patch_filter(monkeypatch, read_arrays("eval_end_to_end")["patch_filter"])
 
 
 @pytest.fixture
@@ -35,10 +33,9 @@ def data(tmp_path: Path) -> Path:
 
 def evaluate(tree: Path, *, status: int = 0, **options: Any) -> dict[str, Any]:
     out = tree.parent / "out"
-    weights = tree.parent / "weights"
-    save_backbone(weights, random_backbone(VitSettings(width=8, depth=1, heads=2), seed=0), card={"made by": "a test"})
-    chosen: dict[str, Any] = {"data": tree, "weights": weights, "out": out, "size": (96, 160)} | options
-    assert run(DavisCommand(**chosen)) == status
+    chosen: dict[str, Any] = {"data": tree, "weights": "none", "out": out, "size": (96, 160)} | options
+    command = DavisCommand(**chosen)
+    assert run_weights(Davis(command), command) == status
     result: dict[str, Any] = json.loads((out / "davis.json").read_text())
     return result
 
@@ -63,17 +60,19 @@ def test_the_recorded_clips_give_the_recorded_masks_and_scores(tmp_path: Path) -
 
 def test_result_predictions_and_sheets_are_complete(data: Path) -> None:
     result, out = evaluate(data), data.parent / "out"
-    assert {path.name for path in out.iterdir()} == {"davis.json", "predictions", "sheets", ".evaluation"}
+    made = {"davis.json", "predictions", "sheets", "report.html", ".evaluation"}
+    assert {path.name for path in out.iterdir()} == made
     assert len(list((out / "predictions" / "two").iterdir())) == 5
     with Image.open(out / "sheets" / "one.png") as sheet:
         assert sheet.width == 5 * 320
     assert result["sequences"]["one"]["frames_scored"] == 3
-    assert set(result["sequences"]["one"]["objects"]) == {"1", "2"}
+    assert set(result["sequences"]["one"]["details"]) == {"1", "2"}
+    assert set(result["sequences"]["one"]["over_time"]) == {"00001", "00002", "00003"}
     assert 0 < result["scores"]["J&F-Mean"] < 1
     assert result["protocol"]["propagation"] == {"n_context": 20, "top_k": 7, "radius": 20.0, "temperature": 0.7}
-    assert result["weights"]["random_init_seed"] is None
-    assert result["weights"]["card"]["made by"] == "a test"
-    assert len(result["data"]["sha256"]) == len(result["weights"]["sha256"]) == 64
+    assert result["protocol"]["scoring"] == {"boundary_tolerance": 0.008, "recall_threshold": 0.5, "decay_bins": 4}
+    assert result["complete"]
+    assert len(result["data"]["sha256"]) == 64
 
 
 def test_same_input_same_result_and_another_mask_another_data_hash(data: Path) -> None:
@@ -108,7 +107,10 @@ def test_only_objects_of_the_first_mask_count(tmp_path: Path) -> None:
     masks[2, :4] = 9
     write_sequence(tmp_path / "data", "gaps", frames, dict(enumerate(masks)))
     sequence = evaluate(tmp_path / "data")["sequences"]["gaps"]
-    assert (set(sequence["objects"]), sequence["skipped_ids"]) == ({"2", "5"}, [1, 3, 4])
+    assert set(sequence["details"]) == {"2", "5"}
+    assert [note.split(":")[0] for note in sequence["notes"]] == [
+        f"the first mask has no object {one}" for one in (1, 3, 4)
+    ]
     prediction = read_index_mask(tmp_path / "out" / "predictions" / "gaps" / "00003.png")
     assert set(np.unique(prediction)) == {0, 2, 5}
 
@@ -174,6 +176,7 @@ def test_a_bad_sequence_fails_by_name_and_stops_no_other(data: Path, damage: Any
     assert (one["status"], two["status"]) == ("failed", "scored")
     assert named in one["reason"]
     assert result["scores"] == two["scores"]
+    assert not result["complete"]
     assert [path.name for path in (data.parent / "out" / "predictions").iterdir()] == ["two"]
 
 
@@ -201,7 +204,7 @@ def test_nothing_is_written_into_the_data_folder(data: Path) -> None:
     [
         ({"split": "test"}, r"test\.txt; lists that exist there: val"),
         ({"sequences": ("three",)}, "--sequences three"),
-        ({"size": (96, 161)}, "--size 96,161: both must be multiples of the patch size 16"),
+        ({"size": (96, 161)}, "frames of 96x161 .* multiples of the patch size 16"),
         ({"data": Path("nowhere")}, "--data nowhere is not a folder"),
     ],
 )
@@ -216,3 +219,51 @@ def test_a_real_sequence_is_scored(real_data: Path, tmp_path: Path) -> None:
     (tmp_path / "data").symlink_to(real_data / "davis")
     sequences = evaluate(tmp_path / "data", sequences=("car-shadow",))["sequences"]
     assert (sequences["car-shadow"]["status"], sequences["car-shadow"]["frames_scored"]) == ("scored", 38)
+
+
+def score(tree: Path, predictions: Path, *, status: int = 0, **options: Any) -> dict[str, Any]:
+    out = tree.parent / "scored"
+    command = DavisScoreCommand(data=tree, predictions=predictions, out=out, **options)
+    assert run_predictions(Davis(command), command) == status
+    result: dict[str, Any] = json.loads((out / "davis.json").read_text())
+    return result
+
+
+def test_scoring_what_was_predicted_gives_the_scores_of_the_prediction(data: Path) -> None:
+    evaluated = evaluate(data)
+    scored = score(data, data.parent / "out" / "predictions")
+    assert scored["scores"] == evaluated["scores"]
+    assert scored["sequences"] == evaluated["sequences"]
+    assert scored["data"] == evaluated["data"]
+
+
+def test_masks_on_disk_that_miss_or_do_not_fit_fail_by_name(data: Path) -> None:
+    evaluate(data)
+    predictions = data.parent / "out" / "predictions"
+    (predictions / "one" / "00002.png").unlink()
+    save_mask(predictions / "two" / "00001.png", np.zeros((96, 159), np.uint8))
+    sequences = score(data, predictions, status=1)["sequences"]
+    assert "one/00002.png" in sequences["one"]["reason"]
+    assert "two/00001.png measures 159x96, the truth 160x96" in sequences["two"]["reason"]
+
+
+def test_scoring_never_removes_the_predictions(data: Path) -> None:
+    evaluate(data)
+    command = DavisScoreCommand(data=data, predictions=data.parent / "out" / "predictions", out=data.parent / "out")
+    with pytest.raises(UserError, match="choose another --out"):
+        run_predictions(Davis(command), command)
+    assert len(list((data.parent / "out" / "predictions" / "one").iterdir())) == 5
+
+
+def test_recorded_masks_of_osvos_score_as_the_official_scorer_says(real_data: Path, tmp_path: Path) -> None:
+    davis = real_data / "davis"
+    with (davis / "reference_scores_osvos.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    names = tuple(dict.fromkeys(row["sequence"] for row in rows))
+    (tmp_path / "data").symlink_to(davis)
+    options: dict[str, Any] = {"sequences": names, "report": {"enabled": False}}
+    result = score(tmp_path / "data", davis / "osvos_results", **options)
+    for row in rows:
+        details = result["sequences"][row["sequence"]]["details"][row["object"]]
+        for column in COLUMNS[1:]:
+            assert f"{details[column]:.4f}" == row[column], (row["sequence"], row["object"], column)

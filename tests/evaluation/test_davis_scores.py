@@ -1,6 +1,3 @@
-import csv
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,7 +13,7 @@ from evaluation.davis_scores import (
     region_similarity,
     statistics,
 )
-from evaluation.frames import read_index_mask
+from tests.evaluation.oracle import boundary_measure_by_dilation
 from tests.reference_data import read_arrays
 
 Masks = NDArray[np.uint8]
@@ -58,19 +55,6 @@ def test_boundary_and_its_measure_are_the_recorded_ones(number: int) -> None:
     assert region_similarity(unpack("gt"), unpack("pred")) == arrays[f"boundary{number}/J"]
 
 
-def boundary_measure_by_dilation(truth: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> float:
-    """F the long way round: each boundary is thickened by a disk, and the other one is cut with it."""
-    radius = int(np.ceil(0.008 * np.sqrt(truth.shape[0] ** 2 + truth.shape[1] ** 2)))
-    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
-    edges = [boundary(mask) for mask in (prediction, truth)]
-    thick = [ndimage.binary_dilation(edge, y**2 + x**2 <= radius**2) for edge in edges]
-    counts = [int(edge.sum()) for edge in edges]
-    if 0 in counts:
-        return float(counts[0] == counts[1])
-    precision, recall = (int((edges[i] & thick[1 - i]).sum()) / counts[i] for i in (0, 1))
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-
-
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([(5, 7), (40, 60), (150, 90)]), st.sampled_from([0.0, 0.3, 0.5, 1.0]))
 def test_boundary_measure_equals_dilation_by_a_disk(seed: int, shape: tuple[int, int], level: float) -> None:
@@ -78,6 +62,15 @@ def test_boundary_measure_equals_dilation_by_a_disk(seed: int, shape: tuple[int,
     smooth = [ndimage.uniform_filter(random.random(shape), 5) for _ in range(2)]
     truth, prediction = smooth[0] < level, smooth[1] < 0.5
     assert boundary_measure(truth, prediction) == boundary_measure_by_dilation(truth, prediction)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 119), st.integers(0, 89), st.integers(1, 40), st.integers(1, 40)), max_size=4))
+def test_boundary_measure_of_boxes_anywhere_also_at_the_border(boxes: list[tuple[int, int, int, int]]) -> None:
+    masks = np.zeros((2, 120, 90), bool)
+    for number, (top, left, height, width) in enumerate(boxes):
+        masks[number % 2, top : top + height, left : left + width] = True
+    assert boundary_measure(masks[0], masks[1]) == boundary_measure_by_dilation(masks[0], masks[1])
 
 
 def test_empty_masks_agree_perfectly_and_a_missed_object_scores_nothing() -> None:
@@ -94,19 +87,3 @@ def test_statistics_of_long_short_and_empty_sequences() -> None:
     assert statistics([0.7]) == pytest.approx((0.7, 1.0, 0.0))
     assert np.isnan(statistics([])).all()
     assert statistics([1.0] * 200 + [0.0] * 200).decay == 1  # the official scorer's 8-bit positions end at 255
-
-
-def test_recorded_predictions_of_osvos_have_their_official_scores(real_data: Path) -> None:
-    davis = real_data / "davis"
-    with (davis / "reference_scores_osvos.csv").open() as stream:
-        rows = list(csv.DictReader(stream))
-    assert rows
-    for row in rows:
-        truth_files = sorted((davis / "Annotations" / "480p" / row["sequence"]).glob("*.png"))
-        truth = np.stack([read_index_mask(file) for file in truth_files])
-        results = davis / "osvos_results" / row["sequence"]
-        prediction = np.stack([read_index_mask(results / file.name) for file in truth_files])
-        assert len(truth) == int(row["frames"])
-        scores = object_row(*per_frame(truth, prediction, int(row["object"])))
-        for name in ("J-Mean", "J-Recall", "J-Decay", "F-Mean", "F-Recall", "F-Decay"):
-            assert f"{scores[name]:.4f}" == row[name], (row["sequence"], name)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from evaluation.__main__ import main
-from tests.evaluation.davis_tree import moving_squares, write_sequence
+from tests.evaluation.trees import moving_squares, write_sequence
 from training.vit import VitSettings
 from training.weights import random_backbone, save_backbone
 
@@ -46,7 +46,11 @@ def test_davis_from_weights_to_scores(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ((), "no task given"),
-        (("davies",), "unknown task davies; usage: python -m evaluation {davis}"),
+        (("davies",), "unknown task davies; allowed are {davis,vip,jhmdb} and score {davis,vip,jhmdb}"),
+        (("score",), "no task given"),
+        (("score", "davis", "--data", ".", "--predictions", "gone"), "ImageSets/2017/val.txt"),
+        (("vip", "--data", ".", "--weights", "w", "--out", "x"), "lists/val_videos.txt"),
+        (("jhmdb", "--data", ".", "--weights", "w", "--out", "x"), "no clips of the split 1"),
         (("davis", "--data", "nowhere", "--weights", "none", "--out", "x"), "--data nowhere is not a folder"),
         (("davis", "--data", ".", "--weights", "w", "--out", "x", "--size", "96"), "must be a height and a width"),
     ],
@@ -66,4 +70,4 @@ def test_help_names_the_tasks_that_exist(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr(sys, "argv", ["evaluation", "--help"])
     with pytest.raises(SystemExit, match="0"):
         main()
-    assert "{davis}" in capsys.readouterr().out
+    assert "score {davis,vip,jhmdb} --data DIR --predictions DIR" in capsys.readouterr().out

@@ -4,13 +4,25 @@ import numpy as np
 from PIL import Image
 
 from evaluation.frames import read_index_mask
-from evaluation.pictures import Column, davis_palette, overlay, save_contact_sheet, save_mask, sheet_frames
+from evaluation.pictures import (
+    Column,
+    davis_palette,
+    draw_joints,
+    heat,
+    overlay,
+    save_contact_sheet,
+    save_mask,
+    spread,
+)
+from tests.reference_data import read_arrays
 
 
 def test_palette_is_that_of_davis() -> None:
     known = [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128], [128, 0, 128], [0, 128, 128]]
     np.testing.assert_array_equal(davis_palette()[:7], known)
     np.testing.assert_array_equal(davis_palette()[255], [224, 224, 192])
+    recorded = read_arrays("eval_datasets")["davis/label_values"]  # blue, green, red
+    np.testing.assert_array_equal(davis_palette()[:3, ::-1], recorded)
 
 
 def test_masks_come_back_and_show_in_colour(tmp_path: Path) -> None:
@@ -28,20 +40,35 @@ def test_overlay_tints_objects_only() -> None:
     assert tinted[0, 1, 0] > tinted[0, 1, 1]
 
 
-def test_sheet_shows_the_first_and_the_last_frame() -> None:
-    assert sheet_frames(1) == [0]
-    assert sheet_frames(3) == [0, 1, 2]
-    assert (sheet_frames(50)[0], sheet_frames(50)[-1], len(sheet_frames(50))) == (0, 49, 6)
+def test_a_choice_of_frames_has_the_first_and_the_last() -> None:
+    assert spread(1) == [0]
+    assert spread(3) == [0, 1, 2]
+    assert (spread(50)[0], spread(50)[-1], len(spread(50)), len(spread(50, 4))) == (0, 49, 6, 4)
 
 
 def test_contact_sheet_has_the_prediction_above_the_truth(tmp_path: Path) -> None:
-    frame, blank = np.zeros((48, 64, 3), np.uint8), np.zeros((48, 64), np.uint8)
-    columns = [Column("a", frame, blank + 1, blank + 2), Column("b", frame, blank + 1, None)]
-    save_contact_sheet(tmp_path / "sheet.png", columns)
+    red, green = (Image.new("RGB", (320, 240), colour) for colour in ("red", "green"))
+    save_contact_sheet(tmp_path / "sheet.png", [Column("a", red, green), Column("b", red, None)])
     with Image.open(tmp_path / "sheet.png") as image:
         sheet = np.asarray(image.convert("RGB"))
     assert sheet.shape == (2 * (16 + 240), 2 * 320, 3)
-    red, green, white = sheet[150, 100], sheet[400, 100], sheet[400, 500]
-    assert red[0] > 50 > red[1]
-    assert green[1] > 50 > green[0]
-    assert (white == 255).all()
+    assert sheet[150, 100].tolist() == [255, 0, 0]
+    assert sheet[400, 100].tolist() == [0, 128, 0]
+    assert (sheet[400, 500] == 255).all()
+
+
+def test_skeletons_leave_lost_joints_out() -> None:
+    frame = np.zeros((100, 120, 3), np.uint8)
+    joints = np.full((2, 15), np.nan)
+    assert not draw_joints(frame, joints).any()
+    joints[:, 0], joints[:, 2] = (60, 50), (60, 10)  # neck and face, which a limb connects
+    drawn = draw_joints(frame, joints)
+    assert drawn[30, 60].any()
+    assert not drawn[80].any()
+
+
+def test_heat_is_bright_where_the_map_is_high() -> None:
+    frame = np.full((40, 60, 3), 100, np.uint8)
+    lit = heat(frame, np.array([[0.0, 1.0]]))
+    assert lit[20, 55].sum() > lit[20, 5].sum()
+    assert np.isfinite(heat(frame, np.zeros((2, 3)))).all()

@@ -1,0 +1,53 @@
+"""What the CLS token of a backbone's last block attends to."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from evaluation.backbones import Checkpoint
+from evaluation.frames import network_input, read_frame
+from evaluation.pictures import Picture, heat
+from evaluation.task import Clip, Task
+from training.vit import Block, VisionTransformer
+
+
+@torch.no_grad()
+def cls_attention(backbone: VisionTransformer, image: Tensor) -> NDArray[np.float32]:
+    """Attention (gh, gw) of the CLS token of the last block to the patches of an image (3, H, W), mean over heads."""
+    entering: list[Tensor] = []
+
+    def keep(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        entering.append(inputs[0])
+
+    last = backbone.blocks[-1]
+    assert isinstance(last, Block)
+    handle = last.register_forward_pre_hook(keep)
+    try:
+        backbone(image[None])
+    finally:
+        handle.remove()
+    heads = last.attn.heads
+    projected = last.attn.qkv(last.norm1(entering[0]))[0]
+    query, key, _ = projected.view(len(projected), 3, heads, -1).permute(1, 2, 0, 3)
+    weights = (query[:, :1] @ key.transpose(1, 2) / query.shape[-1] ** 0.5).softmax(-1).mean(0)[0]
+    patch = backbone.settings.patch_size
+    grid = (image.shape[1] // patch, image.shape[2] // patch)
+    patches: NDArray[np.float32] = weights[1 + backbone.settings.registers :].view(grid).float().cpu().numpy()
+    return patches
+
+
+def attention_maps(checkpoint: Checkpoint, task: Task[Any], clips: Mapping[str, Clip]) -> dict[str, Picture]:
+    """The first frame of each clip, lit where the CLS token looks; empty for backbones of other projects."""
+    backbone = checkpoint.backbone
+    if not isinstance(backbone, VisionTransformer):
+        return {}
+    maps = {}
+    for name, clip in clips.items():
+        frame = read_frame(clip.frames[0])
+        image = network_input(frame, task.network_size(clip)).to(checkpoint.extractor.device)
+        maps[name] = heat(frame, cls_attention(backbone, image))
+    return maps

@@ -1,0 +1,32 @@
+"""Frames of a clip with its predictions and its truth drawn on them; one contact sheet for each clip."""
+
+from pathlib import Path
+from typing import Any
+
+from evaluation.frames import read_frame
+from evaluation.pictures import Column, Picture, save_contact_sheet, shrink, spread
+from evaluation.task import Clip, Task, frame_name
+
+
+def drawn_prediction(task: Task[Any], clip: Clip, number: int, predictions: Path) -> Picture | None:
+    """Frame `number` (H, W, 3) with the prediction in the clip's folder; None if it has none."""
+    path = predictions / f"{frame_name(clip, number)}{task.suffix}"
+    return task.draw(read_frame(clip.frames[number]), task.load(path, clip)) if path.exists() else None
+
+
+def drawn_truth(task: Task[Any], clip: Clip, number: int) -> Picture | None:
+    """Frame `number` (H, W, 3) with its truth; None if it is not annotated."""
+    truth = task.truth(clip, number)
+    return None if truth is None else task.draw(read_frame(clip.frames[number]), truth)
+
+
+def save_sheet(path: Path, task: Task[Any], clip: Clip, predictions: Path) -> None:
+    """Write the contact sheet of a clip; nothing if no frame that it would show has a prediction."""
+    columns = []
+    for number in spread(len(clip.frames)):
+        if (prediction := drawn_prediction(task, clip, number, predictions)) is not None:
+            truth = drawn_truth(task, clip, number)
+            caption = f"{clip.name} {frame_name(clip, number)}"
+            columns.append(Column(caption, shrink(prediction), None if truth is None else shrink(truth)))
+    if columns:
+        save_contact_sheet(path, columns)

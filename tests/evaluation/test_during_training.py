@@ -1,0 +1,149 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import distributed
+from torch.multiprocessing.spawn import spawn
+
+from evaluation.davis import Davis, DavisCommand
+from evaluation.during_training import BEST, LOG, DavisDuringTraining, EvalSettings
+from evaluation.program import run_weights
+from pipeline.settings import UserError
+from tests.evaluation.trees import moving_squares, write_sequence
+from training.vit import VitSettings
+from training.weights import backbone_sha256, load_backbone, random_backbone, read_card, save_backbone
+
+CPU = torch.device("cpu")
+TINY = VitSettings(width=32, depth=1, heads=2, image_size=32, layer_scale=1.0)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Three sequences, so that two ranks have unequal shares."""
+    for number in range(3):
+        frames, masks = moving_squares(3 + number)
+        write_sequence(tmp_path / "data", f"squares-{number}", frames, dict(enumerate(masks)))
+    return tmp_path / "data"
+
+
+def settings(data: Path, **options: Any) -> EvalSettings:
+    return EvalSettings(**{"davis": data, "size": (96, 160), "every": 2, **options})
+
+
+def logged(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / LOG).read_text().splitlines()]
+
+
+def test_scores_are_those_of_the_program_and_the_model_stays_as_it_was(data: Path, tmp_path: Path) -> None:
+    backbone = random_backbone(TINY, 0).train()
+    evaluator = DavisDuringTraining(settings(data), tmp_path / "run", 16, CPU)
+    torch.manual_seed(3)
+    expected_draw = torch.rand(1)
+    torch.manual_seed(3)
+    scores = evaluator.evaluate(backbone, 10)
+    assert torch.rand(1) == expected_draw
+    assert backbone.training
+    save_backbone(tmp_path / "w.safetensors", backbone, card={})
+    command = DavisCommand(
+        data=data, weights=(tmp_path / "w.safetensors",), out=tmp_path / "out", size=(96, 160), threads=None
+    )
+    assert run_weights(Davis(command), command) == 0
+    result = json.loads((tmp_path / "out" / "davis.json").read_text())
+    assert scores == pytest.approx({f"davis/{name}": value for name, value in result["scores"].items()})
+    assert logged(tmp_path / "run")[0]["step"] == 10
+
+
+def test_the_best_weights_stay_also_over_a_restart(data: Path, tmp_path: Path) -> None:
+    backbones = [random_backbone(TINY, seed) for seed in range(3)]
+    scores = [
+        DavisDuringTraining(settings(data), tmp_path / f"alone-{n}", 16, CPU).evaluate(backbone, 1)["davis/J&F-Mean"]
+        for n, backbone in enumerate(backbones)
+    ]
+    order = sorted(range(3), key=lambda number: scores[number])
+    assert len(set(scores)) == 3
+    for step, number in enumerate((order[1], order[2], order[0]), start=1):  # a new object each time: a restart
+        DavisDuringTraining(settings(data), tmp_path / "run", 16, CPU).evaluate(backbones[number], step)
+    kept = tmp_path / "run" / BEST
+    assert backbone_sha256(load_backbone(kept)) == backbone_sha256(backbones[order[2]])
+    assert read_card(kept)["step"] == 2
+    assert [line["step"] for line in logged(tmp_path / "run")] == [1, 2, 3]
+
+
+def test_a_resumed_run_writes_its_lines_anew(data: Path, tmp_path: Path) -> None:
+    evaluator = DavisDuringTraining(settings(data), tmp_path, 16, CPU)
+    for step in (2, 4, 6, 4):
+        evaluator.evaluate(random_backbone(TINY, 0), step)
+    assert [line["step"] for line in logged(tmp_path)] == [2, 4]
+
+
+def test_broken_weights_are_logged_and_never_the_best(data: Path, tmp_path: Path) -> None:
+    backbone = random_backbone(TINY, 0)
+    torch.nn.init.constant_(backbone.norm.weight, torch.nan)
+    evaluator = DavisDuringTraining(settings(data), tmp_path, 16, CPU)
+    assert evaluator.evaluate(backbone, 5) == {}
+    assert not (tmp_path / BEST).exists()
+    (line,) = logged(tmp_path)
+    assert line["scores"] is None
+    assert "NaN" in line["failed"]["squares-0"]
+
+
+def test_faults_are_found_before_training(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--eval\.size"):
+        DavisDuringTraining(settings(data, size=(96, 161)), tmp_path, 16, CPU)
+    with pytest.raises(UserError, match=r"--eval\.davis .*nowhere is not a folder"):
+        DavisDuringTraining(settings(data / "nowhere"), tmp_path, 16, CPU)
+    (data / "Annotations" / "480p" / "squares-1" / "00000.png").unlink()
+    with pytest.raises(UserError, match="squares-1: the first frame"):
+        DavisDuringTraining(settings(data), tmp_path, 16, CPU)
+
+
+def test_evaluations_are_due_at_their_steps_and_at_the_end(data: Path, tmp_path: Path) -> None:
+    evaluator = DavisDuringTraining(settings(data, every=4), tmp_path, 16, CPU)
+    assert [step for step in range(1, 11) if evaluator.is_due(step, 10)] == [4, 8, 10]
+
+
+def test_every_sequence_belongs_to_one_rank(data: Path, tmp_path: Path) -> None:
+    shares = [list(DavisDuringTraining(settings(data), tmp_path, 16, CPU, rank, 2).share) for rank in range(2)]
+    assert shares == [["squares-0", "squares-2"], ["squares-1"]]
+
+
+def run_rank(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    evaluator = DavisDuringTraining(settings(folder / "data"), folder / "run", 16, CPU, rank, 2)
+    scores = evaluator.evaluate(random_backbone(TINY, 0), 1)
+    (folder / f"rank{rank}.json").write_text(json.dumps(scores))
+    distributed.destroy_process_group()
+
+
+@pytest.mark.dist
+def test_two_ranks_share_the_sequences_and_agree_with_one(data: Path, tmp_path: Path) -> None:
+    spawn(run_rank, args=(tmp_path,), nprocs=2)  # type: ignore[no-untyped-call]
+    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+    alone = DavisDuringTraining(settings(data), tmp_path / "alone", 16, CPU).evaluate(random_backbone(TINY, 0), 1)
+    assert ranks[0] == ranks[1] == pytest.approx(alone)
+    assert len(logged(tmp_path / "run")) == 1
+
+
+def test_a_run_scores_its_teacher_and_keeps_the_best_weights(data: Path, clip_dataset: Path, tmp_path: Path) -> None:
+    from tests.training.lives import lives  # here, so that the ranks above do not wait for these imports
+    from tests.training.test_pretrain import small
+    from training.export import export
+
+    run = tmp_path / "run"
+    scored = {"train.epochs": 1, "eval.davis": data, "eval.every": 4, "eval.size": "96,160"}
+    options = small(clip_dataset, run) | scored
+    with lives() as trainer:
+        status, said = trainer.run(options)
+        assert status == 0, said
+        refused, reason = trainer.run(options | {"eval.davis": data / "nowhere", "out": tmp_path / "other"})
+    assert [line["step"] for line in logged(run)] == [4, 6]
+    best = max(logged(run), key=lambda line: line["scores"]["J&F-Mean"])
+    assert read_card(run / BEST)["step"] == best["step"]
+    export(run / "checkpoints" / f"step-{best['step']:08d}", tmp_path / "exported.safetensors", "teacher")
+    kept = load_backbone(run / BEST)
+    assert backbone_sha256(kept) == backbone_sha256(load_backbone(tmp_path / "exported.safetensors"))
+    assert refused == 2
+    assert "is not a folder" in reason

@@ -1,0 +1,103 @@
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from evaluation.davis import Davis, DavisCommand
+from evaluation.evaluate import evaluate_clips, mean_over_time, open_clips, propagated, summarise
+from evaluation.frames import network_input
+from evaluation.masks import MaskClip
+from evaluation.task import SequenceResult
+from tests.evaluation.trees import moving_squares, patch_filter_extractor, write_sequence
+from tests.reference_data import read_arrays
+
+
+def davis(data: Path, **options: Any) -> Davis:
+    return Davis(DavisCommand(**{"data": data, "weights": ("none",), "out": data, "size": (96, 160), **options}))
+
+
+def test_only_a_few_frames_of_a_long_clip_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive = weakref.WeakSet[Tensor]()
+
+    def counted(*arguments: Any) -> Tensor:
+        image = network_input(*arguments)
+        alive.add(image)
+        return image
+
+    monkeypatch.setattr("evaluation.evaluate.network_input", counted)
+    frames, masks = moving_squares(60)
+    write_sequence(tmp_path, "long", frames, {0: masks[0]})
+    task = davis(tmp_path)
+    extractor = patch_filter_extractor(read_arrays("eval_end_to_end")["patch_filter"])
+    most = 0
+    with ThreadPoolExecutor(2) as pool:
+        for _ in propagated(task, task.open("long"), extractor, pool, batch_size=4):
+            most = max(most, len(alive))
+    assert 4 <= most <= 13  # a batch and what is decoded ahead of it
+
+
+def test_frames_are_scored_beside_the_thread_that_propagates(tmp_path: Path) -> None:
+    scored_by: set[int] = set()
+
+    class Watched(Davis):
+        def compare(self, clip: MaskClip, number: int, prediction: Any) -> Any:
+            scored_by.add(threading.get_ident())
+            return super().compare(clip, number, prediction)
+
+    frames, masks = moving_squares(5)
+    write_sequence(tmp_path, "one", frames, dict(enumerate(masks)))
+    task = Watched(DavisCommand(data=tmp_path, weights=(Path(),), out=tmp_path, size=(96, 160)))
+    extractor = patch_filter_extractor(read_arrays("eval_end_to_end")["patch_filter"])
+    evaluate_clips(task, open_clips(task, ["one"]), extractor, batch_size=2, workers=2, out=None, quiet=True)
+    assert scored_by
+    assert threading.get_ident() not in scored_by
+
+
+def test_results_do_not_depend_on_batches_and_threads(tmp_path: Path) -> None:
+    frames, masks = moving_squares(7)
+    write_sequence(tmp_path, "one", frames, dict(enumerate(masks)))
+    extractor = patch_filter_extractor(read_arrays("eval_end_to_end")["patch_filter"])
+    task = davis(tmp_path)
+    scores = []
+    for batch_size, workers in ((1, 1), (3, 4), (8, 2)):
+        opened = open_clips(task, task.names())
+        results = evaluate_clips(task, opened, extractor, batch_size=batch_size, workers=workers, out=None, quiet=True)
+        scores.append(summarise(task, results)["scores"])
+    assert scores[1] == pytest.approx(scores[0], abs=1e-6)
+    assert scores[2] == pytest.approx(scores[0], abs=1e-6)
+
+
+def test_curves_of_sequences_of_any_length_are_averaged() -> None:
+    def result(values: list[float]) -> SequenceResult:
+        return SequenceResult("scored", over_time={str(n): value for n, value in enumerate(values)})
+
+    results = {"a": result([1.0, 0.0]), "b": result([1.0, 0.5, 0.0]), "still": result([]), "one": result([0.3])}
+    assert mean_over_time(results, 5) == pytest.approx([1, 0.75, 0.5, 0.25, 0])
+    assert mean_over_time({}) == []
+
+
+@pytest.mark.gpu
+def test_the_gpu_gives_the_masks_of_the_cpu(tmp_path: Path) -> None:
+    from evaluation.backbones import extractor_of
+    from training.vit import VitSettings
+    from training.weights import random_backbone
+
+    if not torch.cuda.is_available():
+        pytest.skip("this machine has no GPU")
+    frames, masks = moving_squares(6)
+    write_sequence(tmp_path, "one", frames, dict(enumerate(masks)))
+    task = davis(tmp_path)
+    clip = task.open("one")
+    backbone = random_backbone(VitSettings(width=64, depth=2, heads=2, layer_scale=1.0), 0)
+    found = []
+    with ThreadPoolExecutor(2) as pool:
+        for device in (torch.device("cpu"), torch.device("cuda")):
+            extractor = extractor_of(backbone.to(device), device)
+            found.append([mask for _, mask in propagated(task, clip, extractor, pool, 2)])
+    for cpu, gpu in zip(*found, strict=True):
+        assert (cpu != gpu).mean() < 0.01

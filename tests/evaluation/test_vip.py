@@ -1,0 +1,153 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evaluation.program import run_predictions, run_weights
+from evaluation.vip import Vip, VipCommand, VipScoreCommand, network_size
+from evaluation.vip_scores import confusion, mean_iou
+from pipeline.demo_data import casting, trees
+from tests.evaluation.trees import moving_squares, use_patch_filter, write_vip_clip
+from tests.reference_data import read_arrays
+
+
+@pytest.fixture(autouse=True)
+def _patch_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_patch_filter(monkeypatch, read_arrays("eval_end_to_end")["patch_filter"])
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Two clips of four frames; the parts of the second one have gaps between them."""
+    for name, ids in (("videos1", (1, 2)), ("videos2", (4, 17))):
+        frames, masks = moving_squares(4, ids)
+        write_vip_clip(tmp_path / "data", name, frames, dict(enumerate(masks)))
+    return tmp_path / "data"
+
+
+def mask_file(data: Path, clip: str, number: int) -> Path:
+    return data / "Annotations" / "Category_ids" / clip / f"{number + 1:012d}.png"
+
+
+def evaluate(data: Path, *, status: int = 0, **options: Any) -> dict[str, Any]:
+    out = data.parent / "out"
+    chosen: dict[str, Any] = {"data": data, "weights": "none", "out": out, "long_side": 160, "side_multiple": 32}
+    command = VipCommand(**(chosen | options))
+    assert run_weights(Vip(command), command) == status
+    result: dict[str, Any] = json.loads((out / "vip.json").read_text())
+    return result
+
+
+def test_network_sizes_are_the_recorded_ones() -> None:
+    arrays = read_arrays("eval_datasets")
+    for case in ("vip", "vip_gap"):
+        frame = arrays[f"{case}/decoded_frame0_rgb"].shape
+        size = network_size((frame[0], frame[1]), int(arrays[f"{case}/img_size_arg"][0]), 64)
+        assert size == tuple(arrays[f"{case}/network_hw"])
+    assert network_size((1080, 1920), 880, 64) == (448, 880)
+    assert network_size((1280, 720), 880, 64) == (880, 448)
+
+
+def test_scores_are_those_of_all_frames_together_and_per_video(data: Path) -> None:
+    result = evaluate(data)
+    clips = []
+    for name in ("videos1", "videos2"):
+        pairs = [(mask_file(data, name, n), f"{n + 1:012d}.png") for n in range(4)]
+        folder = data.parent / "out" / "predictions" / name
+        clips.append(
+            np.sum([confusion(np.array(Image.open(t)), np.array(Image.open(folder / p))) for t, p in pairs], 0)
+        )
+    assert result["scores"]["mIoU"] == pytest.approx(mean_iou(clips[0] + clips[1]))
+    assert result["scores"]["mIoU-per-video"] == pytest.approx((mean_iou(clips[0]) + mean_iou(clips[1])) / 2)
+    assert result["sequences"]["videos1"]["frames_scored"] == 4
+    assert set(result["sequences"]["videos2"]["details"]) == {"background", "upper clothes", "left leg"}
+    assert np.sum(result["confusion"]) == 2 * 4 * 96 * 160
+    known = [iou["IoU"] for iou in result["details"].values() if iou["IoU"] is not None]
+    assert np.mean(known) == pytest.approx(result["scores"]["mIoU"])
+    assert result["protocol"]["propagation"] == {"n_context": 20, "top_k": 10, "radius": 20.0, "temperature": 0.7}
+    assert result["protocol"]["score"] == "mIoU over all frames of all clips"
+
+
+def test_the_page_shows_each_class(data: Path) -> None:
+    result = evaluate(data)
+    page = (data.parent / "out" / "report.html").read_text()
+    assert "Classes over all sequences" in page
+    assert f"<td>left leg</td><td>{100 * result['details']['left leg']['IoU']:.1f}</td>" in page
+    assert "<td>hat</td><td>" in page
+
+
+def test_the_layout_without_annotations_folder_is_read_too(data: Path) -> None:
+    expected = evaluate(data)
+    (data / "Annotations" / "Category_ids").rename(data / "Category_ids")
+    found = evaluate(data)
+    assert found["scores"] == expected["scores"]
+
+
+def test_scoring_masks_on_disk_brings_them_to_the_size_of_the_truth(data: Path) -> None:
+    evaluated = evaluate(data)
+    predictions = data.parent / "out" / "predictions"
+    command = VipScoreCommand(data=data, predictions=predictions)
+    assert run_predictions(Vip(command), command) == 0
+    for file in predictions.rglob("*.png"):
+        with Image.open(file) as image:
+            image.resize((320, 192), Image.Resampling.NEAREST).save(file)
+    scored = VipScoreCommand(data=data, predictions=predictions, out=data.parent / "scored")
+    assert run_predictions(Vip(scored), scored) == 0
+    result = json.loads((data.parent / "scored" / "vip.json").read_text())
+    assert result["scores"] == evaluated["scores"]
+
+
+def unknown_class(data: Path) -> None:
+    Image.fromarray(np.full((96, 160), 20, np.uint8)).save(mask_file(data, "videos1", 2))
+
+
+def sixteen_bit(data: Path) -> None:
+    Image.fromarray(np.full((96, 160), 2, np.uint16)).save(mask_file(data, "videos1", 1))
+
+
+def nobody(data: Path) -> None:
+    Image.fromarray(np.zeros((96, 160), np.uint8)).save(mask_file(data, "videos1", 0))
+
+
+def missing_frame(data: Path) -> None:
+    (data / "Images" / "videos1" / f"{3:012d}.jpg").unlink()
+
+
+def unreadable_frame(data: Path) -> None:
+    (data / "Images" / "videos1" / f"{3:012d}.jpg").write_bytes(b"nothing")
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (unknown_class, "000000000003.png has the value 20"),
+        (sixteen_bit, "000000000002.png has the mode I;16"),
+        (nobody, "000000000001.png shows no object"),
+        (missing_frame, "000000000003.png has no frame"),
+        (unreadable_frame, "cannot read the frame"),
+    ],
+)
+def test_a_bad_clip_fails_by_name_and_stops_no_other(data: Path, damage: Any, named: str) -> None:
+    damage(data)
+    result = evaluate(data, status=1)
+    assert named in result["sequences"]["videos1"]["reason"]
+    assert result["sequences"]["videos2"]["status"] == "scored"
+
+
+def test_void_pixels_are_no_class(data: Path) -> None:
+    mask = np.array(Image.open(mask_file(data, "videos1", 0)))
+    mask[:, :10] = 255
+    Image.fromarray(mask).save(mask_file(data, "videos1", 0))
+    result = evaluate(data)
+    assert np.sum(result["confusion"]) == 2 * 4 * 96 * 160 - 96 * 10
+
+
+def test_clips_of_the_demo_data_are_scored(tmp_path: Path) -> None:
+    scene = casting.pose_scene([0, 0], casting.walk, 2)
+    trees.write_vip(tmp_path / "data", "videos1", scene, casting.HELD_OUT_TIMES[:3])
+    result = evaluate(tmp_path / "data", sequences=("videos1",))
+    assert result["sequences"]["videos1"]["frames_scored"] == 3
+    assert {"face", "background"} <= set(result["sequences"]["videos1"]["details"])

@@ -1,0 +1,97 @@
+"""DAVIS, VIP and JHMDB trees made by code, and a network that needs no weights."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+
+from evaluation import program
+from evaluation.backbones import Checkpoint, Extractor
+from evaluation.command import EvaluationCommand
+from evaluation.pictures import save_mask
+
+Frames = NDArray[np.uint8]
+
+
+def write_sequence(root: Path, name: str, frames: Frames, masks: Mapping[int, Frames]) -> None:
+    """Add frames (T, H, W, 3) and masks (H, W) to a tree; the pixels of the frames are kept (PNG in .jpg's clothes)."""
+    for folder in ("JPEGImages", "Annotations"):
+        (root / folder / "480p" / name).mkdir(parents=True)
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(root / "JPEGImages" / "480p" / name / f"{number:05d}.jpg", format="PNG")
+    for number, mask in masks.items():
+        save_mask(root / "Annotations" / "480p" / name / f"{number:05d}.png", mask)
+    lists = root / "ImageSets" / "2017"
+    lists.mkdir(parents=True, exist_ok=True)
+    with (lists / "val.txt").open("a") as stream:
+        stream.write(f"{name}\n")
+
+
+def moving_squares(num_frames: int, ids: tuple[int, ...] = (1, 2)) -> tuple[Frames, Frames]:
+    """Frames (T, 96, 160, 3) of coloured squares that move over grey noise, and their masks (T, 96, 160)."""
+    random = np.random.default_rng(0)
+    colours = random.integers(0, 256, (256, 3))
+    frames = np.repeat(random.integers(90, 130, (1, 96, 160, 1), np.uint8), 3, 3).repeat(num_frames, 0)
+    masks = np.zeros((num_frames, 96, 160), np.uint8)
+    for number in range(num_frames):
+        for place, one in enumerate(ids):
+            top, left = 8 + 48 * place, 16 + 4 * number
+            masks[number, top : top + 32, left : left + 48] = one
+            frames[number, top : top + 32, left : left + 48] = colours[one]
+    return frames, masks
+
+
+def patch_filter_extractor(weights: NDArray[Any]) -> Extractor:
+    """A single convolution (D, 3, 16, 16) of stride 16 in place of a backbone."""
+    kernel = torch.from_numpy(weights)
+
+    def patch_tokens(images: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(images, kernel, stride=16).flatten(2).transpose(1, 2)
+
+    return Extractor(patch_tokens, 16, torch.device("cpu"))
+
+
+def use_patch_filter(monkeypatch: pytest.MonkeyPatch, weights: NDArray[Any]) -> None:
+    """Put the patch filter in the place of every checkpoint that the programs would open."""
+
+    def open_checkpoints(command: EvaluationCommand) -> list[Checkpoint]:
+        extractor = patch_filter_extractor(weights)
+        return [
+            Checkpoint(f"filter-{number}", path, extractor, {"path": str(path)}, torch.nn.Identity())
+            for number, path in enumerate(command.weights)
+        ]
+
+    monkeypatch.setattr(program, "open_checkpoints", open_checkpoints)
+
+
+def write_vip_clip(root: Path, name: str, frames: Frames, masks: Mapping[int, Frames]) -> None:
+    """Add a clip to a VIP tree, whose frames count from 1."""
+    for folder in ("Images", "Annotations/Category_ids"):
+        (root / folder / name).mkdir(parents=True)
+    for number, frame in enumerate(frames, start=1):
+        Image.fromarray(frame).save(root / "Images" / name / f"{number:012d}.jpg", format="PNG")
+    for number, mask in masks.items():
+        Image.fromarray(mask).save(root / "Annotations/Category_ids" / name / f"{number + 1:012d}.png")
+    (root / "lists").mkdir(exist_ok=True)
+    with (root / "lists" / "val_videos.txt").open("a") as stream:
+        stream.write(f"{name}\n")
+
+
+def write_jhmdb_clip(root: Path, name: str, frames: Frames, joints: NDArray[np.float64]) -> None:
+    """Add a clip CLASS/NAME with one-based joints (2, 15, T) to a JHMDB tree, in the test set of split 1."""
+    class_name, clip = name.split("/")
+    for folder in ("Rename_Images", "joint_positions"):
+        (root / folder / name).mkdir(parents=True)
+    for number, frame in enumerate(frames, start=1):
+        Image.fromarray(frame).save(root / "Rename_Images" / name / f"{number:05d}.png")
+    scipy.io.savemat(root / "joint_positions" / name / "joint_positions.mat", {"pos_img": joints})
+    (root / "splits").mkdir(exist_ok=True)
+    with (root / "splits" / f"{class_name}_test_split1.txt").open("a") as stream:
+        stream.write(f"{clip}.avi 2\nanother_clip.avi 1\n")
