@@ -1,6 +1,7 @@
 """`make demo`: the whole flow, with the commands that a user would type, on data made by code.
 
-Media -> shards -> pre-training on clips -> weights -> neighbours -> pre-training on images -> DAVIS score.
+Clips: shards -> pre-training -> weights -> DAVIS score. Images: shards -> pre-training without neighbours -> weights ->
+neighbours -> pre-training with them.
 Run again it goes on: data, shards and runs that are finished are kept, the rest is measured anew.
 """
 
@@ -64,7 +65,7 @@ def main(command: DemoCommand) -> None:
     """Run all stages, then print the table."""
     out, stages, started = command.out, Stages(), time.perf_counter()
     data, shards, weights = out / "data", out / "shards", out / "weights" / "clips.safetensors"
-    runs, neighbours = out / "runs", out / "neighbours"
+    runs, neighbours, plain = out / "runs", out / "neighbours", out / "weights" / "images-plain.safetensors"
 
     stages.run("demo data", "python", "-m", "pipeline.demo_data", data)
     was_there = {source for source in ("kinetics", "imagenet") if (shards / source / MANIFEST).is_file()}
@@ -84,16 +85,21 @@ def main(command: DemoCommand) -> None:
         *("--config", "configs/demo.yaml", "--data.shards", shards / "kinetics", "--out", runs / "clips"),
     )
     stages.run("export", "python", "-m", "training.export", checkpoints(runs / "clips")[-1], weights)
+    on_images = (*LAUNCH, "--config", "configs/demo-images.yaml", "--data.shards", shards / "imagenet")
+    stages.run(
+        "pre-training on images without neighbours",
+        *on_images,
+        *("--data.sandwich.auxiliary", "[]", "--model.auxiliary_branch", "false", "--out", runs / "images-plain"),
+    )
+    stages.run(
+        "export of the model without neighbours",
+        *("python", "-m", "training.export", checkpoints(runs / "images-plain")[-1], plain),
+    )
     stages.run(
         "neighbours of images",
-        *("python", "-m", "indexing.knn", "--shards", shards / "imagenet", "--weights", weights, "--out", neighbours),
+        *("python", "-m", "indexing.knn", "--shards", shards / "imagenet", "--weights", plain, "--out", neighbours),
     )
-    stages.run(
-        "pre-training on images",
-        *LAUNCH,
-        *("--config", "configs/demo-images.yaml", "--data.shards", shards / "imagenet"),
-        *("--data.neighbours", neighbours, "--out", runs / "images"),
-    )
+    stages.run("pre-training on images", *on_images, "--data.neighbours", neighbours, "--out", runs / "images")
     evaluation = ("python", "-m", "evaluation", "davis", "--data", data / "davis", "--weights", weights)
     for name, options in (("trained", ()), ("random", ("--random_init",))):
         stages.run(f"DAVIS, {name} weights", *evaluation, "--out", out / "davis" / name, *options)
@@ -106,13 +112,13 @@ def main(command: DemoCommand) -> None:
             (f"{kind} sharded", f"{manifest.samples} ({speed}, {manifest.rejects} rejects) in {shards / source}")
         )
     rows.append(("reader", f"{read_json(out / 'reader.json')['samples_per_second']:.1f} samples/s"))
-    for kind in ("clips", "images"):
+    for kind in ("clips", "images-plain", "images"):
         metrics = read_metrics(runs / kind)
         losses = f"loss {metrics[0]['loss/total']:.3f} -> {metrics[-1]['loss/total']:.3f}"
         rows.append((f"trained on {kind}", f"{losses} in {metrics[-1]['step']} steps; {runs / kind}"))
     report = read_json(neighbours / "report.json")
     same, chance = report["same_class_rate"], report["same_class_rate_by_chance"]
-    rows.append(("neighbours of the same class", f"{same:.3f} (by chance {chance:.3f}); {neighbours}"))
+    rows.append(("neighbours of the same class", f"{same:.3f} (by chance {chance:.3f}); {neighbours}/gallery.html"))
     for name in ("random", "trained"):
         score = read_json(out / "davis" / name / "davis.json")["scores"]["J&F-Mean"]
         rows.append((f"DAVIS J&F, {name} weights", f"{100 * score:.1f}; pictures in {out / 'davis' / name}"))

@@ -1,76 +1,282 @@
-"""`make bench`: how many samples a second the reader delivers on this machine.
+"""`make bench-reader`: what the reader delivers on this machine, beside a PyTorch DataLoader and bare decoding.
 
-Times `--steps` batches after a warm-up, with nothing done to them; planning alone is timed on the same steps.
+Each measurement runs in a process of its own, in turn, several times; the table shows medians, and ratios within this
+run. Samples per core-second count the processor time of all processes and threads; that of the DataLoader leaves out
+its first batch of each worker, that of the others their first batches.
 """
 
+import multiprocessing
+import os
+import statistics
+import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
+import numpy as np
+import torch
 from pydantic import Field
 from tqdm import tqdm
 
+from benchmarks.made_shards import make_shards
+from benchmarks.pillow_loader import pillow_loader
 from benchmarks.result import print_table, write_result
-from pipeline.reader.loader import Loader, ReaderSettings, plan_feed
-from pipeline.reader.plan import plan_batch
+from pipeline.dataset import ShardDataset
+from pipeline.reader.feed import plan_feed
+from pipeline.reader.plan import needed_frames, plan_batch
+from pipeline.reader.sources import Sources, read_frames
 from pipeline.reader.views import ViewSettings
 from pipeline.settings import Command, run_command
 
-WARM_UP_STEPS = 2
+WARM_UP_STEPS = 3
+MADE_CLIPS = 512
+MEMORY_VIEWS = ViewSettings(global_size=32, local_size=16, local_crops=2)
+MEMORY_BATCH = 4
+Figures = dict[str, float]
 
 
 class ReaderBenchmark(Command):
-    """Measure the reader: samples a second, and the share of planning in it."""
+    """Measure the reader; with --compare also a DataLoader with Pillow on the same plan, decoding, bytes and memory.
+
+    Without --shards, clips of 340 x 256 pixels are made by code.
+    """
 
     program: ClassVar[str] = "python -m benchmarks.reader"
 
-    shards: Path
+    shards: Path | None = None
     """Folder of a shard dataset of clips."""
     out: Path = Path("benchmarks/results/reader.json")
     """Result file."""
     batch_size: int = Field(32, ge=1)
     """Clips in a batch."""
-    steps: int = Field(10, ge=1)
+    steps: int = Field(10, ge=2)
     """Batches that are timed."""
     threads: int = Field(2, ge=1)
-    """CPU threads of DALI."""
+    """CPU threads of DALI, and processes of the DataLoader."""
     views: ViewSettings = ViewSettings()
     """Crops and colours; the defaults are the paper's."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the reader decodes and makes its views."""
+    compare: bool = False
+    """Measure the peers, the bytes and the memory as well."""
+    rounds: int = Field(3, ge=1)
+    """How often the reader and its peers are measured in turn."""
+    memory_steps: int = Field(2000, ge=200)
+    """Steps over which memory is watched, with small views."""
+
+
+def _settings(command: ReaderBenchmark) -> Any:  # noqa: ANN401 - ReaderSettings, imported late: see below
+    from pipeline.reader.loader import ReaderSettings  # starts DALI, which the DataLoader's processes must not inherit
+
+    return ReaderSettings(shards=str(command.shards), threads=command.threads, views=command.views)
+
+
+def _rates(samples: int, wall: float, cpu: float) -> Figures:
+    return {"samples_per_second": samples / wall, "samples_per_core_second": samples / cpu}
+
+
+def time_reader(command: ReaderBenchmark) -> Figures:
+    """The reader itself."""
+    from pipeline.reader.loader import Loader
+
+    torch.set_num_threads(1)
+    total = WARM_UP_STEPS + command.steps
+    with Loader(_settings(command), command.batch_size, 0, total, device=torch.device(command.device)) as loader:
+        for _ in range(WARM_UP_STEPS):
+            next(loader)
+        started, cpu = time.perf_counter(), time.process_time()
+        for _ in range(command.steps):
+            batch = next(loader)
+        if batch.global_crops.is_cuda:
+            torch.cuda.synchronize()
+        wall, cpu = time.perf_counter() - started, time.process_time() - cpu
+    return _rates(command.steps * command.batch_size, wall, cpu)
+
+
+def time_pillow(command: ReaderBenchmark) -> Figures:
+    """A DataLoader whose workers execute the same plan with Pillow."""
+    torch.set_num_threads(1)
+    workers = command.threads
+    steps = workers * (1 + -(-command.steps // workers))
+    seconds: list[float] = []
+    arrived: list[float] = []
+    for _, _, used in pillow_loader(_settings(command), command.batch_size, steps, workers):
+        seconds.append(float(used))
+        arrived.append(time.perf_counter())
+        if len(seconds) == workers:
+            here = time.process_time()
+    here = time.process_time() - here
+    cpu = here + sum(seconds[-workers + worker] - seconds[worker] for worker in range(workers))
+    return _rates((steps - workers) * command.batch_size, arrived[-1] - arrived[workers - 1], cpu)
+
+
+def time_decode(command: ReaderBenchmark) -> Figures:
+    """DALI decodes the frames that the plan needs, and does nothing with them."""
+    from nvidia.dali import fn, pipeline_def, types
+
+    settings, size = _settings(command), command.batch_size
+    sources = Sources(settings)
+    part = slice(0, size)
+    plans = [plan_batch(settings, sources.table, step, size, part) for step in range(WARM_UP_STEPS + command.steps)]
+    encoded = [sources.frames(p.source_rows[needed_frames(p)], p.frames[needed_frames(p)]) for p in plans]
+    batches = iter(encoded)
+
+    @pipeline_def(  # type: ignore[untyped-decorator]
+        batch_size=3 * size, num_threads=command.threads, device_id=None, prefetch_queue_depth=1
+    )
+    def graph() -> Any:  # noqa: ANN401 - a DALI node
+        frames = fn.external_source(source=lambda: next(batches), batch=True, dtype=types.UINT8, ndim=1)
+        return fn.decoders.image(frames, output_type=types.RGB)
+
+    pipeline = graph()
+    pipeline.build()
+    for _ in range(WARM_UP_STEPS - 1):  # one batch is prepared ahead
+        pipeline.run()
+    started, cpu = time.perf_counter(), time.process_time()
+    for _ in range(command.steps):
+        pipeline.run()
+    return _rates(command.steps * size, time.perf_counter() - started, time.process_time() - cpu)
+
+
+def time_host(command: ReaderBenchmark) -> Figures:
+    """Processor time of the host's part, per sample in microseconds: plan, reading (from the page cache) and feed."""
+    settings, size = _settings(command), command.batch_size
+    sources = Sources(settings)
+    laps = []
+    for step in range(WARM_UP_STEPS + 3 * command.steps):
+        times = [time.thread_time()]
+        plan = plan_batch(settings, sources.table, step, size, slice(0, size))
+        times.append(time.thread_time())
+        needed = needed_frames(plan)
+        sources.advise(plan.source_rows[needed], plan.frames[needed])
+        frames = read_frames(plan, sources)
+        times.append(time.thread_time())
+        plan_feed(plan, frames)
+        times.append(time.thread_time())
+        laps.append(np.diff(times))
+    plan_s, read_s, feed_s = np.median(laps[WARM_UP_STEPS:], axis=0) * 1e6 / size
+    parts = {"plan_microseconds": plan_s, "read_microseconds": read_s, "feed_microseconds": feed_s}
+    return {"host_microseconds_per_sample": plan_s + read_s + feed_s, **parts}
+
+
+def _io_counters() -> dict[str, int]:
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return {name: int(value) for name, value in (line.split(": ") for line in lines)}
+
+
+def count_bytes(command: ReaderBenchmark) -> Figures:
+    """Bytes per sample: those of the frames of the plan, those asked of the kernel, those that came from storage.
+
+    The shards leave the page cache first; where storage is memory, nothing comes from it.
+    """
+    settings, size = _settings(command), command.batch_size
+    sources = Sources(settings)
+    for path in Path(settings.shards).glob("*.tar"):
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    plans = [plan_batch(settings, sources.table, step, size, slice(0, size)) for step in range(command.steps)]
+    dataset: ShardDataset = sources.datasets[0]
+    dataset.frame(0, 0)  # whatever is imported or opened late
+    before, needed_bytes = _io_counters(), 0
+    for plan in plans:
+        needed = needed_frames(plan)
+        sources.advise(plan.source_rows[needed], plan.frames[needed])
+        needed_bytes += sum(len(frame) for column in read_frames(plan, sources) for frame in column if len(frame) > 1)
+    after = _io_counters()
+    samples = len(plans) * size
+    return {
+        "bytes_needed_per_sample": needed_bytes / samples,
+        "bytes_asked_over_needed": (after["rchar"] - before["rchar"]) / needed_bytes,
+        "bytes_from_storage_over_needed": (after["read_bytes"] - before["read_bytes"]) / needed_bytes,
+    }
+
+
+def _resident_bytes() -> int:
+    fields = Path("/proc/self/statm").read_text().split()
+    return int(fields[1]) * 4096
+
+
+def watch_memory(command: ReaderBenchmark) -> Figures:
+    """How much more memory the process holds at the last step than after a tenth of them."""
+    from pipeline.reader.loader import Loader
+
+    settings = _settings(command).model_copy(update={"views": MEMORY_VIEWS})
+    with Loader(settings, MEMORY_BATCH, 0, command.memory_steps) as loader:
+        sizes = [_resident_bytes() for _ in tqdm(loader, total=command.memory_steps, unit="step", desc="memory")]
+    return {"memory_growth_mb": (sizes[-1] - sizes[len(sizes) // 10]) / 1e6, "memory_mb": sizes[-1] / 1e6}
+
+
+def _alone(measure: Callable[[ReaderBenchmark], Figures], command: ReaderBenchmark) -> Figures:
+    """Measure in a fresh process."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, command).result()
+
+
+def compare(command: ReaderBenchmark) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Figures and table rows of the reader and its peers, measured in turn."""
+    peers = {"reader": time_reader, "pillow": time_pillow, "decode": time_decode}
+    seen: dict[str, list[Figures]] = {name: [] for name in peers}
+    for _ in tqdm(range(command.rounds), desc="reader, DataLoader, decoding in turn", unit="round"):
+        for name, measure in peers.items():
+            seen[name].append(_alone(measure, command))
+    kinds = ("samples_per_second", "samples_per_core_second")
+    medians = {n: {k: statistics.median(r[k] for r in runs) for k in kinds} for n, runs in seen.items()}
+    ratios = {
+        f"{kind}_over_{peer}": statistics.median(
+            ours[kind] / theirs[kind] for ours, theirs in zip(seen["reader"], seen[peer], strict=True)
+        )
+        for kind in kinds
+        for peer in ("pillow", "decode")
+    }
+    labels = {"reader": "reader", "pillow": "DataLoader with Pillow, same plan", "decode": "decoding alone"}
+    rows = [
+        (labels[name], "{samples_per_second:.1f} samples/s, {samples_per_core_second:.1f} per core-second".format(**m))
+        for name, m in medians.items()
+    ]
+    rows += [
+        (f"reader / {peer}", f"{ratios[f'{kinds[0]}_over_{peer}']:.2f} x, {ratios[f'{kinds[1]}_over_{peer}']:.2f} x")
+        for peer in ("pillow", "decode")
+    ]
+    counted, memory = _alone(count_bytes, command), _alone(watch_memory, command)
+    rows += [
+        ("bytes needed", f"{counted['bytes_needed_per_sample'] / 1e3:.1f} kB a sample"),
+        ("bytes asked for / needed", f"{counted['bytes_asked_over_needed']:.3f}"),
+        ("bytes from storage / needed", f"{counted['bytes_from_storage_over_needed']:.3f} (whole pages)"),
+        (
+            f"memory over {command.memory_steps} steps",
+            f"{memory['memory_growth_mb']:+.1f} MB of {memory['memory_mb']:.0f} MB",
+        ),
+    ]
+    return {**medians["reader"], "peers": medians, "rounds": seen, **ratios, **counted, **memory}, rows
 
 
 def main(command: ReaderBenchmark) -> None:
     """Measure, print and write."""
-    settings = ReaderSettings(shards=command.shards, threads=command.threads, views=command.views)
-    total = WARM_UP_STEPS + command.steps
-    with Loader(settings, command.batch_size, 0, total) as loader:
-        for _ in range(WARM_UP_STEPS):
-            next(loader)
-        started = time.perf_counter()
-        for _ in tqdm(range(command.steps), unit="batch", desc="reader"):
-            next(loader)
-        reading = time.perf_counter() - started
-        started = time.perf_counter()
-        for step in range(total):
-            plan = plan_batch(settings, loader.table, step, command.batch_size, slice(0, command.batch_size))
-            plan_feed(plan, loader.dataset)
-        planning = (time.perf_counter() - started) / total
-    samples = command.steps * command.batch_size
-    figures = {
-        "samples_per_second": samples / reading,
+    with tempfile.TemporaryDirectory() as folder:
+        if command.shards is None:
+            made = make_shards(Path(folder), MADE_CLIPS)
+            command = command.model_copy(update={"shards": made})
+        if command.compare:
+            figures, rows = compare(command)
+            host = _alone(time_host, command)
+        else:
+            figures = dict(time_reader(command))
+            rows = [("samples/s", f"{figures['samples_per_second']:.1f} on {command.threads} threads")]
+            host = time_host(command)
+    parts = "{plan_microseconds:.0f} plan, {read_microseconds:.0f} read, {feed_microseconds:.0f} feed".format(**host)
+    rows.append(("host work", f"{host['host_microseconds_per_sample']:.0f} microseconds a sample ({parts})"))
+    figures |= host | {
         "threads": command.threads,
         "batch_size": command.batch_size,
-        "host_microseconds_per_sample": 1e6 * planning / command.batch_size,
         "global_size": command.views.global_size,
         "local_size": command.views.local_size,
         "local_crops": command.views.local_crops,
     }
     write_result(command.out, figures)
-    rows = [
-        ("samples/s", f"{figures['samples_per_second']:.1f} on {command.threads} threads"),
-        ("planning and slicing", f"{figures['host_microseconds_per_sample']:.0f} microseconds a sample"),
-        ("written to", str(command.out)),
-    ]
-    print_table(rows, "Reader")
+    print_table([*rows, ("written to", str(command.out))], "Reader")
 
 
 if __name__ == "__main__":

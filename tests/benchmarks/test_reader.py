@@ -1,17 +1,65 @@
 import json
 from pathlib import Path
 
-from benchmarks.reader import ReaderBenchmark, main
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.made_shards import make_shards
+from benchmarks.pillow_loader import execute
+from benchmarks.reader import ReaderBenchmark, count_bytes, main
+from pipeline.dataset import ShardDataset
+from pipeline.reader.loader import Loader, ReaderSettings
+from pipeline.reader.plan import plan_batch
+from pipeline.reader.sources import read_frames
 from pipeline.reader.views import ViewSettings
+from tests.media import decode
+
+VIEWS = ViewSettings(global_size=64, local_size=32, local_crops=2)
 
 
-def test_result_says_what_was_measured_and_where(clip_dataset: Path, tmp_path: Path) -> None:
-    views = ViewSettings(global_size=64, local_size=32, local_crops=2)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_shards(tmp_path_factory.mktemp("made") / "clips", 8, frames=8, size=(170, 128), per_shard=4)
+
+
+def test_result_says_what_was_measured_and_where(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "reader.json"
-    main(ReaderBenchmark(shards=clip_dataset, out=out, batch_size=4, steps=2, threads=1, views=views))
+    main(ReaderBenchmark(shards=made, out=out, batch_size=4, steps=2, threads=1, views=VIEWS))
     result = json.loads(out.read_text())
     assert result["samples_per_second"] > 0
-    assert result["host_microseconds_per_sample"] > 0
+    parts = [result[f"{part}_microseconds"] for part in ("plan", "read", "feed")]
+    assert result["host_microseconds_per_sample"] == pytest.approx(sum(parts))
     assert (result["batch_size"], result["threads"], result["global_size"]) == (4, 1, 64)
     assert result["machine"]["cores"] > 0
     assert "torch" in result["versions"]
+
+
+def test_no_byte_is_asked_for_in_vain(made: Path) -> None:
+    counted = count_bytes(ReaderBenchmark(shards=made, batch_size=4, steps=2, views=VIEWS))
+    assert counted["bytes_needed_per_sample"] > 1000
+    assert 1.0 <= counted["bytes_asked_over_needed"] < 1.1
+
+
+def test_the_peer_executes_the_same_plan(made: Path) -> None:
+    # what is no torchvision operation in both: Pillow's blur is an approximation, hue is turned in HSV
+    views = VIEWS.model_copy(update={"hue": 0.0, "blur": (0.0, 0.0, 0.0)})
+    settings = ReaderSettings(shards=made, views=views)
+    with Loader(settings, 8, 0, 1) as loader:
+        (batch,) = list(loader)
+        plan = plan_batch(settings, loader.table, 0, 8, slice(0, 8))
+        peer = execute(plan, read_frames(plan, loader.sources), settings)
+    for ours, theirs in zip((batch.global_crops, batch.local_crops, *batch.auxiliary), peer, strict=True):
+        assert ours.shape == theirs.shape
+        assert float((ours - theirs).abs().mean()) < 2 / 255 / 0.225, "two grey levels"
+        assert torch.equal(ours.abs().amax(dim=(1, 2, 3)) == 0, theirs.abs().amax(dim=(1, 2, 3)) == 0)
+
+
+def test_made_clips_are_a_dataset_that_drifts(made: Path) -> None:
+    dataset = ShardDataset(made)
+    assert (len(dataset), int(dataset.num_frames[0]), len(dataset.manifest.shards)) == (8, 8, 2)
+    first, second = (decode(dataset.frame(0, frame)).astype(int) for frame in (0, 1))
+    assert Image.fromarray(first.astype(np.uint8)).size == (170, 128)
+    drifted = np.abs(first[:, 2:] - second[:, :-2]).mean()
+    assert drifted < 0.5 * np.abs(first - second).mean()

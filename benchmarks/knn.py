@@ -1,0 +1,190 @@
+"""`make bench-knn`: the neighbour search against FAISS's flat index on the same arrays, its memory, and its growth.
+
+Both searches take turns on the same blocks of queries in one process, so that what else the machine does meets both;
+the figure is the median of the ratios.
+"""
+
+import functools
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from tqdm import tqdm
+
+from benchmarks.result import print_table, write_result
+from indexing.engines import gpu_count
+from indexing.job import PARTS, BlockSearch, SearchSettings, SearchTask
+from indexing.search import Block, Rules, nothing_found, search_block
+from pipeline.settings import Command, run_command
+from pipeline.storage import open_storage
+
+IMAGENET = 1_281_167
+"""Training images of ImageNet-1k."""
+_MEASURE_PEAK = """
+import sys
+from indexing.budget import peak_memory_gb
+from indexing.job import BlockSearch, SearchSettings, SearchTask
+from pipeline.storage import open_storage
+folder, memory_gb, block, k = sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+settings = SearchSettings(memory_gb=memory_gb, block=block)
+BlockSearch(SearchTask(open_storage(folder), settings, k, None, False, "cpu", None)).run(0)
+print(peak_memory_gb())
+"""
+
+
+class KnnBenchmark(Command):
+    """Measure the neighbour search against FAISS's flat index called directly on the same arrays."""
+
+    program: ClassVar[str] = "python -m benchmarks.knn"
+
+    out: Path = Path("benchmarks/results/knn.json")
+    """Result file."""
+    rows: int = Field(100_000, ge=1000)
+    """Vectors."""
+    width: int = Field(384, ge=2)
+    """Values of a vector."""
+    k: int = Field(5, ge=1)
+    """Neighbours."""
+    block: int = Field(1024, ge=1)
+    """Queries in a block."""
+    rounds: int = Field(40, ge=1)
+    """Blocks that both search in turns."""
+    budgets: tuple[float, ...] = (0.5, 1.0)
+    """Memory budgets in 10^9 bytes whose peaks are measured; with the first, features of the default size stream."""
+
+
+def make_features(rows: int, width: int) -> NDArray[np.float16]:
+    """Unit vectors around a thousand centres, as images of a thousand classes might lie."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(1000, width)).astype(np.float32)
+    features = centres[rng.integers(0, 1000, rows)] + rng.normal(size=(rows, width)).astype(np.float32)
+    return np.asarray((features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float16))
+
+
+def compare(command: KnnBenchmark, folder: Path, features: NDArray[np.float16]) -> dict[str, Any]:
+    """Queries per second of both, in turns."""
+    base = features.astype(np.float32)
+    index = faiss.IndexFlatIP(command.width)
+    index.add(base)
+    settings = SearchSettings(block=command.block)
+    ours = BlockSearch(SearchTask(open_storage(str(folder)), settings, command.k, None, False, "cpu", None))
+    ours.run(0)
+    seconds: dict[str, list[float]] = {"floor": [], "ours": []}
+    blocks = -(-command.rows // command.block)
+    for turn in tqdm(range(command.rounds), desc="both searches", unit="block"):
+        block = turn % blocks
+        queries = base[block * command.block : (block + 1) * command.block]
+        searches: dict[str, Callable[[], object]] = {
+            "floor": functools.partial(index.search, queries, command.k + 1),
+            "ours": functools.partial(ours.run, block),
+        }
+        for name in sorted(searches, reverse=bool(turn % 2)):  # each comes first in every second turn
+            started = time.perf_counter()
+            searches[name]()
+            seconds[name].append((time.perf_counter() - started) / len(queries))
+    ratios = np.divide(seconds["floor"], seconds["ours"]).tolist()
+    return {
+        "queries_per_second": 1 / statistics.median(seconds["ours"]),
+        "floor_queries_per_second": 1 / statistics.median(seconds["floor"]),
+        "of_the_floor": statistics.median(ratios),
+        "of_the_floor_each": ratios,
+    }
+
+
+def growth(command: KnnBenchmark, features: NDArray[np.float16], nearest: Any) -> dict[int, float]:  # noqa: ANN401
+    """Microseconds a query against the first quarter, half and all of the rows: medians of three turns each."""
+    base = features.astype(np.float32)
+    queries = base[: min(2048, command.rows // 4)]
+    seconds: dict[int, list[float]] = {command.rows // 4: [], command.rows // 2: [], command.rows: []}
+    for _ in range(3):
+        for rows, taken in seconds.items():
+            started = time.perf_counter()
+            found = nothing_found(len(queries), command.k)
+            search_block(np.arange(len(queries)), queries, Block(0, base[:rows]), found, Rules(command.k), nearest)
+            taken.append((time.perf_counter() - started) / len(queries))
+    return {rows: 1e6 * statistics.median(taken) for rows, taken in seconds.items()}
+
+
+def peaks(command: KnnBenchmark, folder: Path) -> dict[str, float]:
+    """Peak memory in 10^9 bytes of a process that searches one block, by its budget."""
+    measured = {}
+    for budget in command.budgets:
+        arguments = map(str, (folder, budget, command.block, command.k))
+        done = subprocess.run(
+            [sys.executable, "-c", _MEASURE_PEAK, *arguments], capture_output=True, text=True, check=True
+        )
+        measured[f"{budget:g}"] = float(done.stdout)
+    return measured
+
+
+def gpu_seconds(command: KnnBenchmark, features: NDArray[np.float16]) -> float | None:
+    """Seconds of one block of queries against all rows on the GPUs; None where there are none."""
+    if not gpu_count():
+        return None
+    from indexing.engines import GpuNearest
+
+    base = features.astype(np.float32)
+    queries, nearest = base[: command.block], GpuNearest(gpu_count())
+    for _ in range(2):  # the first one warms up
+        started = time.perf_counter()
+        found = nothing_found(len(queries), command.k)
+        search_block(np.arange(len(queries)), queries, Block(0, base), found, Rules(command.k), nearest)
+    return time.perf_counter() - started
+
+
+def main(command: KnnBenchmark) -> None:
+    """Measure, print and write."""
+    from indexing.engines import cpu_nearest
+
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        features = make_features(command.rows, command.width)
+        (folder / PARTS).mkdir()
+        np.save(folder / PARTS / "features.npy", features)
+        figures = compare(command, folder, features)
+        by_rows = growth(command, features, cpu_nearest)
+        memory = peaks(command, folder)
+        gpu = gpu_seconds(command, features)
+    pairs_per_second = 1e6 * command.rows / by_rows[command.rows]
+    hours = IMAGENET**2 / pairs_per_second / 3600
+    cores = len(os.sched_getaffinity(0))
+    figures |= {
+        "faiss": faiss.__version__,
+        "rows": command.rows,
+        "width": command.width,
+        "k": command.k,
+        "microseconds_a_query_by_rows": {str(rows): value for rows, value in by_rows.items()},
+        "peak_memory_gb_by_budget": memory,
+        "imagenet_hours": hours,
+        "imagenet_core_hours": hours * cores,
+        "gpu_seconds_a_block": gpu,
+        "imagenet_gpu_seconds": None if gpu is None else gpu * IMAGENET**2 / (command.block * command.rows),
+    }
+    write_result(command.out, figures)
+    low, high = np.quantile(figures["of_the_floor_each"], (0.25, 0.75))
+    said = f"{figures['of_the_floor']:.3f} (middle half of the rounds {low:.3f} to {high:.3f})"
+    table = [
+        ("queries/s", f"{figures['queries_per_second']:.0f} over {command.rows} x {command.width} on {cores} cores"),
+        ("FAISS flat index called directly", f"{figures['floor_queries_per_second']:.0f}"),
+        ("share of that speed", said),
+        ("time a query", ", ".join(f"{rows}: {value:.0f} microseconds" for rows, value in by_rows.items())),
+        ("peak memory", ", ".join(f"{peak:.2f} GB of {budget} GB" for budget, peak in memory.items())),
+        ("ImageNet (1.28 M), projected", f"{hours:.1f} h on {cores} cores, {hours * cores:.1f} core hours"),
+        ("on the GPUs here", "none here" if gpu is None else f"{figures['imagenet_gpu_seconds']:.0f} s, projected"),
+        ("written to", str(command.out)),
+    ]
+    print_table(table, "Neighbour search")
+
+
+if __name__ == "__main__":
+    run_command(KnnBenchmark, main)

@@ -1,0 +1,108 @@
+"""The peer of the reader's benchmark: a PyTorch DataLoader whose workers execute the same plan with Pillow.
+
+It decodes and crops only what is needed, resizes an auxiliary frame once for both of its views, and skips views beside
+crops without a mask, as the reader does.
+"""
+
+import io
+import time
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance, ImageFilter
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.reader.plan import BatchPlan, plan_batch
+from pipeline.reader.sources import Sources, SourceSettings, read_frames
+from pipeline.reader.views import GLOBAL_VIEWS, IMAGENET_MEAN, IMAGENET_STD, SOLARIZE_OFF, Boxes, Photometry
+
+_SCALE = (1 / (255 * np.array(IMAGENET_STD))).astype(np.float32)
+_SHIFT = (np.array(IMAGENET_MEAN) / np.array(IMAGENET_STD)).astype(np.float32)
+_SOLARIZED = [min(level, 255 - level) if level >= 128 else level for level in range(256)] * 3
+
+
+def _crop(image: Image.Image, boxes: Boxes, clip: int, crop: int, size: int) -> Image.Image:
+    top, left, height, width = (int(edge[clip, crop]) for edge in boxes)
+    return image.crop((left, top, left + width, top + height)).resize((size, size), Image.Resampling.BICUBIC)
+
+
+def _colour(view: Image.Image, photometry: Photometry, clip: int, number: int) -> Image.Image:
+    drawn = {name: float(values[clip, number]) for name, values in vars(photometry).items()}
+    for name, enhance in (
+        ("brightness", ImageEnhance.Brightness),
+        ("contrast", ImageEnhance.Contrast),
+        ("saturation", ImageEnhance.Color),
+    ):
+        if drawn[name] != 1:
+            view = enhance(view).enhance(drawn[name])
+    if drawn["hue"]:
+        hue, saturation, value = view.convert("HSV").split()
+        turn = round(255 * drawn["hue"])
+        turned = hue.point([(level + turn) % 256 for level in range(256)])
+        view = Image.merge("HSV", (turned, saturation, value)).convert("RGB")
+    if drawn["grey"]:
+        view = view.convert("L").convert("RGB")
+    if drawn["sigma"]:
+        view = view.filter(ImageFilter.GaussianBlur(drawn["sigma"]))
+    if drawn["solarize"] < SOLARIZE_OFF:
+        view = view.point(_SOLARIZED)
+    return view
+
+
+def _tensor(view: Image.Image, mirror: bool = False) -> np.ndarray:
+    pixels: np.ndarray = np.asarray(view, np.float32) * _SCALE - _SHIFT
+    return (pixels[:, ::-1] if mirror else pixels).transpose(2, 0, 1)
+
+
+def _decode(data: np.ndarray) -> Image.Image:
+    return Image.open(io.BytesIO(data.tobytes())).convert("RGB")
+
+
+def execute(plan: BatchPlan, frames: list[list[np.ndarray]], settings: SourceSettings) -> list[Tensor]:
+    """The views of a plan as the reader orders them: global crops, local crops, views of each auxiliary frame."""
+    clips, views = len(plan.rows), settings.views
+    sizes = [views.global_size] * GLOBAL_VIEWS + [views.local_size] * views.local_crops
+    output = [np.zeros((clips, 3, size, size), np.float32) for size in sizes]
+    auxiliary = len(frames) - 1
+    output += [np.zeros((clips, 3, sizes[0], sizes[0]), np.float32) for _ in range(GLOBAL_VIEWS * auxiliary)]
+    for clip in range(clips):
+        current = _decode(frames[0][clip])
+        for crop, size in enumerate(sizes):
+            view = _colour(_crop(current, plan.boxes, clip, crop, size), plan.photometry, clip, crop)
+            output[crop][clip] = _tensor(view, bool(plan.flip[clip, crop]))
+        needed = np.flatnonzero(plan.auxiliary_needed[clip]).tolist()
+        for number in range(auxiliary if needed else 0):
+            resized = _crop(_decode(frames[1 + number][clip]), plan.auxiliary_boxes, clip, number, sizes[0])
+            for view_number in needed:
+                place = GLOBAL_VIEWS * number + view_number
+                output[len(sizes) + place][clip] = _tensor(_colour(resized, plan.auxiliary_photometry, clip, place))
+    groups = [output[:GLOBAL_VIEWS], output[GLOBAL_VIEWS : len(sizes)]]
+    groups += [output[len(sizes) + GLOBAL_VIEWS * n :][:GLOBAL_VIEWS] for n in range(auxiliary)]
+    return [torch.from_numpy(np.concatenate(group)) for group in groups if group]
+
+
+class PlannedBatches(Dataset[tuple[list[Tensor], Tensor, float]]):
+    """Step -> its views, masks and the CPU seconds that this worker has used."""
+
+    def __init__(self, settings: SourceSettings, batch_size: int, steps: int) -> None:
+        self._settings, self._batch_size, self._steps = settings, batch_size, steps
+        self._sources: Sources | None = None
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, step: int) -> tuple[list[Tensor], Tensor, float]:
+        if self._sources is None:
+            self._sources = Sources(self._settings)
+        part = slice(0, self._batch_size)
+        plan = plan_batch(self._settings, self._sources.table, step, self._batch_size, part)
+        views = execute(plan, read_frames(plan, self._sources), self._settings)
+        return views, torch.from_numpy(plan.masks), time.process_time()
+
+
+def pillow_loader(settings: SourceSettings, batch_size: int, steps: int, workers: int) -> DataLoader[object]:
+    """The batches of `steps` steps from `workers` processes."""
+    return DataLoader(
+        PlannedBatches(settings, batch_size, steps), batch_size=None, num_workers=workers, prefetch_factor=2
+    )

@@ -1,0 +1,82 @@
+"""The training step as one would first write it, K-wide logits and no work left out: what the lean one is held against.
+
+Shape letters: B clips, L local crops per clip, M masked patches, K prototypes.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.reader.batch import Batch
+from training.losses import koleo_loss
+from training.model import Outputs, TCoRe, patch_weights
+
+
+def teacher_targets(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:
+    """Soft targets `softmax((logits - centre) / temperature)` over the last axis, of any shape (..., K)."""
+    return F.softmax((logits - centre) / temperature, dim=-1)
+
+
+def cross_entropy(targets: Tensor, logits: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy (...) of `softmax(logits / temperature)` against soft targets, both (..., K)."""
+    return -(targets * F.log_softmax(logits / temperature, dim=-1)).sum(dim=-1)
+
+
+def cls_losses(targets_2bk: Tensor, global_2bk: Tensor, local_lbk: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Local and global part of CLS self-distillation: mean over the 2 L + 2 comparisons, one after the other."""
+    comparisons = 2 * len(local_lbk) + 2
+    local = torch.stack([cross_entropy(t, s, temperature).mean() for t in targets_2bk for s in local_lbk]).sum()
+    pairs = zip(targets_2bk, global_2bk.flip(0), strict=True)
+    swapped = torch.stack([cross_entropy(t, s, temperature).mean() for t, s in pairs]).sum()
+    return local / comparisons, swapped / comparisons
+
+
+def patch_loss(targets_mk: Tensor, logits_mk: Tensor, weights_m: Tensor, crops: int, temperature: float) -> Tensor:
+    """Distillation of masked patches: mean over all crops, masked or not, of the crop's mean."""
+    return (cross_entropy(targets_mk, logits_mk, temperature) * weights_m).sum() / crops
+
+
+def squeeze_loss(first_mk: Tensor, second_mk: Tensor) -> Tensor:
+    """Mean squared difference of logits."""
+    return F.mse_loss(first_mk, second_mk)
+
+
+class PlainTCoRe(TCoRe):
+    """The same model with two auxiliary frames; every crop goes through every module, every logit is kept."""
+
+    def forward(self, batch: Batch, teacher_temperature: float) -> Outputs:
+        """As in `TCoRe`."""
+        assert self.auxiliary is not None
+        weights, temperature = self.settings.loss, self.settings.loss.student_temperature
+        with torch.no_grad():
+            tokens = self.teacher.backbone(batch.global_crops)
+            cls_logits = self.teacher.dino_head(tokens.cls)
+            patch_logits = self.teacher.dino_head(tokens.patches[batch.masks])
+            self.dino_loss.add(cls_logits.sum(dim=0), len(cls_logits))
+            self.ibot_patch_loss.add(patch_logits.sum(dim=0), len(patch_logits))
+            cls_targets = teacher_targets(cls_logits, self.dino_loss.center, teacher_temperature)
+            patch_targets = teacher_targets(patch_logits, self.ibot_patch_loss.center[0], teacher_temperature)
+        student = self.student.backbone(batch.global_crops, batch.masks)
+        head = self.student.dino_head
+        local_cls = head(self.student.backbone(batch.local_crops).cls)
+        local_lbk = local_cls.view(-1, len(batch.masks) // 2, local_cls.shape[1])
+        local, swapped = cls_losses(
+            torch.stack(cls_targets.chunk(2)), torch.stack(head(student.cls).chunk(2)), local_lbk, temperature
+        )
+        logits = []
+        for frame in batch.auxiliary:
+            with torch.no_grad():
+                auxiliary = self.student.backbone(frame).patches
+            logits.append(head(self.auxiliary.auxiliary_decoder(student.patches, auxiliary)[batch.masks]))
+        weights_m, crops = patch_weights(batch.masks), len(batch.masks)
+        rebuilt = [patch_loss(patch_targets, part, weights_m, crops, temperature) for part in logits]
+        terms = {
+            "cls_local": weights.cls * local,
+            "cls_global": weights.cls * swapped,
+            "koleo": weights.koleo * torch.stack([koleo_loss(crop) for crop in student.cls.chunk(2)]).sum(),
+            "reconstruction_1": weights.reconstruction * rebuilt[0],
+            "reconstruction_2": weights.reconstruction * rebuilt[1],
+            "squeeze": weights.squeeze * batch.masked_share * squeeze_loss(*logits),
+        }
+        terms["total"] = torch.stack(list(terms.values())).sum()
+        return Outputs(terms, {})

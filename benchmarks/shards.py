@@ -1,0 +1,212 @@
+"""`make bench-shards`: the shard job against the bare cost of its ffmpeg commands, and against the usual recipes.
+
+Clips, each with as many processes as the job has workers: (a) the same ffmpeg commands, output thrown away: the floor;
+(b) ffmpeg to JPEG files, then tar: the recipe. Images: (c) `tar` of the same files, written through to the disk. All
+are timed in turn, `--rounds` times, and compared by their medians; Ray's start-up is given apart.
+"""
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+from pydantic import Field
+
+from benchmarks.result import print_table, write_result
+from pipeline.settings import Command, UserError, run_command
+from pipeline.shards.__main__ import main as run_shards
+from pipeline.shards.command import ShardsCommand
+from pipeline.shards.ffmpeg import ffmpeg_path, run_ffmpeg
+from pipeline.shards.frames import FrameSettings, ffmpeg_arguments
+from pipeline.shards.sources import Media, media_of
+
+WORKERS = 2
+START_UP = "Ray's start-up"
+
+
+class ShardsBenchmark(Command):
+    """Measure the shard job: clips and images a second, against bare ffmpeg, ffmpeg to files, and plain tar."""
+
+    program: ClassVar[str] = "python -m benchmarks.shards"
+
+    clips: Path | None = None
+    """Folder of clips; by default some are made."""
+    images: Path | None = None
+    """Folder of JPEGs; by default some are made."""
+    clip_inputs: int = Field(216, ge=1)
+    """Clips in a run; those of the folder are taken again until there are as many."""
+    image_inputs: int = Field(3000, ge=1)
+    """Images in a run, likewise."""
+    rounds: int = Field(2, ge=1)
+    """How often each way is timed."""
+    out: Path = Path("benchmarks/results/shards.json")
+    """Result file."""
+
+
+def make_clips(folder: Path) -> None:
+    """Twelve H.264 clips of 340 x 256 pixels and 10 s, the usual size of Kinetics."""
+    folder.mkdir(parents=True)
+    for number in range(12):
+        picture = f"testsrc2=s=340x256:r=30:d=10,hue=h={30 * number},noise=alls=12:allf=t:all_seed={number}"
+        output = ["-c:v", "libx264", "-preset", "fast", "-pix_fmt", "yuv420p", str(folder / f"clip{number}.mp4")]
+        run_ffmpeg(["-f", "lavfi", "-i", picture, *output], deadline_s=120)
+
+
+def make_images(folder: Path) -> None:
+    """Forty JPEGs of 500 x 375 pixels and about 110 kB, the usual size of ImageNet."""
+    folder.mkdir(parents=True)
+    for number in range(40):
+        random = np.random.default_rng(number)
+        blocks = random.integers(0, 256, (24, 32, 3), np.uint8).repeat(16, 0).repeat(16, 1)[:375, :500]
+        noise = random.normal(0, 12, blocks.shape)
+        Image.fromarray(np.clip(blocks + noise, 0, 255).astype(np.uint8)).save(folder / f"{number}.jpg", quality=88)
+
+
+def spread(folder: Path, media: Media, count: int, target: Path) -> list[Path]:
+    """`count` links below `target` to the files of `folder`, each with a name of its own."""
+    files = sorted(path for path in folder.rglob("*") if media_of(path.name) == media)
+    if not files:
+        raise UserError(f"{folder} holds no {media}")
+    links = []
+    for number, file in zip(range(count), itertools.cycle(files), strict=False):
+        link = target / f"class{number % 10}" / f"{number:06d}{file.suffix}"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file.resolve())
+        links.append(link)
+    return links
+
+
+def in_parallel(work: Callable[[Path], None], paths: list[Path], threads: int = WORKERS) -> float:
+    """Seconds that so many threads take to do `work` on all paths."""
+    started = perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, paths))
+    return perf_counter() - started
+
+
+def bare_ffmpeg(clip: Path, encode: bool = True) -> None:
+    """The job's ffmpeg command, with its output thrown away; without `encode` the frames stay as they are decoded."""
+    arguments = ffmpeg_arguments(f"file:{clip}", os.devnull, FrameSettings())
+    if not encode:
+        arguments = [{"image2pipe": "null", "mjpeg": "rawvideo"}.get(word, word) for word in arguments]
+    command = [ffmpeg_path(), "-nostdin", "-hide_banner", "-loglevel", "quiet", *arguments]
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+
+
+def files_then_tar(clips: list[Path], folder: Path) -> float:
+    """Seconds of the usual recipe: ffmpeg writes JPEG files, then tar packs them."""
+
+    def cut(clip: Path) -> None:
+        frames = folder / clip.stem
+        frames.mkdir(parents=True)
+        scale = "fps=2,scale='if(gt(iw,ih),-2,256)':'if(gt(iw,ih),256,-2)'"
+        command = [ffmpeg_path(), "-nostdin", "-loglevel", "quiet", "-i", str(clip), "-vf", scale, "-q:v", "2"]
+        subprocess.run([*command, str(frames / "%05d.jpg")], stdin=subprocess.DEVNULL)
+
+    seconds = in_parallel(cut, clips)
+    return seconds + plain_tar(folder, folder.with_suffix(".tar"))
+
+
+def plain_tar(folder: Path, target: Path) -> float:
+    """Seconds of `tar`, written through to the disk."""
+    started = perf_counter()
+    subprocess.run(["tar", "chf", str(target), "-C", str(folder), "."], check=True)
+    subprocess.run(["sync", str(target)], check=True)
+    return perf_counter() - started
+
+
+def job(data: Path, out: Path, workers: int) -> dict[str, float]:
+    """Run the shard job; its figures, with `startup` for what is not the work of the tasks."""
+    command = ShardsCommand(data=str(data), out=str(out), workers=workers, max_reject_fraction=1)
+    run_shards(command)
+    report = json.loads((out / "job.json").read_text())
+    shutil.rmtree(out)
+    running = report["seconds_running"]
+    return {
+        "running": running,
+        "tasks": report["task_seconds"] / workers,
+        START_UP: report["seconds"] - running,
+        **report["stage_seconds"],
+    }
+
+
+def main(command: ShardsBenchmark) -> None:
+    """Measure, print and write."""
+    times: dict[str, list[float]] = {}
+    stages: dict[str, dict[str, float]] = {}
+
+    def note(name: str, seconds: float) -> None:
+        times.setdefault(name, []).append(seconds)
+        print(f"{name}: {seconds:.2f} s", flush=True)
+
+    with tempfile.TemporaryDirectory(dir=command.out.parent if command.out.parent.is_dir() else None) as scratch:
+        root = Path(scratch)
+        clip_folder, image_folder = command.clips or root / "made-clips", command.images or root / "made-images"
+        if command.clips is None:
+            make_clips(clip_folder)
+        if command.images is None:
+            make_images(image_folder)
+        clips = spread(clip_folder, "clips", command.clip_inputs, root / "clips")
+        images = spread(image_folder, "images", command.image_inputs, root / "images")
+        for path in (*clips, *images):
+            path.read_bytes()  # all ways find the inputs in memory
+        for number in range(command.rounds):
+            note("bare ffmpeg", in_parallel(bare_ffmpeg, clips))
+            note("bare ffmpeg, 1 process", in_parallel(bare_ffmpeg, clips, threads=1))
+            note("bare ffmpeg without encoding", in_parallel(partial(bare_ffmpeg, encode=False), clips))
+            for workers in (WORKERS, 1):
+                stages["clips"] = job(root / "clips", root / f"clips-{workers}-{number}", workers)
+                note(f"clip job, {workers} workers", stages["clips"]["running"])
+                note(f"clip job, {workers} workers, within tasks", stages["clips"]["tasks"])
+            note(START_UP, stages["clips"][START_UP])
+            note("ffmpeg to files, then tar", files_then_tar(clips, root / f"files-{number}"))
+            note("plain tar of images", plain_tar(root / "images", root / f"images-{number}.tar"))
+            stages["images"] = job(root / "images", root / f"image-shards-{number}", WORKERS)
+            note(f"image job, {WORKERS} workers", stages["images"]["running"])
+    seconds = {name: median(values) for name, values in times.items()}
+    clip_job, image_job = seconds[f"clip job, {WORKERS} workers"], seconds[f"image job, {WORKERS} workers"]
+    ratios = {
+        "clip job against bare ffmpeg": seconds["bare ffmpeg"] / clip_job,
+        "the same within tasks, without start, gaps and end": seconds["bare ffmpeg"]
+        / seconds[f"clip job, {WORKERS} workers, within tasks"],
+        "clip job against ffmpeg to files, then tar": seconds["ffmpeg to files, then tar"] / clip_job,
+        f"clip job, {WORKERS} workers against 1": seconds["clip job, 1 workers"] / clip_job,
+        f"bare ffmpeg, {WORKERS} processes against 1": seconds["bare ffmpeg, 1 process"] / seconds["bare ffmpeg"],
+        "image job against plain tar": seconds["plain tar of images"] / image_job,
+    }
+    figures = {
+        "clips": len(clips),
+        "images": len(images),
+        "source": "given folders" if command.clips or command.images else "made by the benchmark",
+        "seconds": times,
+        "ratios": ratios,
+        "stage_seconds": stages,
+    }
+    write_result(command.out, figures)
+    rows = [(name, f"{value:.2f}x") for name, value in ratios.items()]
+    rows += [
+        ("share of encoding in ffmpeg", f"{1 - seconds['bare ffmpeg without encoding'] / seconds['bare ffmpeg']:.0%}"),
+        ("clips/s", f"{len(clips) / clip_job:.1f} with {WORKERS} workers"),
+        ("images/s", f"{len(images) / image_job:.0f} with {WORKERS} workers"),
+        (START_UP, f"{seconds[START_UP]:.1f} s"),
+    ]
+    for kind, spent in stages.items():
+        spent = {stage: value for stage, value in spent.items() if stage not in ("running", "tasks", START_UP)}
+        rows.append((f"{kind}: time by stage", ", ".join(f"{k} {v:.1f} s" for k, v in spent.items())))
+    rows.append(("written to", str(command.out)))
+    print_table(rows, "Shards (more is better)")
+
+
+if __name__ == "__main__":
+    run_command(ShardsBenchmark, main)
