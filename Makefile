@@ -14,10 +14,10 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_inf
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c '$(SUITABLE)' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: help setup demo test lint bench shards knn clean
+.PHONY: help setup demo test lint bench bench-reader bench-shards bench-train bench-eval bench-knn shards verify preview knn clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 setup: $(STAMP) ## Make .venv with everything in it (no root needed); done once
 
@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	  echo "error: $(or $(PYTHON),python3) is no Python 3.10 to 3.13 with the venv module: install one (Debian: python3-venv) or set PYTHON=/path/to/python" >&2; exit 2; }
 	@[ -d $(VENV) ] || [ "$$(df -Pk . | awk 'NR == 2 {print $$4}')" -ge $(NEEDED_KB) ] || { \
 	  echo "error: the packages need about $$(($(NEEDED_KB) / 1000000)) GB of disk space here; $$(df -Ph . | awk 'NR == 2 {print $$4}') are free" >&2; exit 2; }
-	@echo "setting up $(VENV) with $$($(PYTHON) --version) (about a minute and 3 GB; with CUDA builds of PyTorch more)"
+	@echo "setting up $(VENV) with $$($(PYTHON) --version) (one to ten minutes and 3 GB; with CUDA builds of PyTorch more)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(FAISS),dev]" \
 	  || { echo "error: the packages could not be installed; pip says why above" >&2; exit 2; }
@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 demo: $(STAMP) ## Run the whole flow on made-up data in demo/ and end with a table (about 5 minutes on 2 cores)
 	@$(BIN)/python -m benchmarks.demo --out demo
 
-test: $(STAMP) ## Run all tests (about 5 minutes on 2 cores)
+test: $(STAMP) ## Run all tests (about 7 minutes on 2 cores)
 	@$(BIN)/python -m pytest
 
 lint: $(STAMP) ## Check style and types
@@ -44,14 +44,40 @@ lint: $(STAMP) ## Check style and types
 bench: $(STAMP) ## Measure the reader on the shards of the demo
 	@$(BIN)/python -m benchmarks.reader --shards demo/shards/kinetics
 
+bench-reader: $(STAMP) ## Measure the reader against a DataLoader with Pillow and bare decoding, about 3 minutes on 2 cores: make bench-reader [ARGS="--rounds 1"]
+	@$(BIN)/python -m benchmarks.reader --compare true $(ARGS)
+
+bench-shards: $(STAMP) ## Measure the shard job against bare ffmpeg and plain tar: make bench-shards [ARGS="--clips dir --images dir"]
+	@$(BIN)/python -m benchmarks.shards $(ARGS)
+
+bench-train: $(STAMP) ## Measure the training step against the plain form, about 10 minutes on 2 cores: make bench-train [ARGS="--rounds 1"]
+	@$(BIN)/python -m benchmarks.train $(ARGS)
+
+bench-eval: $(STAMP) ## Measure the evaluation against straightforward versions: make bench-eval [ARGS="--data dir --weights file"]
+	@$(BIN)/python -m benchmarks.evaluation $(ARGS)
+
+bench-knn: $(STAMP) ## Measure the neighbour search against FAISS's flat index, about 2 minutes on 2 cores: make bench-knn [ARGS="--rows 50000"]
+	@$(BIN)/python -m benchmarks.knn $(ARGS)
+
+shards: export GIVEN_DATA = $(value DATA)
+shards: export GIVEN_OUT = $(value OUT)
 shards: $(STAMP) ## Decode clips or images to shards: make shards DATA=dir OUT=dir [CONFIG=file.yaml] [RAY_ADDRESS=host:port] [ARGS="--option value"]
 	@$(if $(and $(DATA),$(OUT)),,echo "error: make shards needs DATA=folder of class folders and OUT=folder for the shards" >&2; exit 2)
 	@$(if $(RAY_ADDRESS),RAY_ADDRESS="$(RAY_ADDRESS)") $(BIN)/python -m pipeline.shards \
-	  --data "$(DATA)" --out "$(OUT)" $(if $(CONFIG),--config "$(CONFIG)") $(ARGS)
+	  --data "$$GIVEN_DATA" --out "$$GIVEN_OUT" $(if $(CONFIG),--config "$(CONFIG)") $(ARGS)
 
-knn: $(STAMP) ## Nearest neighbours of images: make knn SHARDS=dir WEIGHTS=file.safetensors OUT=dir [ARGS="-k 5"]
-	@$(if $(and $(SHARDS),$(WEIGHTS),$(OUT)),,echo "error: make knn needs SHARDS=folder WEIGHTS=file.safetensors OUT=folder" >&2; exit 2)
-	@$(BIN)/python -m indexing.knn --shards "$(SHARDS)" --weights "$(WEIGHTS)" --out "$(OUT)" $(ARGS)
+verify: $(STAMP) ## Check every file and picture of a dataset: make verify SHARDS=dir
+	@$(if $(SHARDS),,echo "error: make verify needs SHARDS=folder of a dataset" >&2; exit 2)
+	@$(BIN)/python -m pipeline.verify "$(SHARDS)" $(ARGS)
+
+preview: $(STAMP) ## Show a dataset as a page and a contact sheet: make preview SHARDS=dir [OUT=dir] [ARGS="--samples 24"]
+	@$(if $(SHARDS),,echo "error: make preview needs SHARDS=folder of a dataset" >&2; exit 2)
+	@$(BIN)/python -m pipeline.preview --shards "$(SHARDS)" $(if $(OUT),--out "$(OUT)") $(ARGS)
+
+knn: $(STAMP) ## Nearest neighbours of images: make knn SHARDS=dir WEIGHTS=file.safetensors OUT=dir [FEATURES=file in place of WEIGHTS] [RAY_ADDRESS=host:port] [ARGS="-k 5"]
+	@$(if $(and $(SHARDS),$(or $(WEIGHTS),$(FEATURES)),$(OUT)),,echo "error: make knn needs SHARDS=folder WEIGHTS=file.safetensors (or FEATURES=file) OUT=folder" >&2; exit 2)
+	@$(if $(RAY_ADDRESS),RAY_ADDRESS="$(RAY_ADDRESS)") $(BIN)/python -m indexing.knn --shards "$(SHARDS)" --out "$(OUT)" \
+	  $(if $(FEATURES),--features "$(FEATURES)",--weights "$(WEIGHTS)") $(ARGS)
 
 clean: ## Remove .venv and demo/
 	rm -rf $(VENV) demo

@@ -1,3 +1,4 @@
+import os
 import subprocess
 from pathlib import Path
 
@@ -7,39 +8,69 @@ ROOT = Path(__file__).parents[1]
 STAMP = ".venv/.installed-cpu"
 
 
-def make(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run make as if the virtual environment were there."""
-    return subprocess.run(["make", "-o", STAMP, *arguments], cwd=ROOT, capture_output=True, text=True)
+def make(*arguments: str, stamp: Path | str = STAMP) -> subprocess.CompletedProcess[str]:
+    """Run make as if the virtual environment were there, free of a make that runs these tests."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(
+        ["make", "-o", str(stamp), *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
 
 
 def test_help_lists_every_public_target() -> None:
     listed = {line.split()[0] for line in make("help").stdout.splitlines()}
-    assert {"help", "setup", "demo", "test", "lint", "bench", "shards", "knn"} <= listed
+    assert {"help", "setup", "demo", "test", "lint", "bench", "shards", "verify", "preview", "knn"} <= listed
 
 
 def test_wrong_python_is_one_sentence(tmp_path: Path) -> None:
-    done = subprocess.run(
-        ["make", "setup", "PYTHON=/bin/false", f"VENV={tmp_path / 'venv'}"], cwd=ROOT, capture_output=True, text=True
-    )
+    done = make("setup", "PYTHON=/bin/false", f"VENV={tmp_path / 'venv'}")
     assert done.returncode != 0
     assert "/bin/false is no Python 3.10 to 3.13 with the venv module" in done.stderr
     assert not (tmp_path / "venv").exists()
 
 
 def test_full_disk_is_one_sentence(tmp_path: Path) -> None:
-    done = subprocess.run(
-        ["make", "setup", "NEEDED_KB=900000000000000", f"VENV={tmp_path / 'venv'}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    done = make("setup", "NEEDED_KB=900000000000000", f"VENV={tmp_path / 'venv'}")
     assert done.returncode != 0
     assert "of disk space here" in done.stderr
     assert not (tmp_path / "venv").exists()
 
 
-@pytest.mark.parametrize(("target", "message"), [("shards", "needs DATA="), ("knn", "needs SHARDS=")])
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("shards", "needs DATA="),
+        ("verify", "needs SHARDS="),
+        ("preview", "needs SHARDS="),
+        ("knn", "needs SHARDS="),
+    ],
+)
 def test_missing_arguments_are_named(target: str, message: str) -> None:
     done = make(target)
     assert done.returncode != 0
     assert message in done.stderr
+
+
+def test_names_of_folders_reach_the_shard_job_as_they_are(tmp_path: Path) -> None:
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text('#!/bin/sh\nprintf "<%s>" "$@"\n')
+    python.chmod(0o755)
+    stamp = tmp_path / ".installed-cpu"
+    stamp.touch()
+    names = ['DATA=do$lar "q" x', "OUT=o ut", "ARGS=--seed 1"]
+    done = make(f"VENV={tmp_path}", "shards", *names, stamp=stamp)
+    assert done.stdout == '<-m><pipeline.shards><--data><do$lar "q" x><--out><o ut><--seed><1>'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["verify", "SHARDS=a dir"], '-m pipeline.verify "a dir"'),
+        (
+            ["preview", "SHARDS=a dir", "OUT=b", "ARGS=--samples 3"],
+            '-m pipeline.preview --shards "a dir" --out "b" --samples 3',
+        ),
+    ],
+)
+def test_targets_pass_their_arguments_on(arguments: list[str], command: str) -> None:
+    assert command in make("--dry-run", *arguments).stdout

@@ -7,7 +7,9 @@ import pytest
 
 from evaluation.davis import DavisCommand
 from pipeline.settings import parse_command
-from training.pretrain import PretrainCommand, check_shapes
+from pipeline.shards.command import ShardsCommand
+from training.pretrain import PretrainCommand
+from training.run_config import check_shapes
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,6 +28,15 @@ def test_pretraining(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = commands("training/pretrain.py")
     assert len(shown) == 3
     check_shapes(parse_command(PretrainCommand, shown[number]))
+
+
+def test_shards() -> None:
+    shown = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("    make shards ")]
+    assert len(shown) == 5
+    for line in shown:
+        given = dict(word.split("=", 1) for word in shlex.split(line, comments=True)[2:])
+        options = shlex.split(given.get("ARGS", ""))
+        parse_command(ShardsCommand, ["--data", given["DATA"], "--out", given["OUT"], *options])
 
 
 def test_evaluation() -> None:
