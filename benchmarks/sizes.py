@@ -1,0 +1,75 @@
+"""`make bench-sizes`: what shards take on disk, a frame and a sample, read off the datasets themselves."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pyarrow.parquet as pq
+from pydantic import model_validator
+
+from benchmarks.result import print_table, write_result
+from pipeline.dataset import INDEX, read_manifest
+from pipeline.settings import Command, UserError, run_command
+
+Figures = dict[str, float]
+
+
+class SizesBenchmark(Command):
+    """Measure the bytes that shards of clips, of images or of both take, with everything that lies around the JPEGs."""
+
+    program: ClassVar[str] = "python -m benchmarks.sizes"
+
+    clips: Path | None = None
+    """Folder of a shard dataset of clips."""
+    images: Path | None = None
+    """Folder of a shard dataset of images."""
+    out: Path = Path("benchmarks/results/sizes.json")
+    """Result file."""
+
+    @model_validator(mode="after")
+    def _something(self) -> "SizesBenchmark":
+        if self.clips is None and self.images is None:
+            raise ValueError("give --clips, --images or both: folders that `make shards` wrote")
+        return self
+
+
+def measure(folder: Path, media: str) -> Figures:
+    """Samples, frames, and means in bytes over a dataset.
+
+    Raises:
+        UserError: there is no finished dataset of `media` with samples.
+    """
+    manifest = read_manifest(folder)
+    if manifest.media != media or manifest.layout != "frames" or not manifest.samples:
+        raise UserError(
+            f"{folder} holds {manifest.samples} samples of {manifest.media} in layout {manifest.layout}; "
+            f"--{media} needs {media} in layout frames"
+        )
+    sizes = pq.read_table(folder / INDEX, columns=["frame_size"])["frame_size"].combine_chunks().values.to_numpy()
+    shard_bytes = sum(shard.bytes for shard in manifest.shards)
+    indices = sum((folder / shard.file).with_suffix(".idx").stat().st_size for shard in manifest.shards)
+    return {
+        "samples": manifest.samples,
+        "frames": manifest.frames,
+        "jpeg_bytes_a_frame": float(np.mean(sizes)),
+        "shard_bytes_a_frame": shard_bytes / manifest.frames,
+        "index_bytes_a_sample": (folder / INDEX).stat().st_size / manifest.samples,
+        "idx_bytes_a_sample": indices / manifest.samples,
+    }
+
+
+def main(command: SizesBenchmark) -> None:
+    """Measure, print and write."""
+    given = {"clips": command.clips, "images": command.images}
+    figures = {media: measure(folder, media) for media, folder in given.items() if folder is not None}
+    write_result(command.out, dict(figures))
+    said = (
+        "{jpeg_bytes_a_frame:.0f} B a JPEG, {shard_bytes_a_frame:.0f} B a frame in shards; "
+        "{index_bytes_a_sample:.0f} B of index.parquet and {idx_bytes_a_sample:.0f} B of .idx a sample"
+    )
+    rows = [(f"{found['samples']:.0f} {media}", said.format(**found)) for media, found in figures.items()]
+    print_table([*rows, ("written to", str(command.out))], "Sizes on disk")
+
+
+if __name__ == "__main__":
+    run_command(SizesBenchmark, main)
