@@ -8,7 +8,7 @@ import pytest
 from evaluation.davis import DavisCommand
 from pipeline.settings import parse_command
 from pipeline.shards.command import ShardsCommand
-from training.pretrain import PretrainCommand
+from training.command import PretrainCommand
 from training.run_config import check_shapes
 
 ROOT = Path(__file__).parents[1]

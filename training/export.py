@@ -20,6 +20,9 @@ from training.transformers_format import save_transformers
 from training.vit import VitSettings
 from training.weights import backbone_sha256, build_backbone, save_backbone
 
+DATA = ("datasets", "neighbours_sha256")
+"""What names the data in the settings of a run."""
+
 
 class ExportCommand(Command):
     """Write the backbone of a training checkpoint as one safetensors file that describes itself."""
@@ -72,12 +75,12 @@ def export(
 def card(checkpoint: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Where weights come from, without any path of this machine."""
     step = int(_read_json(checkpoint / STATE)["step"])
-    settings = {key: value for key, value in config.items() if key not in ("preset", "dataset_hash")}
-    places = ("shards", "neighbours", "mix", "cache")
+    settings = {key: value for key, value in config.items() if key not in ("preset", *DATA)}
+    places = ("shards", "weight", "mix", "neighbours", "cache")
     settings["data"] = {key: value for key, value in config.get("data", {}).items() if key not in places}
     return {
         "preset": config.get("preset"),
-        "dataset_hash": config.get("dataset_hash"),
+        **{key: config.get(key) for key in DATA},
         "steps": step,
         "config": settings,
         "logged": _logged(checkpoint.resolve().parents[1], step),

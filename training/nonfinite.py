@@ -40,13 +40,14 @@ def plan_arrays(plan: BatchPlan) -> dict[str, np.ndarray]:
 def write_report(run: Path, result: StepResult, loader: Loader, plan: BatchPlan, rank: int) -> Path:
     """Write RUN/nonfinite/step-N-rank-R.json and its .npz, the batch plan; returns the path of the first."""
     path = run / FOLDER / f"step-{plan.step:08d}-rank-{rank}.json"
+    origins = [loader.sources.origin(row) for row in plan.rows.tolist()]
     report = {
         "step": plan.step,
         "rank": rank,
         "broken": broken_parts(result),
         "terms": {name: str(float(term)) for name, term in result.terms.items()},
         "gradient_norms": {name: str(float(norm)) for name, norm in result.norms.items()},
-        "sample_keys": [loader.sources.origin(row)[2] for row in plan.rows.tolist()],
+        "samples": [{"dataset": origin.dataset.folder, "key": origin.key} for origin in origins],
     }
     stream = io.BytesIO()
     np.savez(stream, allow_pickle=False, **plan_arrays(plan))

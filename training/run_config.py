@@ -1,22 +1,26 @@
 """Settings of a run as its folder records them, and what must agree before a run begins or goes on."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
+from indexing.table import read_neighbours
+from pipeline.dataset import read_manifest
 from pipeline.files import write_bytes
+from pipeline.reader.sources import SourceSettings
 from pipeline.settings import UserError
-
-if TYPE_CHECKING:
-    from training.pretrain import PretrainCommand
+from training.command import PretrainCommand
 
 CONFIG = "config.json"
 
 FREE_SETTINGS = frozenset(
     {
         "preset",  # only a name: its settings count
-        "data.shards",  # the shards may have moved; their hash may not change
+        "data.shards",  # places: the data may have moved; `datasets` names what they hold
+        "data.weight",
+        "data.mix",
         "data.neighbours",
         "data.cache",
         "data.cache_gb",
@@ -38,17 +42,55 @@ FREE_SETTINGS = frozenset(
 """Settings that a continued run may change."""
 
 
-def run_config(command: "PretrainCommand", dataset_hash: str) -> dict[str, Any]:
-    """What a run is made from, as recorded in its folder: all settings, with the shards named by their content."""
+class RunData(NamedTuple):
+    """What a run draws from, wherever it lies."""
+
+    datasets: list[dict[str, Any]]
+    """Of each dataset `dataset_hash`, which names its content, and `weight`."""
+    neighbours: str | None
+    """SHA-256 of the rows of the neighbour table."""
+    samples: int
+    """Of all datasets together."""
+
+    def __str__(self) -> str:
+        more = f" of {len(self.datasets)} datasets" if len(self.datasets) > 1 else ""
+        return f"{self.samples} samples{more}"
+
+
+def read_data(settings: SourceSettings) -> RunData:
+    """Read what names the data of a run.
+
+    Raises:
+        UserError: a dataset or the neighbour table is missing, or the table is of other shards.
+    """
+    mixture = settings.mixture()
+    manifests = [read_manifest(entry.shards) for entry in mixture]
+    neighbours = None
+    if settings.neighbours is not None:
+        neighbours = hashlib.sha256(read_neighbours(settings.neighbours, manifests[0]).tobytes()).hexdigest()
+    datasets = [
+        {"dataset_hash": manifest.dataset_hash, "weight": entry.weight}
+        for manifest, entry in zip(manifests, mixture, strict=True)
+    ]
+    return RunData(datasets, neighbours, sum(manifest.samples for manifest in manifests))
+
+
+def run_config(command: PretrainCommand, data: RunData) -> dict[str, Any]:
+    """What a run is made from, as recorded in its folder: all settings, and the data by its content."""
     config = command.model_dump(mode="json", exclude={"config", "out", "resume", "eval"})
-    return {**config, "preset": command.config and command.config.stem, "dataset_hash": dataset_hash}
+    names = {"preset": command.config and command.config.stem}
+    return {**config, **names, "datasets": data.datasets, "neighbours_sha256": data.neighbours}
 
 
 def differences(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     """Settings of two runs that differ and can change the result, each as `key = a there, b here`."""
     there, here = flatten(recorded), flatten(asked)
-    keys = sorted((there.keys() | here.keys()) - FREE_SETTINGS)
-    return [f"{key} = {there.get(key)} there, {here.get(key)} here" for key in keys if there.get(key) != here.get(key)]
+    different = sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
+    return [f"{key} = {there.get(key)} there, {here.get(key)} here" for key in different if not _is_free(key)]
+
+
+def _is_free(key: str) -> bool:
+    return any(f"{key}.".startswith(f"{free}.") for free in FREE_SETTINGS)
 
 
 def check_run_folder(out: Path, config: dict[str, Any], begun: bool) -> None:
@@ -69,14 +111,16 @@ def check_run_folder(out: Path, config: dict[str, Any], begun: bool) -> None:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
+    """Nested settings by their dotted names; the members of a list of mappings have numbers for names."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
+        if isinstance(value, list) and value and all(isinstance(member, Mapping) for member in value):
+            value = {str(number): member for number, member in enumerate(value)}
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return flat
 
 
-def check_shapes(command: "PretrainCommand") -> None:
+def check_shapes(command: PretrainCommand) -> None:
     """Make sure that reader and model agree.
 
     Raises:

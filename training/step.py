@@ -8,12 +8,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor, distributed
+from torch import Tensor
 
 from pipeline.reader.batch import Batch
 from training.model import TCoRe
 from training.optimiser import apply_schedule, clip_gradients
 from training.schedules import StepValues
+from training.together import largest
 
 
 class StepResult(NamedTuple):
@@ -65,15 +66,6 @@ def micro_batches(batch: Batch, size: int | None) -> Iterator[tuple[Batch, float
         yield part, weight
 
 
-def _agree(accelerator: Accelerator, flags: list[int]) -> list[int]:
-    """The largest value of each flag over all ranks."""
-    tensor = torch.tensor(flags, device=accelerator.device)
-    if accelerator.num_processes > 1:
-        distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
-    agreed: list[int] = tensor.tolist()
-    return agreed
-
-
 def train_step(
     accelerator: Accelerator,
     model: torch.nn.Module,
@@ -103,7 +95,7 @@ def train_step(
             seen[name] = value if name == "features" else seen.get(name, 0) + weight * value
     norms = clip_gradients(core, clip)
     finite = torch.stack([terms["total"], *norms.values()]).isfinite().all()
-    not_finite, signal = _agree(accelerator, [int(not finite), signal])
+    not_finite, signal = largest(accelerator, [int(not finite), signal])
     if not_finite:
         core.forget_pending_centres()
     else:

@@ -62,7 +62,8 @@ def lives() -> Iterator[Lives]:
 def _live(arguments: list[str], output: int) -> None:
     """Train in this process, a fresh fork, as the program does."""
     from pipeline.settings import run_command
-    from training.pretrain import PretrainCommand, main
+    from training.command import PretrainCommand
+    from training.pretrain import main
 
     os.dup2(output, 1)
     os.dup2(output, 2)

@@ -12,15 +12,17 @@ from training.export import ExportCommand, export
 from training.vit import VitSettings, random_backbone
 from training.weights import backbone_sha256, load_backbone, read_card, save_backbone
 
+DATASETS = [{"dataset_hash": "abc", "weight": 1.0}, {"dataset_hash": "def", "weight": 0.5}]
+
 
 def write_checkpoint(folder: Path, prefix: str = "") -> Path:
     checkpoint = folder / "run" / "checkpoints" / "step-00000007"
     checkpoint.mkdir(parents=True)
     state = recorded_model().state_dict()
     save_file({prefix + name: tensor.contiguous() for name, tensor in state.items()}, checkpoint / "model.safetensors")
-    data = {"shards": "/secret/place", "neighbours": "/secret/too", "seed": 3}
+    data = {"shards": "/secret/place", "neighbours": "/secret/too", "mix": [{"shards": "/secret/more"}], "seed": 3}
     config: dict[str, Any] = {"model": TINY_MODEL.model_dump(mode="json"), "train": {"seed": 5}, "data": data}
-    config |= {"preset": "paper-tiny", "dataset_hash": "abc"}
+    config |= {"preset": "paper-tiny", "datasets": DATASETS, "neighbours_sha256": None}
     (checkpoint / "config.json").write_text(json.dumps(config))
     (checkpoint / "state.json").write_text(json.dumps({"step": 7}))
     lines = [{"step": step, "loss/total": 9.0 - step, "schedule/lr": 1} for step in (5, 7, 9)]
@@ -40,7 +42,7 @@ def test_an_exported_backbone_gives_the_features_of_the_checkpoint(tmp_path: Pat
         expected = recorded_backbone(f"{part}.backbone.")(image).patches
         assert torch.equal(load_backbone(out)(image).patches, expected)
     card = read_card(out)
-    assert (card["part"], card["steps"], card["preset"], card["dataset_hash"]) == (part, 7, "paper-tiny", "abc")
+    assert (card["part"], card["steps"], card["preset"], card["datasets"]) == (part, 7, "paper-tiny", DATASETS)
     assert card["config"]["train"] == {"seed": 5}
     assert card["config"]["data"] == {"seed": 3}
     assert card["logged"] == {"step": 7, "loss/total": 2.0}

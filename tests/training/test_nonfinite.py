@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -6,19 +7,25 @@ import torch
 
 from pipeline.reader.loader import Loader, ReaderSettings
 from pipeline.reader.plan import plan_batch
+from pipeline.reader.sources import MixSettings
 from training.nonfinite import write_report
 from training.step import StepResult
 
 
 def test_the_report_names_samples_and_terms_and_its_plan_is_the_batch(clip_dataset: Path, tmp_path: Path) -> None:
-    settings = ReaderSettings(shards=clip_dataset)
+    other = shutil.copytree(clip_dataset, tmp_path / "other")
+    settings = ReaderSettings(shards=str(clip_dataset), mix=(MixSettings(shards=str(other)),))
     terms = {"koleo": torch.tensor(torch.inf), "cls_local": torch.tensor(1.0), "total": torch.tensor(torch.inf)}
     result = StepResult(terms, {}, {"head": torch.tensor(2.0), "pmm": torch.tensor(torch.nan)}, False, 0)
     with Loader(settings, 4, 7, 8, rank=1, ranks=2) as loader:
         plan = plan_batch(settings, loader.table, 7, 4, slice(2, 4))
         path = write_report(tmp_path, result, loader, plan, rank=1)
         report = json.loads(path.read_text())
-        assert report["sample_keys"] == [str(loader.dataset.keys[row]) for row in plan.rows]
+        folders = [str(clip_dataset), str(other)]
+        assert report["samples"] == [
+            {"dataset": folders[row // 6], "key": str(loader.dataset.keys[row % 6])} for row in plan.rows.tolist()
+        ]
+        assert {sample["dataset"] for sample in report["samples"]} == set(folders)
     assert (report["step"], report["rank"]) == (7, 1)
     assert report["broken"] == ["loss koleo", "gradient of the pmm"]
     assert report["terms"] == {"koleo": "inf", "cls_local": "1.0", "total": "inf"}

@@ -217,7 +217,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_all_that_is_needed_to_repe
     assert "error: not finite in step 2: loss cls_local" in said
     report = json.loads((out / "nonfinite" / "step-00000002-rank-0.json").read_text())
     assert "gradient of the backbone" in report["broken"]
-    assert len(report["sample_keys"]) == 4
+    assert len(report["samples"]) == 4
     with np.load(out / "nonfinite" / "step-00000002-rank-0.npz") as plan:
         assert plan["rows"].shape == (4,)
         assert plan["boxes.top"].shape == (4, 4)
@@ -226,6 +226,28 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_all_that_is_needed_to_repe
     again, said = trainer.run(small(clip_dataset, tmp_path / "again", resume=before, **{"schedule.base_lr": 1e30}))
     assert again == 2
     assert "error: not finite in step 2: loss cls_local" in said
+
+
+def test_a_mixture_counts_all_its_samples_and_goes_on_with_the_same_mixture_only(
+    trainer: Lives, clip_dataset: Path, tmp_path: Path
+) -> None:
+    def options(second: str, weight: float) -> dict[str, object]:
+        mix = json.dumps([{"shards": str(shutil.copytree(clip_dataset, tmp_path / second)), "weight": weight}])
+        mixed = small(clip_dataset, tmp_path / "run", **{"data.mix": mix, "train.checkpoint_every": 4})
+        return {key: value for key, value in mixed.items() if key != "train.steps_per_epoch"}
+
+    first = options("first", 0.5)
+    status, said = trainer.run(first)
+    assert status == 0, said
+    assert "12 samples of 2 datasets, steps 0 to 6 of 4 samples" in said  # two epochs of 12 / 4 steps
+    shutil.rmtree(checkpoints(tmp_path / "run")[-1])
+    shutil.rmtree(tmp_path / "first")
+    before = losses(tmp_path / "run")
+    assert trainer.run(options("moved", 0.5))[0] == 0
+    assert losses(tmp_path / "run") == before
+    status, said = trainer.run(options("other", 0.25))
+    assert status == 2
+    assert "datasets.1.weight = 0.5 there, 0.25 here. Choose another --out" in said
 
 
 @pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed")

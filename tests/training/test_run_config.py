@@ -1,13 +1,22 @@
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from indexing.table import write_neighbours
+from pipeline.dataset import ShardDataset, read_manifest
 from pipeline.reader.loader import ReaderSettings
+from pipeline.reader.sources import SourceSettings
 from pipeline.settings import UserError
-from training.pretrain import PretrainCommand
-from training.run_config import check_run_folder, check_shapes, differences, run_config
+from pipeline.storage import open_storage
+from training.command import PretrainCommand
+from training.run_config import RunData, check_run_folder, check_shapes, differences, read_data, run_config
+
+DATA = RunData([{"dataset_hash": "a", "weight": 1.0}, {"dataset_hash": "b", "weight": 0.5}], None, 18)
 
 
 def settings(**values: Any) -> PretrainCommand:
@@ -45,8 +54,56 @@ def test_a_run_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
 
 
 def test_only_what_can_change_the_result_tells_runs_apart() -> None:
-    first, other = (run_config(settings(out=out, train={"log_every": n}), "hash") for out, n in (("a", 1), ("b", 9)))
+    first, other = (run_config(settings(out=out, train={"log_every": n}), DATA) for out, n in (("a", 1), ("b", 9)))
     assert first != other
     assert differences(first, other) == []
-    assert differences(first, run_config(settings(train={"seed": 1}), "hash")) == ["train.seed = 0 there, 1 here"]
+    assert differences(first, run_config(settings(train={"seed": 1}), DATA)) == ["train.seed = 0 there, 1 here"]
     assert json.loads(json.dumps(first)) == first
+
+
+@pytest.mark.parametrize(
+    ("data", "difference"),
+    [
+        (RunData(DATA.datasets[:1], None, 6), r"datasets\.1\.dataset_hash = b there, None here"),
+        (RunData(DATA.datasets[::-1], None, 18), r"datasets\.0\.dataset_hash = a there, b here"),
+        (
+            RunData([DATA.datasets[0], {"dataset_hash": "b", "weight": 1.0}], None, 18),
+            r"datasets\.1\.weight = 0\.5 there",
+        ),
+        (DATA._replace(neighbours="c"), r"neighbours_sha256 = None there, c here"),
+    ],
+)
+def test_another_mixture_is_another_run(data: RunData, difference: str) -> None:
+    first, other = (run_config(settings(), data) for data in (DATA, data))
+    assert re.match(difference, "; ".join(differences(first, other)))
+
+
+def test_data_is_named_by_content_and_weight_wherever_it_lies(
+    clip_dataset: Path, image_dataset: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copytree(image_dataset, tmp_path / "moved")
+    first, second = (
+        SourceSettings.model_validate(
+            {"shards": clip_dataset, "weight": 2.0, "mix": [{"shards": other, "weight": 0.5}]}
+        )
+        for other in (image_dataset, moved)
+    )
+    data = read_data(first)
+    assert data == read_data(second)
+    assert data.datasets[0] == {"dataset_hash": read_manifest(clip_dataset).dataset_hash, "weight": 2.0}
+    assert data.datasets[1] == {"dataset_hash": read_manifest(image_dataset).dataset_hash, "weight": 0.5}
+    assert data.samples == 6 + 12
+    assert differences(*(run_config(settings(data=place.model_dump()), data) for place in (first, second))) == []
+
+
+def test_neighbours_are_named_by_their_rows(image_dataset: Path, clip_dataset: Path, tmp_path: Path) -> None:
+    dataset = ShardDataset(image_dataset)
+    metadata = {"dataset_hash": dataset.manifest.dataset_hash}
+    rows = np.stack([np.roll(np.arange(12), shift) for shift in (1, 2)], axis=1).astype(np.int32)
+    found = []
+    for name, table in (("one", rows), ("again", rows), ("other", rows[:, ::-1])):
+        write_neighbours(open_storage(str(tmp_path / name)), dataset.keys, table, table.astype(np.float32), metadata)
+        found.append(read_data(SourceSettings(shards=str(image_dataset), neighbours=tmp_path / name)).neighbours)
+    assert found[0] == found[1] != found[2]
+    with pytest.raises(UserError, match="was made from other shards"):
+        read_data(SourceSettings(shards=str(clip_dataset), neighbours=tmp_path / "one"))

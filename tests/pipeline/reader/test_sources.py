@@ -19,7 +19,7 @@ from pipeline.reader.sandwich import SandwichSettings
 from pipeline.reader.sources import MixSettings, Sources
 from pipeline.reader.views import ViewSettings
 from pipeline.settings import UserError, parse_command
-from training.pretrain import PretrainCommand
+from training.command import PretrainCommand
 
 VIEWS = ViewSettings(global_size=32, local_size=16, local_crops=1)
 

@@ -1,0 +1,75 @@
+"""Settings of a training run: its command line."""
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from evaluation.during_training import EvalSettings
+from pipeline.reader.loader import ReaderSettings
+from pipeline.settings import Command, Settings
+from training.model import TCoReSettings
+from training.optimiser import OptimiserSettings
+from training.schedules import ScheduleSettings
+
+
+class TrainSettings(Settings):
+    """Length, batch and bookkeeping of a run."""
+
+    total_batch_size: int = Field(256, ge=1)
+    """Clips in the global batch, over all ranks."""
+    micro_batch_size: int | None = Field(None, ge=1)
+    """Clips that a rank puts through the model at a time; gradients add up. Default: all it has of the batch."""
+    epochs: int = Field(400, ge=1)
+    """Length of the run."""
+    steps_per_epoch: int | None = Field(None, ge=1)
+    """Default: as many whole batches as all datasets hold samples. The schedules count in epochs of this length."""
+    seed: int = Field(0, ge=0)
+    """Seed of the initial weights and of stochastic depth."""
+    precision: Literal["no", "bf16"] = "no"
+    """bf16: matrix products of the forward pass and their gradients in bfloat16; all else stays in float32."""
+    compile: bool = False
+    """Whether the blocks of the backbones are compiled with torch.compile."""
+    recompute: bool = False
+    """Whether the student's blocks are run again in the backward pass instead of keeping what they computed."""
+    log_every: int = Field(10, ge=1)
+    """Steps between two lines of metrics."""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    """Where metrics go beside metrics.jsonl; wandb must be installed for the second."""
+    maps_every: int | None = Field(None, ge=1)
+    """Steps between two pictures of the Patch Matching Module's cross-attention; default: none."""
+    checkpoint_every: int = Field(1000, ge=1)
+    """Steps between two checkpoints; the last step is always saved."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """Newest checkpoints that stay on disk."""
+    keep_every: int | None = Field(None, ge=1)
+    """Checkpoints at multiples of so many steps stay on disk as well."""
+    nonfinite_steps: int = Field(1, ge=1)
+    """The run stops at so many steps with a loss or gradient that is not finite; those before are left out."""
+
+
+class PretrainCommand(Command):
+    """Pre-train T-CoRe on shards, through `accelerate launch`. The same command continues from its last checkpoint.
+
+    OUT holds config.json, metrics.jsonl, tensorboard/, checkpoints/step-N/ and what else is asked for.
+    SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint first.
+    """
+
+    program: ClassVar[str] = "accelerate launch training/pretrain.py"
+
+    out: Path
+    """Folder of the run."""
+    resume: str = "auto"
+    """auto: from the newest usable checkpoint in OUT, if any; or the folder of a checkpoint."""
+    data: ReaderSettings
+    """Shards and what is drawn from them."""
+    model: TCoReSettings = TCoReSettings()
+    """Backbone, heads, patch matching module and losses."""
+    optimiser: OptimiserSettings = OptimiserSettings()
+    """AdamW and its parameter groups."""
+    schedule: ScheduleSettings = ScheduleSettings()
+    """Learning rate, weight decay, EMA and temperature over the run."""
+    train: TrainSettings = TrainSettings()
+    """Length, batch and bookkeeping."""
+    eval: EvalSettings = EvalSettings()
+    """Scores of the teacher on DAVIS while it is trained, and the best weights."""

@@ -1,0 +1,222 @@
+"""A run in progress: model, optimiser, data and folder, and what belongs to a step."""
+
+import os
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, ProjectConfiguration, broadcast_object_list
+
+from evaluation.during_training import DavisDuringTraining
+from pipeline.reader.batch import Batch
+from pipeline.reader.loader import Loader
+from pipeline.reader.plan import plan_batch
+from pipeline.settings import UserError
+from training.attention import draw_maps
+from training.checkpoint import (
+    CHECKPOINTS,
+    Content,
+    checkpoints,
+    newest_usable,
+    read_checkpoint,
+    restore,
+    save_checkpoint,
+    state_shapes,
+)
+from training.command import PretrainCommand
+from training.metrics import Progress, diagnostics
+from training.model import TCoRe
+from training.nonfinite import FOLDER, broken_parts, write_report
+from training.optimiser import build_optimiser
+from training.run_config import check_run_folder, check_shapes, read_data, run_config
+from training.schedules import build_schedules
+from training.step import StepResult, random_seed, train_step
+from training.together import all_or_none
+
+MAPS = 4
+"""Clips whose cross-attention is drawn during training."""
+
+
+class Run:
+    """A run in progress: model, optimiser, data and folder, and how many steps are done."""
+
+    def __init__(self, command: PretrainCommand) -> None:
+        """Build everything and restore the checkpoint to continue from.
+
+        Raises:
+            UserError: settings, data or checkpoints do not fit.
+        """
+        train = command.train
+        check_shapes(command)
+        if "wandb" in train.trackers and find_spec("wandb") is None:
+            raise UserError("train.trackers has wandb, which is not installed: run `pip install wandb` or leave it out")
+        self.command, self.out = command, command.out
+        project = ProjectConfiguration(str(command.out), logging_dir=str(command.out))
+        trackers = list(train.trackers)
+        self.accelerator = Accelerator(mixed_precision="no", log_with=trackers, project_config=project)
+        if train.maps_every and self.accelerator.distributed_type == DistributedType.FSDP:
+            raise UserError(
+                "train.maps_every needs a model that is not sharded: leave it out with FSDP, and draw the maps of a "
+                "checkpoint with `python -m training.attention`"
+            )
+        if self.accelerator.device.type == "cpu":  # launchers leave one thread to a rank
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // self.accelerator.num_processes))
+        self.data = all_or_none(self.accelerator, lambda: read_data(command.data))
+        self.config = run_config(command, self.data)
+        steps_per_epoch = train.steps_per_epoch or max(1, self.data.samples // train.total_batch_size)
+        self.last_step = train.epochs * steps_per_epoch
+        self.schedules = build_schedules(command.schedule, train.epochs, steps_per_epoch, train.total_batch_size)
+        torch.manual_seed(train.seed)
+        core = TCoRe(command.model)
+        core.student.backbone.recompute_blocks = train.recompute
+        if train.compile:
+            core.compile_blocks()
+        self.model, self.optimiser = self.accelerator.prepare(core, build_optimiser(core, command.optimiser))
+        self.core: TCoRe = self.accelerator.unwrap_model(self.model)
+        self.evaluator = self._evaluator()
+        self.done = self.saved = self._restore()
+        self.nonfinite = 0
+
+    def _evaluator(self) -> DavisDuringTraining | None:
+        if self.command.eval.davis is None:
+            return None
+        if self.accelerator.distributed_type == DistributedType.FSDP:
+            raise UserError(
+                "eval.davis needs a model that is not sharded: leave it out with FSDP, and score exported checkpoints "
+                "with `python -m evaluation davis`"
+            )
+        patch_size, device = self.command.model.backbone.patch_size, self.accelerator.device
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        return DavisDuringTraining(self.command.eval, self.out, patch_size, device, rank, ranks)
+
+    def _restore(self) -> int:
+        shapes = state_shapes(self.core)
+        content: Content | None = None
+        chosen: list[str | None] = [None, None]  # path, error
+        if self.accelerator.is_main_process:  # one rank decides, so that all take the same
+            try:
+                content = self._choose(shapes)
+                chosen[0] = str(content.path) if content else None
+            except UserError as error:
+                chosen[1] = str(error)
+        path, failure = broadcast_object_list(chosen)
+        if failure:
+            raise UserError(failure)
+        if path is None:
+            return 0
+        content = all_or_none(self.accelerator, lambda: content or read_checkpoint(Path(path), self.config, shapes))
+        restore(content, self.core, self.optimiser)
+        self.accelerator.print(f"continuing from {path}")
+        return content.step
+
+    def _choose(self, shapes: dict[str, tuple[int, ...]]) -> Content | None:
+        """The checkpoint to continue from; says which newer ones were refused."""
+        found = checkpoints(self.out)
+        check_run_folder(self.out, self.config, begun=bool(found))
+        if self.command.resume != "auto":
+            return read_checkpoint(Path(self.command.resume), self.config, shapes)
+        content, refused = newest_usable(found, self.config, shapes)
+        for reason in refused:
+            print(f"refused: {reason}", flush=True)
+        return content
+
+    def loader(self) -> Loader:
+        """Batches of the steps that are left; all ranks call it."""
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        steps, device = (self.done, self.last_step), self.accelerator.device
+        total = self.command.train.total_batch_size
+        return all_or_none(self.accelerator, lambda: Loader(self.command.data, total, *steps, rank, ranks, device))
+
+    def next_batch(self, loader: Loader) -> Batch:
+        """The next batch of this rank; if any rank cannot read its own, the steps that are done are saved.
+
+        Raises:
+            UserError: a rank cannot, and so all end.
+        """
+        try:
+            return all_or_none(self.accelerator, lambda: next(loader))
+        except Exception:
+            self.save()
+            raise
+
+    def save(self) -> None:
+        """Write a checkpoint of the steps that are done, unless that has been done; all ranks call it."""
+        if self.saved == self.done:
+            return
+        train, writes = self.command.train, self.accelerator.is_main_process
+        keep = (train.keep_checkpoints, train.keep_every)
+        all_or_none(
+            self.accelerator,
+            lambda: save_checkpoint(self.out, self.done, self.core, self.optimiser, self.config, *keep, writes),
+        )
+        self.saved = self.done
+
+    def draw_maps(self, loader: Loader) -> None:
+        """Draw the cross-attention on the first clips of the first dataset; nothing where there is none."""
+        sandwich, size = self.command.data.sandwich, self.command.data.views.global_size
+        if self.core.auxiliary and sandwich.auxiliary and not self.command.data.neighbours:
+            folder = self.out / "attention" / f"step-{self.done:08d}"
+            draw_maps(self.core, loader.dataset, range(min(MAPS, len(loader.dataset))), sandwich, size, folder)
+
+    def evaluate(self, progress: Progress) -> None:
+        """Score the teacher on DAVIS if it is time to; all ranks call it."""
+        if self.evaluator is not None and self.evaluator.is_due(self.done, self.last_step):
+            started = time.perf_counter()
+            scores = self.evaluator.evaluate(self.core.teacher.backbone, self.done)
+            progress.evaluated(self.done, scores, time.perf_counter() - started)
+
+    def leave_out(self, loader: Loader, result: StepResult) -> None:
+        """Deal with a step that was not finite: report it, and stop if it is one too many; all ranks call it.
+
+        Raises:
+            UserError: it is.
+        """
+        train, rank, ranks = self.command.train, self.accelerator.process_index, self.accelerator.num_processes
+        size = train.total_batch_size // ranks
+        part = slice(rank * size, (rank + 1) * size)
+        plan = plan_batch(self.command.data, loader.table, self.done, train.total_batch_size, part)
+        report = write_report(self.out, result, loader, plan, rank)
+        self.nonfinite += 1
+        if self.nonfinite < train.nonfinite_steps:
+            print(f"step {self.done} is not finite and was left out: {report}", flush=True)
+            return
+        writes = self.accelerator.is_main_process
+        save_checkpoint(self.out / FOLDER, self.done, self.core, self.optimiser, self.config, 1, writes=writes)
+        broken = ", ".join(broken_parts(result)) or "those of another rank"
+        raise UserError(
+            f"not finite in step {self.done}: {broken}; {report} names the samples, "
+            f"{self.out / FOLDER / CHECKPOINTS} holds the state before it. Lower the rate or look at the samples"
+        )
+
+    def take_step(self, loader: Loader, progress: Progress, signal: int) -> int:
+        """Do one step with all that belongs to it; returns the signal that ends the run, or 0. All ranks call it."""
+        train, accelerator = self.command.train, self.accelerator
+        asked = time.perf_counter()
+        batch = self.next_batch(loader)
+        progress.waited(time.perf_counter() - asked)
+        values = self.schedules.at(self.done)
+        torch.manual_seed(random_seed(train.seed, self.done, accelerator.process_index))
+        clip = self.command.optimiser.clip
+        result = train_step(
+            accelerator,
+            self.model,
+            self.optimiser,
+            batch,
+            values,
+            clip,
+            micro_batch_size=train.micro_batch_size,
+            bf16=train.precision == "bf16",
+            signal=signal,
+        )
+        if not result.finite:
+            self.leave_out(loader, result)
+        self.done += 1
+        others: dict[str, Any] = {f"gradient_norm/{name}": norm for name, norm in result.norms.items()}
+        others |= {f"schedule/{name}": value for name, value in values._asdict().items()}
+        progress.step_done(
+            self.done, result.terms if result.finite else {}, others, lambda: diagnostics(result, self.core)
+        )
+        return result.signal
