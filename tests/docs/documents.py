@@ -1,4 +1,4 @@
-"""What the documents of the project show: programs, patches, commands, printed sentences, links."""
+"""What the documents of the project show: programs, patches, commands, printed lines."""
 
 import re
 import shlex
@@ -15,22 +15,12 @@ def fenced(path: Path, language: str) -> list[str]:
 
 
 def indented(path: Path) -> list[str]:
-    """The lines that are set off by four blanks, with continued lines joined."""
+    """The lines that are set off by four blanks or more, with continued lines joined; the first four are left out."""
     text = path.read_text().replace("\\\n", " ")
-    return [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    return [line[4:] for line in text.splitlines() if line.startswith("    ")]
 
 
-def commands(path: Path, containing: str) -> list[list[str]]:
-    """Words behind the word `containing` in each indented command that has options; comments are left out."""
-    shown = [line for line in indented(path) if " --" in line and f" {containing} " in line]
-    return [words[words.index(containing) + 1 :] for words in (shlex.split(line, comments=True) for line in shown)]
-
-
-def make_calls(path: Path) -> list[tuple[str, dict[str, str]]]:
-    """Target and variables of each indented `make` command."""
-    calls = []
-    for line in indented(path):
-        if line.startswith("make "):
-            target, *given = shlex.split(line, comments=True)[1:]
-            calls.append((target, dict(word.split("=", 1) for word in given)))
-    return calls
+def commands(path: Path) -> list[list[str]]:
+    """Words of each complete command that is set off; comments are left out."""
+    shown = [line for line in indented(path) if re.match(r"(make|python -m|accelerate launch) ", line)]
+    return [shlex.split(line, comments=True) for line in shown if " ... " not in line and "[--" not in line]
