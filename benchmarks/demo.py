@@ -1,7 +1,7 @@
 """`make demo`: the whole flow, with the commands that a user would type, on data made by code.
 
-Clips: shards -> pre-training -> weights -> DAVIS score. Images: shards -> pre-training without neighbours -> weights ->
-neighbours -> pre-training with them.
+Clips: shards -> preview -> pre-training -> weights -> DAVIS score. Images: shards -> pre-training without neighbours ->
+weights -> neighbours -> pre-training with them.
 Run again it goes on: data, shards and runs that are finished are kept, the rest is measured anew.
 """
 
@@ -75,6 +75,11 @@ def main(command: DemoCommand) -> None:
             *("python", "-m", "pipeline.shards", "--data", data / source / "train", "--out", shards / source),
         )
     stages.run(
+        "preview of clips",
+        *("python", "-m", "pipeline.preview", "--shards", shards / "kinetics", "--out", out / "preview"),
+        *("--batch", "true"),
+    )
+    stages.run(
         "reader speed",
         *("python", "-m", "benchmarks.reader", "--shards", shards / "kinetics", "--out", out / "reader.json"),
         *("--views.global_size", "112", "--views.local_size", "48", "--views.local_crops", "4"),
@@ -111,6 +116,7 @@ def main(command: DemoCommand) -> None:
         rows.append(
             (f"{kind} sharded", f"{manifest.samples} ({speed}, {manifest.rejects} rejects) in {shards / source}")
         )
+    rows.append(("preview of clips", f"{out / 'preview'}/index.html"))
     rows.append(("reader", f"{read_json(out / 'reader.json')['samples_per_second']:.1f} samples/s"))
     for kind in ("clips", "images-plain", "images"):
         metrics = read_metrics(runs / kind)
@@ -121,7 +127,7 @@ def main(command: DemoCommand) -> None:
     rows.append(("neighbours of the same class", f"{same:.3f} (by chance {chance:.3f}); {neighbours}/gallery.html"))
     for name in ("random", "trained"):
         score = read_json(out / "davis" / name / "davis.json")["scores"]["J&F-Mean"]
-        rows.append((f"DAVIS J&F, {name} weights", f"{100 * score:.1f}; pictures in {out / 'davis' / name}"))
+        rows.append((f"DAVIS J&F, {name} weights", f"{100 * score:.1f}; {out / 'davis' / name}/report.html"))
     rows.append(("exported weights", str(weights)))
     rows.append(("time", f"{time.perf_counter() - started:.0f} s"))
     print_table(rows, "What the demo made")

@@ -1,0 +1,100 @@
+"""The commands that README and documents show are accepted by the programs, and their links lead somewhere."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from evaluation.__main__ import TASKS
+from indexing.command import KnnCommand
+from pipeline.preview.__main__ import PreviewCommand
+from pipeline.settings import Command, parse_command
+from pipeline.shards.command import ShardsCommand
+from pipeline.shards.plan import default_samples_per_shard
+from pipeline.verify.__main__ import VerifyCommand
+from tests.docs.documents import DOCS, DOCUMENTS, ROOT, commands
+from training.command import PretrainCommand
+from training.export import ExportCommand
+from training.import_official import ImportCommand
+from training.run_config import check_shapes
+
+MODULES: dict[str, type[Command]] = {
+    "pipeline.shards": ShardsCommand,
+    "pipeline.verify": VerifyCommand,
+    "pipeline.preview": PreviewCommand,
+    "indexing.knn": KnnCommand,
+    "training.export": ExportCommand,
+    "training.import_official": ImportCommand,
+}
+MODULES |= {f"evaluation {name}": evaluation for name, (_, evaluation, _) in TASKS.items()}
+MODULES |= {f"evaluation score {name}": scoring for name, (_, _, scoring) in TASKS.items()}
+VARIABLES = {
+    "shards": {"DATA": "--data", "OUT": "--out", "CONFIG": "--config"},
+    "preview": {"SHARDS": "--shards", "OUT": "--out"},
+    "knn": {"SHARDS": "--shards", "WEIGHTS": "--weights", "FEATURES": "--features", "OUT": "--out"},
+}
+"""The options that make's variables become."""
+TARGETS = {"shards": "pipeline.shards", "preview": "pipeline.preview", "knn": "indexing.knn"}
+SHOWN = [
+    pytest.param(words, id=f"{path.stem}: {' '.join(words)[:60]}")
+    for path in DOCUMENTS
+    for words in commands(path)
+    if "regions" not in words  # the example of architecture.md, which a test of its own runs
+]
+
+
+def given(target: str, variables: list[str]) -> list[str]:
+    """The options that a make target gives its program."""
+    options = []
+    for variable in variables:
+        name, value = variable.split("=", 1)
+        if name == "ARGS":
+            options += shlex.split(value)
+        elif name != "RAY_ADDRESS":
+            options += [VARIABLES[target][name], value]
+    return options
+
+
+def check_program(words: list[str]) -> None:
+    """Parse the options behind `python -m MODULE`."""
+    known = [name for name in MODULES if words[: len(name.split())] == name.split()]
+    assert known, f"no program {words[0]}"
+    parse_command(MODULES[known[0]], words[len(known[0].split()) :])
+
+
+@pytest.mark.parametrize("words", SHOWN)
+def test_command_is_accepted(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    if words[0] == "make":
+        targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert words[1] in targets
+        if words[1] in TARGETS:
+            check_program([TARGETS[words[1]], *given(words[1], words[2:])])
+    elif "training/pretrain.py" in words:
+        check_shapes(parse_command(PretrainCommand, words[words.index("training/pretrain.py") + 1 :]))
+    else:
+        check_program(words[2:])
+
+
+def test_the_main_documents_show_commands() -> None:
+    counts = {path.stem: len(commands(path)) for path in DOCUMENTS}
+    assert counts["README"] >= 15
+    assert counts["recipes"] >= 14
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_links_lead_to_files(path: Path) -> None:
+    targets = re.findall(r"\]\((?!https?://)([^)#]+)", path.read_text())
+    assert [target for target in targets if not (path.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize(("inputs", "media", "epochs"), [(239_789, "clips", 400), (1_281_167, "images", 100)])
+def test_counts_of_the_recipes_follow_from_the_sizes_of_the_data_sets(inputs: int, media: str, epochs: int) -> None:
+    text = (DOCS / "recipes.md").read_text()
+    a_shard = 256 if media == "clips" else 1024
+    assert default_samples_per_shard("clips" if media == "clips" else "images", inputs) == a_shard
+    steps = inputs // 256
+    for number in (inputs, -(-inputs // a_shard), a_shard, steps, epochs * steps):
+        assert f"{number:,}" in text
+    assert f"step-{epochs * steps:08d}" in text
