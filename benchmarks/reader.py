@@ -153,7 +153,7 @@ def time_host(command: ReaderBenchmark) -> Figures:
         sources.advise(plan.source_rows[needed], plan.frames[needed])
         frames = read_frames(plan, sources)
         times.append(time.thread_time())
-        plan_feed(plan, frames)
+        plan_feed(plan, settings.views, frames)
         times.append(time.thread_time())
         laps.append(np.diff(times))
     plan_s, read_s, feed_s = np.median(laps[WARM_UP_STEPS:], axis=0) * 1e6 / size
@@ -269,6 +269,7 @@ def main(command: ReaderBenchmark) -> None:
     parts = "{plan_microseconds:.0f} plan, {read_microseconds:.0f} read, {feed_microseconds:.0f} feed".format(**host)
     rows.append(("host work", f"{host['host_microseconds_per_sample']:.0f} microseconds a sample ({parts})"))
     figures |= host | {
+        "device": command.device,
         "threads": command.threads,
         "batch_size": command.batch_size,
         "global_size": command.views.global_size,

@@ -1,15 +1,31 @@
 """The JSON file that a benchmark leaves: figures together with the machine and the versions they were seen on."""
 
+import contextlib
 import json
 import os
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from pipeline.files import write_bytes
 
-PACKAGES = ("tcore-pipeline", "torch", "nvidia-dali-cuda130", "ray", "numpy", "pillow", "pyarrow")
+PACKAGES = (
+    "tcore-pipeline",
+    "torch",
+    "triton",
+    "nvidia-dali-cuda130",
+    "nvidia-dali-cuda120",
+    "faiss-cpu",
+    "faiss-gpu",
+    "ray",
+    "accelerate",
+    "numpy",
+    "pillow",
+    "pyarrow",
+)
+NOT_HERE = 3
+"""Exit status of a benchmark for which this machine lacks something; its last line says what."""
 
 
 def processor() -> str:
@@ -19,10 +35,19 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
+def versions() -> dict[str, str]:
+    """Versions of those of `PACKAGES` that are installed."""
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
 def write_result(path: Path, figures: dict[str, Any]) -> None:
     """Write `figures` with machine and versions as JSON."""
     machine = {"cpu": processor(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
-    content = {**figures, "machine": machine, "versions": {name: version(name) for name in PACKAGES}}
+    content = {**figures, "machine": machine, "versions": versions()}
     write_bytes(path, json.dumps(content, indent=2).encode() + b"\n")
 
 

@@ -1,19 +1,15 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain import PlainTCoRe
-from benchmarks.train import Case, TrainBenchmark, main, measure, projected_hours, random_batch, step_flops
+from benchmarks.train import TrainBenchmark, main, measure, projected_hours, random_batch
 from pipeline.reader.views import ViewSettings
+from pipeline.settings import UserError
 from tests.training.recorded import TINY_MODEL, recorded_model, recorded_values, recorded_views
-from training.head import HeadSettings
-from training.model import TCoRe, TCoReSettings
-from training.pmm import PmmSettings
-from training.vit import VitSettings
 
 
 def test_plain_and_lean_step_compute_the_same() -> None:
@@ -36,34 +32,40 @@ def test_the_random_batch_has_real_shapes_and_half_of_its_crops_masked() -> None
     assert batch.masks.any(dim=1).sum() == 4
 
 
-def test_flops_of_a_step_are_those_that_torch_counts() -> None:
-    backbone = VitSettings(width=64, depth=2, heads=2, drop_path=0)
-    settings = TCoReSettings(backbone=backbone, head=HeadSettings(hidden=64, prototypes=1024), pmm=PmmSettings(heads=2))
-    model, batch = TCoRe(settings), random_batch(2, ViewSettings(), "cpu")
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        model(batch, 0.05).terms["total"].backward()
-    share = batch.masks.float().mean().item()
-    uncounted = 2 * 256 * 1024 * (4 + 16 + 2 * 4 * 196 * share)  # sums in place: the gradient of the prototypes
-    assert counter.get_total_flops() == pytest.approx(step_flops(settings, 2, share) - uncounted, rel=0.01)
-
-
 def test_hours_of_the_papers_run() -> None:
     assert projected_hours("base", 128, 0.288) == pytest.approx(29.97, abs=0.01)
 
 
-def test_a_small_measurement_writes_its_ratios(tmp_path: Path) -> None:
-    main(
-        TrainBenchmark(out=tmp_path / "train.json", architecture="tiny", batch_size=1, prototypes=64, rounds=1, steps=1)
-    )
+def small(out: Path, **options: Any) -> TrainBenchmark:
+    return TrainBenchmark(out=out, architecture="tiny", batch_size=1, prototypes=64, rounds=1, steps=1, **options)
+
+
+def test_a_comparison_writes_its_ratios(tmp_path: Path) -> None:
+    main(small(tmp_path / "train.json", compare=True))
     figures = json.loads((tmp_path / "train.json").read_text())
     assert figures["time_ratio"] == pytest.approx(figures["seconds"]["lean"] / figures["seconds"]["plain"])
     assert 0 < figures["memory_ratio"] < 2
 
 
+def test_without_comparison_the_lean_step_alone_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(small(tmp_path / "step.json"))
+    figures = json.loads((tmp_path / "step.json").read_text())
+    assert figures["seconds"] > 0
+    assert "plain" not in capsys.readouterr().out
+    assert "mfu" not in figures, "no peak is known for a CPU"
+    assert "projected_hours" not in figures, "the paper trained no such model"
+
+
+def test_a_gpu_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UserError, match="device = cuda, but torch finds no NVIDIA GPU"):
+        main(small(tmp_path / "step.json", device="cuda"))
+
+
 @pytest.mark.gpu
-def test_a_bf16_step_with_compiled_blocks_runs_on_a_gpu() -> None:
+def test_a_bf16_step_with_compiled_blocks_runs_on_a_gpu(tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no NVIDIA GPU")
-    settings = TCoReSettings(backbone=VitSettings(architecture="tiny"))
-    measured = measure(Case("lean", settings, 8, 2, "cuda", "bf16", True))
-    assert 0 < measured["peak_gb"] < 20
+    command = small(tmp_path / "step.json", device="cuda", precision="bf16", compile=True)
+    assert 0 < measure(command)["peak_gb"] < 20

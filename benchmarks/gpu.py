@@ -1,0 +1,95 @@
+"""`make bench-gpu`: everything that wants measuring on a GPU, in one run of less than eight minutes.
+
+Stages are programs of this project, each in a process of its own with a time limit (`benchmarks/gpu_stages.py`). One
+that fails leaves its last lines in the result, and the next one follows; one for which this machine lacks a package
+says so. Runs with any Python that can import the project's packages, `.venv` or not; there is nothing to download.
+"""
+
+import os
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from tqdm import tqdm
+
+from benchmarks.gpu_run import Outcome, run_program
+from benchmarks.gpu_stages import Stage, build_stages, gpu_sizes, read_figures, say, tiny_sizes
+from benchmarks.made_shards import make_shards
+from benchmarks.result import print_table, write_result
+from pipeline.settings import Command, UserError, run_command
+
+RESULT = Path("benchmarks/results/gpu.json")
+
+
+class GpuBenchmark(Command):
+    """Run the GPU tests and measure reader, training, features, neighbours and evaluation on one NVIDIA GPU.
+
+    Ends with a table and one JSON file; `make performance` puts it into docs/performance.md.
+    """
+
+    program: ClassVar[str] = "python -m benchmarks.gpu"
+
+    device: Literal["cuda", "cpu"] = "cuda"
+    """cpu: a dry run at tiny sizes, which shows that the stages run and measures nothing."""
+    out: Path | None = None
+    """Result file; default benchmarks/results/gpu.json, and none in a dry run."""
+    limit_s: float = Field(470, gt=0)
+    """Seconds for all together; stages that would begin later are left out."""
+
+
+def describe_gpu() -> dict[str, Any]:
+    """Name and memory of the first GPU, and the CUDA that torch was built for."""
+    properties = torch.cuda.get_device_properties(0)
+    return {"name": properties.name, "memory_gb": properties.total_memory / 1e9, "cuda": torch.version.cuda}
+
+
+def run_stages(stages: list[Stage], work: Path, ends_at: float, environment: dict[str, str]) -> list[dict[str, Any]]:
+    """A record of each stage: name, kind, status, seconds, reason and figures. `ends_at` is of the monotonic clock."""
+    records = []
+    with tqdm(stages, unit="stage") as bar:
+        for number, stage in enumerate(bar):
+            bar.set_description(stage.name)
+            left = ends_at - time.monotonic()
+            outcome = Outcome("left out", 0, "the time was over")
+            if left > 0:
+                log = work / f"{number}.log"
+                outcome = run_program(stage.arguments, min(stage.limit_s, left), log, environment)
+            record = {"name": stage.name, "kind": stage.kind, **asdict(outcome), "figures": read_figures(stage)}
+            bar.write(f"{outcome.seconds:5.0f} s  {stage.name}: {say(record)}")
+            records.append(record)
+    return records
+
+
+def main(command: GpuBenchmark) -> int:
+    """Run all stages, print and write; returns 1 if one failed or was too slow."""
+    on_gpu = command.device == "cuda"
+    if on_gpu and not torch.cuda.is_available():
+        raise UserError(
+            f"torch {torch.__version__} finds no NVIDIA GPU here, and there is nothing to measure without one: run "
+            "this on a machine that has one (--device cpu only tries the stages, at tiny sizes)"
+        )
+    started = time.monotonic()
+    cores = len(os.sched_getaffinity(0))
+    sizes = gpu_sizes(min(cores, 16)) if on_gpu else tiny_sizes()
+    environment = {"PYTHONUNBUFFERED": "1"} | ({} if on_gpu else {"CUDA_VISIBLE_DEVICES": ""})
+    with tempfile.TemporaryDirectory() as place:
+        shards = make_shards(Path(place) / "shards", sizes.clips)
+        stages = build_stages(sizes, command.device, shards, Path(place))
+        records = run_stages(stages, Path(place), started + command.limit_s, environment)
+    seconds = time.monotonic() - started
+    out = command.out or (RESULT if on_gpu else None)
+    rows = [(record["name"], say(record)) for record in records] + [("time", f"{seconds:.0f} s")]
+    if out is not None:
+        gpu = describe_gpu() if on_gpu else None
+        write_result(out, {"device": command.device, "gpu": gpu, "seconds": seconds, "stages": records})
+        rows.append(("written to", str(out)))
+    print_table(rows, torch.cuda.get_device_name() if on_gpu else "Dry run on the CPU: no measurement")
+    return int(any(record["status"] in ("failed", "too slow") for record in records))
+
+
+if __name__ == "__main__":
+    run_command(GpuBenchmark, main)

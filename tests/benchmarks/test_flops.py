@@ -1,0 +1,52 @@
+import pytest
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.flops import peak_flops, step_flops
+from benchmarks.train import random_batch
+from pipeline.reader.views import ViewSettings
+from training.head import HeadSettings
+from training.model import TCoRe, TCoReSettings
+from training.pmm import PmmSettings
+from training.vit import VitSettings
+
+NARROW = TCoReSettings(
+    backbone=VitSettings(width=64, depth=2, heads=2, drop_path=0),
+    head=HeadSettings(hidden=64, prototypes=1024),
+    pmm=PmmSettings(heads=2, modules=2),
+)
+VIT_S = TCoReSettings(backbone=VitSettings(architecture="small", drop_path=0))
+
+
+@pytest.mark.parametrize("settings", [NARROW, VIT_S], ids=["narrow", "ViT-S"])
+def test_flops_of_a_step_are_those_that_torch_counts(settings: TCoReSettings) -> None:
+    model, batch = TCoRe(settings), random_batch(2, ViewSettings(), "cpu")
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(batch, 0.05).terms["total"].backward()
+    share = batch.masks.float().mean().item()
+    rows = 4 + 16 + 2 * 4 * 196 * share  # of the student: CLS tokens and masked patches for both frames
+    uncounted = 2 * 256 * settings.head.prototypes * rows  # torch does not count sums in place, as the prototypes' are
+    assert counter.get_total_flops() == pytest.approx(step_flops(settings, 2, share) - uncounted, rel=0.01)
+
+
+def test_flops_grow_with_the_batch_alone() -> None:
+    assert step_flops(VIT_S, 64) == pytest.approx(64 * step_flops(VIT_S, 1))
+
+
+@pytest.mark.parametrize(
+    ("device", "teraflops"),
+    [
+        ("NVIDIA H200", 989),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA L40S", 362),
+    ],
+)
+def test_peaks_are_those_of_the_data_sheets(device: str, teraflops: float) -> None:
+    assert peak_flops(device) == teraflops * 1e12
+
+
+@pytest.mark.parametrize("device", ["NVIDIA H200 MIG 1g.18gb", "NVIDIA GeForce GTX 1080", "cpu"])
+def test_no_peak_is_guessed(device: str) -> None:
+    assert peak_flops(device) is None

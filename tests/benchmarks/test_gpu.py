@@ -1,0 +1,54 @@
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.gpu import GpuBenchmark, main, run_stages
+from benchmarks.gpu_stages import Stage
+from pipeline.settings import UserError
+
+
+def test_without_a_gpu_it_ends_with_one_sentence() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UserError, match="finds no NVIDIA GPU here"):
+        main(GpuBenchmark())
+
+
+def test_a_stage_that_fails_does_not_end_the_others(tmp_path: Path) -> None:
+    good = 'import json, sys; json.dump({"images_per_second": 5.0}, open(sys.argv[1], "w"))'
+    bad = f'{good}; raise SystemExit("it broke")'
+    stages = [
+        Stage(name, "features", ("-c", program, str(tmp_path / name)), 60, tmp_path / name)
+        for name, program in (("bad", bad), ("absent", "import no_such_package"), ("good", good))
+    ]
+    bad_record, absent, good_record = run_stages(stages, tmp_path, time.monotonic() + 600, {})
+    assert (bad_record["status"], bad_record["reason"]) == ("failed", "it broke")
+    assert bad_record["figures"] == {"images_per_second": 5.0}, "what a failed stage left is kept"
+    assert (absent["status"], absent["reason"]) == ("not here", "no_such_package is not installed")
+    assert (good_record["status"], good_record["reason"]) == ("done", "")
+
+
+def test_what_the_time_does_not_suffice_for_is_left_out(tmp_path: Path) -> None:
+    stage = Stage("one", "features", ("-c", f"open({str(tmp_path / 'ran')!r}, 'w')"), 60, tmp_path / "none")
+    (record,) = run_stages([stage], tmp_path, time.monotonic() - 1, {})
+    assert (record["status"], record["figures"]) == ("left out", {})
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.slow
+def test_a_dry_run_goes_through_all_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "gpu.json"
+    assert main(GpuBenchmark(device="cpu", out=out, limit_s=3000)) == 0
+    result = json.loads(out.read_text())
+    statuses = {stage["name"]: (stage["status"], stage["reason"]) for stage in result["stages"]}
+    assert set(statuses.values()) == {("done", "")}
+    assert len(statuses) == 7
+    assert all(stage["figures"] for stage in result["stages"])
+    assert result["device"] == "cpu"
+    assert "torch" in result["versions"]
+    said = capsys.readouterr().out
+    assert "Dry run on the CPU" in said
+    assert all(f"\n{name} " in said for name in statuses)
