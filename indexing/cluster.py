@@ -2,8 +2,6 @@
 
 import contextlib
 import functools
-import logging
-import os
 import socket
 from collections.abc import Iterator
 from types import ModuleType
@@ -20,8 +18,6 @@ KEPT = "finished parts are kept, run the same command again to continue"
 @contextlib.contextmanager
 def session(cores: int | None, *packages: ModuleType) -> Iterator[None]:
     """A Ray session whose nodes get these packages; see `ray_session`."""
-    # Ray Data's actors make Ray print a line about their restart that users can do nothing about.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with ray_session(cores, packages):
         yield
 
@@ -91,10 +87,6 @@ def run_on_actors(
     cpus = min(cpus, max(int(node.get("CPU", 0)) for node in nodes) or cpus)  # more would wait for ever
     gpu = int(gpus and any(node.get("GPU", 0) for node in nodes))
     actors = min(actors_that_fit(nodes, cpus, gpu), len(items), workers or len(items))
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
     try:
         done = rows.map(

@@ -1,10 +1,11 @@
-"""Ray: join or start a cluster, and run one task a shard on it."""
+"""Ray: join or start a cluster, and write one shard after the other on its workers."""
 
 import contextlib
 import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import ray
+from tqdm import tqdm
 
 import pipeline
 from pipeline.settings import UserError
@@ -35,18 +37,61 @@ def check_ray_address(address: str) -> None:
         raise UserError(f"no Ray cluster answers at RAY_ADDRESS = {address}: {error}") from error
 
 
+def _prepare_ray_data() -> None:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = -1  # a shard may take hours; what can hang has a deadline of its own
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _trouble(address: str) -> str:
+    """Why the cluster cannot work now, in a sentence; empty if it can."""
+    try:
+        check_ray_address(address)
+    except UserError as error:
+        return f"{error}; unless it comes back within a minute the job ends, and the same command continues it"
+    if not any(node["Alive"] and node["Resources"].get("CPU") for node in ray.nodes()):
+        return "no node with CPUs is in the Ray cluster: waiting for one; Ctrl-C ends the job"
+    return ""
+
+
+@contextlib.contextmanager
+def _watched(address: str, interval_s: float = 5.0) -> Iterator[None]:
+    """Say when the cluster has lost its head or all its nodes: Ray waits in silence."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        said = ""
+        while not ended.wait(interval_s):
+            if (trouble := _trouble(address)) not in ("", said):
+                tqdm.write(trouble, file=sys.stderr)
+            said = trouble
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(interval_s)
+
+
 @contextlib.contextmanager
 def ray_session(workers: int | None, packages: tuple[ModuleType, ...] = (pipeline,)) -> Iterator[None]:
     """Join the cluster that RAY_ADDRESS names and send it these packages, else start one on this machine.
 
     Leaves no process behind. In a program that uses Ray already, its cluster is used and stays.
     """
+    _prepare_ray_data()
     if ray.is_initialized():
         yield
         return
     address = os.environ.get("RAY_ADDRESS", "")
     check_ray_address(address)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default; unset, Ray warns
+    # Ray Data's actors make Ray print a line about their restart that users can do nothing about.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if address:
         options: dict[str, Any] = {"runtime_env": {"py_modules": list(packages)}}
     else:
@@ -60,7 +105,8 @@ def ray_session(workers: int | None, packages: tuple[ModuleType, ...] = (pipelin
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, heeded)  # Ray's own handler prints a stack of C++ functions
     try:
-        yield
+        with _watched(address) if address else contextlib.nullcontext():
+            yield
     finally:
         ray.shutdown()
 
@@ -80,39 +126,50 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
+class _Writer:
+    """Runs on an actor: its imports are done, and the next shard waits at it, when a shard is finished."""
+
+    def __init__(self, task: ShardTask, versions: dict[str, str], retry: bool) -> None:
+        self._task, self._versions, self._retry = task, versions, retry
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Write the shard `row["shard"]`. A failure is a value: Ray would retry it, and lose what it was."""
+        started, failure = time.time(), ""
+        try:
+            check_versions(self._versions)
+            write_shard(row["shard"], self._task, self._retry)
+        except UserError as error:
+            failure = str(error)
+        except OSError as error:
+            failure = f"cannot write shards to {self._task.out}: {error.strerror or error}"
+        host = socket.gethostname()
+        return {"shard": row["shard"], "host": host, "started": started, "ended": time.time(), "failure": failure}
+
+
+def _actors(shards: int, workers: int | None) -> ray.data.ActorPoolStrategy:
+    """As many actors as the cluster has CPUs, within limits; more when it grows."""
+    most = min(shards, workers or shards)
+    now = min(most, int(ray.cluster_resources().get("CPU", 1)))
+    return ray.data.ActorPoolStrategy(min_size=1, initial_size=max(1, now), max_size=most)
+
+
 def run_shards(
     shards: list[int], task: ShardTask, versions: dict[str, str], retry: bool, workers: int | None
 ) -> Iterator[Finished]:
-    """Write the given shards as Ray Data tasks; yields each when it is done, in any order.
+    """Write the given shards on Ray Data actors; yields each when it is done, in any order.
 
-    A task whose worker or node dies runs again elsewhere.
+    What a worker or node that dies had begun runs again elsewhere.
 
     Raises:
         UserError: the output cannot be written, or the nodes differ from this machine.
     """
-
-    def build(row: dict[str, Any]) -> dict[str, Any]:
-        started, failure = time.time(), ""
-        try:
-            check_versions(versions)
-            write_shard(row["shard"], task, retry)
-        except UserError as error:
-            failure = str(error)
-        except OSError as error:
-            failure = f"cannot write shards to {task.out}: {error.strerror or error}"
-        host = socket.gethostname()
-        return {"shard": row["shard"], "host": host, "started": started, "ended": time.time(), "failure": failure}
-
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     kept = "finished shards are kept, run the same command again to continue"
     with ray_session(workers):
         rows = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
-        concurrency = min(workers, len(shards)) if workers else None
+        compute = _actors(len(shards), workers)
+        done = rows.map(_Writer, fn_constructor_args=(task, versions, retry), compute=compute, num_cpus=1)
         try:
-            for row in rows.map(build, num_cpus=1, concurrency=concurrency).iter_rows():
+            for row in done.iter_rows():
                 if row["failure"]:
                     raise UserError(f"{row['failure']}; {kept}")
                 part = read_part(task.out, task.shard_name(row["shard"]))

@@ -42,7 +42,7 @@ class ShardsCommand(Command):
     layout: Layout = "frames"
     """frames: a sample is a clip with all its frames. triplets: a sample is past.jpg, current.jpg, future.jpg."""
     samples_per_shard: int | None = Field(None, ge=1)
-    """Inputs a shard, which is the unit of parallel work and of resuming. Default: a sixteenth of the inputs, but
+    """Inputs a shard, which is the unit of parallel work and of resuming. Default: a 32nd of the inputs, but
     between 4 and 256 clips (256 are about 100 MB) or 32 and 1024 images."""
     seed: int = Field(0, ge=0)
     """Seed of the order in which inputs are spread over shards, and of the triplets."""

@@ -69,9 +69,9 @@ def shuffle_rank(key: str, seed: int) -> bytes:
 
 
 def default_samples_per_shard(media: Media, inputs: int) -> int:
-    """A sixteenth of the inputs, so that small sets still keep all cores busy, within limits that suit large ones."""
+    """A 32nd of the inputs, so that small sets still keep all cores busy, within limits that suit large ones."""
     low, high = (32, 1024) if media == "images" else (4, 256)
-    return min(max(low, -(-inputs // 16)), high)
+    return min(max(low, -(-inputs // 32)), high)
 
 
 def _store(database: sqlite3.Connection, sources: Iterable[Source], seed: int) -> None:

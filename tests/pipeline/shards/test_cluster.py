@@ -36,9 +36,11 @@ def workers_of(node: Any) -> list[int]:
 @pytest.mark.slow
 def test_job_survives_the_death_of_a_node_and_of_workers(cluster: Any, tmp_path: Path, slow_job: Any) -> None:
     data, undisturbed = slow_job
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     out = tmp_path / "out"
     job = subprocess.Popen(job_command(data, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert job.stderr is not None
+    assert any("no node with CPUs is in the Ray cluster: waiting for one" in line for line in job.stderr)
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     wait_for_parts(out, 2, job)
     cluster.remove_node(nodes[0], allow_graceful=False)
     wait_for_parts(out, 4, job)

@@ -116,7 +116,7 @@ def test_memory_does_not_grow_with_the_inputs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("media", "inputs", "expected"),
-    [("clips", 3, 4), ("clips", 36, 4), ("clips", 1000, 63), ("clips", 240_000, 256), ("images", 96, 32)],
+    [("clips", 3, 4), ("clips", 36, 4), ("clips", 1000, 32), ("clips", 240_000, 256), ("images", 96, 32)],
 )
 def test_small_sets_still_give_several_shards(media: Media, inputs: int, expected: int) -> None:
     assert default_samples_per_shard(media, inputs) == expected
