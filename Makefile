@@ -14,7 +14,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_inf
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c '$(SUITABLE)' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: help setup demo test lint bench bench-reader bench-shards bench-train bench-eval bench-knn shards verify preview knn clean
+.PHONY: help setup demo test lint bench bench-reader bench-shards bench-train bench-eval bench-knn bench-listing bench-sizes bench-gpu performance scale shards verify preview knn clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -51,13 +51,28 @@ bench-shards: $(STAMP) ## Measure the shard job against bare ffmpeg and plain ta
 	@$(BIN)/python -m benchmarks.shards $(ARGS)
 
 bench-train: $(STAMP) ## Measure the training step against the plain form, about 10 minutes on 2 cores: make bench-train [ARGS="--rounds 1"]
-	@$(BIN)/python -m benchmarks.train $(ARGS)
+	@$(BIN)/python -m benchmarks.train --compare true $(ARGS)
 
 bench-eval: $(STAMP) ## Measure the evaluation against straightforward versions: make bench-eval [ARGS="--data dir --weights file"]
 	@$(BIN)/python -m benchmarks.evaluation $(ARGS)
 
 bench-knn: $(STAMP) ## Measure the neighbour search against FAISS's flat index, about 2 minutes on 2 cores: make bench-knn [ARGS="--rows 50000"]
 	@$(BIN)/python -m benchmarks.knn $(ARGS)
+
+bench-listing: $(STAMP) ## Measure how listing and planning grow to a million inputs, about 1 minute: make bench-listing [ARGS="--inputs 1000,10000"]
+	@$(BIN)/python -m benchmarks.listing $(ARGS)
+
+bench-sizes: $(STAMP) ## Measure what shards take on disk: make bench-sizes ARGS="--clips dir --images dir"
+	@$(BIN)/python -m benchmarks.sizes $(ARGS)
+
+bench-gpu: $(STAMP) ## Measure all that wants a GPU in under 8 minutes: make bench-gpu [FAISS=gpu]; with another Python: python -m benchmarks.gpu
+	@$(BIN)/python -m benchmarks.gpu $(ARGS)
+
+performance: $(STAMP) ## Write docs/performance.md from benchmarks/results/
+	@$(BIN)/python -m benchmarks.performance $(ARGS)
+
+scale: $(STAMP) ## Compute costs and limits at full size into docs/scale.md: make scale [ARGS="--cluster.gpus 16 --out mine.md"]
+	@$(BIN)/python -m benchmarks.scale $(ARGS)
 
 shards: export GIVEN_DATA = $(value DATA)
 shards: export GIVEN_OUT = $(value OUT)

@@ -1,0 +1,269 @@
+"""`make performance`: docs/performance.md from the result files of the benchmarks, beside what others report."""
+
+import json
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any, ClassVar, NamedTuple
+
+from benchmarks.gpu_stages import READER, RUN, build_stages, gpu_sizes, say, step_name
+from pipeline.files import write_bytes
+from pipeline.settings import Command, UserError, run_command
+
+Result = dict[str, Any]
+Row = tuple[str, str, str]
+"""What, what was measured, and what stands beside it."""
+Told = tuple[str, list[Row]]
+"""The conditions of a measurement in a sentence, and its rows."""
+
+
+class PerformanceCommand(Command):
+    """Write docs/performance.md from the JSON files that the benchmarks left."""
+
+    program: ClassVar[str] = "python -m benchmarks.performance"
+
+    results: Path = Path("benchmarks/results")
+    """Folder of the JSON files; one that is not there is said to be missing."""
+    out: Path = Path("docs/performance.md")
+    """The document."""
+
+
+INTRO = """# Performance
+
+Written by `make performance` from the files in `benchmarks/results/`; each section names the command that makes its
+file. Ratios are taken within one run and so travel better than times. Beside a figure stands the *aim* that this
+project set itself, what the *paper* reports (table 6 and section C.2), or what the released code of the *authors* took
+on two CPU cores, measured apart from this repository: no script here repeats that."""
+PAPER_RUN = "paper: 30 h on 4 GPUs, 417.57 GB in all, for 200 epochs at batch 128"
+GPU_BESIDE = {
+    step_name("base", 128, False): f"{PAPER_RUN}; aim on one H200: under 80 GB",
+    step_name("base", 128, True): f"{PAPER_RUN}; aim on one H200: under 80 GB and under 30 h",
+    step_name("small", 256, True): "paper: batch 256, 400 epochs; no time given",
+    READER: "aim: 2,500 samples/s",
+    RUN: "aim: under 2 % of the time waiting for data",
+}
+SHARD_AIMS = {
+    "clip job against bare ffmpeg": "aim: at least 0.90",
+    "clip job, 2 workers against 1": "aim: at least 1.8",
+    "image job against plain tar": "aim: at least 0.7",
+}
+READER_ROWS = (
+    ("samples_per_core_second_over_pillow", "reader / DataLoader, by core-second", "{:.2f} x", "aim: at least 1.4"),
+    ("samples_per_core_second_over_decode", "reader / decoding alone, by core-second", "{:.2f} x", ""),
+    ("host_microseconds_per_sample", "host work a sample", "{:.0f} microseconds", "aim: at most 100"),
+    ("bytes_asked_over_needed", "bytes asked for / needed", "{:.3f}", "aim: at most 1.1"),
+    ("bytes_from_storage_over_needed", "bytes from storage / needed, in whole pages", "{:.3f}", ""),
+    ("memory_growth_mb", "growth of memory over the steps watched", "{:+.1f} MB", "aim: none"),
+)
+EVALUATION_BESIDE = {
+    "propagation": "authors: 430 ms",
+    "boundary measure": "authors: 7.5 ms an object",
+    "ratio: propagation": "aim: at least 1.5",
+    "ratio: boundary measure": "aim: at least 4",
+}
+
+
+def table(rows: list[Row]) -> str:
+    """A Markdown table."""
+    lines = (" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows)
+    return "\n".join(["| | measured | beside it |", "|---|---|---|", *(f"| {line} |" for line in lines)])
+
+
+def wrapped(text: str) -> str:
+    """A paragraph in lines of 120 characters."""
+    return textwrap.fill(text, 120, break_on_hyphens=False, break_long_words=False)
+
+
+def machine(result: Result) -> str:
+    """The machine and the versions of a result, in one line."""
+    here = result["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    return f"{here['cpu']}, {here['cores']} cores; Python {here['python']}, {versions}"
+
+
+def shards(result: Result) -> Told:
+    """The shard job."""
+    rows = [(name, f"{value:.2f} x", SHARD_AIMS.get(name, "")) for name, value in result["ratios"].items()]
+    rows += [(f"{name}, seconds", f"{median(times):.1f}", "") for name, times in result["seconds"].items()]
+    return f"{result['clips']} clips and {result['images']} images, {result['source']}.", rows
+
+
+def reader(result: Result) -> Told:
+    """The reader on the CPU."""
+    names = {"reader": "reader", "pillow": "DataLoader", "decode": "decoding alone"}
+    rows = [
+        (
+            names[name],
+            f"{figures['samples_per_second']:.1f} samples/s, {figures['samples_per_core_second']:.1f} a core-second",
+            "authors: 27 samples/s a core" if name == "reader" else "",
+        )
+        for name, figures in result.get("peers", {"reader": result}).items()
+    ]
+    rows += [(what, form.format(result[key]), aim) for key, what, form, aim in READER_ROWS if key in result]
+    crops = "2 + {local_crops} crops of {global_size} and {local_size} pixels".format(**result)
+    return f"Batch {result['batch_size']}, {result['threads']} threads, {crops}.", rows
+
+
+def train(result: Result) -> Told:
+    """The training step on the CPU."""
+    seconds, memory = result["seconds"], result["peak_gb"]
+    return "Backbone {architecture}, batch {batch_size}, {prototypes} prototypes, float32.".format(**result), [
+        ("seconds", f"{seconds['lean']:.2f}, plain {seconds['plain']:.2f}", "authors, ViT-S at batch 4: 6.0"),
+        ("peak memory", f"{memory['lean']:.2f} GB, plain {memory['plain']:.2f} GB", "authors, the same: 3.5 GB"),
+        ("time / plain", f"{result['time_ratio']:.2f}", "aim: at most 0.9"),
+        ("memory / plain", f"{result['memory_ratio']:.2f}", "aim: at most 0.7"),
+    ]
+
+
+def neighbours(result: Result) -> Told:
+    """The exact search on the CPU."""
+    growth = result["microseconds_a_query_by_rows"].items()
+    peaks = result["peak_memory_gb_by_budget"].items()
+    return "{rows} vectors of width {width}, {k} neighbours, FAISS {faiss}.".format(**result), [
+        ("queries/s", "{queries_per_second:.0f}, FAISS {floor_queries_per_second:.0f}".format(**result), ""),
+        ("share of FAISS's speed", f"{result['of_the_floor']:.3f}", "aim: at least 0.85"),
+        ("microseconds a query", ", ".join(f"{value:.0f} over {count} rows" for count, value in growth), ""),
+        ("peak memory", ", ".join(f"{peak:.2f} GB of {budget} GB allowed" for budget, peak in peaks), "aim: within"),
+        ("ImageNet, 1.28 M images, projected", f"{result['imagenet_core_hours']:.1f} core-hours", ""),
+    ]
+
+
+def evaluation(result: Result) -> Told:
+    """Label propagation on the CPU."""
+    rows = []
+    for name, value in result.items():
+        if isinstance(value, float):
+            ratio = name.startswith("ratio: ")
+            what = f"{name.removeprefix('ratio: ')}: times as fast" if ratio else f"{name}, ms a frame"
+            rows.append((what, f"{value:.2f}", EVALUATION_BESIDE.get(name, "")))
+    height, width = result["size"]
+    return f"Frames of {height} x {width} pixels, {result['threads']} threads, {result['device']}.", rows
+
+
+def gpu(result: Result) -> Told:
+    """Everything on one GPU.
+
+    Raises:
+        UserError: the result is of a dry run.
+    """
+    if result["device"] != "cuda":
+        raise UserError("gpu.json is of a dry run on the CPU, which measures nothing: remove it")
+    rows = [(stage["name"], say(stage), GPU_BESIDE.get(stage["name"], "")) for stage in result["stages"]]
+    rows.append(("all of it", f"{result['seconds']:.0f} s", "aim: under 480 s"))
+    return "{name} with {memory_gb:.0f} GB, CUDA {cuda}.".format(**result["gpu"]), rows
+
+
+def no_gpu() -> str:
+    """What stands where nothing was measured on a GPU."""
+    stages = build_stages(gpu_sizes(1), "cuda", Path(), Path())
+    rows = [(stage.name, "no GPU was available", GPU_BESIDE.get(stage.name, "")) for stage in stages]
+    return f"**No GPU was available: nothing here was measured.**\n\n{table(rows)}"
+
+
+class Section(NamedTuple):
+    """A part of the document."""
+
+    title: str
+    target: str
+    file: str
+    intro: str
+    tell: Callable[[Result], Told]
+    absent: str = ""
+    """What stands in place of a result that is not there."""
+
+
+SECTIONS = (
+    Section(
+        "Shards",
+        "bench-shards",
+        "shards.json",
+        "The shard job against bare ffmpeg and the usual recipes, with as many processes as it has workers.",
+        shards,
+    ),
+    Section(
+        "Reader",
+        "bench-reader",
+        "reader.json",
+        "Batches from frames of 340 x 256 pixels, against a DataLoader that executes the same plan with Pillow.",
+        reader,
+    ),
+    Section(
+        "Training step",
+        "bench-train",
+        "train.json",
+        "A whole step against its plain form, which has K-wide logits and leaves no work out.",
+        train,
+    ),
+    Section(
+        "Nearest neighbours",
+        "bench-knn",
+        "knn.json",
+        "The exact search against FAISS's flat index called directly on the same arrays.",
+        neighbours,
+    ),
+    Section(
+        "Evaluation",
+        "bench-eval",
+        "evaluation.json",
+        "Features, label propagation and scoring against straightforward versions of the same.",
+        evaluation,
+    ),
+    Section(
+        "One GPU",
+        "bench-gpu",
+        "gpu.json",
+        "Steps are in bf16, on random batches of the real sizes; reader, run and features read clips of 340 x 256 made "
+        "by code. The run is ViT-S at batch 64 with compiled blocks. Neighbours are searched among as many vectors as "
+        "ImageNet has images. Features and evaluation are of ViT-S.",
+        gpu,
+        no_gpu(),
+    ),
+)
+
+
+def read_result(folder: Path, file: str) -> Result | None:
+    """Content of a result file; None if it is not there.
+
+    Raises:
+        UserError: it is no JSON.
+    """
+    try:
+        result: Result = json.loads((folder / file).read_text())
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{folder / file} is no JSON ({error}): run its benchmark again or remove it") from error
+    return result
+
+
+def render(section: Section, result: Result | None) -> str:
+    """A section of the document."""
+    made = f"`make {section.target}` writes `benchmarks/results/{section.file}`."
+    if result is None:
+        conditions, rest = "", [section.absent or f"Not measured: there is no {section.file} yet."]
+    else:
+        conditions, rows = section.tell(result)
+        rest = [table(rows), wrapped(machine(result))]
+    said = " ".join(part for part in (section.intro, conditions, made) if part)
+    return "\n\n".join([f"## {section.title}", wrapped(said), *rest])
+
+
+def document(folder: Path) -> str:
+    """The whole document from the result files in `folder`.
+
+    Raises:
+        UserError: one of them cannot be used.
+    """
+    parts = [render(section, read_result(folder, section.file)) for section in SECTIONS]
+    return "\n\n".join([INTRO, *parts]) + "\n"
+
+
+def main(command: PerformanceCommand) -> None:
+    """Write the document."""
+    write_bytes(command.out, document(command.results).encode())
+    print(f"written to {command.out}")
+
+
+if __name__ == "__main__":
+    run_command(PerformanceCommand, main)
