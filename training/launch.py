@@ -33,7 +33,7 @@ def forward(number: int, frame: FrameType | None) -> None:
 def launch(arguments: list[str] | None = None) -> int:
     """Run `accelerate launch` with these arguments; returns the exit status of the first rank that failed, or 0."""
     parsed = launch_command_parser().parse_args(arguments)
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"  # the others are handled here
+    parsed.signals_to_handle = "SIGHUP,SIGQUIT"  # torchrun's option; the others are handled here
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     for number in FORWARDED:
         signal.signal(number, forward)

@@ -56,7 +56,8 @@ class Run:
         self.command, self.out = command, command.out
         project = ProjectConfiguration(str(command.out), logging_dir=str(command.out))
         trackers = list(train.trackers)
-        self.accelerator = Accelerator(mixed_precision="no", log_with=trackers, project_config=project)
+        cpu = not torch.cuda.is_available()  # or several ranks would not know of one another
+        self.accelerator = Accelerator(cpu=cpu, mixed_precision="no", log_with=trackers, project_config=project)
         if train.maps_every and self.accelerator.distributed_type == DistributedType.FSDP:
             raise UserError(
                 "train.maps_every needs a model that is not sharded: leave it out with FSDP, and draw the maps of a "
@@ -140,6 +141,7 @@ class Run:
             return all_or_none(self.accelerator, lambda: next(loader))
         except Exception:
             self.save()
+            self.accelerator.print(f"step {self.done} is saved; once the data is mended, the same command continues")
             raise
 
     def save(self) -> None:

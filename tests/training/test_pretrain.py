@@ -50,11 +50,8 @@ SMALL = {
 }
 
 
-LAUNCH = ("--cpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
-
-
-def launch_command(options: Mapping[str, object], processes: int = 1, module: str = "training.launch") -> list[str]:
-    launcher = [sys.executable, "-m", module, *LAUNCH, "--num_processes", str(processes)]
+def launch_command(options: Mapping[str, object], config: str = "single", module: str = "training.launch") -> list[str]:
+    launcher = [sys.executable, "-m", module, "--config_file", f"configs/accelerate/{config}.yaml"]
     return [*launcher, "training/pretrain.py", *(f"--{key}={value}" for key, value in options.items())]
 
 
@@ -266,7 +263,7 @@ def test_two_ranks_end_in_order_and_one_goes_on_with_the_same_global_batches(
     assert trainer.run(small(clip_dataset, tmp_path / "one", **plain))[0] == 0
     out = tmp_path / "two-ranks"
     job = subprocess.Popen(
-        launch_command(small(clip_dataset, out, **plain, **{"train.micro_batch_size": 1}), processes=2),
+        launch_command(small(clip_dataset, out, **plain, **{"train.micro_batch_size": 1}), "cpu"),
         cwd=ROOT,
         start_new_session=True,
         stdout=subprocess.PIPE,

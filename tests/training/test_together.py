@@ -1,0 +1,121 @@
+"""What happens to the other ranks when one of two fails."""
+
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import distributed
+from torch.multiprocessing.spawn import spawn
+
+from benchmarks.made_shards import make_shards
+from pipeline.dataset import ShardDataset
+from pipeline.reader.order import OrderSettings, Population, visits
+from pipeline.settings import UserError
+from tests.processes import left_in_session
+from tests.training.test_pretrain import ROOT, launch_command, losses, small
+from training.checkpoint import checkpoints
+from training.together import all_or_none, largest
+
+CLIPS = 12  # three steps of four
+NO_CHECKPOINTS = {"train.checkpoint_every": 1000}
+
+
+def act_on_rank(rank: int, folder: Path) -> None:
+    """Rank 1 fails in the second of three things that both do; writes what each rank saw."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    accelerator = Accelerator(cpu=True)
+
+    def fail_on_rank_1() -> str:
+        if rank == 1:
+            raise OSError("no such disk")
+        return "read"
+
+    seen: list[Any] = [largest(accelerator, [rank, 5 - rank]), all_or_none(accelerator, lambda: rank)]
+    try:
+        all_or_none(accelerator, fail_on_rank_1)
+    except (OSError, UserError) as error:
+        seen.append(f"{type(error).__name__}: {error}")
+    seen.append(all_or_none(accelerator, lambda: "again"))
+    torch.save(seen, folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.dist
+def test_what_fails_on_one_rank_fails_on_all(tmp_path: Path) -> None:
+    spawn(act_on_rank, args=(tmp_path,), nprocs=2)  # type: ignore[no-untyped-call]
+    assert torch.load(tmp_path / "0.pt") == [
+        [1, 5], 0, "UserError: rank 0 stops because rank 1 failed, which says why", "again"
+    ]  # fmt: skip
+    assert torch.load(tmp_path / "1.pt") == [[1, 5], 1, "OSError: no such disk", "again"]
+
+
+def test_alone_a_failure_is_passed_on() -> None:
+    accelerator = Accelerator(cpu=True)
+    assert all_or_none(accelerator, lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        all_or_none(accelerator, lambda: 1 // 0)
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    return make_shards(tmp_path / "clips", CLIPS, frames=8, size=(96, 80), per_shard=4)
+
+
+def start(options: dict[str, object]) -> "subprocess.Popen[str]":
+    """Train on two ranks, in a session of their own."""
+    command = launch_command(options, "cpu")
+    output: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, **output)
+
+
+def end(job: "subprocess.Popen[str]") -> str:
+    """What a run said that had to end by itself with a clear error, and has left nothing."""
+    said, _ = job.communicate(timeout=120)
+    assert job.returncode == 2, said
+    assert "Traceback" not in said
+    assert left_in_session(job.pid) == []
+    return said
+
+
+@pytest.mark.dist
+def test_a_damaged_frame_that_one_rank_reads_ends_both_and_the_steps_before_are_saved(
+    clips: Path, tmp_path: Path
+) -> None:
+    dataset = ShardDataset(clips)
+    position = np.array([2 * 4 + 3])  # in the third step, the last clip of rank 1
+    row = int(visits(OrderSettings(), 0, position, [Population((4, 4, 4))]).row[0])
+    place = dataset.manifest.shards[dataset.shard[row]].file
+    content = (clips / place).read_bytes()
+    for jpeg in [dataset.frame(row, frame).tobytes() for frame in range(8)]:
+        content = content.replace(jpeg, jpeg[:200] + bytes(len(jpeg) - 200))
+    (clips / place).write_bytes(content)
+    said = end(start(small(clips, tmp_path / "run", **NO_CHECKPOINTS)))
+    key = dataset.keys[row]
+    assert re.search(
+        rf"error: frame \d of sample {key} in {clips}/{place} is damaged: .* `python -m pipeline\.verify", said
+    )
+    assert "error: rank 0 stops because rank 1 failed, which says why" in said
+    assert "step 2 is saved" in said
+    assert [path.name for path in checkpoints(tmp_path / "run")] == ["step-00000002"]
+
+
+@pytest.mark.dist
+def test_a_shard_that_is_cut_during_the_run_ends_both_ranks(clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    job = start(small(clips, out, **NO_CHECKPOINTS, **{"train.epochs": 5000}))
+    deadline = time.monotonic() + 120
+    while not (out / "metrics.jsonl").exists() and job.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.truncate(clips / "shard-000001.tar", 512)  # where a map of the file would end a rank with SIGBUS
+    said = end(job)
+    assert re.search(rf"error: shard {clips}/shard-000001\.tar (ends within|changed).*of sample clip0.*verify", said)
+    (saved,) = checkpoints(out)
+    assert int(saved.name[-8:]) == max(losses(out))
