@@ -73,10 +73,15 @@ def execute(plan: BatchPlan, frames: list[list[np.ndarray]], settings: SourceSet
             output[crop][clip] = _tensor(view, bool(plan.flip[clip, crop]))
         needed = np.flatnonzero(plan.auxiliary_needed[clip]).tolist()
         for number in range(auxiliary if needed else 0):
-            resized = _crop(_decode(frames[1 + number][clip]), plan.auxiliary_boxes, clip, number, sizes[0])
+            image, resized = _decode(frames[1 + number][clip]), {}
             for view_number in needed:
                 place = GLOBAL_VIEWS * number + view_number
-                output[len(sizes) + place][clip] = _tensor(_colour(resized, plan.auxiliary_photometry, clip, place))
+                box = tuple(int(edge[clip, place]) for edge in plan.auxiliary_boxes)
+                if box not in resized:
+                    resized[box] = _crop(image, plan.auxiliary_boxes, clip, place, sizes[0])
+                output[len(sizes) + place][clip] = _tensor(
+                    _colour(resized[box], plan.auxiliary_photometry, clip, place)
+                )
     groups = [output[:GLOBAL_VIEWS], output[GLOBAL_VIEWS : len(sizes)]]
     groups += [output[len(sizes) + GLOBAL_VIEWS * n :][:GLOBAL_VIEWS] for n in range(auxiliary)]
     return [torch.from_numpy(np.concatenate(group)) for group in groups if group]

@@ -97,7 +97,10 @@ def parse_manifest(content: bytes, name: str) -> Manifest:
         fields = json.loads(content)
         version = fields.get("format_version")
         if version != FORMAT_VERSION:
-            raise UserError(f"{name} has format version {version}; this program reads {FORMAT_VERSION}")
+            raise UserError(
+                f"{name} has format version {version}; this program reads {FORMAT_VERSION}: "
+                "write the shards again with `make shards`"
+            )
         return Manifest.model_validate(fields)
     except (ValueError, AttributeError, ValidationError) as error:
         raise UserError(

@@ -78,6 +78,7 @@ ONE = {"reconstruction_1"}
 TERMS = {
     "no-auxiliary": {"patch"},
     "unaligned-space": {"patch"},
+    "unaligned-time": {"patch"},
     "unaligned-space-and-time": {"patch"},
     "past-only": ONE,
     "future-only": ONE,
@@ -129,6 +130,8 @@ def test_ablations_change_what_their_names_say_and_nothing_else() -> None:
         }.get(name, {"data.masks"} if name.startswith("mask") else {"data.sandwich"})
         if name.startswith("unaligned"):
             expected |= {"data.all_auxiliary", "model.auxiliary_branch", "model.teacher_sees"}
+        if name == "unaligned-time":
+            expected |= {"data.views"}
         assert keys == expected, name
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 class Batch:
     """One rank's share of a global batch: b clips, with S = global size, s = local size, P patches in a global crop.
 
-    Crops are ordered by view: view 1 of the b clips, then view 2, and so on.
+    Crops are ordered by view: view 1 of the b clips, then view 2, and so on. All views are parts of one block of memory
+    as DALI wrote it, on the rank's device: nothing is copied, and the block lives as long as any of them.
     """
 
     global_crops: Tensor

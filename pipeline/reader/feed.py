@@ -7,52 +7,68 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from pipeline.reader.colour import blur_kernel, colour_map, is_coloured
-from pipeline.reader.graph import Feed, auxiliary_names
-from pipeline.reader.plan import BatchPlan
-from pipeline.reader.views import GLOBAL_VIEWS, SOLARIZE_OFF, Boxes, Photometry
+from pipeline.reader.graph import Feed
+from pipeline.reader.plan import BatchPlan, needed_frames
+from pipeline.reader.sources import NOTHING
+from pipeline.reader.views import GLOBAL_VIEWS, SOLARIZE_OFF, Boxes, Photometry, ViewSettings, view_sizes
 
 
-def _columns(values: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
-    """(V, b, ...) for (b, V, ...), so that every column is contiguous, as DALI wants it."""
-    return np.ascontiguousarray(np.moveaxis(values, 1, 0), dtype)
-
-
-def box_feed(prefixes: Sequence[str], boxes: Boxes) -> Feed:
-    """Corner and size of crop boxes (b, C), those of column c under the c-th of the prefixes."""
-    start = _columns(np.stack([boxes.top, boxes.left], axis=-1), np.int32)
-    shape = _columns(np.stack([boxes.height, boxes.width], axis=-1), np.int32)
-    starts = {f"{prefix}.start": start[column] for column, prefix in enumerate(prefixes)}
-    return starts | {f"{prefix}.shape": shape[column] for column, prefix in enumerate(prefixes)}
-
-
-def colour_feed(prefixes: Sequence[str], photometry: Photometry) -> Feed:
-    """Colours of views (b, V), those of column v under the v-th of the prefixes."""
-    colours = colour_map(photometry)
-    values = {
-        "matrix": _columns(colours.matrix, np.float32),
-        "weights": _columns(colours.weights, np.float32),
-        "coloured": _columns(is_coloured(photometry), bool),
-        "kernel": _columns(blur_kernel(photometry.sigma)[..., None, :], np.float32),
-        "blurred": _columns(photometry.sigma > 0, bool),
-        "solarized": _columns(photometry.solarize < SOLARIZE_OFF, bool),
+def box_feed(boxes: Boxes) -> Feed:
+    """Crop boxes (n,) of n views."""
+    return {
+        "start": np.stack([boxes.top, boxes.left], axis=-1).astype(np.int32),
+        "shape": np.stack([boxes.height, boxes.width], axis=-1).astype(np.int32),
     }
-    return {f"{p}.{name}": value[v] for v, p in enumerate(prefixes) for name, value in values.items()}
 
 
-def plan_feed(plan: BatchPlan, frames: Sequence[Sequence[np.ndarray]]) -> Feed:
-    """Graph inputs of a plan: its parameters, and the encoded `frames`, a list of b arrays for each of its columns."""
-    current = [f"current.{crop}" for crop in range(plan.flip.shape[1])]
-    feed: Feed = {"current": frames[0]}
-    feed |= box_feed(current, plan.boxes)
-    feed |= colour_feed([f"{prefix}.0" for prefix in current], plan.photometry)
-    mirror = _columns(plan.flip, np.int32)
-    feed |= {f"{prefix}.0.mirror": mirror[crop] for crop, prefix in enumerate(current)}
-    names = auxiliary_names(len(frames) - 1)
-    views = [f"{name}.0.{view}" for name in names for view in range(GLOBAL_VIEWS)]
-    feed |= box_feed([f"{name}.0" for name in names], plan.auxiliary_boxes)
-    feed |= colour_feed(views, plan.auxiliary_photometry)
-    needed = _columns(plan.auxiliary_needed, bool)
-    for name, encoded in zip(names, frames[1:], strict=True):
-        feed |= {name: encoded, f"{name}.needed": needed.any(axis=0)}
-        feed |= {f"{name}.0.{view}.needed": needed[view] for view in range(GLOBAL_VIEWS)}
-    return feed
+def colour_feed(photometry: Photometry) -> Feed:
+    """Colours (n,) of n views."""
+    colours = colour_map(photometry)
+    return {
+        "matrix": colours.matrix.astype(np.float32),
+        "weights": colours.weights.astype(np.float32),
+        "coloured": is_coloured(photometry),
+        "kernel": blur_kernel(photometry.sigma)[:, None].astype(np.float32),
+        "blurred": photometry.sigma > 0,
+        "solarized": photometry.solarize < SOLARIZE_OFF,
+    }
+
+
+def frame_feed(frames: Sequence[Sequence[np.ndarray]], needed: NDArray[np.bool_], views: Sequence[int]) -> Feed:
+    """Encoded frames, F lists of b arrays, of the V views of b clips, of which the f-th frame has `views[f]`.
+
+    `needed` (b, F) says which frames there are. The first view of a frame brings it for the others.
+    """
+    clips = len(needed)
+    first = np.cumsum([0, *views[:-1]])
+    encoded, decoded = [NOTHING] * (clips * sum(views)), np.zeros(clips * sum(views), bool)
+    for number, start in enumerate((first * clips).tolist()):
+        encoded[start : start + clips] = frames[number]
+        decoded[start : start + clips] = needed[:, number]
+    frame = (np.repeat(first * clips, views)[:, None] + np.arange(clips)).astype(np.int32)
+    return {"encoded": encoded, "decoded": decoded, "frame": frame.ravel()}
+
+
+def plan_feed(plan: BatchPlan, settings: ViewSettings, frames: Sequence[Sequence[np.ndarray]]) -> Feed:
+    """Graph inputs of a plan: its parameters, and the encoded `frames`, a list of b arrays for each of its columns.
+
+    Views are ordered as in a `Batch`: the first of all clips, then the second, and so on.
+    """
+    auxiliary = len(frames) - 1
+    sizes = view_sizes(settings, auxiliary)
+    current = len(sizes) - GLOBAL_VIEWS * auxiliary
+
+    def by_view(of_current: NDArray[Any], of_auxiliary: NDArray[Any], dtype: DTypeLike | None = None) -> NDArray[Any]:
+        """(V b,) of (b, V) in two parts."""
+        return np.concatenate([of_current.T, of_auxiliary.T]).ravel().astype(dtype or of_current.dtype)
+
+    boxes = Boxes(*map(by_view, plan.boxes, plan.auxiliary_boxes))
+    colours = map(by_view, vars(plan.photometry).values(), vars(plan.auxiliary_photometry).values())
+    auxiliary_needed = np.tile(plan.auxiliary_needed, auxiliary)
+    feed = frame_feed(frames, needed_frames(plan), [current] + [GLOBAL_VIEWS] * auxiliary)
+    feed |= box_feed(boxes) | colour_feed(Photometry(*colours))
+    return feed | {
+        "needed": by_view(np.ones_like(plan.flip), auxiliary_needed),
+        "size": np.repeat(np.array(sizes, np.float32), len(plan.rows))[:, None].repeat(2, axis=1),
+        "mirror": by_view(plan.flip, np.zeros_like(auxiliary_needed), np.int32),
+    }

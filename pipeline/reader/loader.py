@@ -1,21 +1,23 @@
 """The loader: plans a rank's part of each step, lets DALI execute it ahead of time, and hands out torch batches."""
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from pipeline.reader.batch import Batch
 from pipeline.reader.feed import plan_feed
 from pipeline.reader.graph import Feed, build_graph
 from pipeline.reader.plan import BatchPlan, needed_frames, plan_batch
 from pipeline.reader.sources import Sources, SourceSettings, read_frames
-from pipeline.reader.views import GLOBAL_VIEWS
+from pipeline.reader.views import GLOBAL_VIEWS, view_sizes
 from pipeline.settings import UserError
 from pipeline.shards.images import check_jpeg
 from pipeline.shards.rejects import Rejected
@@ -75,10 +77,9 @@ class Loader:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="plan")
         self._left = len(self._unplanned)
         self._submit()
+        self._auxiliary = 1 if self.table.neighbours is not None else len(settings.sandwich.auxiliary)
         self._pipeline = build_graph(
-            settings.views,
-            1 if self.table.neighbours is not None else len(settings.sandwich.auxiliary),
-            size,
+            size * len(view_sizes(settings.views, self._auxiliary)),
             self._feed,
             settings.threads,
             (self._device.index or 0) if self._device.type == "cuda" else None,
@@ -99,7 +100,7 @@ class Loader:
         while self._unplanned and len(self._planned) <= self._settings.read_ahead:
             self._planned.append(self._plan(self._unplanned.popleft()))
         plan = self._planned.popleft()
-        return _Prepared(plan, plan_feed(plan, read_frames(plan, self.sources)))
+        return _Prepared(plan, plan_feed(plan, self._settings.views, read_frames(plan, self.sources)))
 
     def _submit(self) -> None:
         if self._left:
@@ -134,25 +135,32 @@ class Loader:
 
     def __next__(self) -> Batch:
         try:
-            outputs = self._pipeline.run()
+            (views,) = self._pipeline.run()
         except RuntimeError as error:
             raise self._blame(self._running[0], error) from error
         plan = self._running.popleft()
-        tensors = [torch.utils.dlpack.from_dlpack(output.as_tensor()) for output in outputs]
-        current = GLOBAL_VIEWS + self._settings.views.local_crops
-        local = tensors[GLOBAL_VIEWS:current]
+        global_crops, local_crops, *auxiliary = self._tensors(views, len(plan.rows))
         mean_masked = plan.masked_in_global_batch / self._ranks
         return Batch(
-            global_crops=torch.cat(tensors[:GLOBAL_VIEWS]),
-            local_crops=torch.cat(local) if local else tensors[0].new_empty(0, 3, 0, 0),
-            auxiliary=tuple(
-                torch.cat(tensors[first : first + GLOBAL_VIEWS]) for first in range(current, len(tensors), GLOBAL_VIEWS)
-            ),
+            global_crops=global_crops,
+            local_crops=local_crops,
+            auxiliary=tuple(auxiliary),
             masks=torch.from_numpy(plan.masks).to(self._device),
             masked_share=float(plan.masks.sum()) / mean_masked if mean_masked else 1.0,
             step=plan.step,
             rows=torch.from_numpy(plan.rows),
         )
+
+    def _tensors(self, views: Any, clips: int) -> list[Tensor]:  # noqa: ANN401 - a DALI list of tensors
+        """The global crops, the local crops and the views of each auxiliary frame, without a copy."""
+        settings = self._settings.views
+        groups = [(GLOBAL_VIEWS, settings.global_size), (settings.local_crops, settings.local_size)]
+        groups += [(GLOBAL_VIEWS, settings.global_size)] * self._auxiliary
+        shapes = [(count * clips, 3, side, side) for count, side in groups]
+        elements = [math.prod(shape) for shape in shapes]
+        flat = torch.utils.dlpack.from_dlpack(views.as_reshaped_tensor([sum(elements)]))
+        parts = torch.split_with_sizes(flat, elements)
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def close(self) -> None:
         """Stop all threads and close all files."""

@@ -21,7 +21,7 @@ from pipeline.reader.views import (
     Integers,
     Photometry,
     ViewSettings,
-    centre_boxes,
+    auxiliary_boxes,
     current_boxes,
     draw_photometry,
 )
@@ -101,7 +101,7 @@ class BatchPlan:
     photometry: Photometry
     """(b, 2 + local crops) colours of the current views."""
     auxiliary_boxes: Boxes
-    """(b, A) one box for both views of an auxiliary frame."""
+    """(b, 2 A) boxes of the auxiliary views."""
     auxiliary_photometry: Photometry
     """(b, 2 A) colours of the auxiliary views."""
     auxiliary_needed: NDArray[np.bool_]
@@ -153,6 +153,7 @@ def plan_batch(settings: PlanSettings, table: SampleTable, step: int, global_bat
     box_draws = for_boxes.reshape(len(rows), current_views, CROP_DRAWS)
     colour_draws = for_colours.reshape(len(rows), all_views, PHOTOMETRY_DRAWS)
 
+    boxes = current_boxes(views, height[:, :1], width[:, :1], box_draws)
     patches = settings.grid[0] * settings.grid[1]
     sizes = mask_sizes(settings.masks, settings.seed, step, GLOBAL_VIEWS * global_batch, patches)
     crops = np.concatenate([places, global_batch + places])
@@ -161,10 +162,10 @@ def plan_batch(settings: PlanSettings, table: SampleTable, step: int, global_bat
         rows=rows,
         source_rows=source_rows,
         frames=frames,
-        boxes=current_boxes(views, height[:, :1], width[:, :1], box_draws),
+        boxes=boxes,
         flip=(for_flips < views.local_flip) & (kinds == LOCAL_KIND),
         photometry=draw_photometry(views, kinds, colour_draws[:, :current_views]),
-        auxiliary_boxes=centre_boxes(height[:, 1:], width[:, 1:]),
+        auxiliary_boxes=auxiliary_boxes(views, boxes, height[:, 1:], width[:, 1:]),
         auxiliary_photometry=draw_photometry(
             views, np.tile(np.arange(GLOBAL_VIEWS), auxiliary), colour_draws[:, current_views:]
         ),

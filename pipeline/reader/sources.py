@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from indexing.table import read_neighbours
 from pipeline.dataset import Manifest, ShardDataset
@@ -46,6 +46,15 @@ class SourceSettings(PlanSettings):
     """Folder on a local disk for shards of remote datasets."""
     cache_gb: float = Field(100.0, gt=0)
     """Most gigabytes of shards in `cache`."""
+
+    @model_validator(mode="after")
+    def _boxes_fit_auxiliary_frames(self) -> "SourceSettings":
+        if self.neighbours is not None and self.views.auxiliary_crop == "current":
+            raise ValueError(
+                "views.auxiliary_crop = current goes with frames of one clip only, as neighbours are of other sizes: "
+                "leave it out, or neighbours"
+            )
+        return self
 
     def mixture(self) -> tuple[MixSettings, ...]:
         """All datasets with their weights."""

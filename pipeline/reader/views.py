@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,15 @@ class ViewSettings(Settings):
     """Range of the blur's standard deviation in pixels; the kernel has 9 taps."""
     solarize: tuple[float, float, float] = (0.0, 0.2, 0.0)
     """Solarize probability of global crop 1, global crop 2 and local crops."""
+    auxiliary_crop: Literal["frame", "current"] = "frame"
+    """What the two auxiliary views show: frame, the whole frame (its centre where it is very wide or high); current,
+    the boxes of the two global crops, for a teacher that is unaligned in time only."""
+
+
+def view_sizes(settings: ViewSettings, auxiliary: int) -> list[int]:
+    """Side of each view of a clip in their order: global crops, local crops, two views of each auxiliary frame."""
+    large = [settings.global_size] * GLOBAL_VIEWS
+    return large + [settings.local_size] * settings.local_crops + large * auxiliary
 
 
 class Boxes(NamedTuple):
@@ -123,11 +132,18 @@ def current_boxes(settings: ViewSettings, height: Integers, width: Integers, uni
 
 
 def centre_boxes(height: Integers, width: Integers) -> Boxes:
-    """The whole frame where its aspect lies within `CROP_ASPECT`, else the largest centre crop that does; all (n,)."""
+    """The whole frame where its aspect lies within `CROP_ASPECT`, else the largest centre crop that does; one shape."""
     low, high = CROP_ASPECT
     box_width = np.where(width > high * height, np.round(height * high).astype(np.int64), width)
     box_height = np.where(width < low * height, np.round(width / low).astype(np.int64), height)
     return Boxes((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
+
+
+def auxiliary_boxes(settings: ViewSettings, current: Boxes, height: Integers, width: Integers) -> Boxes:
+    """Boxes (n, 2 A) of both views of A auxiliary frames with sides (n, A), beside `current` boxes (n, V)."""
+    if settings.auxiliary_crop == "current":
+        return Boxes(*(np.tile(edge[:, :GLOBAL_VIEWS], height.shape[1]) for edge in current))
+    return Boxes(*(np.repeat(edge, GLOBAL_VIEWS, axis=1) for edge in centre_boxes(height, width)))
 
 
 def draw_photometry(settings: ViewSettings, kinds: Integers, uniform: Floats) -> Photometry:

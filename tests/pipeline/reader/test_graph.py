@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.reader.feed import box_feed, colour_feed
+from pipeline.reader.feed import box_feed, colour_feed, frame_feed
 from pipeline.reader.graph import Feed, build_graph
 from pipeline.reader.sources import NOTHING
-from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD, SOLARIZE_OFF, Boxes, Photometry, ViewSettings
+from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD, SOLARIZE_OFF, Boxes, Photometry
 from tests.reference_data import read_arrays
 
 REFERENCE = read_arrays("augment_ops")
@@ -35,8 +35,8 @@ def png(pixels: np.ndarray) -> np.ndarray:
 
 
 def photometry(cases: list[dict[str, Any]]) -> Photometry:
-    """Views (n, 1) with the colours of n cases."""
-    return Photometry(**{name: np.array([[{**NEUTRAL, **case}[name]] for case in cases]) for name in NEUTRAL})
+    """Views (n,) with the colours of n cases."""
+    return Photometry(**{name: np.array([{**NEUTRAL, **case}[name] for case in cases]) for name in NEUTRAL})
 
 
 def run(
@@ -47,16 +47,15 @@ def run(
     mirror: int = 0,
     device: int | None = None,
 ) -> list[np.ndarray]:
-    """(size, size, 3) pixels, 0 to 255, of each image as the one local crop of a sample (kind 1 for solarize)."""
-    views = ViewSettings(global_size=size, local_size=size, local_crops=1)
-    edges = Boxes(*(np.array(edge)[:, None] for edge in zip(*boxes, strict=True)))
-    feed: Feed = {"current": [png(image) for image in images]}
-    for crop in range(3):
-        feed |= box_feed([f"current.{crop}"], edges) | colour_feed([f"current.{crop}.0"], photometry(cases))
-    feed["current.2.0.mirror"] = np.full(len(images), mirror, np.int32)
-    pipeline = build_graph(views, 0, len(images), lambda: feed, threads=1, device_id=device, prefetch=1)
-    output = pipeline.run()[2 if mirror else 1]
-    found = (np.asarray((output if device is None else output.as_cpu()).at(i)) for i in range(len(images)))
+    """(size, size, 3) pixels, 0 to 255, of each image as the one view of a sample."""
+    views = len(images)
+    edges = Boxes(*(np.array(edge) for edge in zip(*boxes, strict=True)))
+    feed: Feed = frame_feed([[png(image) for image in images]], np.ones((views, 1), bool), [1])
+    feed |= box_feed(edges) | colour_feed(photometry(cases))
+    feed |= {"needed": np.ones(views, bool), "mirror": np.full(views, mirror, np.int32)}
+    feed["size"] = np.full((views, 2), size, np.float32)
+    (output,) = build_graph(views, lambda: feed, threads=1, device_id=device, prefetch=1).run()
+    found = (np.asarray((output if device is None else output.as_cpu()).at(i)) for i in range(views))
     mean, std = np.array(IMAGENET_MEAN), np.array(IMAGENET_STD)
     return [255 * (view.transpose(1, 2, 0) * std + mean) for view in found]
 
@@ -163,25 +162,22 @@ def test_mirror_and_normalisation() -> None:
 
 
 def test_views_that_are_not_needed_are_zeros_and_their_frames_not_decoded() -> None:
-    views = ViewSettings(global_size=SIZE, local_crops=0, solarize=(0, 0, 0))
-    image, boxes = png(squares()[0][0]), Boxes(*(np.full((3, 1), edge) for edge in WHOLE))
-    feed: Feed = {"current": [image] * 3, "auxiliary0": [image, NOTHING, image]}
-    for name, crops in (("current", 2), ("auxiliary0", 1)):
-        for crop in range(crops):
-            feed |= box_feed([f"{name}.{crop}"], boxes)
-            plain = photometry([{}] * 3)
-            pair = Photometry(**{key: value.repeat(2, axis=1) for key, value in vars(plain).items()})
-            feed |= colour_feed([f"{name}.{crop}.{view}" for view in range(2)], pair)
-    needed = np.array([[True, False, True], [False, False, True]])
-    feed |= {"auxiliary0.needed": needed.any(axis=0)}
-    feed |= {f"auxiliary0.0.{view}.needed": needed[view] for view in range(2)}
-    outputs = build_graph(views, 1, 3, lambda: feed, threads=1, device_id=None, prefetch=1).run()
-    for view in range(2):
-        for sample in range(3):
-            pixels = np.asarray(outputs[2 + view].at(sample))
-            assert pixels.any() == needed[view, sample]
-            if needed[view, sample]:
-                np.testing.assert_array_equal(pixels, np.asarray(outputs[0].at(sample)))
+    first, second = (png(image) for image in squares()[0])
+    needed = np.array([[True, True, True], [True, True, True], [True, False, True], [False, False, True]])
+    # a frame of three clips and another one of the first and the last; two views of each
+    frames = [[first] * 3, [second, NOTHING, second]]
+    feed = frame_feed(frames, np.stack([needed[0], needed[2] | needed[3]], axis=1), [2, 2])
+    feed |= box_feed(Boxes(*(np.full(12, edge) for edge in WHOLE))) | colour_feed(photometry([{}] * 12))
+    feed |= {"needed": needed.ravel(), "mirror": np.zeros(12, np.int32), "size": np.full((12, 2), SIZE, np.float32)}
+    (output,) = build_graph(12, lambda: feed, threads=1, device_id=None, prefetch=1).run()
+    pixels = np.asarray(output.as_tensor()).reshape(4, 3, 3, SIZE, SIZE)
+    expected = run(squares()[0], [WHOLE] * 2, [{}] * 2, SIZE)
+    mean, std = (np.array(values).reshape(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    for view, clip in np.ndindex(4, 3):
+        assert pixels[view, clip].any() == needed[view, clip]
+        if needed[view, clip]:
+            shown = (255 * (pixels[view, clip] * std + mean)).transpose(1, 2, 0)
+            np.testing.assert_allclose(shown, expected[view // 2], atol=1e-3)
 
 
 @pytest.mark.gpu

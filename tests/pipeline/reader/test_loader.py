@@ -105,6 +105,28 @@ def test_current_crops_are_the_planned_boxes(image_dataset: Path) -> None:
     assert batch.auxiliary == ()
 
 
+def test_a_teacher_that_is_unaligned_in_time_only_sees_the_same_boxes(clip_dataset: Path) -> None:
+    views = PLAIN.model_copy(update={"auxiliary_crop": "current"})
+    same_frame = SandwichSettings(auxiliary=("future",), future_offset=(0, 0.001))
+    settings = ReaderSettings(shards=clip_dataset, views=views, all_auxiliary=True, sandwich=same_frame)
+    (batch,) = read(settings, 0, 1)
+    assert torch.equal(batch.auxiliary[0], batch.global_crops)
+    later = settings.model_copy(update={"sandwich": SandwichSettings(auxiliary=("future",))})
+    (batch,) = read(later, 0, 1)
+    # the clips' brightness tells the time
+    brighter = (batch.auxiliary[0] - batch.global_crops).mean(dim=(1, 2, 3))
+    assert (brighter > 17 / 255).all()
+
+
+def test_views_are_parts_of_one_block(clip_dataset: Path) -> None:
+    (batch,) = read(ReaderSettings(shards=clip_dataset, views=VIEWS), 0, 1)
+    place = batch.global_crops.data_ptr()
+    for views in (batch.global_crops, batch.local_crops, *batch.auxiliary):
+        assert views.data_ptr() == place, "in the order of a batch"
+        assert views.is_contiguous()
+        place += views.nbytes
+
+
 def test_still_images_have_no_past(image_dataset: Path) -> None:
     with pytest.raises(UserError, match=r"still images.*--data\.neighbours"):
         Loader(ReaderSettings(shards=image_dataset), 4, 0, 1)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.reader.plan import BatchPlan, PlanSettings, SampleTable, plan_batch
 from pipeline.reader.sandwich import SandwichSettings
-from pipeline.reader.views import ViewSettings
+from pipeline.reader.views import ViewSettings, centre_boxes
 
 SETTINGS = PlanSettings(seed=3, views=ViewSettings(global_size=64, local_size=32, local_crops=3))
 
@@ -68,8 +68,7 @@ def test_shapes() -> None:
     assert shapes["rows"] == (3,)
     assert shapes["frames"] == shapes["source_rows"] == (3, 3)
     assert shapes["boxes.top"] == shapes["flip"] == shapes["photometry.hue"] == (3, 5)
-    assert shapes["auxiliary_boxes.top"] == (3, 2)
-    assert shapes["auxiliary_photometry.hue"] == (3, 4)
+    assert shapes["auxiliary_boxes.top"] == shapes["auxiliary_photometry.hue"] == (3, 4)
     assert shapes["masks"] == (6, 16)
 
 
@@ -103,3 +102,14 @@ def test_auxiliary_variants(auxiliary: tuple[str, ...]) -> None:
     plan = plan_batch(settings, table(5), 0, 5, slice(0, 5))
     assert plan.frames.shape == (5, 1 + len(auxiliary))
     assert plan.auxiliary_photometry.hue.shape == (5, 2 * len(auxiliary))
+
+
+@pytest.mark.parametrize("crop", ["frame", "current"])
+def test_auxiliary_views_show_the_whole_frame_or_the_boxes_of_the_global_crops(crop: str) -> None:
+    views = SETTINGS.views.model_copy(update={"auxiliary_crop": crop})
+    plan = plan_batch(SETTINGS.model_copy(update={"views": views}), table(30), 0, 30, slice(0, 30))
+    assert (plan.frames[:, 1:] != plan.frames[:, :1]).all(), "another frame"
+    whole = centre_boxes(*(getattr(table(30), side)[plan.rows] for side in ("height", "width")))
+    for edge, current, centre in zip(plan.auxiliary_boxes, plan.boxes, whole, strict=True):
+        expected = current[:, :2] if crop == "current" else np.stack([centre, centre], axis=1)
+        np.testing.assert_array_equal(edge, np.concatenate([expected, expected], axis=1))

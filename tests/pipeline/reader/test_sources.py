@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pydantic import ValidationError
 
 from benchmarks.made_shards import make_shards
 from pipeline.dataset import INDEX, MANIFEST, MAX_OPEN_SHARDS, ShardDataset
@@ -159,8 +160,14 @@ def test_a_format_of_another_version_is_refused(clips: Path, tmp_path: Path) -> 
     copy = Path(shutil.copytree(clips, tmp_path / "copy"))
     manifest = json.loads((copy / MANIFEST).read_text())
     (copy / MANIFEST).write_text(json.dumps(manifest | {"format_version": 2}))
-    with pytest.raises(UserError, match="has format version 2; this program reads 1"):
+    with pytest.raises(UserError, match=r"dataset\.json has format version 2; this program reads 1: .*`make shards`"):
         Sources(ReaderSettings(shards=copy))
+
+
+def test_boxes_of_the_current_frame_do_not_go_on_neighbours() -> None:
+    values = {"shards": "here", "neighbours": "there", "views": {"auxiliary_crop": "current"}}
+    with pytest.raises(ValidationError, match=r"views\.auxiliary_crop = current goes with frames of one clip only"):
+        ReaderSettings.model_validate(values)
 
 
 def test_more_shards_than_may_be_open(tmp_path: Path) -> None:

@@ -391,7 +391,7 @@ def test_a_lost_reject(clips: Copy, capsys: pytest.CaptureFixture[str]) -> None:
             {"name": "k400"},
             [r"shard-00000\d\.tar: is no name of a shard; they are called k400-000000\.tar, \.\.\."] * 3,
         ),
-        ({"format_version": 9}, [r"has format version 9; this program reads 1"]),
+        ({"format_version": 9}, [r"has format version 9; this program reads 1: write the shards again with `make shards`"]),
         ({"settings": {"frames": {"fbs": 2}}}, [r"settings: the group frames is missing or damaged"]),
         ({"layout": "triplets"}, [r"settings: the group triplets is missing or damaged"]),
         ({"samples": "many"}, [r"is damaged \(ValidationError\); .*"]),
