@@ -21,7 +21,7 @@ class Reason(str, Enum):
     TOO_SMALL = "too_small"
     """A side of the picture has fewer than 16 pixels."""
     TOO_LARGE = "too_large"
-    """More pixels or bytes than are decoded."""
+    """More pixels, bytes or JPEG scans than are decoded."""
     DUPLICATE_KEY = "duplicate_key"
     """Another input has the same file name; the first in path order is kept."""
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.shards.images import ImageSettings, check_jpeg, encode_image
+from pipeline.shards.images import MOST_SCANS, ImageSettings, check_jpeg, encode_image
 from pipeline.shards.rejects import Reason, Rejected
 from tests.media import decode, jpeg, picture
 
@@ -129,6 +129,30 @@ def test_check_reads_a_jpeg_to_its_end(progressive: bool) -> None:
         check_jpeg(data[: len(data) * 9 // 10])
     with pytest.raises(Rejected, match="decode_error: no JPEG"):
         check_jpeg(saved(Image.fromarray(PIXELS), "PNG"))
+
+
+def test_a_jpeg_of_endless_scans_is_not_decoded() -> None:
+    """A hundred bytes more make the decoder go over all blocks once more."""
+    data = saved(Image.fromarray(PIXELS), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    scans = data.count(b"\xff\xda")
+
+    def with_scans(count: int) -> bytes:
+        return data[:-2] + last * (count - scans) + b"\xff\xd9"
+
+    assert check_jpeg(with_scans(MOST_SCANS)) == (84, 60)
+    assert encode_image(with_scans(MOST_SCANS), KEPT)[1] == "copied"
+    assert reject(with_scans(MOST_SCANS + 1)) == "too_large: 1001 scans; a JPEG may have 1000"
+    with pytest.raises(Rejected, match="1001 scans"):
+        check_jpeg(with_scans(MOST_SCANS + 1))
+
+
+def test_the_check_survives_a_jpeg_that_says_it_is_huge() -> None:
+    data = bytearray(jpeg(PIXELS))
+    size = data.index(b"\xff\xc0") + 5
+    data[size : size + 4] = b"\xff\xf0\xff\xf0"
+    with pytest.raises(Rejected, match="the JPEG does not decode: Image size"):
+        check_jpeg(bytes(data))
 
 
 def test_damaged_files_are_rejects_whatever_is_damaged() -> None:
