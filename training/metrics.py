@@ -18,6 +18,8 @@ from training.model import TCoRe
 from training.step import StepResult
 
 METRICS = "metrics.jsonl"
+PROJECT = "tcore"
+"""Name that trackers file runs under."""
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -76,7 +78,14 @@ class Progress:
     """Progress bar with ETA, and a line of metrics every `log_every` steps, written by the main process."""
 
     def __init__(
-        self, accelerator: Accelerator, run: Path, first_step: int, last_step: int, batch_size: int, log_every: int
+        self,
+        accelerator: Accelerator,
+        run: Path,
+        config: Mapping[str, Any],
+        first_step: int,
+        last_step: int,
+        batch_size: int,
+        log_every: int,
     ) -> None:
         self._accelerator, self._run = accelerator, run
         self._last = last_step
@@ -86,7 +95,8 @@ class Progress:
         self._counted = 0
         if accelerator.is_main_process:
             keep_metrics(run, first_step)
-        accelerator.init_trackers("tensorboard")  # a folder in OUT; the project's name for W&B
+        wandb = {"dir": str(run), "group": run.name, "config": dict(config)}  # each start of a run is one of its group
+        accelerator.init_trackers(PROJECT, init_kwargs={"wandb": wandb})
         self._bar = tqdm(
             total=last_step, initial=first_step, unit="step", disable=not accelerator.is_main_process, smoothing=0
         )

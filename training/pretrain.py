@@ -23,7 +23,9 @@ def main(command: PretrainCommand) -> int:
             f"{run.data}, steps {run.done} to {run.last_step} of {train.total_batch_size} samples, "
             f"{parameters:.1f} M student parameters, {accelerator.num_processes} x {accelerator.device.type}"
         )
-        progress = Progress(accelerator, run.out, run.done, run.last_step, train.total_batch_size, train.log_every)
+        progress = Progress(
+            accelerator, run.out, run.config, run.done, run.last_step, train.total_batch_size, train.log_every
+        )
         with run.loader() as loader, contextlib.closing(progress):
             while run.done < run.last_step:
                 ended_by = run.take_step(loader, progress, interruption.signal)

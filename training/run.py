@@ -54,7 +54,7 @@ class Run:
         if "wandb" in train.trackers and find_spec("wandb") is None:
             raise UserError("train.trackers has wandb, which is not installed: run `pip install wandb` or leave it out")
         self.command, self.out = command, command.out
-        project = ProjectConfiguration(str(command.out), logging_dir=str(command.out))
+        project = ProjectConfiguration(str(command.out), logging_dir=str(command.out / "tensorboard"))
         trackers = list(train.trackers)
         cpu = not torch.cuda.is_available()  # or several ranks would not know of one another
         self.accelerator = Accelerator(cpu=cpu, mixed_precision="no", log_with=trackers, project_config=project)
