@@ -11,7 +11,7 @@ from tqdm import tqdm
 from pipeline.dataset import MANIFEST, Manifest, parse_manifest
 from pipeline.files import write_bytes
 from pipeline.preview import page, sheet
-from pipeline.preview.batch import write_batch
+from pipeline.preview.batch import batch_settings, write_batch
 from pipeline.preview.strips import read_strips
 from pipeline.preview.survey import choose, survey_dataset
 from pipeline.settings import Command, UserError, run_command
@@ -43,6 +43,8 @@ class PreviewCommand(Command):
     """Seed of the choice of samples, and of the draws, which are those of a training with this `data.seed`."""
     batch: bool = False
     """Also write OUT/batch.png: a batch of `samples` as the model sees it, with crops, boxes and masks."""
+    training: Path | None = None
+    """Preset of a training, or config.json of a run, whose data settings --batch draws with; default: the paper's."""
 
 
 def _read_manifest(storage: Storage) -> Manifest:
@@ -64,6 +66,7 @@ def main(command: PreviewCommand) -> None:
     storage = open_storage(command.shards)
     manifest = _read_manifest(storage)
     _check_out(storage, command.out)
+    settings = batch_settings(command.shards, manifest, command.seed, command.training)
     try:
         survey = survey_dataset(storage, manifest)
         chosen = choose(storage, manifest, survey, command.samples, command.seed)
@@ -84,7 +87,7 @@ def main(command: PreviewCommand) -> None:
     sheet.compose(title, subtitle, parts).save(buffer, "PNG")
     write_bytes(command.out / SHEET, buffer.getvalue())
     if command.batch:
-        write_batch(command.shards, manifest, command.samples, command.seed, command.out / BATCH)
+        write_batch(settings, command.samples, command.out / BATCH)
     print(f"{subtitle}: open {command.out / PAGE} or {command.out / SHEET}")
 
 

@@ -3,10 +3,12 @@
 import io
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from pydantic import ValidationError
 from torch import Tensor
 
 from pipeline.dataset import Manifest
@@ -16,9 +18,9 @@ from pipeline.reader.batch import Batch
 from pipeline.reader.loader import Loader, ReaderSettings
 from pipeline.reader.order import OrderSettings
 from pipeline.reader.plan import BatchPlan, plan_batch
-from pipeline.reader.sandwich import Direction, SandwichSettings
 from pipeline.reader.sources import is_remote
 from pipeline.reader.views import GLOBAL_VIEWS, IMAGENET_MEAN, IMAGENET_STD, Boxes
+from pipeline.settings import UserError, load_yaml
 
 _FRAME, _VIEW, _GAP, _MARGIN = (300, 226), 184, 10, 32
 _CAPTION, _HEADER = 22, 96
@@ -141,22 +143,36 @@ def draw_batch(settings: ReaderSettings, clips: int) -> Image.Image:
     return sheet
 
 
-def write_batch(shards: str, manifest: Manifest, clips: int, seed: int, out: Path) -> None:
-    """Write the picture of the first batch of `clips` samples that training with default views draws, as PNG.
+def batch_settings(shards: str, manifest: Manifest, seed: int, training: Path | None) -> ReaderSettings:
+    """Settings under which a training draws from a dataset: those of its preset or run, else the defaults.
 
-    Still images are shown without neighbours.
+    Without neighbours still images are shown without auxiliary frames.
+
+    Raises:
+        UserError: `training` is no preset or `config.json`.
     """
-    auxiliary: tuple[Direction, ...] = () if manifest.media == "images" else ("past", "future")
+    values: Any = load_yaml(training).get("data", {}) if training else {}
+    if not isinstance(values, dict):
+        raise UserError(f"--training {training} is no preset or config.json of a training: data holds no settings")
+    if manifest.media == "images" and not values.get("neighbours"):
+        values["sandwich"] = {"auxiliary": ()}
+    try:
+        return ReaderSettings.model_validate({**values, "shards": shards, "seed": seed, "prefetch": 1})
+    except ValidationError as error:
+        problems = [f"data.{'.'.join(map(str, p['loc']))} = {p['input']!r}: {p['msg']}" for p in error.errors()]
+        raise UserError(f"--training {training}: {'; '.join(problems)}") from error
+
+
+def write_batch(settings: ReaderSettings, clips: int, out: Path) -> None:
+    """Write the picture of the first batch of `clips` samples as PNG.
+
+    Raises:
+        UserError: the data cannot be read.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        settings = ReaderSettings(
-            shards=shards,
-            seed=seed,
-            sandwich=SandwichSettings(auxiliary=auxiliary),
-            # shards of a remote dataset are fetched one by one, and not kept
-            order=OrderSettings(kind="window", window=1) if is_remote(shards) else OrderSettings(),
-            cache=Path(folder) if is_remote(shards) else None,
-            prefetch=1,
-        )
+        if is_remote(settings.shards):  # shards are fetched one by one, and not kept
+            one_by_one = {"order": OrderSettings(kind="window", window=1), "cache": Path(folder)}
+            settings = settings.model_copy(update=one_by_one)
         buffer = io.BytesIO()
         draw_batch(settings, clips).save(buffer, "PNG")
     write_bytes(out, buffer.getvalue())

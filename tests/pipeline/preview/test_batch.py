@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -5,10 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.dataset import read_manifest
 from pipeline.preview.__main__ import BATCH, PreviewCommand, main
-from pipeline.preview.batch import draw_batch, mask_pixels, view_pixels
+from pipeline.preview.batch import batch_settings, draw_batch, mask_pixels, view_pixels
 from pipeline.reader.loader import ReaderSettings
 from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD, ViewSettings
+from pipeline.settings import UserError
 
 
 def test_a_view_is_shown_in_its_own_colours() -> None:
@@ -39,3 +42,26 @@ def test_the_same_settings_give_the_same_picture(clip_dataset: Path) -> None:
     views = ViewSettings(global_size=64, local_size=32, local_crops=3)
     pictures = [draw_batch(ReaderSettings(shards=clip_dataset, views=views, seed=seed), 2) for seed in (1, 1, 2)]
     assert pictures[0].tobytes() == pictures[1].tobytes() != pictures[2].tobytes()
+
+
+def test_still_images_are_shown_without_a_past(image_dataset: Path) -> None:
+    preset = Path(__file__).parents[3] / "configs/paper-vits16-in1k.yaml"
+    settings = batch_settings(str(image_dataset), read_manifest(image_dataset), 0, preset)
+    assert settings.sandwich.auxiliary == ()
+
+
+def test_a_preset_or_a_run_says_how_the_batch_is_drawn(clip_dataset: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(clip_dataset)
+    assert batch_settings(str(clip_dataset), manifest, 4, None) == ReaderSettings(
+        shards=clip_dataset, seed=4, prefetch=1
+    )
+    preset = Path(__file__).parents[3] / "configs/ablations/unaligned-time.yaml"
+    settings = batch_settings(str(clip_dataset), manifest, 4, preset)
+    assert (settings.views.auxiliary_crop, settings.sandwich.auxiliary) == ("current", ("future",))
+    run = tmp_path / "config.json"
+    run.write_text(json.dumps({"data": settings.model_dump(mode="json") | {"shards": "elsewhere"}, "train": {}}))
+    assert batch_settings(str(clip_dataset), manifest, 4, run) == settings
+    for wrong, message in (({"views": {"global_size": 3}}, r"data\.views\.global_size = 3"), (["a"], "no settings")):
+        run.write_text(json.dumps({"data": wrong}))
+        with pytest.raises(UserError, match=rf"--training .*config\.json.*{message}"):
+            batch_settings(str(clip_dataset), manifest, 4, run)
