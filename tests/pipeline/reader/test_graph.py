@@ -123,13 +123,14 @@ def test_contrast_turns_about_the_mean_grey(factor: float) -> None:
     assert difference.mean() < 0.7
 
 
-@pytest.mark.parametrize("shift", [-0.1, 0.03, 0.1])
-def test_hue_turns_as_torchvisions(shift: float) -> None:
+@pytest.mark.parametrize(("shift", "largest", "mean"), [(-0.1, 53, 12), (0.03, 18, 4.6), (0.1, 52, 12)])
+def test_hue_turns_as_torchvisions(shift: float, largest: float, mean: float) -> None:
     # torchvision turns in HSV, which is not linear; this image of pure colours is the worst case
     (view,) = run([square("image").astype(np.uint8)], [(0, 0, 120, 120)], [{"hue": shift}], 120)
     change, expected = view - square("image"), square(f"hue_{shift}") - square("image")
     assert np.corrcoef(change.ravel(), expected.ravel())[0, 1] > 0.75
-    assert np.abs(change - expected).mean() < np.abs(expected).mean()
+    assert np.abs(change - expected).max() <= largest
+    assert np.abs(change - expected).mean() <= mean < np.abs(expected).mean()
 
 
 @pytest.mark.parametrize("shift", [-0.1, 0.1])
@@ -156,7 +157,7 @@ def test_blur_is_torchvisions(sigma: float) -> None:
 def test_mirror_and_normalisation() -> None:
     images, places = squares()
     for ours, place in zip(run(images, [WHOLE] * 2, [{}] * 2, SIZE, mirror=1), places, strict=True):
-        np.testing.assert_allclose(ours, REFERENCE["image"][place][:, ::-1], atol=1e-3)
+        np.testing.assert_allclose(ours, REFERENCE["hflip"][:, ::-1][place][:, ::-1], atol=1e-3)
     expected = REFERENCE["normalized"].transpose(1, 2, 0) * IMAGENET_STD + IMAGENET_MEAN
     np.testing.assert_allclose(255 * expected, REFERENCE["image"], atol=1e-3)
 
