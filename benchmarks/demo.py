@@ -8,6 +8,7 @@ Run again it goes on: data, shards and runs that are finished are kept, the rest
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from pipeline.settings import Command, UserError, run_command
 from training.checkpoint import checkpoints
 from training.metrics import read_metrics
 
-LAUNCH = ("accelerate", "launch", "--config_file", "configs/accelerate/single.yaml", "training/pretrain.py")
+LAUNCH = ("python", "-m", "training.launch", "--config_file", "configs/accelerate/single.yaml", "training/pretrain.py")
 
 
 class DemoCommand(Command):
@@ -32,6 +33,18 @@ class DemoCommand(Command):
     """Folder for everything that the demo makes."""
 
 
+def run_and_wait(words: list[str]) -> int:
+    """Run a command and return its exit status; Ctrl-C reaches it once, and its end is waited for."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(words, env=environment, start_new_session=True) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            os.killpg(process.pid, signal.SIGINT)
+            process.wait()
+            raise
+
+
 class Stages:
     """Runs commands as a user would, showing each; keeps how long each took."""
 
@@ -39,17 +52,15 @@ class Stages:
         self.seconds: dict[str, float] = {}
 
     def run(self, title: str, *arguments: str | Path) -> None:
-        """Run one command of the project; `title` heads its output.
+        """Run one command of the project, `python ...`; `title` heads its output.
 
         Raises:
             UserError: it failed.
         """
         words = [str(argument) for argument in arguments]
         print(f"\n== {title}\n$ {shlex.join(words)}", flush=True)
-        folder = Path(sys.executable).parent
-        known = {"python": sys.executable, "accelerate": str(folder / "accelerate")}
         started = time.perf_counter()
-        status = subprocess.run([known[words[0]], *words[1:]], env={**os.environ, "PYTHONUNBUFFERED": "1"}).returncode
+        status = run_and_wait([sys.executable, *words[1:]])
         if status:
             raise UserError(f"the demo stopped at '{title}' (status {status}); the lines above say why")
         self.seconds[title] = time.perf_counter() - started
