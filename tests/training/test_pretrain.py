@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from tests.processes import heed_ctrl_c, left_in_session
 from tests.training.lives import Lives, lives
+from tests.training.recorded import without_key_biases
 from training.checkpoint import STATE, checkpoints
 from training.interrupt import INTERRUPTED_STATUS, REQUEUE_STATUS
 from training.metrics import read_metrics
@@ -285,6 +286,11 @@ def test_two_ranks_end_in_order_and_one_goes_on_with_the_same_global_batches(
     assert one.keys() == two.keys()
     assert two[1] == pytest.approx(one[1], rel=1e-5)
     assert two == pytest.approx(one, rel=2e-3)
+    states = (random_start(), final_state(tmp_path / "one"), final_state(out))
+    assert states[1].keys() == states[2].keys()
+    for name in states[1]:
+        start, ours, theirs = (without_key_biases(name, state[name]) for state in states)
+        assert (theirs - ours).norm() <= 2e-3 * (ours - start).norm(), name
 
 
 def test_ctrl_c_in_a_terminal_ends_in_order(clip_dataset: Path, tmp_path: Path) -> None:
