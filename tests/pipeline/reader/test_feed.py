@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from pipeline.reader.colour import colour_map, is_coloured
+from pipeline.reader.feed import plan_feed
+from pipeline.reader.plan import PlanSettings, SampleTable, needed_frames, plan_batch
+from pipeline.reader.sandwich import SandwichSettings
+from pipeline.reader.views import SOLARIZE_OFF, Boxes, Photometry, ViewSettings
+
+CLIPS = 7
+VIEWS = ViewSettings(global_size=64, local_size=32, local_crops=3, solarize=(0.5, 0.5, 0.5))
+CURRENT = 5
+
+
+@pytest.mark.parametrize("auxiliary", [(), ("past",), ("past", "future")])
+def test_every_view_gets_what_the_plan_says(auxiliary: tuple[str, ...]) -> None:
+    sandwich = SandwichSettings.model_validate({"auxiliary": auxiliary})
+    settings = PlanSettings(views=VIEWS, sandwich=sandwich)
+    table = SampleTable(np.full(9, 20), np.arange(100, 109), np.arange(140, 131, -1))
+    plan = plan_batch(settings, table, 0, CLIPS, slice(0, CLIPS))
+    frames = [[np.array([column, clip], np.uint8) for clip in range(CLIPS)] for column in range(1 + len(auxiliary))]
+    feed = plan_feed(plan, VIEWS, frames)
+    assert {len(values) for values in feed.values()} == {CLIPS * (CURRENT + 2 * len(auxiliary))}
+    assert feed["decoded"].sum() == needed_frames(plan).sum(), "every frame once"
+    for view, clip in np.ndindex(CURRENT + 2 * len(auxiliary), CLIPS):
+        place = view * CLIPS + clip
+        given = {name: values[place] for name, values in feed.items()}
+        if view < CURRENT:
+            column, at, boxes, colours = 0, (clip, view), plan.boxes, plan.photometry
+            assert given["needed"]
+            assert given["mirror"] == plan.flip[at]
+        else:
+            column, at = 1 + (view - CURRENT) // 2, (clip, view - CURRENT)
+            boxes, colours = plan.auxiliary_boxes, plan.auxiliary_photometry
+            assert given["needed"] == plan.auxiliary_needed[clip, (view - CURRENT) % 2]
+            assert given["mirror"] == 0
+        assert given["size"].tolist() == [32 if 2 <= view < CURRENT else 64] * 2
+        box = Boxes(*(edge[at] for edge in boxes))
+        assert given["start"].tolist() == [box.top, box.left]
+        assert given["shape"].tolist() == [box.height, box.width]
+        colour = Photometry(**{name: np.array(value[at]) for name, value in vars(colours).items()})
+        np.testing.assert_allclose(given["matrix"], colour_map(colour).matrix, rtol=1e-6)
+        np.testing.assert_allclose(given["weights"], colour_map(colour).weights, rtol=1e-6, atol=1e-7)
+        assert given["coloured"] == is_coloured(colour)
+        assert given["blurred"] == (colour.sigma > 0)
+        assert given["solarized"] == (colour.solarize < SOLARIZE_OFF)
+        if given["needed"]:
+            holder = int(given["frame"])
+            assert feed["decoded"][holder]
+            assert feed["encoded"][holder].tolist() == [column, clip]
