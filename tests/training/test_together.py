@@ -1,5 +1,6 @@
 """What happens to the other ranks when one of two fails."""
 
+import json
 import os
 import re
 import subprocess
@@ -119,3 +120,17 @@ def test_a_shard_that_is_cut_during_the_run_ends_both_ranks(clips: Path, tmp_pat
     assert re.search(rf"error: shard {clips}/shard-000001\.tar (ends within|changed).*of sample clip0.*verify", said)
     (saved,) = checkpoints(out)
     assert int(saved.name[-8:]) == max(losses(out))
+
+
+@pytest.mark.dist
+def test_a_loss_that_is_not_finite_is_reported_by_both_ranks_each_with_its_samples(clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    said = end(start(small(clips, out, **{"schedule.base_lr": 1e30})))
+    assert said.count("error: not finite in step 1") == 2
+    keys = ShardDataset(clips).keys
+    rows = visits(OrderSettings(), 0, np.arange(4, 8), [Population((4, 4, 4))]).row
+    for rank, part in enumerate(np.split(rows, 2)):
+        report = json.loads((out / "nonfinite" / f"step-00000001-rank-{rank}.json").read_text())
+        assert [sample["key"] for sample in report["samples"]] == [str(keys[row]) for row in part.tolist()]
+        assert "gradient of the backbone" in report["broken"]
+    assert [path.name for path in checkpoints(out / "nonfinite")] == ["step-00000001"]
