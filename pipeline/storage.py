@@ -1,6 +1,7 @@
 """A folder on a disk or in an object store, whose files are either complete under their name or not there."""
 
 import contextlib
+import errno
 import os
 import tempfile
 from abc import ABC, abstractmethod
@@ -12,11 +13,14 @@ from typing import Annotated, Any, BinaryIO
 import fsspec
 from pydantic import BeforeValidator
 
-from pipeline.files import TEMPORARY_PREFIX, atomic_path, remove
+from pipeline.files import TEMPORARY_PREFIX, atomic_path, open_regular, remove
 from pipeline.settings import UserError
 
 Place = Annotated[str, BeforeValidator(os.fspath)]
 """A path, or an address such as `s3://bucket/folder` that fsspec knows."""
+
+_MOST_BYTES = 1 << 30
+"""Larger local files are not read whole: a disk image under a picture's name must not take all memory."""
 
 
 class Storage(ABC):
@@ -103,7 +107,12 @@ class LocalStorage(Storage):
         return Path(self.place)
 
     def open(self, name: str) -> BinaryIO:
-        return (self._root / name).open("rb")
+        return open_regular(self._root / name)
+
+    def read(self, name: str, span: tuple[int, int] | None = None) -> bytes:
+        if span is None and (self.size(name) or 0) > _MOST_BYTES:
+            raise OSError(errno.EFBIG, f"more than {_MOST_BYTES >> 30} GiB", name)
+        return super().read(name, span)
 
     def size(self, name: str) -> int | None:
         path = self._root / name

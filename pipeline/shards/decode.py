@@ -126,6 +126,8 @@ def decode(inputs: Inputs, source: Planned, seconds: Seconds) -> Decoded:
         Rejected: the input cannot be used.
         OSError: this machine lacks disk space, memory or open files.
     """
+    if "\0" in source.path:
+        raise Rejected(Reason.UNREADABLE, "no path has a NUL byte")
     try:
         jpegs, fields = _READERS[inputs.media](inputs, source, seconds)
     except FileNotFoundError as error:

@@ -3,7 +3,6 @@
 import io
 import os
 import re
-import stat
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
+from pipeline.files import open_regular
 from pipeline.settings import Settings
 from pipeline.shards.ffmpeg import FfmpegError, FfmpegFlood, FfmpegTimeout, memory_file, run_ffmpeg
 from pipeline.shards.images import check_side
@@ -173,21 +173,19 @@ def split_jpegs(stream: bytes) -> list[bytes]:
 
 
 def _open(path: Path) -> IO[bytes]:
-    """Open a regular file that is not empty; a named pipe does not block.
+    """Open a regular file that is not empty.
 
     Raises:
         Rejected: it is something else or cannot be opened.
     """
     try:
-        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+        file = open_regular(path)
     except OSError as error:
         raise Rejected(Reason.UNREADABLE, error.strerror or "it cannot be opened") from error
-    status = os.fstat(file.fileno())
-    regular = stat.S_ISREG(status.st_mode)
-    if regular and status.st_size > 0:
+    if os.fstat(file.fileno()).st_size > 0:
         return file
     file.close()
-    raise Rejected(Reason.UNREADABLE, "the file is empty" if regular else "not a regular file")
+    raise Rejected(Reason.UNREADABLE, "the file is empty")
 
 
 def _rejected(said: str, clip: str, settings: FrameSettings) -> Rejected:

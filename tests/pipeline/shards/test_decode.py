@@ -1,4 +1,5 @@
 import errno
+import os
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pipeline.shards.frames import FrameSettings
 from pipeline.shards.images import ImageSettings
 from pipeline.shards.plan import Planned
 from pipeline.shards.rejects import Reason, Rejected
+from pipeline.shards.sources import Media
 from pipeline.storage import LocalStorage, open_storage
 from tests.media import jpeg, picture, write_image
 
@@ -60,6 +62,19 @@ def test_faults_of_the_input_are(tmp_path: Path) -> None:
         with pytest.raises(Rejected, match="failed") as rejected:
             decode(Inputs(storage, None, media, FrameSettings(), ImageSettings()), IMAGE, defaultdict(float))
         assert rejected.value.reason is Reason.UNREADABLE
+
+
+@pytest.mark.parametrize("media", ["images", "clips"])
+def test_no_input_hangs_or_fills_the_memory(tmp_path: Path, media: Media) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with (tmp_path / "huge.jpg").open("wb") as file:
+        file.truncate((1 << 30) + 1)
+    source = Inputs(open_storage(str(tmp_path)), None, media, FrameSettings(), ImageSettings())
+    names = {"pipe.jpg": "not a regular file", "/dev/zero": "not a regular file", "a\0b.jpg": "no path has a NUL byte"}
+    names |= {"huge.jpg": "more than 1 GiB"} if media == "images" else {}
+    for name, said in names.items():
+        with pytest.raises(Rejected, match=f"unreadable: {said}"):
+            decode(source, IMAGE._replace(path=name), defaultdict(float))
 
 
 def test_a_span_beyond_the_end_of_its_tar_is_a_reject(tmp_path: Path) -> None:

@@ -214,6 +214,21 @@ def test_retry_gives_the_bytes_of_a_fresh_run_and_decodes_only_rejects(tmp_path:
     assert rejects(task.out) == rejects(fresh.out)
 
 
+def test_a_retry_knows_how_far_the_frames_that_it_keeps_stray(tmp_path: Path) -> None:
+    write_clip(tmp_path / "data" / "c" / "uneven.mp4", 5.0, seed=0, fps=7)
+    write_clip(tmp_path / "data" / "c" / "even.mp4", 5.0, seed=1, fps=12)
+    even = (tmp_path / "data" / "c" / "even.mp4").read_bytes()
+    (tmp_path / "data" / "c" / "even.mp4").write_text("broken download")
+    task = one_shard(tmp_path / "data", tmp_path / "out")
+    write_shard(0, task)
+    (tmp_path / "data" / "c" / "even.mp4").write_bytes(even)
+    write_shard(0, task, retry=True)
+    part = read_part(task.out, "shard-000000")
+    assert part is not None
+    assert part.samples == 2
+    assert 0 < part.stray_s < 1 / 7
+
+
 def test_a_small_disk_is_an_error_and_leaves_nothing_half(tmp_path: Path, small_disk: Path) -> None:
     for number in range(24):
         path = tmp_path / "data" / "c" / f"{number}.jpg"

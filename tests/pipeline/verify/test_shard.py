@@ -57,6 +57,13 @@ def test_a_changed_dali_index(images: Copy, capsys: pytest.CaptureFixture[str]) 
     expect(found_in(images.folder, capsys), rf"shard-000000\.idx: {key}: line 3 is not what shard-000000\.tar holds")
 
 
+def test_a_row_that_names_another_shard(images: Copy, capsys: pytest.CaptureFixture[str]) -> None:
+    key = images.rows(1)[2]["key"]
+    images.edit_rows(1, lambda rows: rows[2].update(shard="shard-000000.tar"))
+    said = r"its row stands among those of shard-000001\.tar, but has the shard shard-000000\.tar"
+    expect(found_in(images.folder, capsys), rf"index\.parquet: {key}: {said}")
+
+
 def test_many_findings_are_counted(images: Copy, capsys: pytest.CaptureFixture[str]) -> None:
     """Whatever is wrong, a shard does not drown the others."""
     data = images.shard(1).read_bytes()

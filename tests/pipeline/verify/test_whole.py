@@ -137,6 +137,16 @@ def test_an_edited_count_of_a_shard(clips: Copy, capsys: pytest.CaptureFixture[s
     )
 
 
+def test_a_shard_that_the_manifest_names_twice(images: Copy, capsys: pytest.CaptureFixture[str]) -> None:
+    images.edit_manifest(lambda fields: fields["shards"].append(fields["shards"][2]))
+    expect(
+        found_in(images.folder, capsys),
+        r"dataset\.json: samples: is 12; its shards have 16",
+        r"dataset\.json: shards: do not stand in the order of their names, or one stands there twice",
+        r"index\.parquet: has no readable rows of shard-000002\.tar",
+    )
+
+
 def test_another_seed_is_seen_in_the_order(images: Copy, capsys: pytest.CaptureFixture[str]) -> None:
     images.edit_manifest(lambda fields: fields.update(seed=1))
     first, count = found_in(images.folder, capsys)
