@@ -24,7 +24,6 @@ from pipeline.settings import Settings, UserError
 from pipeline.shards.ffmpeg import FfmpegError, run_ffmpeg
 
 from . import casting, trees
-from .scene import flickering
 
 GENERATOR_VERSION = 1
 """Raise it when the same settings give other data."""
@@ -48,11 +47,6 @@ class DemoSettings(Settings):
     """Images of each of the 8 classes."""
     sequences: int = Field(4, ge=1)
     """Held-out DAVIS sequences; half as many are made for VIP and for JHMDB."""
-    flicker: float = Field(0.0, ge=0)
-    """How far exposure and colour of the light jump from frame to frame in clips: down to exp(-flicker) of each.
-
-    With 0, patches are best followed by their raw colour, and untrained features do nearly as well as trained ones.
-    """
 
 
 @dataclass(frozen=True)
@@ -64,12 +58,12 @@ class Job:
     arguments: tuple[Any, ...]
 
 
-def make_clip(path: Path, seed: list[int], class_name: str, encoder: str, flicker: float) -> None:
+def make_clip(path: Path, seed: list[int], class_name: str, encoder: str) -> None:
     """A training clip of 4 to 10 s."""
     rng = np.random.default_rng(seed)
     size = CLIP_SIZES[rng.integers(len(CLIP_SIZES))]
     duration = round(float(rng.triangular(4, 4.5, 10)), 1)
-    scene = flickering(casting.video_scene(rng, class_name, size, duration), flicker, seed)
+    scene = casting.video_scene(rng, class_name, size, duration)
     trees.write_video(path, scene, FRAME_RATES[rng.integers(len(FRAME_RATES))], duration, encoder)
 
 
@@ -81,20 +75,19 @@ def make_image(path: Path, seed: list[int], family: str) -> None:
     trees.write_still(path, scene, float(rng.uniform(0, 10)))
 
 
-def make_davis(root: Path, name: str, seed: list[int], number: int, flicker: float) -> None:
+def make_davis(root: Path, name: str, seed: list[int], number: int) -> None:
     """A held-out sequence with object masks."""
-    trees.write_davis(root, name, flickering(casting.davis_scene(seed, number), flicker, seed), casting.HELD_OUT_TIMES)
+    trees.write_davis(root, name, casting.davis_scene(seed, number), casting.HELD_OUT_TIMES)
 
 
-def make_vip(root: Path, name: str, seed: list[int], flicker: float) -> None:
+def make_vip(root: Path, name: str, seed: list[int]) -> None:
     """A held-out clip of two people with part labels."""
-    scene = flickering(casting.pose_scene(seed, casting.walk, 2), flicker, seed)
-    trees.write_vip(root, name, scene, casting.HELD_OUT_TIMES)
+    trees.write_vip(root, name, casting.pose_scene(seed, casting.walk, 2), casting.HELD_OUT_TIMES)
 
 
-def make_jhmdb(root: Path, class_name: str, name: str, seed: list[int], flicker: float) -> None:
+def make_jhmdb(root: Path, class_name: str, name: str, seed: list[int]) -> None:
     """A held-out clip of one person with joints."""
-    scene = flickering(casting.pose_scene(seed, casting.POSE_MOVES[class_name], 1), flicker, seed)
+    scene = casting.pose_scene(seed, casting.POSE_MOVES[class_name], 1)
     trees.write_jhmdb(root, class_name, name, scene, casting.HELD_OUT_TIMES, casting.PERSON_SHARE)
 
 
@@ -112,7 +105,7 @@ def _clip_jobs(settings: DemoSettings, root: Path, encoder: str) -> Iterator[Job
         start = int(rng.integers(0, 290))
         class_name = names[number % len(names)]
         path = root / class_name / f"{clip_id(rng, number)}_{start:06d}_{start + 10:06d}.mp4"
-        yield Job(path, make_clip, (path, seed, class_name, encoder, settings.flicker))
+        yield Job(path, make_clip, (path, seed, class_name, encoder))
 
 
 def _image_jobs(settings: DemoSettings, root: Path) -> Iterator[Job]:
@@ -142,13 +135,13 @@ def _held_out_jobs(settings: DemoSettings, out: Path) -> Iterator[Job]:
     davis, vip, jhmdb = out / "davis", out / "vip", out / "jhmdb"
     for number, name in enumerate(_davis_names(settings)):
         last = davis / "Annotations/480p" / name / f"{len(casting.HELD_OUT_TIMES) - 1:05d}.png"
-        yield Job(last, make_davis, (davis, name, [settings.seed, _DAVIS, number], number, settings.flicker))
+        yield Job(last, make_davis, (davis, name, [settings.seed, _DAVIS, number], number))
     for number, name in enumerate(_vip_names(settings)):
         last = vip / "Category_ids" / name / f"{len(casting.HELD_OUT_TIMES):012d}.png"
-        yield Job(last, make_vip, (vip, name, [settings.seed, _VIP, number], settings.flicker))
+        yield Job(last, make_vip, (vip, name, [settings.seed, _VIP, number]))
     for number, (class_name, name) in enumerate(_jhmdb_names(settings)):
         last = jhmdb / "joint_positions" / class_name / name / "joint_positions.mat"
-        yield Job(last, make_jhmdb, (jhmdb, class_name, name, [settings.seed, _JHMDB, number], settings.flicker))
+        yield Job(last, make_jhmdb, (jhmdb, class_name, name, [settings.seed, _JHMDB, number]))
 
 
 def _write_lists(settings: DemoSettings, out: Path) -> None:

@@ -1,8 +1,7 @@
 """A scene and its rendering at a time t: the picture, and masks, part labels and joints from the same geometry."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -38,20 +37,6 @@ class Camera:
 
 
 @dataclass(frozen=True)
-class Flicker:
-    """Exposure and each colour's gain, drawn anew for every frame between exp(-strength) and 1."""
-
-    strength: float
-    seed: tuple[int, ...]
-
-    def gain(self, t: float) -> npt.NDArray[np.float32]:
-        """(3,) factors of red, green and blue at `t` seconds."""
-        exposure, *colours = np.random.default_rng([*self.seed, round(1000 * t)]).random(4)
-        factors: npt.NDArray[np.float32] = np.exp(-self.strength * (exposure + np.array(colours))).astype(np.float32)
-        return factors
-
-
-@dataclass(frozen=True)
 class Light:
     """Brightness and tint that drift, an uneven illumination map larger than the view, and sensor noise."""
 
@@ -64,7 +49,6 @@ class Light:
     """Column of the map where the view begins."""
     grain: npt.NDArray[np.float32]
     """(H, W, 3) grey levels, larger than the view; each frame takes another window of it."""
-    flicker: Flicker | None = None
 
 
 @dataclass(frozen=True)
@@ -104,11 +88,6 @@ def random_light(rng: np.random.Generator, size: Size, noise_level: float = 3.0)
     reach = wide[0] - size[0]
     sweep = Signal(reach / 2, 0, 0.48 * reach, rng.uniform(0.05, 0.15), rng.random())
     return Light(gain(), gain(), gain(), illumination, sweep, grain)
-
-
-def flickering(scene: Scene, strength: float, seed: Sequence[int]) -> Scene:
-    """The scene under a light that flickers."""
-    return replace(scene, light=replace(scene.light, flicker=Flicker(strength, tuple(seed))))
 
 
 def _warp(image: Image.Image, matrix: Matrix, box: Box) -> Image.Image:
@@ -169,8 +148,6 @@ def _illuminate(image: Image.Image, light: Light, t: float) -> npt.NDArray[np.ui
     left = round(light.illumination_x(t))
     level = light.illumination[:, left : left + width, None]
     gain = np.array([light.red(t), light.green(t), light.blue(t)], np.float32)
-    if light.flicker:
-        gain *= light.flicker.gain(t)
     rows, columns = light.grain.shape[0] - height + 1, light.grain.shape[1] - width + 1
     row, column = np.random.default_rng(round(1000 * t)).integers(0, (rows, columns))
     lit = np.asarray(image, np.float32) * level

@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from pipeline.demo_data.actors import SOLID, Actor, Signal
 from pipeline.demo_data.casting import HELD_OUT_TIMES, davis_scene
-from pipeline.demo_data.scene import Flicker, Scene, flickering, render, render_annotated
+from pipeline.demo_data.scene import Scene, render, render_annotated
 
 
 def repainted(actor: Actor, level: int) -> Actor:
@@ -66,22 +66,3 @@ def test_lighting_drifts_and_noise_is_mild() -> None:
     quiet = dataclasses.replace(still, light=dataclasses.replace(still.light, grain=np.zeros_like(still.light.grain)))
     difference = render(still, 1.0).astype(int) - render(quiet, 1.0)
     assert 1 < difference.std() < 6
-
-
-def test_flicker_darkens_each_frame_anew_and_leaves_the_truth_alone() -> None:
-    scene = davis_scene([21, 1], 1)
-    lit = flickering(scene, 0.7, [21, 1])
-    for t in HELD_OUT_TIMES[:3]:
-        plain, dimmed = render_annotated(scene, t), render_annotated(lit, t)
-        inside = ((plain.image > 100) & (plain.image < 250)).all(axis=2)  # where rounding and clipping do not count
-        gain = (dimmed.image[inside] / plain.image[inside]).mean(axis=0)
-        np.testing.assert_allclose(gain, Flicker(0.7, (21, 1)).gain(t), atol=0.02)
-        assert (dimmed.objects == plain.objects).all()
-
-
-def test_flicker_lies_in_its_range_and_differs_from_scene_to_scene() -> None:
-    gains = np.array([Flicker(0.7, (7,)).gain(t) for t in np.arange(200) / 24])
-    assert np.exp(-1.4) < gains.min() < np.exp(-1.2)
-    assert np.exp(-0.2) < gains.max() < 1
-    assert np.corrcoef(gains[1:, 0], gains[:-1, 0])[0, 1] < 0.3
-    assert not np.allclose(gains[0], Flicker(0.7, (8,)).gain(0))
