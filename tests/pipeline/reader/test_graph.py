@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 from pipeline.reader.feed import box_feed, colour_feed, frame_feed
 from pipeline.reader.graph import Feed, build_graph
@@ -121,6 +121,14 @@ def test_contrast_turns_about_the_mean_grey(factor: float) -> None:
     difference = np.abs(view - square(f"contrast_{factor}"))
     assert difference.max() <= 2
     assert difference.mean() < 0.7
+
+
+def test_contrast_turns_about_the_mean_of_the_brightened_view() -> None:
+    image = squares()[0][0]
+    brightened = ImageEnhance.Brightness(Image.fromarray(image)).enhance(0.6)
+    expected = np.asarray(ImageEnhance.Contrast(brightened).enhance(0.6), float)
+    (view,) = run([image], [WHOLE], [{"brightness": 0.6, "contrast": 0.6}], SIZE)
+    assert np.abs(view - expected).max() <= 2
 
 
 @pytest.mark.parametrize(("shift", "largest", "mean"), [(-0.1, 53, 12), (0.03, 18, 4.6), (0.1, 52, 12)])
