@@ -16,7 +16,7 @@ def main(command: PretrainCommand) -> int:
         run = Run(command)
         train, accelerator = command.train, run.accelerator
         if run.done >= run.last_step:
-            accelerator.print(f"the run in {run.out} is finished: {checkpoints(run.out)[-1]}")
+            accelerator.print(f"nothing is left to do: all {run.last_step} steps are done")
             return 0
         parameters = sum(parameter.numel() for parameter in run.core.student.parameters()) / 1e6
         accelerator.print(
@@ -29,8 +29,7 @@ def main(command: PretrainCommand) -> int:
         with run.loader() as loader, contextlib.closing(progress):
             while run.done < run.last_step:
                 ended_by = run.take_step(loader, progress, interruption.signal)
-                if train.maps_every and run.done % train.maps_every == 0 and accelerator.is_main_process:
-                    run.draw_maps(loader)
+                run.draw_maps(loader)
                 if ended_by or run.done % train.checkpoint_every == 0 or run.done == run.last_step:
                     run.save()
                 if ended_by and run.done < run.last_step:

@@ -157,11 +157,14 @@ class Run:
         self.saved = self.done
 
     def draw_maps(self, loader: Loader) -> None:
-        """Draw the cross-attention on the first clips of the first dataset; nothing where there is none."""
+        """Draw the cross-attention on the first clips of the first dataset, if it is time to; all ranks call it."""
         sandwich, size = self.command.data.sandwich, self.command.data.views.global_size
-        if self.core.auxiliary and sandwich.auxiliary and not self.command.data.neighbours:
-            folder = self.out / "attention" / f"step-{self.done:08d}"
-            draw_maps(self.core, loader.dataset, range(min(MAPS, len(loader.dataset))), sandwich, size, folder)
+        every, model = self.command.train.maps_every, self.core.auxiliary
+        if not every or self.done % every or not model or not sandwich.auxiliary or self.command.data.neighbours:
+            return
+        folder, clips = self.out / "attention" / f"step-{self.done:08d}", range(min(MAPS, len(loader.dataset)))
+        drawn = clips if self.accelerator.is_main_process else ()
+        all_or_none(self.accelerator, lambda: draw_maps(self.core, loader.dataset, drawn, sandwich, size, folder))
 
     def evaluate(self, progress: Progress) -> None:
         """Score the teacher on DAVIS if it is time to; all ranks call it."""

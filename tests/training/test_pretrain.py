@@ -198,6 +198,9 @@ def test_another_runs_checkpoint_is_where_resume_says(
     assert status == 0, said
     assert list(losses(out)) == [9, 10, 11, 12]
     assert all(loss == losses(undisturbed)[step] for step, loss in losses(out).items())
+    status, said = trainer.run(small(clip_dataset, tmp_path / "over", resume=checkpoints(undisturbed)[-1]))
+    assert status == 0, said
+    assert "nothing is left to do: all 12 steps are done" in said
     status, said = trainer.run(small(clip_dataset, out, resume=tmp_path / "nowhere"))
     assert status == 2
     assert "nowhere is damaged" in said
