@@ -45,16 +45,16 @@ class FeaturesBenchmark(Command):
     """Random parameters are drawn for it; the time does not depend on them."""
 
 
-def images_per_second(command: FeaturesBenchmark, shards: Path, folder: Path) -> float:
-    """Speed after a warm-up; `folder` takes the weights."""
+def measure(command: FeaturesBenchmark, shards: Path, folder: Path) -> tuple[int, float]:
+    """Images that were timed after a warm-up, and their seconds; `folder` takes the weights."""
     weights = folder / "weights.safetensors"
     save_backbone(weights, random_backbone(command.backbone, 0), card={})
     actor = ShardFeatures(shards, weights, str(folder), command.batch_size, command.threads)
     rows = np.resize(np.arange(len(ShardDataset(shards))), command.images)
     actor.features(rows)
     started = time.perf_counter()
-    actor.features(rows)
-    return command.images / (time.perf_counter() - started)
+    images = len(actor.features(rows))
+    return images, time.perf_counter() - started
 
 
 def main(command: FeaturesBenchmark) -> None:
@@ -62,11 +62,13 @@ def main(command: FeaturesBenchmark) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         shards = command.shards or make_shards(folder / "made", MADE_CLIPS)
-        rate = images_per_second(command, shards, folder)
+        images, seconds = measure(command, shards, folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = {"device": device, "width": command.backbone.width, "batch_size": command.batch_size}
-    write_result(command.out, {"images_per_second": rate, **chosen, "threads": command.threads})
-    rows = [("images/s", f"{rate:.1f} on {device}"), ("written to", str(command.out))]
+    write_result(
+        command.out, {"images_per_second": images / seconds, "images": images, **chosen, "threads": command.threads}
+    )
+    rows = [("images/s", f"{images / seconds:.1f} on {device}"), ("written to", str(command.out))]
     print_table(rows, "Features")
 
 

@@ -67,3 +67,9 @@ def step_flops(settings: TCoReSettings, batch_size: int, masked_share: float = 0
         + (mlp + last) * (crops + rows)
         + 3 * (mlp + last) * (crops + local + 2 * rows)
     )
+
+
+def utilisation(settings: TCoReSettings, batch_size: int, seconds: float, device: str) -> float | None:
+    """Share of the device's bf16 peak that steps of `seconds` reach (MFU); None where that peak is not known."""
+    peak = peak_flops(device)
+    return None if peak is None else step_flops(settings, batch_size) / seconds / peak

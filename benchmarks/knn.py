@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from benchmarks.result import NOT_HERE, print_table, write_result
 from indexing.approximate import recall
-from indexing.engines import gpu_count
+from indexing.engines import Device, cpu_nearest, gpu_count
 from indexing.job import PARTS, BlockSearch, SearchSettings, SearchTask
 from indexing.search import Block, Rules, nothing_found, search_block
 from pipeline.settings import Command, run_command
@@ -140,8 +140,6 @@ def peaks(command: KnnBenchmark, folder: Path) -> dict[str, float]:
 
 def on_cpu(command: KnnBenchmark, folder: Path, features: NDArray[np.float16]) -> Table:
     """Figures and table rows of the search on the CPU."""
-    from indexing.engines import cpu_nearest
-
     figures = compare(command, folder, features)
     by_rows = growth(command, features, cpu_nearest)
     memory = peaks(command, folder)
@@ -166,17 +164,17 @@ def on_cpu(command: KnnBenchmark, folder: Path, features: NDArray[np.float16]) -
     ]
 
 
-def on_gpus(command: KnnBenchmark, folder: Path, features: NDArray[np.float16]) -> Table:
-    """Figures and table rows of the search on all GPUs; the features lie in memory, as `make knn` has them."""
+def beside_cpu(command: KnnBenchmark, folder: Path, features: NDArray[np.float16], device: Device) -> Table:
+    """Figures and table rows of the search on `device`, and how far its neighbours are those of the CPU."""
     settings = SearchSettings(block=command.block, memory_gb=GPU_MEMORY_GB)
     ours, theirs = (
         BlockSearch(SearchTask(open_storage(str(folder)), settings, command.k, None, False, device, None))
-        for device in ("gpu", "cpu")
+        for device in (device, "cpu")
     )
     ours.run(0)  # reads the features, and warms up
     blocks = max(1, command.rows // command.block)  # whole ones
     seconds = []
-    for turn in tqdm(range(command.rounds), desc="blocks on the GPUs", unit="block"):
+    for turn in tqdm(range(command.rounds), desc="blocks of queries", unit="block"):
         started = time.perf_counter()
         ours.run(turn % blocks)
         seconds.append(time.perf_counter() - started)
@@ -208,7 +206,10 @@ def main(command: KnnBenchmark) -> int:
         features = make_features(command.rows, command.width)
         (folder / PARTS).mkdir()
         np.save(folder / FEATURES, features)
-        figures, table = (on_gpus if command.device == "gpu" else on_cpu)(command, folder, features)
+        if command.device == "gpu":
+            figures, table = beside_cpu(command, folder, features, "gpu")
+        else:
+            figures, table = on_cpu(command, folder, features)
     chosen = {name: getattr(command, name) for name in ("device", "rows", "width", "k", "block")}
     write_result(command.out, {"faiss": faiss.__version__, **chosen, **figures})
     print_table([*table, ("written to", str(command.out))], "Neighbour search")

@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.flops import peak_flops, step_flops
+from benchmarks.flops import utilisation
 from benchmarks.plain import PlainTCoRe
 from benchmarks.result import print_table, write_result
 from pipeline.reader.batch import Batch
@@ -139,11 +139,10 @@ def alone(command: TrainBenchmark) -> tuple[Figures, list[tuple[str, str]]]:
         figures["gpu"] = torch.cuda.get_device_name()
         figures["reserved_gb"] = torch.cuda.max_memory_reserved() / 1e9
         rows.append(("reserved by torch, GB", f"{figures['reserved_gb']:.2f}"))
-        peak = peak_flops(figures["gpu"])
-        if peak is not None and command.precision == "bf16":
-            done = step_flops(model_settings(command), command.batch_size)
-            figures["mfu"] = done / figures["seconds"] / peak
-            rows.append(("model FLOP utilisation", f"{100 * figures['mfu']:.1f} %"))
+        mfu = utilisation(model_settings(command), command.batch_size, figures["seconds"], figures["gpu"])
+        if mfu is not None and command.precision == "bf16":
+            figures["mfu"] = mfu
+            rows.append(("model FLOP utilisation", f"{100 * mfu:.1f} %"))
     if command.architecture in PAPER_EPOCHS:
         hours = projected_hours(command.architecture, command.batch_size, figures["seconds"])
         figures["projected_hours"] = hours

@@ -12,4 +12,4 @@ def test_more_images_than_the_dataset_has_are_timed(tmp_path: Path) -> None:
     main(FeaturesBenchmark(shards=shards, out=out, images=7, batch_size=4, threads=1, backbone=backbone))
     result = json.loads(out.read_text())
     assert result["images_per_second"] > 0
-    assert (result["width"], result["batch_size"]) == (32, 4)
+    assert (result["images"], result["width"], result["batch_size"]) == (7, 32, 4)

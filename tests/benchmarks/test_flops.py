@@ -2,7 +2,7 @@ import pytest
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.flops import peak_flops, step_flops
+from benchmarks.flops import peak_flops, step_flops, utilisation
 from benchmarks.train import random_batch
 from pipeline.reader.views import ViewSettings
 from training.head import HeadSettings
@@ -50,3 +50,9 @@ def test_peaks_are_those_of_the_data_sheets(device: str, teraflops: float) -> No
 @pytest.mark.parametrize("device", ["NVIDIA H200 MIG 1g.18gb", "NVIDIA GeForce GTX 1080", "cpu"])
 def test_no_peak_is_guessed(device: str) -> None:
     assert peak_flops(device) is None
+
+
+def test_utilisation_is_a_share_of_the_peak() -> None:
+    at_the_peak = step_flops(VIT_S, 64) / 989e12
+    assert utilisation(VIT_S, 64, 2 * at_the_peak, "NVIDIA H200") == pytest.approx(0.5)
+    assert utilisation(VIT_S, 64, 1.0, "NVIDIA H200 MIG 1g.18gb") is None

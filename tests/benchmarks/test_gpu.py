@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu import GpuBenchmark, main, run_stages
+from benchmarks.gpu import GpuBenchmark, main, run_stages, stage_environment
 from benchmarks.gpu_stages import Stage
 from pipeline.settings import UserError
 
@@ -36,6 +36,15 @@ def test_what_the_time_does_not_suffice_for_is_left_out(tmp_path: Path) -> None:
     (record,) = run_stages([stage], tmp_path, time.monotonic() - 1, {})
     assert (record["status"], record["figures"]) == ("left out", {})
     assert not (tmp_path / "ran").exists()
+
+
+def test_scripts_find_the_packages_where_the_project_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    assert stage_environment(on_gpu=True)["PYTHONPATH"] == f"{Path(__file__).parents[2]}:/elsewhere"
+    monkeypatch.delenv("PYTHONPATH")
+    assert stage_environment(on_gpu=True)["PYTHONPATH"] == str(Path(__file__).parents[2])
+    assert stage_environment(on_gpu=False)["CUDA_VISIBLE_DEVICES"] == ""
+    assert "CUDA_VISIBLE_DEVICES" not in stage_environment(on_gpu=True)
 
 
 @pytest.mark.slow
