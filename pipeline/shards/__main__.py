@@ -42,7 +42,8 @@ def _summary(command: ShardsCommand, outcome: Outcome, seconds: float) -> str:
         by_reason = ", ".join(f"{count} {reason}" for reason, count in sorted(outcome.reasons.items()))
         lines.append(f"rejects: {by_reason}; all in {command.out}/{REJECTS}, the first are")
         with open_storage(command.out).open(REJECTS) as stream:
-            first = pq.ParquetFile(stream).read_row_group(0).slice(0, REJECTS_SHOWN).to_pylist()
+            # Arrow's threads may outlive the read by a moment and end a program that ends in it.
+            first = pq.ParquetFile(stream).read_row_group(0, use_threads=False).slice(0, REJECTS_SHOWN).to_pylist()
         lines += [f"  {row['source']}: {row['reason']}, {row['detail']}".replace("\n", " ") for row in first]
     return "\n".join(lines)
 

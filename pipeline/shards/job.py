@@ -224,7 +224,7 @@ def _finished(
     _check_same(out, "a finished dataset", expected, manifest.model_dump())
     try:
         with out.open(REJECTS) as stream:
-            reasons = dict(Counter(pq.read_table(stream, columns=["reason"])["reason"].to_pylist()))
+            reasons = dict(Counter(pq.read_table(stream, columns=["reason"], use_threads=False)["reason"].to_pylist()))
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{out}/{REJECTS} cannot be read ({error}): remove {out} and run the job again") from error
     return reasons, bool(lost or (command.retry_rejects and set(reasons) - {Reason.DUPLICATE_KEY.value}))
