@@ -54,6 +54,7 @@ READER_ROWS = (
     ("host_microseconds_per_sample", "host work a sample", "{:.0f} microseconds", "aim: at most 100"),
     ("bytes_asked_over_needed", "bytes asked for / needed", "{:.3f}", "aim: at most 1.1"),
     ("bytes_from_storage_over_needed", "bytes from storage / needed, in whole pages", "{:.3f}", ""),
+    ("bytes_of_pages_over_needed", "the pages that hold the needed bytes / needed", "{:.3f}", ""),
     ("memory_growth_mb", "growth of memory over the steps watched", "{:+.1f} MB", "aim: none"),
 )
 EVALUATION_BESIDE = {

@@ -5,6 +5,7 @@ run. Samples per core-second count the processor time of all processes and threa
 its first batch of each worker, that of the others their first batches.
 """
 
+import itertools
 import multiprocessing
 import os
 import statistics
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from pydantic import Field
 from tqdm import tqdm
@@ -23,7 +25,7 @@ from tqdm import tqdm
 from benchmarks.made_shards import make_shards
 from benchmarks.pillow_loader import pillow_loader
 from benchmarks.result import print_table, write_result
-from pipeline.dataset import ShardDataset
+from pipeline.dataset import INDEX, ShardDataset
 from pipeline.reader.feed import plan_feed
 from pipeline.reader.plan import needed_frames, plan_batch
 from pipeline.reader.sources import Sources, read_frames
@@ -31,6 +33,9 @@ from pipeline.reader.views import ViewSettings
 from pipeline.settings import Command, run_command
 
 WARM_UP_STEPS = 3
+STEPS_BEHIND = 8
+"""Batches behind the timed ones, so that as much is in progress at the end as at the start."""
+PAGE = 4096
 MADE_CLIPS = 512
 MEMORY_VIEWS = ViewSettings(global_size=32, local_size=16, local_crops=2)
 MEMORY_BATCH = 4
@@ -82,8 +87,8 @@ def time_reader(command: ReaderBenchmark) -> Figures:
     from pipeline.reader.loader import Loader
 
     torch.set_num_threads(1)
-    total = WARM_UP_STEPS + command.steps
-    with Loader(_settings(command), command.batch_size, 0, total, device=torch.device(command.device)) as loader:
+    last = WARM_UP_STEPS + command.steps + STEPS_BEHIND
+    with Loader(_settings(command), command.batch_size, 0, last, device=torch.device(command.device)) as loader:
         for _ in range(WARM_UP_STEPS):
             next(loader)
         started, cpu = time.perf_counter(), time.process_time()
@@ -102,7 +107,8 @@ def time_pillow(command: ReaderBenchmark) -> Figures:
     steps = workers * (1 + -(-command.steps // workers))
     seconds: list[float] = []
     arrived: list[float] = []
-    for _, _, used in pillow_loader(_settings(command), command.batch_size, steps, workers):
+    batches = pillow_loader(_settings(command), command.batch_size, steps + STEPS_BEHIND, workers)
+    for _, _, used in itertools.islice(batches, steps):
         seconds.append(float(used))
         arrived.append(time.perf_counter())
         if len(seconds) == workers:
@@ -119,7 +125,8 @@ def time_decode(command: ReaderBenchmark) -> Figures:
     settings, size = _settings(command), command.batch_size
     sources = Sources(settings)
     part = slice(0, size)
-    plans = [plan_batch(settings, sources.table, step, size, part) for step in range(WARM_UP_STEPS + command.steps)]
+    steps = range(WARM_UP_STEPS + command.steps + 1)  # one batch is prepared ahead
+    plans = [plan_batch(settings, sources.table, step, size, part) for step in steps]
     encoded = [sources.frames(p.source_rows[needed_frames(p)], p.frames[needed_frames(p)]) for p in plans]
     batches = iter(encoded)
 
@@ -132,7 +139,7 @@ def time_decode(command: ReaderBenchmark) -> Figures:
 
     pipeline = graph()
     pipeline.build()
-    for _ in range(WARM_UP_STEPS - 1):  # one batch is prepared ahead
+    for _ in range(WARM_UP_STEPS):
         pipeline.run()
     started, cpu = time.perf_counter(), time.process_time()
     for _ in range(command.steps):
@@ -167,7 +174,7 @@ def _io_counters() -> dict[str, int]:
 
 
 def count_bytes(command: ReaderBenchmark) -> Figures:
-    """Bytes per sample: those of the frames of the plan, those asked of the kernel, those that came from storage.
+    """Bytes per sample: those of the frames of the plan, of their pages, those asked for, those that storage gave.
 
     The shards leave the page cache first; where storage is memory, nothing comes from it.
     """
@@ -180,15 +187,22 @@ def count_bytes(command: ReaderBenchmark) -> Figures:
     plans = [plan_batch(settings, sources.table, step, size, slice(0, size)) for step in range(command.steps)]
     dataset: ShardDataset = sources.datasets[0]
     dataset.frame(0, 0)  # whatever is imported or opened late
+    index = pq.read_table(Path(settings.shards, INDEX), columns=["shard", "frame_offset", "frame_size"]).to_pylist()
+    pages: set[tuple[str, int]] = set()
     before, needed_bytes = _io_counters(), 0
     for plan in plans:
         needed = needed_frames(plan)
         sources.advise(plan.source_rows[needed], plan.frames[needed])
         needed_bytes += sum(len(frame) for column in read_frames(plan, sources) for frame in column if len(frame) > 1)
+        for row, frame in zip(plan.source_rows[needed].tolist(), plan.frames[needed].tolist(), strict=True):
+            place = index[row]
+            start, length = place["frame_offset"][frame], place["frame_size"][frame]
+            pages.update((place["shard"], page) for page in range(start // PAGE, (start + length - 1) // PAGE + 1))
     after = _io_counters()
     samples = len(plans) * size
     return {
         "bytes_needed_per_sample": needed_bytes / samples,
+        "bytes_of_pages_over_needed": len(pages) * PAGE / needed_bytes,
         "bytes_asked_over_needed": (after["rchar"] - before["rchar"]) / needed_bytes,
         "bytes_from_storage_over_needed": (after["read_bytes"] - before["read_bytes"]) / needed_bytes,
     }
@@ -209,19 +223,26 @@ def watch_memory(command: ReaderBenchmark) -> Figures:
     return {"memory_growth_mb": (sizes[-1] - sizes[len(sizes) // 10]) / 1e6, "memory_mb": sizes[-1] / 1e6}
 
 
+def _pinned(measure: Callable[[ReaderBenchmark], Figures], command: ReaderBenchmark) -> Figures:
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: command.threads])
+    return measure(command)
+
+
 def _alone(measure: Callable[[ReaderBenchmark], Figures], command: ReaderBenchmark) -> Figures:
-    """Measure in a fresh process."""
+    """Measure in a fresh process, with all its threads and children on as many cores as there are `threads`."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure, command).result()
+        return pool.submit(_pinned, measure, command).result()
 
 
 def compare(command: ReaderBenchmark) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """Figures and table rows of the reader and its peers, measured in turn."""
     peers = {"reader": time_reader, "pillow": time_pillow, "decode": time_decode}
     seen: dict[str, list[Figures]] = {name: [] for name in peers}
-    for _ in tqdm(range(command.rounds), desc="reader, DataLoader, decoding in turn", unit="round"):
-        for name, measure in peers.items():
-            seen[name].append(_alone(measure, command))
+    names = [*peers]
+    for number in tqdm(range(command.rounds), desc="reader, DataLoader, decoding in turn", unit="round"):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            seen[name].append(_alone(peers[name], command))
     kinds = ("samples_per_second", "samples_per_core_second")
     medians = {n: {k: statistics.median(r[k] for r in runs) for k in kinds} for n, runs in seen.items()}
     ratios = {
@@ -244,7 +265,10 @@ def compare(command: ReaderBenchmark) -> tuple[dict[str, Any], list[tuple[str, s
     rows += [
         ("bytes needed", f"{counted['bytes_needed_per_sample'] / 1e3:.1f} kB a sample"),
         ("bytes asked for / needed", f"{counted['bytes_asked_over_needed']:.3f}"),
-        ("bytes from storage / needed", f"{counted['bytes_from_storage_over_needed']:.3f} (whole pages)"),
+        (
+            "bytes from storage / needed",
+            "{bytes_from_storage_over_needed:.3f}; their pages are {bytes_of_pages_over_needed:.3f}".format(**counted),
+        ),
         (
             f"memory over {command.memory_steps} steps",
             f"{memory['memory_growth_mb']:+.1f} MB of {memory['memory_mb']:.0f} MB",

@@ -40,6 +40,8 @@ def test_no_byte_is_asked_for_in_vain(made: Path) -> None:
     counted = count_bytes(ReaderBenchmark(shards=made, batch_size=4, steps=2, views=VIEWS))
     assert counted["bytes_needed_per_sample"] > 1000
     assert 1.0 <= counted["bytes_asked_over_needed"] < 1.1
+    assert counted["bytes_from_storage_over_needed"] <= counted["bytes_of_pages_over_needed"]
+    assert counted["bytes_of_pages_over_needed"] > 1.0
 
 
 def test_the_peer_executes_the_same_plan(made: Path) -> None:
