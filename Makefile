@@ -14,7 +14,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_inf
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c '$(SUITABLE)' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: help setup demo test lint bench bench-reader bench-shards bench-train bench-eval bench-knn bench-listing bench-sizes bench-gpu performance scale shards verify preview knn clean
+.PHONY: help setup demo test lint bench bench-reader bench-shards bench-train bench-eval bench-knn bench-listing bench-sizes bench-gpu performance scale evidence shards verify preview knn clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -73,6 +73,9 @@ performance: $(STAMP) ## Write docs/performance.md from benchmarks/results/
 
 scale: $(STAMP) ## Compute costs and limits at full size into docs/scale.md: make scale [ARGS="--cluster.gpus 16 --out mine.md"]
 	@$(BIN)/python -m benchmarks.scale $(ARGS)
+
+evidence: $(STAMP) ## Does the method learn here? Trains and scores all its variants, about 40 minutes on 2 cores: make evidence [ARGS="--real_clips dir --real_davis dir"]
+	@$(BIN)/python -m benchmarks.evidence $(ARGS)
 
 shards: export GIVEN_DATA = $(value DATA)
 shards: export GIVEN_OUT = $(value OUT)

@@ -1,0 +1,153 @@
+"""`make evidence`: whether the method learns here.
+
+Trains a small ViT in the ways that the paper compares, with several seeds each, on clips made by code and, where they
+are given, on real ones; scores all of them on held-out clips; writes a result file and docs/evidence.md.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from tqdm import tqdm
+
+from benchmarks.evidence_page import table_of, write_page
+from benchmarks.evidence_rows import ROWS, ROWS_ON_REAL_CLIPS, Row, paragraph, row
+from benchmarks.evidence_runs import FINISHED, PRESET, Programs, Run, Scene, do_all, stopping
+from benchmarks.result import write_result
+from pipeline.files import write_bytes
+from pipeline.settings import Command, UserError, parse_command, run_command
+from training.command import PretrainCommand
+from training.weights import random_backbone, save_backbone
+
+GPU_STEPS = 10
+"""Where there is a GPU, runs are so many times as long."""
+MADE_FROM = "made_from.json"
+
+
+class EvidenceCommand(Command):
+    """Train a small ViT with and without parts of the method, score it, and write what shows.
+
+    Called again it goes on: data, training and scores that are finished are kept.
+    """
+
+    program: ClassVar[str] = "python -m benchmarks.evidence"
+
+    out: Path = Path("evidence")
+    """Folder for data, runs and logs."""
+    result: Path = Path("benchmarks/results/evidence.json")
+    """Result file to write."""
+    page: Path = Path("docs/evidence.md")
+    """Document to write from it."""
+    clips: int = Field(120, ge=1)
+    """Clips to make for training."""
+    sequences: int = Field(6, ge=1)
+    """Held-out sequences for DAVIS; half as many for VIP and for JHMDB."""
+    seeds: int = Field(3, ge=1)
+    """Runs of each row."""
+    steps: int | None = Field(None, ge=1)
+    """Steps of a run; default: those of configs/evidence.yaml, ten times as many where there is a GPU."""
+    size: tuple[int, int] = (160, 288)
+    """Height and width of the network's input in the evaluation."""
+    lanes: int | None = Field(None, ge=1)
+    """Runs at a time; default: one for each core, or one where there is a GPU. The result does not depend on it."""
+    real_clips: Path | None = None
+    """Folder of class folders with real clips, for a second table; needs --real_davis."""
+    real_davis: Path | None = None
+    """DAVIS-2017 folder on which runs on real clips are scored."""
+
+
+def make_data(command: EvidenceCommand, programs: Programs) -> list[tuple[Scene, tuple[Row, ...]]]:
+    """The scenes with the rows that each compares; what is there already is kept."""
+    out, log = command.out, command.out / "data.txt"
+    made = ("--clips", str(command.clips), "--sequences", str(command.sequences))
+    print(f"making {command.clips} clips and their shards (a few minutes; {log} has the progress)", flush=True)
+    programs.run(("python", "-m", "pipeline.demo_data", str(out / "data"), "--images_per_class", "1", *made), log)
+    sources = [("demo", out / "data" / "kinetics" / "train")]
+    if command.real_clips:
+        sources.append(("real", command.real_clips))
+    for name, clips in sources:
+        shards = ("--data", str(clips), "--out", str(out / "shards" / name))
+        programs.run(("python", "-m", "pipeline.shards", *shards), log)
+    held_out = {task: out / "data" / task for task in ("davis", "vip", "jhmdb")}
+    scenes: list[tuple[Scene, tuple[Row, ...]]] = [
+        (Scene("demo", out / "shards" / "demo", held_out, command.size), ROWS)
+    ]
+    if command.real_davis:
+        real = Scene("real", out / "shards" / "real", {"davis": command.real_davis}, command.size)
+        scenes.append((real, tuple(row(name) for name in ROWS_ON_REAL_CLIPS)))
+    return scenes
+
+
+def plan(
+    command: EvidenceCommand, scenes: list[tuple[Scene, tuple[Row, ...]]], steps: int, architecture: Path
+) -> list[Run]:
+    """All runs, seed by seed, so that an early end leaves whole sets of rows."""
+    return [
+        Run(
+            scene,
+            one,
+            seed,
+            steps,
+            points=4 if one.trained and seed == 0 and scene.name == "demo" else 0,
+            folder=command.out / scene.name / f"{one.name}-{seed}",
+            architecture=architecture,
+        )
+        for scene, rows in scenes
+        for seed in range(command.seeds)
+        for one in rows
+    ]
+
+
+def check_folder(command: EvidenceCommand, preset: PretrainCommand, steps: int) -> None:
+    """Make sure that the folder holds runs of these settings, and record them there.
+
+    Raises:
+        UserError: it holds others.
+    """
+    free = {"config", "out", "result", "page", "lanes", "seeds", "steps", "real_clips", "real_davis"}
+    settings = {**command.model_dump(mode="json", exclude=free), "steps": steps}
+    path, asked = command.out / MADE_FROM, {"settings": settings, "preset": preset.model_dump(mode="json")}
+    if path.is_file() and json.loads(path.read_text()) != asked:
+        raise UserError(f"{command.out} holds runs of other settings ({path}): remove it or choose another --out")
+    write_bytes(path, json.dumps(asked, indent=2).encode() + b"\n")
+
+
+def collect(command: EvidenceCommand, runs: list[Run], steps: int) -> dict[str, Any]:
+    """The result file's content."""
+    kept = command.model_dump(mode="json", include={"clips", "sequences", "seeds", "size"})
+    result: dict[str, Any] = {"settings": {**kept, "steps": steps}}
+    for run in runs:
+        rows = result.setdefault(run.scene.name, {"runs": {}})["runs"]
+        rows.setdefault(run.row.name, []).append(json.loads((run.folder / FINISHED).read_text()))
+    return result
+
+
+def main(command: EvidenceCommand) -> None:
+    """Make data, do all runs, write result and page."""
+    if (command.real_clips is None) != (command.real_davis is None):
+        raise UserError("--real_clips and --real_davis go together: give both or neither")
+    preset = parse_command(PretrainCommand, ["--config", str(PRESET), "--data.shards", "", "--out", ""])
+    gpu, epochs = torch.cuda.is_available(), preset.train.epochs
+    assert preset.train.steps_per_epoch is not None
+    steps = command.steps or epochs * preset.train.steps_per_epoch * (GPU_STEPS if gpu else 1)
+    if steps % epochs:
+        raise UserError(f"--steps {steps} must be a multiple of the {epochs} epochs of {PRESET}")
+    check_folder(command, preset, steps)
+    architecture = command.out / "architecture.safetensors"
+    save_backbone(architecture, random_backbone(preset.model.backbone, 0), {})
+    programs = Programs()
+    with stopping(programs):
+        runs = plan(command, make_data(command, programs), steps, architecture)
+    print(f"{len(runs)} runs, {sum(run.is_finished for run in runs)} of them finished", flush=True)
+    do_all(runs, epochs, command.lanes or (1 if gpu else len(os.sched_getaffinity(0))), programs, tqdm.write)
+    write_result(command.result, collect(command, runs, steps))
+    result = json.loads(command.result.read_text())
+    write_page(command.page, result)
+    print(f"\n{paragraph(table_of(result['demo']['runs']))}\n\nTables: {command.page}; all scores: {command.result}")
+
+
+if __name__ == "__main__":
+    run_command(EvidenceCommand, main)
