@@ -1,14 +1,13 @@
 """The JSON file that a benchmark leaves: figures together with the machine and the versions they were seen on."""
 
-import contextlib
 import json
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from pipeline.files import write_bytes
+from pipeline.versions import installed_versions
 
 PACKAGES = (
     "tcore-pipeline",
@@ -35,19 +34,10 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def versions() -> dict[str, str]:
-    """Versions of those of `PACKAGES` that are installed."""
-    found = {}
-    for name in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
-
-
 def write_result(path: Path, figures: dict[str, Any]) -> None:
     """Write `figures` with machine and versions as JSON."""
     machine = {"cpu": processor(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
-    content = {**figures, "machine": machine, "versions": versions()}
+    content = {**figures, "machine": machine, "versions": installed_versions(PACKAGES)}
     write_bytes(path, json.dumps(content, indent=2).encode() + b"\n")
 
 

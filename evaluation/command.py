@@ -4,7 +4,6 @@ import json
 import math
 import platform
 from collections.abc import Iterable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from pydantic import Field, field_validator
 from evaluation.backbones import Checkpoint, Precision, open_checkpoint
 from pipeline.files import remove, write_bytes
 from pipeline.settings import Command, Settings, UserError
+from pipeline.versions import installed_versions
 
 PREDICTIONS = "predictions"
 SHEETS = "sheets"
@@ -155,7 +155,7 @@ def prepare_output(out: Path, data: Path, task: str) -> None:
 
 def software() -> dict[str, Any]:
     """Versions of what computes a result."""
-    return {"python": platform.python_version()} | {name: version(name) for name in _RECORDED_PACKAGES}
+    return {"python": platform.python_version()} | installed_versions(_RECORDED_PACKAGES)
 
 
 def _without_nan(value: object) -> object:

@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from pipeline.shards.shard import PLAN, ShardTask
 from pipeline.shards.sources import Source, data_root, list_sources
 from pipeline.shards.versions import writer_versions
 from pipeline.storage import LocalStorage, Storage, open_storage
+from pipeline.versions import installed_versions
 
 JOB = f"{PARTS}/job.json"
 
@@ -277,7 +277,7 @@ def run_job(command: ShardsCommand) -> Outcome:
                 out.remove(PARTS)  # nothing has begun
             raise
         parts, of_run = _write(_task(command, out, plan), plan, versions, command)
-        all_versions = {name: version(name) for name in ("tcore-pipeline", "pyarrow")} | versions
+        all_versions = installed_versions(("tcore-pipeline", "pyarrow")) | versions
         report = _report(parts, plan, of_run, started, all_versions)
         manifest = publish(out, parts, {**_header(command, plan), "versions": all_versions}, report)
     reasons = sum((Counter(part.reasons) for part in parts), Counter())
