@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from pipeline.settings import UserError
 from pipeline.storage import open_storage
@@ -75,7 +75,7 @@ class Manifest(BaseModel):
     classes: list[str]
     """Class name of each label."""
     source_fingerprint: str
-    """Hash over path and size of every input."""
+    """Hex SHA-256 over path, key and class of every input."""
     versions: dict[str, str]
     tables: dict[str, str] = {}
     """Hex SHA-256 of the index and of the rejects, by file name."""
@@ -85,6 +85,11 @@ class Manifest(BaseModel):
     def dataset_hash(self) -> str:
         """Hex SHA-256 that names the content: equal exactly when all shards are equal."""
         return hashlib.sha256(json.dumps([(s.file, s.sha256) for s in self.shards]).encode()).hexdigest()
+
+
+def mending(place: object) -> str:
+    """What to run when something is wrong with the dataset at a path or address."""
+    return f"Run `python -m pipeline.verify {place}`, which names every fault"
 
 
 def parse_manifest(content: bytes, name: str) -> Manifest:
@@ -102,7 +107,7 @@ def parse_manifest(content: bytes, name: str) -> Manifest:
                 "write the shards again with `make shards`"
             )
         return Manifest.model_validate(fields)
-    except (ValueError, AttributeError, ValidationError) as error:
+    except (ValueError, AttributeError) as error:
         raise UserError(
             f"{name} is damaged ({type(error).__name__}); write the shards again with `make shards`"
         ) from error
@@ -204,8 +209,8 @@ class ShardDataset:
 
     @property
     def mending(self) -> str:
-        """What to run when something is wrong with the dataset."""
-        return f"Run `python -m pipeline.verify {self.folder}`, which names every fault"
+        """What to run when something is wrong with this dataset."""
+        return mending(self.folder)
 
     def __len__(self) -> int:
         return len(self.num_frames)

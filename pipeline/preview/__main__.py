@@ -8,7 +8,7 @@ import pyarrow as pa
 from pydantic import Field
 from tqdm import tqdm
 
-from pipeline.dataset import MANIFEST, Manifest, parse_manifest
+from pipeline.dataset import MANIFEST, mending, read_manifest
 from pipeline.files import write_bytes
 from pipeline.preview import page, sheet
 from pipeline.preview.batch import batch_settings, write_batch
@@ -47,16 +47,9 @@ class PreviewCommand(Command):
     """Preset of a training, or config.json of a run, whose data settings --batch draws with; default: the paper's."""
 
 
-def _read_manifest(storage: Storage) -> Manifest:
-    if storage.size(MANIFEST) is None:
-        raise UserError(f"{storage} holds no finished shard dataset (no {MANIFEST}); make one with `make shards`")
-    return parse_manifest(storage.read(MANIFEST), f"{storage}/{MANIFEST}")
-
-
 def _check_out(storage: Storage, out: Path) -> None:
     if isinstance(storage, LocalStorage) and Path(storage.place).resolve() in (out.resolve(), *out.resolve().parents):
         raise UserError(f"--out {out} lies in the dataset {storage}, which stays as it is: choose a folder elsewhere")
-
     if any((out / name).exists() for name in (MANIFEST, PARTS)):
         raise UserError(f"--out {out} is a dataset, which stays as it is: choose a folder elsewhere")
 
@@ -64,16 +57,14 @@ def _check_out(storage: Storage, out: Path) -> None:
 def main(command: PreviewCommand) -> None:
     """Read, draw and write both files, and say where they are."""
     storage = open_storage(command.shards)
-    manifest = _read_manifest(storage)
+    manifest = read_manifest(command.shards)
     _check_out(storage, command.out)
     settings = batch_settings(command.shards, manifest, command.seed, command.training)
     try:
         survey = survey_dataset(storage, manifest)
         chosen = choose(storage, manifest, survey, command.samples, command.seed)
     except (OSError, pa.ArrowException, LookupError) as error:
-        raise UserError(
-            f"cannot read the tables of {storage} ({error}): see what is wrong with python -m pipeline.verify {storage}"
-        ) from error
+        raise UserError(f"cannot read the tables of {storage} ({error}). {mending(storage)}") from error
     strips = read_strips(storage, manifest, chosen, command.draws, command.seed)
     sections, parts = [], []
     for strip in tqdm(strips, total=len(chosen), desc="preview", unit=" samples", delay=2):

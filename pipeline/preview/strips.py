@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from pipeline.dataset import Manifest
+from pipeline.dataset import Manifest, mending
 from pipeline.preview.survey import Chosen
 from pipeline.reader.philox import Stream, uniforms
 from pipeline.reader.sandwich import SandwichSettings, draw_frames, draws_needed
 from pipeline.settings import UserError
+from pipeline.shards.record import dali_index_file
 from pipeline.storage import Storage
 
 ROLES = ("past", "current", "future")
@@ -72,7 +73,7 @@ def _picture(storage: Storage, row: dict[str, Any], frame: int) -> Image.Image:
 def _facts(storage: Storage, row: dict[str, Any]) -> dict[str, Any]:
     """The content of a sample's `json`, which the index of the shard for DALI locates."""
     name = f"{row['key']}.json"
-    for line in storage.read(row["shard"].removesuffix("tar") + "idx").decode().splitlines()[1:]:
+    for line in storage.read(dali_index_file(row["shard"])).decode().splitlines()[1:]:
         *_, offset, size, member = line.split(" ")
         if member == name:
             facts: dict[str, Any] = json.loads(storage.read(row["shard"], (int(offset), int(size))))
@@ -140,7 +141,7 @@ def read_strips(
             strip = _strip(storage, manifest, one, draws, seed)
         except (OSError, EOFError, LookupError, ValueError, SyntaxError) as error:
             raise UserError(
-                f"cannot read {one.rows[0]['key']} in {storage}/{one.rows[0]['shard']} "
-                f"({type(error).__name__}): see what is wrong with python -m pipeline.verify {storage}"
+                f"cannot read {one.rows[0]['key']} in {storage}/{one.rows[0]['shard']} ({type(error).__name__}). "
+                f"{mending(storage)}"
             ) from error
         yield strip

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pipeline.dataset import Manifest, Shard
+from pipeline.dataset import Manifest, Shard, mending
 from pipeline.files import TEMPORARY_PREFIX, atomic_path, remove
 from pipeline.settings import UserError
 from pipeline.storage import Storage
@@ -88,17 +88,11 @@ class ShardCache:
                 try:
                     data = storage.read(shard.file, (first, min(CHUNK, shard.bytes - first)))
                 except (OSError, EOFError) as error:
-                    raise UserError(
-                        f"cannot read shard {storage}/{shard.file}: {error}. "
-                        f"Run `python -m pipeline.verify {storage}`, which names every fault"
-                    ) from error
+                    raise UserError(f"cannot read shard {storage}/{shard.file}: {error}. {mending(storage)}") from error
                 digest.update(data)
                 stream.write(data)
         if digest.hexdigest() != shard.sha256:
-            raise UserError(
-                f"shard {storage}/{shard.file} is not the one that the manifest names. "
-                f"Run `python -m pipeline.verify {storage}`, which names every fault"
-            )
+            raise UserError(f"shard {storage}/{shard.file} is not the one that the manifest names. {mending(storage)}")
 
     def _reserve(self, temporary: Path, size: int) -> None:
         """Make room for a file of `size` bytes and take it at once, so that no other process does."""

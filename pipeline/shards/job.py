@@ -25,6 +25,7 @@ from pipeline.shards.decode import Inputs
 from pipeline.shards.parts import PARTS, Part, read_part
 from pipeline.shards.plan import Plan, make_plan
 from pipeline.shards.publish import publish, reopen
+from pipeline.shards.record import dali_index_file
 from pipeline.shards.rejects import Reason
 from pipeline.shards.shard import PLAN, ShardTask
 from pipeline.shards.sources import Source, data_root, list_sources
@@ -215,7 +216,7 @@ def _finished(
     lost = [
         shard.file
         for shard in manifest.shards
-        if out.size(shard.file) != shard.bytes or out.size(f"{shard.file.removesuffix('.tar')}.idx") is None
+        if out.size(shard.file) != shard.bytes or out.size(dali_index_file(shard.file)) is None
     ]
     if lost:
         print(f"{len(lost)} shards of the finished dataset in {out} are missing or cut off: writing them again")

@@ -4,7 +4,6 @@ import json
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -79,12 +78,12 @@ class ShardWriter:
         self._stream.write(bytes(2 * _BLOCK))
 
 
+def dali_index_file(shard: str) -> str:
+    """Name of the index file for DALI that belongs to the shard file `shard`."""
+    return f"{shard.removesuffix('.tar')}.idx"
+
+
 def dali_index(samples: Iterable[tuple[str, list[Member]]]) -> str:
     """The index file of DALI's own WebDataset reader (format v1.2) for (key, members) of each sample."""
     lines = [" ".join(f"{m.extension} {m.offset} {m.size} {key}.{m.extension}" for m in ms) for key, ms in samples]
     return "\n".join([f"v1.2 {len(lines)}", *lines]) + "\n"
-
-
-def write_dali_index(path: Path, samples: Iterable[tuple[str, list[Member]]]) -> None:
-    """Write `dali_index` to a file."""
-    path.write_text(dali_index(samples))

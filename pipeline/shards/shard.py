@@ -18,7 +18,7 @@ from pipeline.shards.decode import Decoded, Inputs, Seconds, decode, timed
 from pipeline.shards.parts import PARTS, Part, read_index_part, read_part, write_part
 from pipeline.shards.plan import Planned, read_shard_plan, readable
 from pipeline.shards.previous import Entry, PreviousShard, open_previous
-from pipeline.shards.record import Member, Sample, ShardWriter, frame_names, members, write_dali_index
+from pipeline.shards.record import Member, Sample, ShardWriter, dali_index, dali_index_file, frame_names, members
 from pipeline.shards.rejects import Reason, Rejected
 from pipeline.shards.triplets import TripletSettings, triplet_samples
 from pipeline.storage import Storage
@@ -164,6 +164,7 @@ def write_shard(shard: int, task: ShardTask, retry: bool = False) -> None:
         OSError: the output cannot be written.
     """
     name = task.shard_name(shard)
+    file = f"{name}.tar"
     finished = read_part(task.out, name)
     if finished is not None and not retry:
         return
@@ -177,17 +178,16 @@ def write_shard(shard: int, task: ShardTask, retry: bool = False) -> None:
             if not any(outcome.fresh for outcome in outcomes):
                 _write_rejects_anew(task.out, finished, [reject for o in outcomes for reject in o.rejects])
                 return
-        with task.out.writing(f"{name}.tar") as path:
-            written = _write_tar(path, f"{name}.tar", outcomes, stages)
+        with task.out.writing(file) as path:
+            written = _write_tar(path, file, outcomes, stages)
             with timed(stages.seconds, "write"):
                 size, digest = path.stat().st_size, sha256_file(path)
             closing = time.perf_counter()
         stages.seconds["write"] += time.perf_counter() - closing  # fsync and rename, or upload
     if written.rows:
-        with task.out.writing(f"{name}.idx") as path:
-            write_dali_index(path, written.members)
+        task.out.write(dali_index_file(file), dali_index(written.members).encode())
     else:
-        task.out.remove(f"{name}.tar")
+        task.out.remove(file)
         size = 0
     part = Part(
         name=name,

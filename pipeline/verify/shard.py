@@ -1,14 +1,14 @@
 """One shard against the manifest, the index and its own DALI index file."""
 
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
 
 from pipeline.dataset import INDEX, MANIFEST, Manifest, Shard
 from pipeline.files import sha256_file
-from pipeline.shards.record import Member, dali_index
+from pipeline.shards.record import Member, dali_index, dali_index_file
 from pipeline.storage import Storage
 from pipeline.verify.finding import Finding, Say
 from pipeline.verify.sample import Row, index_faults, read_contents
@@ -16,11 +16,6 @@ from pipeline.verify.tar import TarSample, read_tar
 
 MOST_OF_A_SHARD = 10
 """So many findings of one shard are told; the others are counted."""
-
-
-def index_file(file: str) -> str:
-    """Name of the DALI index file of a shard."""
-    return str(PurePosixPath(file).with_suffix(".idx"))
 
 
 def check_shard(storage: Storage, manifest: Manifest, shard: Shard, rows: pa.Table | None) -> list[Finding]:
@@ -58,7 +53,7 @@ def _check_whole(path: Path, size: int, shard: Shard, say: Say) -> bool:
 
 
 def _check_dali_index(storage: Storage, tar: str, samples: list[TarSample], say: Say) -> None:
-    file = index_file(tar)
+    file = dali_index_file(tar)
     if storage.size(file) is None:
         say(Finding(file, "", "is missing"))
         return

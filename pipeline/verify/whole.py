@@ -17,12 +17,12 @@ from pipeline.shards.frames import FrameSettings
 from pipeline.shards.images import ImageSettings
 from pipeline.shards.parts import PARTS
 from pipeline.shards.plan import shuffle_rank
+from pipeline.shards.record import dali_index_file
 from pipeline.shards.rejects import Reason
 from pipeline.shards.triplets import TripletSettings
 from pipeline.storage import Storage
 from pipeline.verify.finding import Finding, Say
 from pipeline.verify.sample import TRIPLET_KEY
-from pipeline.verify.shard import index_file
 
 _SHARD_FILE = re.compile(r"[A-Za-z0-9_-]+-\d{6,}\.(tar|idx)")
 _SETTINGS: dict[str, type[Settings]] = {"frames": FrameSettings, "images": ImageSettings, "triplets": TripletSettings}
@@ -57,7 +57,7 @@ def check_manifest(manifest: Manifest, say: Say) -> None:
 
 def check_files(storage: Storage, manifest: Manifest, say: Say) -> None:
     """Shard files that are none of this dataset, and what a job left behind."""
-    known = {shard.file for shard in manifest.shards} | {index_file(shard.file) for shard in manifest.shards}
+    known = {shard.file for shard in manifest.shards} | {dali_index_file(shard.file) for shard in manifest.shards}
     for name in storage.files():
         if name.startswith(TEMPORARY_PREFIX):
             say(Finding(name, "", "was left half-written by a job that was killed", surplus=True))
