@@ -14,18 +14,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from pydantic import Field, ValidationError
+from pydantic import Field
 from pydantic_settings import CliPositionalArg
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pipeline.dataset import ShardDataset
-from pipeline.files import write_bytes
+from pipeline.files import atomic_path
 from pipeline.reader.masks import draw_masks
 from pipeline.reader.sandwich import SandwichSettings
 from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD, centre_boxes
 from pipeline.settings import Command, UserError, run_command
+from training.checkpoint import MODEL
 from training.model import TCoRe, TCoReSettings
+from training.run_config import CONFIG
 
 MASKED_SHARE = 0.4
 """Share of the current frame's patches that are masked in the pictures."""
@@ -138,10 +140,9 @@ def draw_maps(
     written = []
     for row in rows:
         clip = read_clip(dataset, row, sandwich, size, side)
-        picture = io.BytesIO()
-        draw_clip(clip, cross_attention(model, clip)).save(picture, "PNG")
         written.append(out / f"{clip.key}.png")
-        write_bytes(written[-1], picture.getvalue())
+        with atomic_path(written[-1]) as picture:
+            draw_clip(clip, cross_attention(model, clip)).save(picture, "PNG")
     return written
 
 
@@ -152,11 +153,11 @@ def load_model(checkpoint: Path) -> tuple[TCoRe, SandwichSettings]:
         UserError: there is no such checkpoint, or it has no auxiliary branch over clips.
     """
     try:
-        config = json.loads((checkpoint / "config.json").read_text())
+        config = json.loads((checkpoint / CONFIG).read_text())
         model = TCoRe(TCoReSettings.model_validate(config["model"]))
-        model.load_state_dict(load_file(checkpoint / "model.safetensors"))
+        model.load_state_dict(load_file(checkpoint / MODEL))
         sandwich = SandwichSettings.model_validate(config["data"]["sandwich"])
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, ValidationError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{checkpoint} is no complete training checkpoint ({error})") from error
     if not model.auxiliary or not sandwich.auxiliary:
         raise UserError(f"{checkpoint} was trained without past or future frames: it has no cross-attention to draw")

@@ -30,12 +30,11 @@ from torch.distributed.checkpoint.state_dict import (
 
 from pipeline.files import TEMPORARY_PREFIX, atomic_path, remove, sha256_file
 from pipeline.settings import UserError
-from training.run_config import differences
+from training.run_config import CONFIG, differences
 
 CHECKPOINTS = "checkpoints"
 MODEL = "model.safetensors"
 OPTIMISER = "optimiser.pt"
-CONFIG = "config.json"
 STATE = "state.json"
 _NAME = re.compile(r"step-(\d{8})")
 _GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)

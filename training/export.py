@@ -13,9 +13,11 @@ from pydantic_settings import CliPositionalArg
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from pipeline.files import sha256_file
 from pipeline.settings import Command, UserError, run_command
-from training.checkpoint import CHECKPOINTS, STATE
+from training.checkpoint import CHECKPOINTS, MODEL, STATE
 from training.metrics import METRICS, read_metrics
+from training.run_config import CONFIG
 from training.transformers_format import save_transformers
 from training.vit import VitSettings
 from training.weights import backbone_sha256, build_backbone, save_backbone
@@ -52,12 +54,12 @@ def export(
     """
     if (checkpoint / CHECKPOINTS).is_dir():
         raise UserError(f"{checkpoint} is the folder of a run: give one of {checkpoint / CHECKPOINTS}/step-*")
-    config = _read_json(checkpoint / "config.json")
+    config = _read_json(checkpoint / CONFIG)
     try:
         settings = VitSettings.model_validate(config["model"]["backbone"])
     except (KeyError, TypeError, ValidationError) as error:
-        raise UserError(f"{checkpoint / 'config.json'} does not describe model.backbone of a training run") from error
-    path = checkpoint / "model.safetensors"
+        raise UserError(f"{checkpoint / CONFIG} does not describe model.backbone of a training run") from error
+    path = checkpoint / MODEL
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -109,7 +111,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 def main(command: ExportCommand) -> None:
     """Export and say what was written."""
     sha256 = export(command.checkpoint, command.out, command.part, command.format)
-    print(f"{command.part} backbone of {command.checkpoint} -> {command.out} (weights {sha256[:12]})")
+    of_file = f"file hash {sha256_file(command.out)[:12]}, " if command.out.is_file() else ""
+    print(f"{command.part} backbone of {command.checkpoint} -> {command.out} ({of_file}content hash {sha256[:12]})")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 import signal
 from types import FrameType, TracebackType
 
-from typing_extensions import Self
-
 REQUEUE_STATUS = 75
 """Exit status after SIGTERM or SIGUSR1: "try again" (EX_TEMPFAIL), for schedulers that requeue by status."""
 INTERRUPTED_STATUS = 128 + signal.SIGINT
@@ -19,7 +17,7 @@ class Interruption:
         self.signal = 0
         """Number of the signal that came, 0 for none; of several ranks the largest counts."""
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Interruption":
         self._before = {number: signal.signal(number, self._note) for number in _WATCHED}
         return self
 

@@ -10,7 +10,6 @@ from typing import Literal, NamedTuple
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from pipeline.reader.batch import Batch
 from pipeline.settings import Settings
@@ -61,7 +60,7 @@ class TCoReSettings(Settings):
     """Weights and temperatures of the objective."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "TCoReSettings":
         if self.auxiliary_branch and self.backbone.width % self.pmm.heads:
             raise ValueError(f"pmm.heads = {self.pmm.heads} must divide backbone.width = {self.backbone.width}")
         if self.auxiliary_branch and self.teacher_sees == "auxiliary":
@@ -122,7 +121,7 @@ class TCoRe(nn.Module):
         self.ibot_patch_loss = Centre((1, 1, prototypes), momentum)
         self.train()
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "TCoRe":
         """Set the mode of the student; the teacher always evaluates all its branches."""
         super().train(mode)
         self.teacher.eval()

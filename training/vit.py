@@ -11,7 +11,6 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from typing_extensions import Self
 
 from pipeline.settings import Settings
 from training.lean_linear import norm_linear, scaled_linear
@@ -56,7 +55,7 @@ class VitSettings(Settings):
         return values
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "VitSettings":
         named = ARCHITECTURES.get(self.architecture or "", {})
         for key, value in named.items():
             if getattr(self, key) != value:
