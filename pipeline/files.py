@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -62,6 +63,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except BaseException:
         remove(temporary)
         raise
+
+
+@contextlib.contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock among all processes and threads of this machine; it ends with its holder. Yields whether it is held.
+
+    Without `wait` a lock that another one holds is not waited for. The lock file at `path` stays.
+    """
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, BinaryIO
 import fsspec
 from pydantic import BeforeValidator
 
-from pipeline.files import TEMPORARY_PREFIX, atomic_path, open_regular, remove
+from pipeline.files import TEMPORARY_PREFIX, atomic_path, locked, open_regular, remove
 from pipeline.settings import UserError
 
 Place = Annotated[str, BeforeValidator(os.fspath)]
@@ -29,11 +29,12 @@ class Storage(ABC):
     What fails raises OSError: FileNotFoundError, PermissionError, ...
     """
 
-    def __init__(self, place: str) -> None:
-        self.place = place
+    def __init__(self, place: str, given: str = "") -> None:
+        """Use the folder at `place`; messages name it as it was `given`."""
+        self.place, self._given = place, given or place
 
     def __str__(self) -> str:
-        return self.place
+        return self._given
 
     @abstractmethod
     def open(self, name: str) -> BinaryIO:
@@ -58,6 +59,14 @@ class Storage(ABC):
     @abstractmethod
     def local(self, name: str) -> contextlib.AbstractContextManager[Path]:
         """A local path that holds the file while the block runs."""
+
+    @abstractmethod
+    def alone(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Keep a second job out while the block runs, by the lock file `name`; an object store has no locks.
+
+        Raises:
+            UserError: another job is in, or the folder cannot be written.
+        """
 
     @abstractmethod
     def remove(self, name: str) -> None:
@@ -149,6 +158,20 @@ class LocalStorage(Storage):
     def local(self, name: str) -> Iterator[Path]:
         yield self._root / name
 
+    @contextlib.contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        path = self._root / name
+        with contextlib.ExitStack() as stack:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                held = stack.enter_context(locked(path, wait=False))
+            except OSError as error:
+                raise UserError(f"cannot write to the output folder {self}: {error.strerror or error}") from error
+            if not held:
+                raise UserError(f"another job is writing to {self}: wait for it or stop it first")
+            stack.callback(path.unlink, missing_ok=True)
+            yield
+
     def remove(self, name: str) -> None:
         remove(self._root / name)
 
@@ -162,7 +185,7 @@ class ObjectStorage(Storage):
         return fs, root.rstrip("/")
 
     def __getstate__(self) -> dict[str, str]:
-        return {"place": self.place}  # connections stay where they were opened
+        return {"place": self.place, "_given": self._given}  # connections stay where they were opened
 
     def _path(self, name: str) -> str:
         return f"{self._located[1]}/{name}" if name else self._located[1]
@@ -237,6 +260,10 @@ class ObjectStorage(Storage):
             self._call("get_file", name, str(path))
             yield path
 
+    @contextlib.contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        yield
+
     def remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._call("rm", name, recursive=True)
@@ -249,7 +276,7 @@ def open_storage(place: str) -> Storage:
         UserError: the address is of a kind for which no package is installed.
     """
     if "://" not in place:
-        return LocalStorage(str(Path(place).expanduser().absolute()))
+        return LocalStorage(str(Path(place).expanduser().absolute()), given=str(Path(place)))
     storage = ObjectStorage(place.rstrip("/"))
     try:
         storage._located  # noqa: B018 - opens the file system

@@ -1,17 +1,16 @@
 """Shards of remote datasets as files on a local disk, never more than a given number of bytes."""
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipeline.dataset import Manifest, Shard, mending
-from pipeline.files import TEMPORARY_PREFIX, atomic_path, remove
+from pipeline.files import TEMPORARY_PREFIX, atomic_path, locked, remove
 from pipeline.settings import UserError
 from pipeline.storage import Storage
 
@@ -20,21 +19,6 @@ DOWNLOADS = 4
 CHUNK = 1 << 24
 """Bytes of one request to the store."""
 _LOCK = ".lock"
-
-
-@contextlib.contextmanager
-def _locked(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold a lock among all processes and threads of this machine; it ends with its holder. Yields whether it is held.
-
-    Without `wait` a lock that another one holds is not waited for.
-    """
-    with path.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
 
 
 def _status(path: Path) -> os.stat_result | None:
@@ -69,7 +53,7 @@ class ShardCache:
         """
         path, shard = self.path(manifest, number), manifest.shards[number]
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_name(f"{path.name}{_LOCK}")):
+        with locked(path.with_name(f"{path.name}{_LOCK}")):
             status = _status(path)
             if status is not None and status.st_size == shard.bytes:
                 os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))  # used now; a changed mtime means changed bytes
@@ -96,7 +80,7 @@ class ShardCache:
 
     def _reserve(self, temporary: Path, size: int) -> None:
         """Make room for a file of `size` bytes and take it at once, so that no other process does."""
-        with _locked(self.folder / f"cache{_LOCK}"):
+        with locked(self.folder / f"cache{_LOCK}"):
             self._remove_abandoned()
             files = [*self.folder.glob("*/*.tar"), *self.folder.glob(f"*/{TEMPORARY_PREFIX}*")]
             found = {path: status for path in files if (status := _status(path))}
@@ -117,7 +101,7 @@ class ShardCache:
         """Remove what killed processes left half-written."""
         for temporary in self.folder.glob(f"*/{TEMPORARY_PREFIX}*"):
             name = temporary.name.removeprefix(TEMPORARY_PREFIX).rpartition("-")[0]
-            with _locked(temporary.with_name(f"{name}{_LOCK}"), wait=False) as abandoned:
+            with locked(temporary.with_name(f"{name}{_LOCK}"), wait=False) as abandoned:
                 if abandoned:
                     remove(temporary)
 

@@ -1,7 +1,5 @@
 """A job from its inputs to a finished dataset: plan, write what is missing, publish."""
 
-import contextlib
-import fcntl
 import json
 import os
 import platform
@@ -30,10 +28,10 @@ from pipeline.shards.rejects import Reason
 from pipeline.shards.shard import PLAN, ShardTask
 from pipeline.shards.sources import Source, data_root, list_sources
 from pipeline.shards.versions import writer_versions
-from pipeline.storage import LocalStorage, Storage, open_storage
+from pipeline.storage import Storage, open_storage
 from pipeline.versions import installed_versions
 
-JOB = f"{PARTS}/job.json"
+JOB, LOCK = f"{PARTS}/job.json", f"{PARTS}/lock"
 
 
 @dataclass(frozen=True)
@@ -45,24 +43,6 @@ class Outcome:
     """Rejects by reason."""
     report: dict[str, Any]
     """Figures of this run; empty if nothing was left to do."""
-
-
-@contextlib.contextmanager
-def _alone(out: Storage) -> Iterator[None]:
-    """Keep a second job out of a local output folder."""
-    if not isinstance(out, LocalStorage):
-        yield
-        return
-    with contextlib.ExitStack() as stack:
-        try:
-            Path(out.place, PARTS).mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(Path(out.place, PARTS, "lock").open("w"))
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"another job is writing to {out}: wait for it or stop it first") from error
-        except OSError as error:
-            raise _cannot_write(out, error) from error
-        yield
 
 
 def _cannot_write(out: Storage, error: OSError) -> UserError:
@@ -267,7 +247,7 @@ def run_job(command: ShardsCommand) -> Outcome:
             return Outcome(manifest, reasons, {})
     elif out.size(JOB) is None and next(out.walk(), None) is not None:
         raise UserError(f"the output folder {out} is not empty and holds no unfinished job: choose another --out")
-    with _alone(out):
+    with out.alone(LOCK):
         try:
             out.clean()
             plan = _begin(command, out, versions, manifest)

@@ -63,6 +63,37 @@ def test_files_and_folders_are_removed(storage: Storage) -> None:
     assert list(storage.walk()) == []
 
 
+def test_messages_name_a_folder_as_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    storage = open_storage("some/folder/")
+    assert str(storage) == "some/folder"
+    monkeypatch.chdir("/")
+    storage.write("file", b"x")
+    assert (tmp_path / "some" / "folder" / "file").is_file(), "the folder is that of the time when it was opened"
+
+
+def test_a_second_job_is_kept_out_until_the_first_one_ends(tmp_path: Path) -> None:
+    first, second = open_storage(str(tmp_path)), open_storage(str(tmp_path))
+    with (
+        first.alone("parts/lock"),
+        pytest.raises(UserError, match=r"another job is writing to .*: wait for it or stop it first"),
+        second.alone("parts/lock"),
+    ):
+        pass
+    with second.alone("parts/lock"):
+        assert list(first.walk()) == ["parts/lock"]
+    assert list(first.walk()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with (
+        pytest.raises(UserError, match=r"cannot write to the output folder .*file: "),
+        open_storage(str(tmp_path / "file")).alone("lock"),
+    ):
+        pass
+
+
 def test_what_is_not_there_is_an_os_error(storage: Storage) -> None:
     with pytest.raises(FileNotFoundError):
         storage.read("none")
