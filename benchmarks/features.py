@@ -17,6 +17,7 @@ from benchmarks.result import print_table, write_result
 from indexing.extract import ShardFeatures
 from pipeline.dataset import ShardDataset
 from pipeline.settings import Command, run_command
+from pipeline.storage import open_storage
 from training.vit import VitSettings, random_backbone
 from training.weights import save_backbone
 
@@ -49,7 +50,7 @@ def measure(command: FeaturesBenchmark, shards: Path, folder: Path) -> tuple[int
     """Images that were timed after a warm-up, and their seconds; `folder` takes the weights."""
     weights = folder / "weights.safetensors"
     save_backbone(weights, random_backbone(command.backbone, 0), card={})
-    actor = ShardFeatures(shards, weights, str(folder), command.batch_size, command.threads)
+    actor = ShardFeatures(shards, weights, open_storage(str(folder)), command.batch_size, command.threads)
     rows = np.resize(np.arange(len(ShardDataset(shards))), command.images)
     actor.features(rows)
     started = time.perf_counter()

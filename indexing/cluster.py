@@ -1,25 +1,15 @@
 """Work on Ray Data actors: each item is done once, what it gives lies in storage, and the caller hears of it."""
 
-import contextlib
 import functools
 import socket
 from collections.abc import Iterator
-from types import ModuleType
 from typing import Any, Protocol
 
 import ray
 
 from pipeline.settings import UserError
-from pipeline.shards.cluster import ray_session
 
 KEPT = "finished parts are kept, run the same command again to continue"
-
-
-@contextlib.contextmanager
-def session(cores: int | None, *packages: ModuleType) -> Iterator[None]:
-    """A Ray session whose nodes get these packages; see `ray_session`."""
-    with ray_session(cores, packages):
-        yield
 
 
 class Worker(Protocol):

@@ -18,7 +18,7 @@ from pipeline.reader.graph import NORMALISATION
 from pipeline.settings import UserError
 from pipeline.shards.images import check_jpeg
 from pipeline.shards.rejects import Rejected
-from pipeline.storage import open_storage
+from pipeline.storage import Storage
 from training.vit import VisionTransformer
 from training.weights import load_backbone
 
@@ -50,10 +50,10 @@ def crop_graph(feed: Callable[[], list[Any]], size: int, batch_size: int, thread
 class ShardFeatures:
     """Writes the features of shards; batches never span two shards, so a shard's bytes do not depend on the others."""
 
-    def __init__(self, shards: Path, weights: Path, out: str, batch_size: int, threads: int) -> None:
+    def __init__(self, shards: Path, weights: Path, out: Storage, batch_size: int, threads: int) -> None:
         self._dataset = ShardDataset(shards)
         self._weights = weights
-        self._out = open_storage(out)
+        self._out = out
         self._batch_size, self._threads = batch_size, threads
         self._middle = self._dataset.num_frames // 2
         self._batches: Iterator[list[Any]] = iter(())

@@ -17,15 +17,18 @@ from tqdm import tqdm
 import indexing
 import pipeline
 import training
-from indexing.cluster import run_on_actors, session
+from indexing.cluster import run_on_actors
 from indexing.extract import PARTS, ShardFeatures, part_name
 from indexing.resume import begin, cannot_write
 from indexing.store import FEATURES, write_features
 from pipeline.dataset import ShardDataset
 from pipeline.files import sha256_file
 from pipeline.settings import Command, run_command
+from pipeline.shards.cluster import ray_session
 from pipeline.storage import Place, Storage, open_storage
 from training.weights import load_backbone
+
+LOCK = f"{PARTS}.lock"
 
 
 class FeaturesCommand(Command):
@@ -54,37 +57,43 @@ class FeaturesCommand(Command):
 def main(command: FeaturesCommand) -> None:
     """Compute what is missing, then write the features in row order."""
     started = time.perf_counter()
-    shards, weights = command.shards.absolute(), command.weights.absolute()
-    dataset, out = ShardDataset(shards), open_storage(command.out)
-    width = load_backbone(weights).settings.width
-    hashes = {"dataset_hash": dataset.manifest.dataset_hash, "weights_hash": sha256_file(weights)}
-    begin(out, PARTS, {**hashes, "batch_size": command.batch_size, "threads": command.threads})
+    dataset, out = ShardDataset(command.shards), open_storage(command.out)
+    width = load_backbone(command.weights).settings.width
+    hashes = {"dataset_hash": dataset.manifest.dataset_hash, "weights_hash": sha256_file(command.weights)}
+    with out.alone(LOCK):
+        begin(out, PARTS, {**hashes, "batch_size": command.batch_size, "threads": command.threads})
+        images = _compute(command, dataset, out)
+        seconds = time.perf_counter() - started
+        try:
+            parts = [part_name(shard) for shard in np.unique(dataset.shard).tolist()]
+            write_features(out, dataset.keys, map(functools.partial(_read_part, out), parts), width, hashes)
+            out.remove(PARTS)
+        except OSError as error:
+            raise cannot_write(out, error) from error
+    print(f"features of {images} images in {seconds:.1f} s ({images / seconds:.1f} images/s); {out}/{FEATURES}")
+
+
+def _compute(command: FeaturesCommand, dataset: ShardDataset, out: Storage) -> int:
+    """Write the features of the shards that lack them; returns how many images these hold."""
     sizes = np.bincount(dataset.shard, minlength=len(dataset.manifest.shards))
-    pending = [shard for shard in range(len(sizes)) if sizes[shard] and out.size(part_name(shard)) is None]
+    pending = [shard for shard in np.flatnonzero(sizes).tolist() if out.size(part_name(shard)) is None]
     left = int(sizes[pending].sum())
     arguments = {
-        "shards": shards,
-        "weights": weights,
-        "out": str(out),
+        "shards": command.shards.absolute(),
+        "weights": command.weights.absolute(),
+        "out": out,
         "batch_size": command.batch_size,
         "threads": command.threads,
     }
     cores = command.workers * command.threads if command.workers else None
     with tqdm(total=len(dataset), initial=len(dataset) - left, unit="image", desc="features", smoothing=0) as bar:
         if pending:
-            with session(cores, pipeline, indexing, training):
+            with ray_session(cores, (pipeline, indexing, training)):
                 for _, images in run_on_actors(
                     ShardFeatures, arguments, pending, str(out), command.threads, command.workers, gpus=True
                 ):
                     bar.update(images)
-    seconds = time.perf_counter() - started
-    try:
-        parts = [part_name(shard) for shard in np.flatnonzero(sizes).tolist()]
-        write_features(out, dataset.keys, map(functools.partial(_read_part, out), parts), width, hashes)
-        out.remove(PARTS)
-    except OSError as error:
-        raise cannot_write(out, error) from error
-    print(f"features of {left} images in {seconds:.1f} s ({left / seconds:.1f} images/s); {out}/{FEATURES}")
+    return left
 
 
 def _read_part(out: Storage, name: str) -> NDArray[np.float16]:

@@ -139,12 +139,15 @@ def page(
         lines = "".join(_row(dataset, row) for row in shown(chosen, rows, similarity))
         parts.append(f"<h2>{escape(heading)}</h2><p>{escape(note)}</p>{lines}")
     name = escape(f"Neighbours of {Path(dataset.folder).name}")
+    made_from = (
+        f"Features by weights with file hash {report['weights_hash'][:12]}, {report['metric']} similarity, "
+        f"{report['search']} search."
+    )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{name}</title><style>{_STYLE}</style></head><body><h1>{name}</h1>"
-        f"<p>Features by weights {escape(report['weights_hash'][:12])}, {escape(report['metric'])} similarity, "
-        f"{escape(report['search'])} search.</p>{_cards(report)}{''.join(parts)}</body></html>\n"
+        f"<p>{escape(made_from)}</p>{_cards(report)}{''.join(parts)}</body></html>\n"
     )
 
 

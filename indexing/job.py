@@ -17,12 +17,13 @@ import indexing
 import pipeline
 from indexing.approximate import ApproximateSearch, check_memory, recall
 from indexing.budget import rows_in_memory
-from indexing.cluster import run_on_actors, session
+from indexing.cluster import run_on_actors
 from indexing.engines import Device, make_nearest
 from indexing.resume import begin, cannot_write
 from indexing.search import Block, Neighbours, Rules, nothing_found, search_block
 from indexing.store import FeatureFile, unpack
 from pipeline.settings import Settings, UserError
+from pipeline.shards.cluster import ray_session
 from pipeline.storage import Storage
 
 PARTS = ".search"
@@ -227,7 +228,7 @@ def run_search(
 def _on_ray(task: SearchTask, pending: list[int]) -> Iterator[int]:
     if not pending:
         return
-    with session(None, pipeline, indexing):
+    with ray_session(None, (pipeline, indexing)):
         cores = task.settings.threads
         for block, queries in run_on_actors(BlockSearch, {"task": task}, pending, str(task.out), cores, None):
             if task.out.size(_part(block)) is None:

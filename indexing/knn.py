@@ -16,7 +16,7 @@ from indexing.budget import peak_memory_gb
 from indexing.command import KnnCommand
 from indexing.report import describe
 from indexing.resume import cannot_write
-from indexing.store import read_metadata
+from indexing.store import FEATURES, read_metadata
 from indexing.supplied import import_features, supplied_metadata
 from indexing.table import NEIGHBOURS, REPORT, table_metadata, write_neighbours
 from pipeline.dataset import ShardDataset
@@ -25,6 +25,8 @@ from pipeline.settings import UserError, run_command
 from pipeline.storage import Storage, open_storage
 
 METRIC = "cosine"
+GALLERY, SHEET = "gallery.html", "gallery.png"
+LOCK = ".knn.lock"
 
 
 def _feature_hashes(command: KnnCommand, dataset: ShardDataset) -> dict[str, str]:
@@ -59,7 +61,7 @@ def _make_features(command: KnnCommand, dataset: ShardDataset, out: Storage, has
         "supplied_sha256": None,
         **wanted,
     }:
-        print(f"features are there already: {out}/features.parquet")
+        print(f"features are there already: {out}/{FEATURES}")
         return None
     if command.features is not None:
         try:
@@ -119,9 +121,10 @@ def _summary(report: dict[str, Any], out: Storage) -> str:
     classes = "" if same is None else f"; neighbours of the same class {same:.3f} (by chance {chance:.3f})"
     recall = "" if report["recall"] is None else f"; recall of the approximate search {report['recall']:.4f}"
     features = "" if report["feature_seconds"] is None else f"features {report['feature_seconds']:.1f} s, "
+    look = f"; look at {out}/{GALLERY}" if out.size(GALLERY) is not None else ""
     return (
         f"{report['images']} images, k = {report['k']}: {features}search {report['search_seconds']:.1f} s"
-        f"{classes}{recall}; {out}/{NEIGHBOURS}"
+        f"{classes}{recall}; {out}/{NEIGHBOURS}{look}"
     )
 
 
@@ -137,10 +140,24 @@ def main(command: KnnCommand) -> None:
     if (table_metadata(out) or {}).get("made_from") == made_from and out.size(REPORT) is not None:
         print(f"the table is there already: {_summary(json.loads(out.read(REPORT)), out)}")
         return
-    feature_seconds = _make_features(command, dataset, out, hashes)
-    found = job.run_search(out, command.search, command.k, command.max_similarity, groups, identity)
-    report = {
-        **identity,
+    with out.alone(LOCK):
+        feature_seconds = _make_features(command, dataset, out, hashes)
+        found = job.run_search(out, command.search, command.k, command.max_similarity, groups, identity)
+        report = {**identity, **_figures(command, dataset, feature_seconds, found)}
+        metadata = {**{key: str(identity[key]) for key in (*hashes, "metric")}, "made_from": made_from}
+        try:
+            _write(command, dataset, out, found, report, metadata)
+            job.close(out)
+        except OSError as error:
+            raise cannot_write(out, error) from error
+    print(_summary(report, out))
+
+
+def _figures(
+    command: KnnCommand, dataset: ShardDataset, feature_seconds: float | None, found: job.Found
+) -> dict[str, Any]:
+    """What the report says beside what the table was made from."""
+    return {
         "recall": found.recall,
         "images": len(dataset),
         "feature_seconds": feature_seconds,
@@ -151,20 +168,27 @@ def main(command: KnnCommand) -> None:
         "memory_budget_gb": command.search.memory_gb,
         **describe(found.rows, found.similarity, dataset.label),
     }
-    try:
-        out.write(REPORT, json.dumps(report, indent=2).encode() + b"\n")
-        if command.gallery:
-            drawn = gallery.random_queries(command.gallery, len(dataset))
-            out.write("gallery.png", gallery.sheet(dataset, gallery.shown(drawn, found.rows, found.similarity)))
-            page = gallery.page(dataset, found.rows, found.similarity, report, command.gallery)
-            out.write("gallery.html", page.encode())
-        keys = pa.chunked_array([dataset.keys.combine_chunks()])
-        metadata = {**{key: str(identity[key]) for key in (*hashes, "metric")}, "made_from": made_from}
-        write_neighbours(out, keys, found.rows, found.similarity, metadata)
-        job.close(out)
-    except OSError as error:
-        raise cannot_write(out, error) from error
-    print(_summary(report, out))
+
+
+def _write(
+    command: KnnCommand,
+    dataset: ShardDataset,
+    out: Storage,
+    found: job.Found,
+    report: dict[str, Any],
+    metadata: dict[str, str],
+) -> None:
+    """Write report and gallery, and the table last: it says that all is done."""
+    out.write(REPORT, json.dumps(report, indent=2).encode() + b"\n")
+    for name in (GALLERY, SHEET):
+        out.remove(name)
+    if command.gallery:
+        drawn = gallery.random_queries(command.gallery, len(dataset))
+        out.write(SHEET, gallery.sheet(dataset, gallery.shown(drawn, found.rows, found.similarity)))
+        page = gallery.page(dataset, found.rows, found.similarity, report, command.gallery)
+        out.write(GALLERY, page.encode())
+    keys = pa.chunked_array([dataset.keys.combine_chunks()])
+    write_neighbours(out, keys, found.rows, found.similarity, metadata)
 
 
 def _check_approximate(command: KnnCommand, rows: int) -> None:

@@ -10,8 +10,8 @@ from pipeline.storage import Storage
 JOB = "job.json"
 
 
-def begin(out: Storage, folder: str, identity: dict[str, Any]) -> bool:
-    """Open the folder of parts; returns whether the same job began there before.
+def begin(out: Storage, folder: str, identity: dict[str, Any]) -> None:
+    """Open the folder of parts: a new one, or that of the same job, which then continues.
 
     Raises:
         UserError: the folder holds parts of another job, or cannot be written.
@@ -21,7 +21,7 @@ def begin(out: Storage, folder: str, identity: dict[str, Any]) -> bool:
         if out.size(name) is None:
             out.remove(folder)
             out.write(name, json.dumps(identity, indent=2).encode())
-            return False
+            return
         out.clean(folder)
         there = json.loads(out.read(name))
     except OSError as error:
@@ -31,7 +31,6 @@ def begin(out: Storage, folder: str, identity: dict[str, Any]) -> bool:
         raise UserError(
             f"{out}/{folder} holds finished parts of another job ({said}): choose another --out or remove that folder"
         )
-    return True
 
 
 def cannot_write(out: Storage, error: OSError) -> UserError:

@@ -10,6 +10,7 @@ from indexing.extract import ShardFeatures, part_name
 from pipeline.dataset import ShardDataset
 from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.settings import UserError
+from pipeline.storage import open_storage
 from tests.indexing.conftest import SIZE
 from tests.media import decode
 from training.weights import load_backbone, save_backbone
@@ -33,7 +34,7 @@ def expected_features(image_dataset: Path, weights: Path) -> np.ndarray:
 
 
 def test_features_are_unit_cls_tokens_of_centre_crops(image_dataset: Path, weights: Path, tmp_path: Path) -> None:
-    worker = ShardFeatures(image_dataset, weights, str(tmp_path), batch_size=5, threads=1)
+    worker = ShardFeatures(image_dataset, weights, open_storage(str(tmp_path)), batch_size=5, threads=1)
     values = worker.features(np.arange(12)).astype(np.float32)
     assert values.shape == (12, 32)
     np.testing.assert_allclose(np.linalg.norm(values, axis=1), 1, atol=2e-3)
@@ -46,7 +47,7 @@ def test_a_shard_has_the_same_bytes_in_any_order_and_company(
     image_dataset: Path, weights: Path, tmp_path: Path
 ) -> None:
     for name, shards in (("a", [0, 1, 2]), ("b", [2, 0]), ("c", [1])):
-        worker = ShardFeatures(image_dataset, weights, str(tmp_path / name), batch_size=3, threads=1)
+        worker = ShardFeatures(image_dataset, weights, open_storage(str(tmp_path / name)), batch_size=3, threads=1)
         assert [worker.run(shard) for shard in shards] == [4] * len(shards)
     for name, shard in (("b", 0), ("b", 2), ("c", 1)):
         assert (tmp_path / name / part_name(shard)).read_bytes() == (tmp_path / "a" / part_name(shard)).read_bytes()
@@ -61,7 +62,7 @@ def test_a_damaged_image_is_named(image_dataset: Path, weights: Path, tmp_path: 
     start = bytes(content).find(jpeg)
     content[start + 200 : start + len(jpeg)] = bytes(len(jpeg) - 200)
     shard.write_bytes(content)
-    worker = ShardFeatures(copy, weights, str(tmp_path), batch_size=4, threads=1)
+    worker = ShardFeatures(copy, weights, open_storage(str(tmp_path)), batch_size=4, threads=1)
     with pytest.raises(UserError, match=f"image of sample {dataset.keys[5]} in .*copy is damaged"):
         worker.run(int(dataset.shard[5]))
 
@@ -71,6 +72,8 @@ def test_weights_that_give_no_numbers_are_named(image_dataset: Path, weights: Pa
     with torch.no_grad():
         next(backbone.parameters()).fill_(float("nan"))
     save_backbone(tmp_path / "nan.safetensors", backbone, {})
-    worker = ShardFeatures(image_dataset, tmp_path / "nan.safetensors", str(tmp_path), batch_size=4, threads=1)
+    worker = ShardFeatures(
+        image_dataset, tmp_path / "nan.safetensors", open_storage(str(tmp_path)), batch_size=4, threads=1
+    )
     with pytest.raises(UserError, match=r"features by .*nan\.safetensors hold .*not finite numbers, first in row 4"):
         worker.run(1)

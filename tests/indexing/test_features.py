@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from indexing.extract import PARTS, ShardFeatures, part_name
-from indexing.features import FeaturesCommand, main
+from indexing.features import LOCK, FeaturesCommand, main
 from indexing.store import FEATURES
 from pipeline.dataset import ShardDataset
 from pipeline.files import sha256_file
@@ -32,7 +32,7 @@ def test_file_holds_all_shards_in_row_order(image_dataset: Path, weights: Path, 
     assert table["key"].to_pylist() == dataset.keys.to_pylist()
     assert table.schema.metadata[b"dataset_hash"].decode() == dataset.manifest.dataset_hash
     assert table.schema.metadata[b"weights_hash"].decode() == sha256_file(weights)
-    worker = ShardFeatures(image_dataset, weights, str(tmp_path), batch_size=3, threads=1)
+    worker = ShardFeatures(image_dataset, weights, open_storage(str(tmp_path)), batch_size=3, threads=1)
     expected = [worker.features(np.flatnonzero(dataset.shard == shard)) for shard in range(3)]
     np.testing.assert_array_equal(values(tmp_path), np.concatenate(expected))
     assert [path.name for path in tmp_path.iterdir()] == [FEATURES]
@@ -42,6 +42,11 @@ def test_parts_of_other_weights_are_refused(image_dataset: Path, weights: Path, 
     out = open_storage(str(tmp_path))
     out.write(f"{PARTS}/job.json", b'{"weights_hash": "other"}')
     with pytest.raises(UserError, match=r"holds finished parts of another job .*weights_hash is 'other' there"):
+        main(FeaturesCommand(shards=image_dataset, weights=weights, out=str(tmp_path)))
+
+
+def test_a_second_run_at_once_is_kept_out(image_dataset: Path, weights: Path, tmp_path: Path) -> None:
+    with open_storage(str(tmp_path)).alone(LOCK), pytest.raises(UserError, match="another job is writing to"):
         main(FeaturesCommand(shards=image_dataset, weights=weights, out=str(tmp_path)))
 
 
@@ -74,7 +79,10 @@ def test_a_killed_pass_continues_with_its_finished_shards(image_dataset: Path, t
     main(FeaturesCommand.model_validate({**options, "out": out}))
     shard, dataset = int(finished[0].stem), ShardDataset(image_dataset)
     assert part_name(shard) == f"{PARTS}/{finished[0].name}"
-    worker, ours = ShardFeatures(image_dataset, weights, str(tmp_path), batch_size=1, threads=1), values(out)
+    worker, ours = (
+        ShardFeatures(image_dataset, weights, open_storage(str(tmp_path)), batch_size=1, threads=1),
+        values(out),
+    )
     np.testing.assert_array_equal(ours[dataset.shard == shard], marked)
     others = np.flatnonzero(dataset.shard != shard)
     np.testing.assert_array_equal(ours[others], worker.features(others))

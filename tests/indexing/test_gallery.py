@@ -23,7 +23,7 @@ def made(image_dataset: Path) -> tuple[ShardDataset, np.ndarray, np.ndarray, dic
         "images": len(dataset),
         "k": 2,
         "recall": None,
-        "weights_hash": "ab",
+        "weights_hash": "0123456789abcdef",
         "metric": "cosine",
         "search": "exact",
     }
@@ -34,6 +34,7 @@ def test_page_shows_each_query_beside_its_neighbours(image_dataset: Path) -> Non
     dataset, rows, similarity, report = made(image_dataset)
     text = page(dataset, rows, similarity, report, 3)
     assert not re.search(r'(src|href)="(?!data:)', text), "nothing is loaded from elsewhere"
+    assert "Features by weights with file hash 0123456789ab, cosine similarity, exact search." in text
     lines = text.split('<div class="row">')[1:4]
     for query, line in zip(random_queries(3, len(dataset)), lines, strict=True):
         named = [int(row) for row in re.findall(r'title="row (\d+):', line)]

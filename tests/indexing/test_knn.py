@@ -13,7 +13,7 @@ from PIL import Image
 
 from indexing.command import KnnCommand
 from indexing.job import SearchSettings
-from indexing.knn import group_numbers, main
+from indexing.knn import LOCK, group_numbers, main
 from indexing.search import Rules
 from indexing.table import NEIGHBOURS, REPORT, read_neighbours
 from pipeline.dataset import ShardDataset, read_manifest
@@ -23,6 +23,7 @@ from pipeline.reader.masks import MaskSettings
 from pipeline.reader.plan import plan_batch
 from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD, ViewSettings
 from pipeline.settings import UserError, parse_command
+from pipeline.storage import open_storage
 from tests.indexing.made import unit_vectors, write_npy, write_rows
 from tests.indexing.oracle import all_neighbours
 from tests.media import decode
@@ -76,7 +77,30 @@ def test_the_same_command_again_changes_nothing(
     before = {path.name: path.stat().st_mtime_ns for path in table.iterdir()}
     knn(shards=image_dataset, weights=weights, out=table, k=3, batch_size=5)
     assert {path.name: path.stat().st_mtime_ns for path in table.iterdir()} == before
-    assert "the table is there already: 12 images, k = 3" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "the table is there already: 12 images, k = 3" in said
+    assert said.endswith(f"{table}/{NEIGHBOURS}; look at {table}/gallery.html\n")
+
+
+def test_a_second_run_at_once_is_kept_out(image_dataset: Path, weights: Path, tmp_path: Path) -> None:
+    with (
+        open_storage(str(tmp_path)).alone(LOCK),
+        pytest.raises(UserError, match="another job is writing to"),
+    ):
+        knn(shards=image_dataset, weights=weights, out=tmp_path)
+
+
+def test_places_are_named_as_they_were_given(
+    frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_npy(tmp_path / "f.npy", unit_vectors(40))
+    for k, gallery in ((3, 2), (4, 0)):
+        knn(shards=frames, features="f.npy", out="table", k=k, gallery=gallery)
+    with_gallery, without = [line for line in capsys.readouterr().out.splitlines() if " images, k = " in line]
+    assert with_gallery.endswith("; table/neighbours.parquet; look at table/gallery.html")
+    assert without.endswith("; table/neighbours.parquet")
+    assert not (tmp_path / "table" / "gallery.html").exists(), "a gallery of another table does not stay"
 
 
 def test_another_k_uses_the_features_that_are_there(

@@ -12,11 +12,11 @@ def test_a_job_begins_once_and_then_continues(tmp_path: Path) -> None:
     out = open_storage(str(tmp_path))
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "0.npz").write_text("of a job that never wrote what it was")
-    assert not begin(out, "parts", {"k": 5, "ceiling": None})
+    begin(out, "parts", {"k": 5, "ceiling": None})
     assert [path.name for path in (tmp_path / "parts").iterdir()] == ["job.json"]
     (tmp_path / "parts" / "0.npz").write_text("finished")
     (tmp_path / "parts" / ".tmp-1.npz-abc").write_text("half-written")
-    assert begin(out, "parts", {"k": 5, "ceiling": None})
+    begin(out, "parts", {"k": 5, "ceiling": None})
     assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == ["0.npz", "job.json"]
 
 
