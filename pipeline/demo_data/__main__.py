@@ -7,9 +7,8 @@ from typing import ClassVar
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
+from pipeline.demo_data.generate import DemoSettings, generate
 from pipeline.settings import Command, run_command
-
-from .generate import DemoSettings, generate
 
 
 class DemoDataCommand(Command, DemoSettings):  # type: ignore[misc]  # both configurations agree

@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-import PIL
 from pydantic import Field
 from tqdm import tqdm
 
+from pipeline.demo_data import casting, trees
 from pipeline.files import TEMPORARY_PREFIX, remove, write_bytes
 from pipeline.settings import Settings, UserError
-from pipeline.shards.ffmpeg import FfmpegError, run_ffmpeg
-
-from . import casting, trees
+from pipeline.shards.ffmpeg import FfmpegError
+from pipeline.shards.versions import writer_versions
 
 GENERATOR_VERSION = 1
 """Raise it when the same settings give other data."""
@@ -224,7 +223,6 @@ def _is_finished(out: Path, record: dict[str, Any]) -> bool:
 
 def _make(settings: DemoSettings, out: Path, record: dict[str, Any], workers: int) -> None:
     encoder = trees.video_encoder()
-    version = run_ffmpeg(["-version"], trees.ENCODE_DEADLINE_S).decode(errors="replace").splitlines()[0]
     write_bytes(out / UNFINISHED, _as_json(record))
     for leftover in out.rglob(f"{TEMPORARY_PREFIX}*"):
         remove(leftover)
@@ -235,7 +233,7 @@ def _make(settings: DemoSettings, out: Path, record: dict[str, Any], workers: in
     ]
     _run_jobs([job for job in jobs if not job.last_file.exists()], workers)
     _write_lists(settings, out)
-    tools = {"python": platform.python_version(), "numpy": np.__version__, "pillow": PIL.__version__, "ffmpeg": version}
+    tools = {"python": platform.python_version(), "numpy": np.__version__, **writer_versions()}
     write_bytes(out / FINISHED, _as_json({**record, "encoder": encoder, "tools": tools}))
     remove(out / UNFINISHED)
 

@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from .actors import Part, Points, Signal, cut_part, ellipse, limb, roughen, soften
-from .families import Materials
+from pipeline.demo_data.actors import Part, Points, Signal, cut_part, ellipse, limb, roughen, soften
+from pipeline.demo_data.families import Materials
 
 JOINT_NAMES = (
     "neck",

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from .actors import SOLID, Actor, Matrix, Signal, apply, rotation, scaling, translation
-from .textures import Field, Size, noise
+from pipeline.demo_data.actors import SOLID, Actor, Matrix, Signal, apply, rotation, scaling, translation
+from pipeline.demo_data.textures import Field, Size, noise
 
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels; the last two are outside."""

@@ -13,11 +13,10 @@ import numpy.typing as npt
 import scipy.io
 from PIL import Image
 
+from pipeline.demo_data.puppet import JOINT_NAMES
+from pipeline.demo_data.scene import Scene, render, render_annotated
 from pipeline.files import atomic_path, write_bytes
 from pipeline.shards.ffmpeg import run_ffmpeg
-
-from .puppet import JOINT_NAMES
-from .scene import Scene, render, render_annotated
 
 JPEG_QUALITY = 92
 ENCODE_DEADLINE_S = 300.0

@@ -1,6 +1,5 @@
 """`python -m pipeline.preview --shards DATASET`."""
 
-import io
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,7 +8,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from pipeline.dataset import MANIFEST, mending, read_manifest
-from pipeline.files import write_bytes
+from pipeline.files import atomic_path, write_bytes
 from pipeline.preview import page, sheet
 from pipeline.preview.batch import batch_settings, write_batch
 from pipeline.preview.strips import read_strips
@@ -73,10 +72,9 @@ def main(command: PreviewCommand) -> None:
     title = Path(command.shards.rstrip("/")).name or str(storage)
     write_bytes(command.out / PAGE, page.render(title, manifest, survey, sections, command.seed).encode())
     clips = int(survey.classes.counts.sum())
-    buffer = io.BytesIO()
     subtitle = f"{len(chosen):,} of {clips:,} {manifest.media}, {len(manifest.classes):,} classes"
-    sheet.compose(title, subtitle, parts).save(buffer, "PNG")
-    write_bytes(command.out / SHEET, buffer.getvalue())
+    with atomic_path(command.out / SHEET) as temporary:
+        sheet.compose(title, subtitle, parts).save(temporary, "PNG")
     if command.batch:
         write_batch(settings, command.samples, command.out / BATCH)
     print(f"{subtitle}: open {command.out / PAGE} or {command.out / SHEET}")

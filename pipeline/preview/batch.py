@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from pipeline.dataset import Manifest
-from pipeline.files import write_bytes
-from pipeline.preview.style import ROLE_COLOURS
+from pipeline.files import atomic_path
+from pipeline.preview.style import INK, PAPER, ROLE_COLOURS, SOFT
 from pipeline.reader.batch import Batch
 from pipeline.reader.loader import Loader, ReaderSettings
 from pipeline.reader.order import OrderSettings
@@ -24,7 +24,7 @@ from pipeline.settings import UserError, load_yaml
 
 _FRAME, _VIEW, _GAP, _MARGIN = (300, 226), 184, 10, 32
 _CAPTION, _HEADER = 22, 96
-_INK, _SOFT, _PAGE, _EMPTY = "#1b2127", "#626d78", "#ffffff", "#eef0f2"
+_EMPTY = "#eef0f2"
 _GLOBAL_COLOURS = ("#d98a00", "#c2410c")
 _LOCAL_COLOUR = "#7a5fb0"
 _ROW = _FRAME[1] + 2 * _CAPTION + _GAP
@@ -69,11 +69,11 @@ class _Row:
     """Pictures from left to right, each below its caption."""
 
     def __init__(self, width: int) -> None:
-        self.picture = Image.new("RGB", (width, _ROW), _PAGE)
+        self.picture = Image.new("RGB", (width, _ROW), PAPER)
         self.pen = ImageDraw.Draw(self.picture)
         self.left = _MARGIN
 
-    def add(self, caption: str, picture: Image.Image | None, width: int, top: int = 0, line: str = _SOFT) -> None:
+    def add(self, caption: str, picture: Image.Image | None, width: int, top: int = 0, line: str = SOFT) -> None:
         """Put a picture, or an empty place, into a column of `width`."""
         self.pen.text((self.left, top + 3), caption, fill=line, font=ImageFont.load_default(13))
         if picture is None:
@@ -90,7 +90,7 @@ def _clip_row(settings: ReaderSettings, loader: Loader, plan: BatchPlan, batch: 
     boxes += [(_box(plan.boxes, clip, crop), colour, 3) for crop, colour in enumerate(_GLOBAL_COLOURS)]
     frame = dataset.frame(inner, int(plan.frames[clip, 0]))
     caption = f"{key[:26]}, frame {int(plan.frames[clip, 0])}"
-    row.add(caption, _framed(frame, boxes, _FRAME), _FRAME[0], line=_INK)
+    row.add(caption, _framed(frame, boxes, _FRAME), _FRAME[0], line=INK)
     for crop, colour in enumerate(_GLOBAL_COLOURS):
         mask = batch.masks[crop * clips + clip].numpy()
         pixels = mask_pixels(view_pixels(batch.global_crops[crop * clips + clip]), mask)
@@ -105,7 +105,7 @@ def _clip_row(settings: ReaderSettings, loader: Loader, plan: BatchPlan, batch: 
     row.left = start + -(-locals_ // 2) * (small + _GAP)
     roles = ("neighbour",) if loader.table.neighbours is not None else settings.sandwich.auxiliary
     for number, (role, views) in enumerate(zip(roles, batch.auxiliary, strict=True)):
-        colour = ROLE_COLOURS.get(role, _INK)
+        colour = ROLE_COLOURS.get(role, INK)
         dataset, inner, _ = loader.sources.origin(int(plan.source_rows[clip, 1 + number]))
         frame = dataset.frame(inner, int(plan.frames[clip, 1 + number]))
         room = (_VIEW, _FRAME[1])
@@ -132,12 +132,12 @@ def draw_batch(settings: ReaderSettings, clips: int) -> Image.Image:
         columns = -(-settings.views.local_crops // 2) * ((_FRAME[1] - _CAPTION) // 2 + _GAP)
         views = GLOBAL_VIEWS + (1 + GLOBAL_VIEWS) * len(batch.auxiliary)
         width = 2 * _MARGIN + _FRAME[0] + _GAP + views * (_VIEW + _GAP) + columns
-        sheet = Image.new("RGB", (width, _HEADER + clips * _ROW + _MARGIN), _PAGE)
+        sheet = Image.new("RGB", (width, _HEADER + clips * _ROW + _MARGIN), PAPER)
         pen = ImageDraw.Draw(sheet)
-        pen.text((_MARGIN, 24), "A batch as the model sees it", fill=_INK, font=ImageFont.load_default(28))
+        pen.text((_MARGIN, 24), "A batch as the model sees it", fill=INK, font=ImageFont.load_default(28))
         text = "boxes: global crops (thick) and local crops (thin); pale patches are masked for the student; "
         text += "empty places are views that cannot reach the loss"
-        pen.text((_MARGIN, 62), text, fill=_SOFT, font=ImageFont.load_default(15))
+        pen.text((_MARGIN, 62), text, fill=SOFT, font=ImageFont.load_default(15))
         for clip in range(clips):
             sheet.paste(_clip_row(settings, loader, plan, batch, clip, width).picture, (0, _HEADER + clip * _ROW))
     return sheet
@@ -173,6 +173,6 @@ def write_batch(settings: ReaderSettings, clips: int, out: Path) -> None:
         if is_remote(settings.shards):  # shards are fetched one by one, and not kept
             one_by_one = {"order": OrderSettings(kind="window", window=1), "cache": Path(folder)}
             settings = settings.model_copy(update=one_by_one)
-        buffer = io.BytesIO()
-        draw_batch(settings, clips).save(buffer, "PNG")
-    write_bytes(out, buffer.getvalue())
+        picture = draw_batch(settings, clips)
+    with atomic_path(out) as temporary:
+        picture.save(temporary, "PNG")

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.preview.strips import ROLES, Draw, Strip
-from pipeline.preview.style import ROLE_COLOURS
+from pipeline.preview.style import INK, PAPER, ROLE_COLOURS, SOFT
 
 WIDTH = 1800
 _MARGIN, _GAP = 32, 12
-_INK, _SOFT, _LINE, _PAGE = "#1b2127", "#626d78", "#d9dee3", "#ffffff"
+_LINE = "#d9dee3"
 _NAME_WIDTH = 230
 _TRIPLET_WIDTH = 570
 _LANE = 22
@@ -53,14 +53,14 @@ def clip_row(strip: Strip) -> Image.Image:
     left = _MARGIN + _NAME_WIDTH + _GAP
     right = WIDTH - _MARGIN - _TRIPLET_WIDTH - 2 * _GAP
     each = (_TRIPLET_WIDTH - _GAP) // 3
-    row = Image.new("RGB", (WIDTH, 2 * _TALLEST + _LANE * len(strip.draws)), _PAGE)
+    row = Image.new("RGB", (WIDTH, 2 * _TALLEST + _LANE * len(strip.draws)), PAPER)
     pen = ImageDraw.Draw(row)
     for line, (text, size, colour) in enumerate(
         [
-            (strip.class_name or "without class", 19, _INK),
-            (strip.key, 14, _SOFT),
-            (f"{strip.num_frames} frames, {strip.duration_s:.1f} s", 14, _SOFT),
-            (f"{strip.size[0]} x {strip.size[1]}", 14, _SOFT),
+            (strip.class_name or "without class", 19, INK),
+            (strip.key, 14, SOFT),
+            (f"{strip.num_frames} frames, {strip.duration_s:.1f} s", 14, SOFT),
+            (f"{strip.size[0]} x {strip.size[1]}", 14, SOFT),
         ]
     ):
         pen.text((_MARGIN, (0, 28, 48, 68)[line]), fit(text, _NAME_WIDTH, size), colour, _font(size))
@@ -77,7 +77,7 @@ def clip_row(strip: Strip) -> Image.Image:
     for role, frame in zip(ROLES, strip.draws[0].frames, strict=True):
         width, height = _paste(row, strip.pictures[frame], (x, 5), (each, _TALLEST))
         pen.rectangle((x, 0, x + width - 1, 4), fill=ROLE_COLOURS[role])
-        pen.text((x, height + 8), f"{role}, {strip.times_s[frame]:.2f} s", _SOFT, _font(13))
+        pen.text((x, height + 8), f"{role}, {strip.times_s[frame]:.2f} s", SOFT, _font(13))
         bottom = max(bottom, height + 28)
         x += each + _GAP // 2
     return row.crop((0, 0, WIDTH, bottom + 20))
@@ -86,12 +86,12 @@ def clip_row(strip: Strip) -> Image.Image:
 def image_tile(strip: Strip) -> Image.Image:
     """An image with its class and key."""
     width = (WIDTH - 2 * _MARGIN - (_TILES - 1) * _GAP) // _TILES
-    tile = Image.new("RGB", (width, round(width * 0.75) + 56), _PAGE)
+    tile = Image.new("RGB", (width, round(width * 0.75) + 56), PAPER)
     _paste(tile, strip.pictures[0], (0, 0), (width, round(width * 0.75)))
     pen = ImageDraw.Draw(tile)
     top = tile.height - 52
-    pen.text((0, top), fit(strip.class_name or "without class", width, 16), _INK, _font(16))
-    pen.text((0, top + 22), fit(strip.key, width, 13), _SOFT, _font(13))
+    pen.text((0, top), fit(strip.class_name or "without class", width, 16), INK, _font(16))
+    pen.text((0, top + 22), fit(strip.key, width, 13), SOFT, _font(13))
     return tile
 
 
@@ -105,14 +105,14 @@ def compose(title: str, subtitle: str, parts: Sequence[Image.Image]) -> Image.Im
     across = 1 if not parts or parts[0].width == WIDTH else _TILES
     rows = [parts[start : start + across] for start in range(0, len(parts), across)]
     top = 124
-    sheet = Image.new("RGB", (WIDTH, top + sum(max(p.height for p in row) for row in rows) + _MARGIN), _PAGE)
+    sheet = Image.new("RGB", (WIDTH, top + sum(max(p.height for p in row) for row in rows) + _MARGIN), PAPER)
     pen = ImageDraw.Draw(sheet)
-    pen.text((_MARGIN, 26), fit(title, WIDTH - 2 * _MARGIN, 32), _INK, _font(32))
-    pen.text((_MARGIN, 70), fit(subtitle, WIDTH - 2 * _MARGIN - 320, 16), _SOFT, _font(16))
+    pen.text((_MARGIN, 26), fit(title, WIDTH - 2 * _MARGIN, 32), INK, _font(32))
+    pen.text((_MARGIN, 70), fit(subtitle, WIDTH - 2 * _MARGIN - 320, 16), SOFT, _font(16))
     x = WIDTH - _MARGIN
     for role in ROLES[::-1] if across == 1 and parts else ():
         x -= round(_font(16).getlength(role))
-        pen.text((x, 70), role, _SOFT, _font(16))
+        pen.text((x, 70), role, SOFT, _font(16))
         pen.ellipse((x - 20, 74, x - 8, 86), fill=ROLE_COLOURS[role])
         x -= 44
     for row in rows:

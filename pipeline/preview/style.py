@@ -1,11 +1,14 @@
-"""The style sheet of the page, for light and dark screens."""
+"""Colours of the pictures and the page, and the style sheet of the page, for light and dark screens."""
 
 ROLE_COLOURS = {"past": "#0a6fb5", "current": "#d98a00", "future": "#00936b"}
 """Told apart with any colour vision (after Okabe and Ito)."""
 
+INK, SOFT, PAPER = "#1b2127", "#626d78", "#ffffff"
+"""Text, text beside it, and what they stand on, of the pictures and of the page on light screens."""
+
 STYLE = (
-    """
-:root { color-scheme: light dark; --ink: #1b2127; --soft: #626d78; --line: #e0e4e8; --wash: #f4f6f8; --page: #fff;
+    f"""
+:root {{ color-scheme: light dark; --ink: {INK}; --soft: {SOFT}; --page: {PAPER}; --line: #e0e4e8; --wash: #f4f6f8;
   --bar: #4a7fb0; """
     + " ".join(f"--{role}: {colour};" for role, colour in ROLE_COLOURS.items())
     + """ }

@@ -131,5 +131,4 @@ def run_ffmpeg(
 @functools.cache
 def ffmpeg_version() -> str:
     """The version that ffmpeg states."""
-    said = subprocess.run([ffmpeg_path(), "-version"], capture_output=True, text=True, check=True).stdout
-    return said.split()[2]
+    return run_ffmpeg(["-version"], deadline_s=60).decode(errors="replace").split()[2]
