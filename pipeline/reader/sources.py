@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from pydantic import Field, model_validator
 
 from indexing.table import read_neighbours
@@ -125,7 +124,6 @@ class Sources:
             _check_cache(self._cache, settings.order, list(held.values()))
         self.table = self._table(settings)
         self._starts = np.cumsum([0, *(len(dataset) for dataset in self.datasets[:-1])])
-        self.keys: pa.ChunkedArray = pa.chunked_array([c for dataset in self.datasets for c in dataset.keys.chunks])
 
     def _table(self, settings: SourceSettings) -> SampleTable:
         auxiliary, neighbours = settings.sandwich.auxiliary, None

@@ -52,7 +52,7 @@ class Stages:
     stray_s: float = 0.0
 
 
-class Outcome(NamedTuple):
+class Resolved(NamedTuple):
     """What became of the inputs of one key."""
 
     entries: list[Entry]
@@ -97,7 +97,7 @@ def _reject(source: Planned, reason: Reason, detail: str) -> dict[str, str]:
     return {"source": readable(source.path), "reason": reason.value, "detail": detail}
 
 
-def _resolve(same_key: Iterable[Planned], task: ShardTask, previous: PreviousShard | None, stages: Stages) -> Outcome:
+def _resolve(same_key: Iterable[Planned], task: ShardTask, previous: PreviousShard | None, stages: Stages) -> Resolved:
     """The first input of a key that decodes is the sample; the others are rejects."""
     entries: list[Entry] = []
     kept: Planned | None = None
@@ -120,7 +120,7 @@ def _resolve(same_key: Iterable[Planned], task: ShardTask, previous: PreviousSha
         if fps := decoded.fields.get("fps"):
             stray = (abs(time_s - frame / fps) for frame, time_s in enumerate(decoded.fields["times_s"]))
             stages.stray_s = max(stages.stray_s, *stray)
-    return Outcome(entries, rejects, fresh)
+    return Resolved(entries, rejects, fresh)
 
 
 def _by_reason(rejects: list[dict[str, str]]) -> dict[str, int]:
@@ -132,7 +132,7 @@ def _write_rejects_anew(out: Storage, part: Part, rejects: list[dict[str, str]])
     write_part(out, part, read_index_part(out, part.name), pa.Table.from_pylist(rejects, REJECTS_SCHEMA))
 
 
-def _write_tar(tar: Path, file: str, outcomes: Iterable[Outcome], stages: Stages) -> _Written:
+def _write_tar(tar: Path, file: str, outcomes: Iterable[Resolved], stages: Stages) -> _Written:
     written = _Written([], [], [])
     with tar.open("wb") as stream:
         writer = ShardWriter(stream)
@@ -172,7 +172,7 @@ def write_shard(shard: int, task: ShardTask, retry: bool = False) -> None:
     with ExitStack() as stack:
         previous = stack.enter_context(open_previous(task.out, finished)) if finished else None
         groups = groupby(read_shard_plan(task.out, PLAN, shard), key=lambda source: source.key)
-        outcomes: Iterable[Outcome] = (_resolve(same, task, previous, stages) for _, same in groups)
+        outcomes: Iterable[Resolved] = (_resolve(same, task, previous, stages) for _, same in groups)
         if finished is not None:
             outcomes = list(outcomes)
             if not any(outcome.fresh for outcome in outcomes):

@@ -107,7 +107,7 @@ def main(command: VerifyCommand) -> int:
     report = _Report()
     manifest = _manifest(storage, report)
     if manifest is not None:
-        _check(storage, manifest, command.workers or os.cpu_count() or 1, report)
+        _check(storage, manifest, command.workers or len(os.sched_getaffinity(0)), report)
     if manifest is None or report.count:
         print(_advice(report, storage))
         return 1

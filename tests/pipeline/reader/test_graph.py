@@ -15,7 +15,6 @@ from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD, SOLARIZE_OFF, Box
 from tests.reference_data import read_arrays
 
 REFERENCE = read_arrays("augment_ops")
-HEIGHT, WIDTH = REFERENCE["image"].shape[:2]
 SIZE = 48
 NEUTRAL: dict[str, Any] = {
     "brightness": 1.0,
