@@ -43,7 +43,7 @@ class EvidenceCommand(Command):
     """Document to write from it."""
     clips: int = Field(120, ge=1)
     """Clips to make for training."""
-    sequences: int = Field(6, ge=1)
+    sequences: int = Field(8, ge=1)
     """Held-out sequences for DAVIS; half as many for VIP and for JHMDB."""
     seeds: int = Field(3, ge=1)
     """Runs of each row."""

@@ -66,7 +66,7 @@ def section(title: str, scene: dict[str, Any], settings: Sequence[str]) -> list[
         f"## {title}",
         " ".join(settings),
         score_table(table),
-        f"Mean ± standard deviation over {len(table['full'])} seeds, in per cent.",
+        f"Mean ± standard deviation over seeds 0 to {len(table['full']) - 1}, in per cent.",
         ordering_table(table),
         paragraph(table),
     ]
@@ -77,7 +77,7 @@ def page(result: dict[str, Any]) -> str:
     made, machine = result["settings"], result["machine"]
     parts = [
         "# Does the method learn here?",
-        "`make evidence` trains the same small ViT in each of five ways with three seeds and scores what comes out on "
+        "`make evidence` trains the same small ViT in each of five ways, with several seeds, and scores the outcome on "
         "held-out clips. This page is written by it, from `benchmarks/results/evidence.json`. A seed sets the first "
         "weights and the order of the data, so that the rows of one seed start from the same network.",
         RULE,

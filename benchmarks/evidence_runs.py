@@ -218,6 +218,7 @@ def stopping(programs: Programs) -> Iterator[None]:
         yield
     except BaseException:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave programs behind
+        print("\nstopping: what runs saves its state first", file=sys.stderr, flush=True)
         programs.stop()
         raise
 
