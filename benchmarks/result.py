@@ -1,12 +1,11 @@
 """The JSON file that a benchmark leaves: figures together with the machine and the versions they were seen on."""
 
-import json
 import os
 import platform
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import write_bytes
+from pipeline.files import as_json, write_bytes
 from pipeline.versions import installed_versions
 
 PACKAGES = (
@@ -38,7 +37,7 @@ def write_result(path: Path, figures: dict[str, Any]) -> None:
     """Write `figures` with machine and versions as JSON."""
     machine = {"cpu": processor(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
     content = {**figures, "machine": machine, "versions": installed_versions(PACKAGES)}
-    write_bytes(path, json.dumps(content, indent=2).encode() + b"\n")
+    write_bytes(path, as_json(content))
 
 
 def print_table(rows: list[tuple[str, str]], title: str) -> None:

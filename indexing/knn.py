@@ -20,7 +20,7 @@ from indexing.store import FEATURES, read_metadata
 from indexing.supplied import import_features, supplied_metadata
 from indexing.table import NEIGHBOURS, REPORT, table_metadata, write_neighbours
 from pipeline.dataset import ShardDataset
-from pipeline.files import sha256_file
+from pipeline.files import as_json, sha256_file
 from pipeline.settings import UserError, run_command
 from pipeline.storage import Storage, open_storage
 
@@ -179,7 +179,7 @@ def _write(
     metadata: dict[str, str],
 ) -> None:
     """Write report and gallery, and the table last: it says that all is done."""
-    out.write(REPORT, json.dumps(report, indent=2).encode() + b"\n")
+    out.write(REPORT, as_json(report))
     for name in (GALLERY, SHEET):
         out.remove(name)
     if command.gallery:

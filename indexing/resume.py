@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from indexing.cluster import KEPT
+from pipeline.files import as_json
 from pipeline.settings import UserError
 from pipeline.storage import Storage
 
@@ -20,7 +21,7 @@ def begin(out: Storage, folder: str, identity: dict[str, Any]) -> None:
     try:
         if out.size(name) is None:
             out.remove(folder)
-            out.write(name, json.dumps(identity, indent=2).encode())
+            out.write(name, as_json(identity))
             return
         out.clean(folder)
         there = json.loads(out.read(name))

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import stat
@@ -78,6 +79,11 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
             yield False
         else:
             yield True
+
+
+def as_json(content: object) -> bytes:
+    """Indented JSON with a newline at its end."""
+    return json.dumps(content, indent=2).encode() + b"\n"
 
 
 def write_bytes(path: Path, data: bytes) -> None:

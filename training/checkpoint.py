@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from pipeline.files import TEMPORARY_PREFIX, atomic_path, remove, sha256_file
+from pipeline.files import TEMPORARY_PREFIX, as_json, atomic_path, remove, sha256_file
 from pipeline.settings import UserError
 from training.run_config import CONFIG, differences
 
@@ -84,9 +84,9 @@ def save_checkpoint(
         temporary.mkdir()
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary / MODEL)
         torch.save(optimiser_state, temporary / OPTIMISER)
-        (temporary / CONFIG).write_text(json.dumps(config, indent=2))
+        (temporary / CONFIG).write_bytes(as_json(config))
         hashes = {name: sha256_file(temporary / name) for name in (MODEL, OPTIMISER, CONFIG)}
-        (temporary / STATE).write_text(json.dumps({"step": step, "sha256": hashes}, indent=2))
+        (temporary / STATE).write_bytes(as_json({"step": step, "sha256": hashes}))
     known = {int(old.name.removeprefix("step-")): old for old in checkpoints(run)}
     for number in outdated(known, keep, keep_every):
         remove(known[number])

@@ -2,12 +2,11 @@
 
 import dataclasses
 import io
-import json
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.files import write_bytes
+from pipeline.files import as_json, write_bytes
 from pipeline.reader.loader import Loader
 from pipeline.reader.plan import BatchPlan
 from pipeline.reader.views import Boxes, Photometry
@@ -52,5 +51,5 @@ def write_report(run: Path, result: StepResult, loader: Loader, plan: BatchPlan,
     stream = io.BytesIO()
     np.savez(stream, allow_pickle=False, **plan_arrays(plan))
     write_bytes(path.with_suffix(".npz"), stream.getvalue())
-    write_bytes(path, json.dumps(report, indent=2).encode() + b"\n")
+    write_bytes(path, as_json(report))
     return path

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from indexing.table import read_neighbours
 from pipeline.dataset import read_manifest
-from pipeline.files import write_bytes
+from pipeline.files import as_json, write_bytes
 from pipeline.reader.sources import SourceSettings
-from pipeline.settings import UserError
+from pipeline.settings import UserError, flatten
 from training.command import PretrainCommand
 
 CONFIG = "config.json"
@@ -103,21 +103,11 @@ def check_run_folder(out: Path, config: dict[str, Any], begun: bool) -> None:
     try:
         if begun and (different := differences(json.loads(path.read_text()), config)):
             raise UserError(f"{out} holds a run with other settings: {'; '.join(different)}. Choose another --out")
-        write_bytes(path, json.dumps(config, indent=2).encode() + b"\n")
+        write_bytes(path, as_json(config))
     except ValueError as error:
         raise UserError(f"{path} is no valid JSON ({error}): restore it or choose another --out") from error
     except OSError as error:
         raise UserError(f"cannot write the run folder {out}: {error.strerror}") from error
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names; the members of a list of mappings have numbers for names."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, list) and value and all(isinstance(member, Mapping) for member in value):
-            value = {str(number): member for number, member in enumerate(value)}
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
 
 
 def check_shapes(command: PretrainCommand) -> None:

@@ -1,6 +1,5 @@
 """The backbone as a folder that `transformers` loads: Dinov2WithRegistersModel.from_pretrained(folder)."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.files import atomic_path
+from pipeline.files import as_json, atomic_path
 from pipeline.settings import UserError
 from training.vit import VisionTransformer, VitSettings
 
@@ -81,7 +80,7 @@ def save_transformers(folder: Path, backbone: VisionTransformer, card: Mapping[s
         with atomic_path(folder) as temporary:
             temporary.mkdir()
             save_file(transformers_tensors(tensors), temporary / "model.safetensors", metadata={"format": "pt"})
-            (temporary / "config.json").write_text(json.dumps(transformers_config(settings), indent=2) + "\n")
-            (temporary / "tcore_card.json").write_text(json.dumps(described, indent=2, sort_keys=True) + "\n")
+            (temporary / "config.json").write_bytes(as_json(transformers_config(settings)))
+            (temporary / "tcore_card.json").write_bytes(as_json(described))
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write the weights {folder}: {error}") from error

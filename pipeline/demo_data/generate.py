@@ -19,7 +19,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from pipeline.demo_data import casting, trees
-from pipeline.files import TEMPORARY_PREFIX, remove, write_bytes
+from pipeline.files import TEMPORARY_PREFIX, as_json, remove, write_bytes
 from pipeline.settings import Settings, UserError
 from pipeline.shards.ffmpeg import FfmpegError
 from pipeline.shards.versions import writer_versions
@@ -223,7 +223,7 @@ def _is_finished(out: Path, record: dict[str, Any]) -> bool:
 
 def _make(settings: DemoSettings, out: Path, record: dict[str, Any], workers: int) -> None:
     encoder = trees.video_encoder()
-    write_bytes(out / UNFINISHED, _as_json(record))
+    write_bytes(out / UNFINISHED, as_json(record))
     for leftover in out.rglob(f"{TEMPORARY_PREFIX}*"):
         remove(leftover)
     jobs = [
@@ -234,12 +234,8 @@ def _make(settings: DemoSettings, out: Path, record: dict[str, Any], workers: in
     _run_jobs([job for job in jobs if not job.last_file.exists()], workers)
     _write_lists(settings, out)
     tools = {"python": platform.python_version(), "numpy": np.__version__, **writer_versions()}
-    write_bytes(out / FINISHED, _as_json({**record, "encoder": encoder, "tools": tools}))
+    write_bytes(out / FINISHED, as_json({**record, "encoder": encoder, "tools": tools}))
     remove(out / UNFINISHED)
-
-
-def _as_json(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def generate(settings: DemoSettings, out: Path, workers: int | None = None) -> str:

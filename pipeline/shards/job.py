@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from pipeline.dataset import MANIFEST, REJECTS, Manifest, parse_manifest
-from pipeline.settings import UserError
+from pipeline.settings import UserError, flatten
 from pipeline.shards.cluster import run_shards
 from pipeline.shards.command import ShardsCommand
 from pipeline.shards.decode import Inputs
@@ -97,7 +97,7 @@ def _list_and_plan(command: ShardsCommand, target: Path) -> Plan:
 
 
 def _check_same(out: Storage, state: str, expected: dict[str, Any], found: dict[str, Any]) -> None:
-    now, there = _leaves(expected), _leaves(found)
+    now, there = flatten(expected), flatten(found)
     if differing := [key for key in now if now[key] != there.get(key)]:
         of_inputs = {"inputs", "classes", "source_fingerprint"} & set(differing)
         settings = [key for key in differing if key not in of_inputs]
@@ -107,14 +107,6 @@ def _check_same(out: Storage, state: str, expected: dict[str, Any], found: dict[
         raise UserError(
             f"{out} holds {state} of other inputs or settings ({'; '.join(said)}): choose another --out or remove it"
         )
-
-
-def _leaves(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
-    leaves: dict[str, Any] = {}
-    for key, value in settings.items():
-        leaves |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return leaves
 
 
 def _continue(out: Storage, identity: dict[str, Any]) -> Plan:

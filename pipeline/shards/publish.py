@@ -1,6 +1,5 @@
 """The end of a job: one index, one list of rejects and the manifest; and the way back, for a retry."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -10,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.dataset import INDEX, INDEX_SCHEMA, MANIFEST, REJECTS, REJECTS_SCHEMA, Manifest, Shard
-from pipeline.files import sha256_file
+from pipeline.files import as_json, sha256_file
 from pipeline.shards.parts import PARTS, Part, read_index_part, read_rejects_part, write_part
 from pipeline.shards.plan import read_shard_plan, readable
 from pipeline.shards.shard import PLAN, ShardTask
@@ -39,7 +38,7 @@ def publish(out: Storage, parts: list[Part], header: dict[str, Any], report: dic
     rejected = (read_rejects_part(out, part.name) for part in parts if part.reasons)
     rejects = _merge(out, REJECTS, REJECTS_SCHEMA, rejected)
     manifest = _manifest(header, parts, {INDEX: index, REJECTS: rejects})
-    out.write(JOB_REPORT, json.dumps(report, indent=2).encode() + b"\n")
+    out.write(JOB_REPORT, as_json(report))
     out.write(MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
     out.remove(PARTS)
     return manifest

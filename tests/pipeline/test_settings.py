@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 import pytest
 from pydantic import Field
 
-from pipeline.settings import Command, Settings, UserError, parse_command, run_command
+from pipeline.settings import Command, Settings, UserError, flatten, parse_command, run_command
 
 
 class Frames(Settings):
@@ -154,3 +154,8 @@ def test_faults_end_in_one_line(
     captured = capsys.readouterr().err
     assert captured.startswith(says)
     assert captured.count("\n") == 1
+
+
+def test_nested_settings_have_dotted_names() -> None:
+    nested = {"a": 1, "b": {"c": [2, 3], "d": {}}, "e": [{"f": 4}, {"f": {"g": 5}}], "h": []}
+    assert flatten(nested) == {"a": 1, "b.c": [2, 3], "e.0.f": 4, "e.1.f.g": 5, "h": []}
