@@ -34,7 +34,7 @@ def job_command(data: Path | str, out: Path | str, *options: str) -> list[str]:
 
 
 def wait_for_parts(out: Path, count: int, job: "subprocess.Popen[Any]") -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 240
     while len(list(out.glob(".parts/shard-??????.parquet"))) < count:
         assert job.poll() is None, "the job ended before it could be disturbed"
         assert time.monotonic() < deadline
