@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from benchmarks.result import print_table, write_result
 from evaluation.backbones import Precision, extractor_of, open_checkpoint
-from evaluation.command import select_device
+from evaluation.command import Size, select_device
 from evaluation.davis import Davis, DavisCommand
 from evaluation.davis_scores import boundary_measure
 from evaluation.evaluate import evaluate_clips, open_clips, summarise
@@ -35,7 +35,7 @@ class EvaluationBenchmark(Command):
 
     out: Path = Path("benchmarks/results/evaluation.json")
     """Result file."""
-    size: tuple[int, int] = (480, 880)
+    size: Size = (480, 880)
     """Height and width of the network's input."""
     rounds: int = Field(3, ge=1)
     """Rounds of which the median counts."""

@@ -5,10 +5,10 @@ import math
 import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from evaluation.backbones import Checkpoint, Precision, open_checkpoint
 from pipeline.files import remove, write_bytes
@@ -21,6 +21,16 @@ CHECKPOINTS = "checkpoints"
 REPORT = "report.html"
 _MARKER = ".evaluation"
 _RECORDED_PACKAGES = ("tcore-pipeline", "torch", "numpy", "scipy", "pillow")
+
+
+def _two_numbers(size: object) -> object:
+    if isinstance(size, list | tuple) and len(size) != 2:
+        raise ValueError("must be a height and a width, as in 480,880")
+    return size
+
+
+Size = Annotated[tuple[int, int], BeforeValidator(_two_numbers)]
+"""Height and width in pixels."""
 
 
 class ReportSettings(Settings):

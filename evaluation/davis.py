@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import Field, field_validator
 
-from evaluation.command import DataCommand, EvaluationCommand, ScoreCommand
+from evaluation.command import DataCommand, EvaluationCommand, ScoreCommand, Size
 from evaluation.davis_scores import DavisScoring, boundary_measure, mean_row, object_row, region_similarity
 from evaluation.frames import read_index_mask
 from evaluation.masks import Mask, MaskClip, MaskTask, find_files
@@ -50,16 +49,9 @@ class DavisCommand(EvaluationCommand, DavisOptions):
 
     program: ClassVar[str] = "python -m evaluation davis"
 
-    size: tuple[int, int] = Field(default=(480, 880))
+    size: Size = (480, 880)
     """Height and width to which frames are stretched for the network, e.g. --size 480,880; multiples of the patch."""
     propagation: PropagationSettings = PropagationSettings()
-
-    @field_validator("size", mode="before")
-    @classmethod
-    def _two_numbers(cls, size: Sequence[object]) -> Sequence[object]:
-        if len(size) != 2:
-            raise ValueError("must be a height and a width, e.g. 480,880")
-        return size
 
 
 class Davis(MaskTask):

@@ -15,6 +15,7 @@ from torch import distributed
 from tqdm import tqdm
 
 from evaluation.backbones import extractor_of
+from evaluation.command import Size
 from evaluation.davis import COLUMNS, Davis, DavisCommand
 from evaluation.evaluate import Results, evaluate_clips, open_clips, summarise
 from evaluation.task import Clip
@@ -38,7 +39,7 @@ class EvalSettings(Settings):
     """Which list of ImageSets/2017."""
     sequences: tuple[str, ...] = ()
     """Only these sequences of it, for a quicker look."""
-    size: tuple[int, int] = (480, 880)
+    size: Size = (480, 880)
     """Height and width of the network's input; multiples of the patch size."""
     batch_size: int = Field(4, ge=1)
     """Frames that pass the network at once on a rank."""

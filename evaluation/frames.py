@@ -15,6 +15,9 @@ from pipeline.settings import UserError
 VOID = 255
 """Mask value of pixels without a decided label."""
 
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises for a file that is missing, broken or too large."""
+
 
 def read_frame(path: Path) -> NDArray[np.uint8]:
     """Decode an image file to RGB (H, W, 3).
@@ -25,7 +28,7 @@ def read_frame(path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise UserError(f"cannot read the frame {path}: {error}") from error
 
 
@@ -38,7 +41,7 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             mode, mask = image.mode, np.array(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise UserError(f"cannot read the mask {path}: {error}") from error
     if mode not in ("P", "L"):
         raise UserError(f"the mask {path} has the mode {mode}; it must be a palette or 8-bit grey PNG of object ids")
@@ -65,7 +68,7 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.height, image.width
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise UserError(f"cannot read the image {path}: {error}") from error
 
 

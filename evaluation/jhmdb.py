@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from evaluation.command import DataCommand, EvaluationCommand, ScoreCommand
+from evaluation.command import DataCommand, EvaluationCommand, ScoreCommand, Size
 from evaluation.frames import image_size
 from evaluation.jhmdb_scores import (
     JOINTS,
@@ -73,20 +73,13 @@ class JhmdbCommand(EvaluationCommand, JhmdbOptions):
 
     program: ClassVar[str] = "python -m evaluation jhmdb"
 
-    size: tuple[int, int] = Field(default=(320, 320))
+    size: Size = (320, 320)
     """Height and width to which frames are stretched for the network, e.g. --size 320,320; multiples of the patch."""
     sigma: float = Field(default=0.5, gt=0)
     """Width of a joint's label on the patch grid, cells."""
     top_cells: int = Field(default=5, ge=1)
     """A joint is the weighted mean of so many cells with its highest labels."""
     propagation: PropagationSettings = PropagationSettings()
-
-    @field_validator("size", mode="before")
-    @classmethod
-    def _two_numbers(cls, size: Sequence[object]) -> Sequence[object]:
-        if len(size) != 2:
-            raise ValueError("must be a height and a width, e.g. 320,320")
-        return size
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -30,15 +30,6 @@ from evaluation.report import Contender, write_report
 from evaluation.sheets import save_sheet
 from evaluation.task import Clip, Scores, SequenceResult, Task
 from pipeline.settings import UserError
-
-
-class Run(NamedTuple):
-    """One checkpoint (or folder of predictions) that was scored."""
-
-    name: str
-    record: dict[str, Any]
-    results: Results
-    predictions: Path
 
 
 def run_weights(task: Task[Any], command: EvaluationCommand) -> int:
@@ -75,7 +66,7 @@ def run_weights(task: Task[Any], command: EvaluationCommand) -> int:
         }
         record, results = make_record(task, command, hashes, results, origin, seconds, checkpoint.extractor.patch_size)
         write_result(out / f"{task.name}.json", record)
-        runs.append(Run(checkpoint.name, record, results, out / PREDICTIONS))
+        runs.append(Contender(checkpoint.name, record, results, out / PREDICTIONS))
         if several:
             print(f"\n{checkpoint.name}")
         print(table(task, results, record["scores"]))
@@ -106,7 +97,7 @@ def run_predictions(task: Task[Any], command: ScoreCommand) -> int:
     origin = {"predictions": {"path": str(command.predictions)}}
     record, results = make_record(task, command, hashes, results, origin, seconds, None)
     print(table(task, results, record["scores"]))
-    runs = [Run(command.predictions.resolve().name, record, results, command.predictions)]
+    runs = [Contender(command.predictions.resolve().name, record, results, command.predictions)]
     if command.out is not None:
         write_result(command.out / f"{task.name}.json", record)
         _show(task, command, opened, runs, command.out, [])
@@ -157,7 +148,7 @@ def _open(
     return opened, clip_hashes(task, command.data, opened)
 
 
-def _status(runs: Sequence[Run]) -> int:
+def _status(runs: Sequence[Contender]) -> int:
     return int(any(result.status == "failed" for run in runs for result in run.results.values()))
 
 
@@ -165,7 +156,7 @@ def _show(
     task: Task[Any],
     command: DataCommand,
     opened: Mapping[str, Clip | SequenceResult],
-    runs: Sequence[Run],
+    runs: Sequence[Contender],
     out: Path,
     checkpoints: Sequence[Checkpoint],
 ) -> None:
@@ -185,8 +176,7 @@ def _show(
     if command.report.attention:
         with torch.no_grad():
             attention = {c.name: attention_maps(c, task, clips) for c in checkpoints}
-    contenders = [Contender(run.name, run.record, run.results, run.predictions) for run in runs]
-    write_report(out / REPORT, task, clips, contenders, attention, command.report.clips)
+    write_report(out / REPORT, task, clips, runs, attention, command.report.clips)
 
 
 def table(task: Task[Any], results: Results, total: Scores | None) -> str:

@@ -22,12 +22,14 @@ MOVING_FRAMES = 32
 
 
 class Contender(NamedTuple):
-    """One column of the report: a checkpoint or somebody's predictions."""
+    """A checkpoint or somebody's predictions, scored: one column of the report."""
 
     name: str
     record: dict[str, Any]
+    """What its result file says."""
     results: Results
     predictions: Path
+    """Folder with one folder of predictions for each sequence."""
 
 
 Attention = Mapping[str, Mapping[str, Picture]]

@@ -18,14 +18,12 @@ body { margin: 0 auto; padding: 40px 32px 80px; max-width: 1180px; color: var(--
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 30px; line-height: 1.2; margin: 0 0 4px; letter-spacing: -0.01em; }
 h2 { font-size: 20px; margin: 48px 0 12px; letter-spacing: -0.005em; }
-h3 { font-size: 15px; margin: 20px 0 6px; }
-p, .note { color: var(--soft); margin: 4px 0 12px; max-width: 78ch; }
+p { color: var(--soft); margin: 4px 0 12px; max-width: 78ch; }
 .warn { border-left: 3px solid #b5483a; padding: 6px 12px; background: #fbf3f1; color: var(--ink); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 8px 0; }
 th, td { padding: 5px 14px 5px 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; font-size: 12.5px; color: var(--soft); border-bottom-color: #b9c0c7; }
-th:first-child, td:first-child, td.text { text-align: left; }
-td.text { white-space: normal; color: var(--soft); }
+th:first-child, td:first-child { text-align: left; }
 td.best { font-weight: 650; }
 .scroll { overflow-x: auto; }
 .dot { display: inline-block; width: 10px; height: 10px; border-radius: 50%; margin-right: 8px; }
@@ -95,11 +93,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def chart(
-    curves: Mapping[str, Sequence[float]], size: tuple[int, int] = (640, 260), x_title: str = "share of the sequence"
-) -> str:
+def chart(curves: Mapping[str, Sequence[float]], x_title: str = "share of the sequence") -> str:
     """Lines of scores (fractions) over equally spaced points, as SVG with axes and a grid."""
-    width, height = size
+    width, height = 640, 260
     left, right, top, bottom = 44, 12, 12, 40
     known = [value for values in curves.values() for value in values if not math.isnan(value)]
     if not known:
@@ -125,9 +121,9 @@ def chart(
     return "".join(parts) + "</svg>"
 
 
-def sparkline(curves: Sequence[Sequence[float]], size: tuple[int, int] = (170, 30)) -> str:
+def sparkline(curves: Sequence[Sequence[float]]) -> str:
     """Lines of scores (fractions) over time, small and without axes, from 0 below to 1 above."""
-    width, height = size
+    width, height = 170, 30
     lines = [
         _line([(2 + i * (width - 4) / max(1, len(v) - 1), 2 + (1 - y) * (height - 4)) for i, y in enumerate(v)], number)
         for number, v in enumerate(curves)
