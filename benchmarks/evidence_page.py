@@ -97,7 +97,7 @@ def page(result: dict[str, Any]) -> str:
         "## What it does not say",
         "Networks, clips and runs are thousands of times smaller than the paper's. An ordering that does not show here "
         "may well show there, and one that shows here proves nothing about the paper's sizes.",
-        "The preset is the one kept of ten that were tried, all with the full method, and they were scored on the first "
+        "The preset is the one kept of ten that were tried, all with the full method; they were scored on the first "
         "six of the sequences that the default settings make: the gain over random weights may be flattered by that "
         "choice. No other row was trained while choosing, so the orderings were not looked at.",
         "## Doing it again",
