@@ -2,6 +2,7 @@
 
 from pipeline.reader.views import ViewSettings
 from training.model import TCoReSettings
+from training.vit import VitSettings
 
 PEAK_FLOPS = (
     ("MIG", None),  # a slice of a GPU has a part of its peak
@@ -23,6 +24,23 @@ def peak_flops(device: str) -> float | None:
     return next((flops for name, flops in PEAK_FLOPS if name in device), None)
 
 
+def block_flops(vit: VitSettings, patches: int) -> float:
+    """Floating-point operations of an image of so many patches through the blocks: 2 n a b for (n, a) times (a, b)."""
+    tokens = 1 + vit.registers + patches
+    return 2 * vit.depth * tokens * ((4 + 2 * vit.mlp_ratio) * vit.width**2 + 2 * tokens * vit.width)
+
+
+def embedding_flops(vit: VitSettings, patches: int) -> float:
+    """Floating-point operations of the patch embedding, counted likewise."""
+    return 2 * patches * 3 * vit.patch_size**2 * vit.width
+
+
+def forward_flops(vit: VitSettings, height: int, width: int) -> float:
+    """Floating-point operations of an image of height x width through a backbone."""
+    patches = (height // vit.patch_size) * (width // vit.patch_size)
+    return block_flops(vit, patches) + embedding_flops(vit, patches)
+
+
 def step_flops(settings: TCoReSettings, batch_size: int, masked_share: float = 0.15) -> float:
     """Floating-point operations of a lean step's matrix products on `batch_size` clips with two auxiliary frames.
 
@@ -41,20 +59,12 @@ def step_flops(settings: TCoReSettings, batch_size: int, masked_share: float = 0
     `masked_share` is the mean share of masked patches: half of the crops times ratios of 0.1 to 0.5.
     """
     vit, head, views = settings.backbone, settings.head, ViewSettings()
-
-    def blocks(size: int) -> float:
-        tokens = 1 + vit.registers + (size // vit.patch_size) ** 2
-        return 2 * vit.depth * tokens * ((4 + 2 * vit.mlp_ratio) * vit.width**2 + 2 * tokens * vit.width)
-
-    def embedding(size: int) -> float:
-        return 2 * size**2 * 3 * vit.width
-
-    patches = (views.global_size // vit.patch_size) ** 2
+    patches, local_patches = ((size // vit.patch_size) ** 2 for size in (views.global_size, views.local_size))
     kept = 1 - vit.drop_path
     crops, local, auxiliary = 2 * batch_size, views.local_crops * batch_size, 2 * batch_size  # half of 2 x 2 views
     rows = crops * patches * masked_share
-    large, small = blocks(views.global_size), blocks(views.local_size)
-    embedded, embedded_small = embedding(views.global_size), embedding(views.local_size)
+    large, small = block_flops(vit, patches), block_flops(vit, local_patches)
+    embedded, embedded_small = embedding_flops(vit, patches), embedding_flops(vit, local_patches)
     mlp = 2 * (vit.width * head.hidden + head.hidden**2 + head.hidden * head.bottleneck)
     last = 2 * head.bottleneck * head.prototypes
     matching = 2 * settings.pmm.modules * patches * (9 * vit.width**2 + 4 * patches * vit.width)

@@ -1,19 +1,20 @@
 """`make performance`: docs/performance.md from the result files of the benchmarks, beside what others report."""
 
-import json
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any, ClassVar, NamedTuple
 
 from benchmarks.gpu_stages import READER, RUN, build_stages, gpu_sizes, say, step_name
+from benchmarks.markdown import paragraph, table
+from benchmarks.result import read_result
 from pipeline.files import write_bytes
 from pipeline.settings import Command, UserError, run_command
 
 Result = dict[str, Any]
 Row = tuple[str, str, str]
 """What, what was measured, and what stands beside it."""
+HEADER = ("", "measured", "beside it")
 Told = tuple[str, list[Row]]
 """The conditions of a measurement in a sentence, and its rows."""
 
@@ -63,17 +64,6 @@ EVALUATION_BESIDE = {
     "ratio: propagation": "aim: at least 1.5",
     "ratio: boundary measure": "aim: at least 4",
 }
-
-
-def table(rows: list[Row]) -> str:
-    """A Markdown table."""
-    lines = (" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows)
-    return "\n".join(["| | measured | beside it |", "|---|---|---|", *(f"| {line} |" for line in lines)])
-
-
-def wrapped(text: str) -> str:
-    """A paragraph in lines of 120 characters."""
-    return textwrap.fill(text, 120, break_on_hyphens=False, break_long_words=False)
 
 
 def machine(result: Result) -> str:
@@ -159,7 +149,7 @@ def no_gpu() -> str:
     """What stands where nothing was measured on a GPU."""
     stages = build_stages(gpu_sizes(1), "cuda", Path(), Path())
     rows = [(stage.name, "no GPU was available", GPU_BESIDE.get(stage.name, "")) for stage in stages]
-    return f"**No GPU was available: nothing here was measured.**\n\n{table(rows)}"
+    return f"**No GPU was available: nothing here was measured.**\n\n{table(HEADER, rows)}"
 
 
 class Section(NamedTuple):
@@ -223,21 +213,6 @@ SECTIONS = (
 )
 
 
-def read_result(folder: Path, file: str) -> Result | None:
-    """Content of a result file; None if it is not there.
-
-    Raises:
-        UserError: it is no JSON.
-    """
-    try:
-        result: Result = json.loads((folder / file).read_text())
-    except FileNotFoundError:
-        return None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{folder / file} is no JSON ({error}): run its benchmark again or remove it") from error
-    return result
-
-
 def render(section: Section, result: Result | None) -> str:
     """A section of the document."""
     made = f"`make {section.target}` writes `benchmarks/results/{section.file}`."
@@ -245,9 +220,9 @@ def render(section: Section, result: Result | None) -> str:
         conditions, rest = "", [section.absent or f"Not measured: there is no {section.file} yet."]
     else:
         conditions, rows = section.tell(result)
-        rest = [table(rows), wrapped(machine(result))]
+        rest = [table(HEADER, rows), paragraph(machine(result))]
     said = " ".join(part for part in (section.intro, conditions, made) if part)
-    return "\n\n".join([f"## {section.title}", wrapped(said), *rest])
+    return "\n\n".join([f"## {section.title}", paragraph(said), *rest])
 
 
 def document(folder: Path) -> str:
@@ -256,7 +231,7 @@ def document(folder: Path) -> str:
     Raises:
         UserError: one of them cannot be used.
     """
-    parts = [render(section, read_result(folder, section.file)) for section in SECTIONS]
+    parts = [render(section, read_result(folder / section.file, f"make {section.target}")) for section in SECTIONS]
     return "\n\n".join([INTRO, *parts]) + "\n"
 
 

@@ -210,7 +210,7 @@ def count_bytes(command: ReaderBenchmark) -> Figures:
 
 def _resident_bytes() -> int:
     fields = Path("/proc/self/statm").read_text().split()
-    return int(fields[1]) * 4096
+    return int(fields[1]) * PAGE
 
 
 def watch_memory(command: ReaderBenchmark) -> Figures:

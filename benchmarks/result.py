@@ -1,11 +1,13 @@
 """The JSON file that a benchmark leaves: figures together with the machine and the versions they were seen on."""
 
+import json
 import os
 import platform
 from pathlib import Path
 from typing import Any
 
 from pipeline.files import as_json, write_bytes
+from pipeline.settings import UserError
 from pipeline.versions import installed_versions
 
 PACKAGES = (
@@ -38,6 +40,21 @@ def write_result(path: Path, figures: dict[str, Any]) -> None:
     machine = {"cpu": processor(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
     content = {**figures, "machine": machine, "versions": installed_versions(PACKAGES)}
     write_bytes(path, as_json(content))
+
+
+def read_result(path: Path, command: str) -> dict[str, Any] | None:
+    """Content of a result file, which `command` writes; None if it is not there.
+
+    Raises:
+        UserError: it is no JSON.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON ({error}): write it again with `{command}`, or remove it") from error
+    return content
 
 
 def print_table(rows: list[tuple[str, str]], title: str) -> None:

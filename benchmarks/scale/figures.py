@@ -4,14 +4,15 @@ The rule: the shard job, sizes, listing, neighbour search and evaluation must ha
 and the step on a GPU may be missing; an assumption then stands in. What else a GPU would give is left out.
 """
 
-import json
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from benchmarks.flops import step_flops
+from benchmarks.flops import forward_flops, step_flops
 from benchmarks.gpu_stages import FEATURES, READER, step_name
+from benchmarks.result import read_result
 from benchmarks.scale.options import AssumedSettings
+from benchmarks.train import KINETICS_CLIPS, PAPER_EPOCHS
 from pipeline.settings import UserError
 from training.model import TCoReSettings
 from training.vit import VitSettings
@@ -28,7 +29,7 @@ MADE_BY = {
 NOT_MEASURED = "not measured"
 STEPS = {"small": ((256, True), (64, True), (64, False)), "base": ((128, True), (128, False))}
 """Batches of a GPU's training step and whether compiled, best first."""
-PAPER_SPEED = 200 * 239_789 / (4 * 30 * 3600)
+PAPER_SPEED = PAPER_EPOCHS["base"] * KINETICS_CLIPS / (4 * 30 * 3600)
 """Samples a second and GPU of the paper's ViT-B: 200 epochs of Kinetics-400, 4 GPUs, 30 hours (appendix C.2)."""
 TITLES = {"small": "ViT-S", "base": "ViT-B"}
 
@@ -68,19 +69,11 @@ class Figures(NamedTuple):
     """Inputs, seconds and 10^6 bytes of memory of each listing (`listing.json`)."""
 
 
-def forward_flops(vit: VitSettings, height: int, width: int) -> float:
-    """Floating-point operations of an image through a backbone: 2 n a b for each product of (n, a) and (a, b)."""
-    patches = (height // vit.patch_size) * (width // vit.patch_size)
-    tokens = 1 + vit.registers + patches
-    blocks = 2 * vit.depth * tokens * ((4 + 2 * vit.mlp_ratio) * vit.width**2 + 2 * tokens * vit.width)
-    return blocks + 2 * patches * 3 * vit.patch_size**2 * vit.width
-
-
 class _Results:
     """The JSON files of a folder; files that are not there are empty."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._content = folder, dict[str, Any]()
+        self._folder, self._content = folder, dict[str, dict[str, Any]]()
 
     def of(self, file: str) -> dict[str, Any]:
         """Content of a file.
@@ -88,14 +81,9 @@ class _Results:
         Raises:
             UserError: it is no JSON.
         """
-        path = self._folder / file
         if file not in self._content:
-            try:
-                self._content[file] = json.loads(path.read_text()) if path.is_file() else {}
-            except ValueError as error:
-                raise UserError(f"{path} is no JSON ({error}): write it again with `{MADE_BY[file]}`") from error
-        content: dict[str, Any] = self._content[file]
-        return content
+            self._content[file] = read_result(self._folder / file, MADE_BY[file]) or {}
+        return self._content[file]
 
     def get(self, file: str, *keys: str) -> Any:  # noqa: ANN401 - a JSON value
         """A value that must be there.

@@ -1,8 +1,8 @@
 """The page: what comes out, and what it rests on."""
 
+from benchmarks.markdown import NONE, bullets, count, duration, number, paragraph, size
 from benchmarks.scale.figures import PAPER_SPEED, Figures
 from benchmarks.scale.limits import MOST_GPUS, first_over, fits_in_memory, lasting, paper_runs
-from benchmarks.scale.markdown import NONE, bullets, count, duration, number, paragraph, size
 from benchmarks.scale.options import ScaleCommand
 from benchmarks.scale.stages import (
     HOUR,

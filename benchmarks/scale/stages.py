@@ -3,7 +3,8 @@
 import math
 from typing import NamedTuple
 
-from benchmarks.scale.figures import Figures, forward_flops
+from benchmarks.flops import forward_flops
+from benchmarks.scale.figures import Figures
 from benchmarks.scale.options import ClusterSettings, DataSettings
 from pipeline.shards.plan import default_samples_per_shard
 from pipeline.shards.sources import Media

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel
 
+from benchmarks.markdown import NONE, count, duration, number, size, table
 from benchmarks.scale.figures import Figure, Figures
 from benchmarks.scale.limits import (
     Point,
@@ -19,7 +20,6 @@ from benchmarks.scale.limits import (
     nodes_of,
     points,
 )
-from benchmarks.scale.markdown import NONE, count, duration, number, size, table
 from benchmarks.scale.options import ClusterSettings, ScaleCommand
 from benchmarks.scale.stages import Stage, clip_bytes, image_bytes
 

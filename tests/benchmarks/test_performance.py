@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.performance import PerformanceCommand, document, main, table
+from benchmarks.performance import PerformanceCommand, document, main
 from pipeline.settings import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -95,7 +95,3 @@ def test_results_that_cannot_be_used_are_named(tmp_path: Path) -> None:
 def test_the_command_writes_the_document(tmp_path: Path) -> None:
     main(PerformanceCommand(results=tmp_path, out=tmp_path / "performance.md"))
     assert (tmp_path / "performance.md").read_text() == document(tmp_path)
-
-
-def test_a_table_has_as_many_cells_as_columns() -> None:
-    assert table([("a|b", "1", "")]).splitlines()[-1] == "| a\\|b | 1 |  |"

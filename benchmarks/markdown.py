@@ -1,4 +1,4 @@
-"""Numbers, paragraphs and tables as they stand on the page."""
+"""Numbers, paragraphs and tables in Markdown."""
 
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -55,6 +55,7 @@ def bullets(texts: Iterable[str]) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table."""
+    """A table; a bar in a cell is escaped."""
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    cells = ((cell.replace("|", "\\|") for cell in line) for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)

@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.scale.markdown import bullets, count, duration, number, paragraph, size, table
+from benchmarks.markdown import bullets, count, duration, number, paragraph, size, table
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,4 @@ def test_text_is_wrapped_whatever_its_indent() -> None:
 
 def test_tables() -> None:
     assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+    assert table(["a", "b"], [["1|2", ""]]).splitlines()[-1] == r"| 1\|2 |  |"
