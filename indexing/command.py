@@ -8,7 +8,7 @@ from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from indexing.job import SearchSettings
 from pipeline.settings import Command
-from pipeline.storage import Place
+from pipeline.storage import Folder, Place
 
 
 class KnnCommand(Command):
@@ -22,8 +22,8 @@ class KnnCommand(Command):
 
     program: ClassVar[str] = "python -m indexing.knn"
 
-    shards: Path
-    """Folder of a shard dataset."""
+    shards: Folder
+    """Folder of a shard dataset, on a file system."""
     weights: Path | None = None
     """Backbone written by `python -m training.export`."""
     features: Path | None = None
@@ -31,7 +31,7 @@ class KnnCommand(Command):
     and perhaps a column `key`; one vector per sample, in the order of index.parquet. They are brought to unit length
     and rounded to float16."""
     out: Place
-    """Folder for the table."""
+    """Folder for the table, or its address such as s3://bucket/folder."""
     k: int = Field(5, ge=1, validation_alias=AliasChoices("k", "neighbours"))
     """Neighbours of an image; the paper uses 5."""
     max_similarity: float | None = None

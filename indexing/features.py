@@ -25,7 +25,7 @@ from pipeline.dataset import ShardDataset
 from pipeline.files import sha256_file
 from pipeline.settings import Command, run_command
 from pipeline.shards.cluster import ray_session
-from pipeline.storage import Place, Storage, open_storage
+from pipeline.storage import Folder, Place, Storage, open_storage
 from training.weights import load_backbone
 
 LOCK = f"{PARTS}.lock"
@@ -40,12 +40,12 @@ class FeaturesCommand(Command):
 
     program: ClassVar[str] = "python -m indexing.features"
 
-    shards: Path
-    """Folder of a shard dataset."""
+    shards: Folder
+    """Folder of a shard dataset, on a file system."""
     weights: Path
     """Backbone written by `python -m training.export`."""
     out: Place
-    """Folder for features.parquet."""
+    """Folder for features.parquet, or its address."""
     batch_size: int = Field(64, ge=1)
     """Images per forward pass."""
     threads: int = Field(1, ge=1)

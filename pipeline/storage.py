@@ -19,6 +19,16 @@ from pipeline.settings import UserError
 Place = Annotated[str, BeforeValidator(os.fspath)]
 """A path, or an address such as `s3://bucket/folder` that fsspec knows."""
 
+
+def _no_address(place: object) -> object:
+    if isinstance(place, str) and "://" in place:
+        raise ValueError("must be a folder on a file system, not an address: copy it to one first")
+    return place
+
+
+Folder = Annotated[Path, BeforeValidator(_no_address)]
+"""A path on a file system; an address is refused."""
+
 _MOST_BYTES = 1 << 30
 """Larger local files are not read whole: a disk image under a picture's name must not take all memory."""
 

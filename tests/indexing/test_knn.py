@@ -198,6 +198,7 @@ def test_bad_input_is_one_sentence(change: dict[str, Any], message: str, frames:
     ("words", "message"),
     [
         ("", "give either --weights or --features"),
+        ("--features f.npy --shards s3://b/in1k", "shards = 's3://b/in1k': must be a folder on a file system"),
         ("--weights w --features f.npy", "give either --weights or --features"),
         ("--features f.npy --exclude_same_group (", "no regular expression"),
         ("--features f.npy --exclude-same-group abc", "put parentheses around"),
