@@ -25,7 +25,10 @@ def score_table(table: Table) -> str:
     for one in ROWS:
         if one.name in table:
             found = [spread([scores[MEASURES[task]] for scores in table[one.name]]) for task in tasks]
-            cells = [f"{100 * cell.mean:.1f} ± {100 * cell.deviation:.1f}" for cell in found]
+            cells = [
+                f"{100 * cell.mean:.1f}" + (f" ± {100 * cell.deviation:.1f}" if cell.seeds > 1 else "")
+                for cell in found
+            ]
             lines.append(f"| {one.title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -63,14 +66,12 @@ def table_of(runs: dict[str, list[dict[str, Any]]]) -> Table:
 def section(title: str, scene: dict[str, Any], settings: Sequence[str]) -> list[str]:
     """One scene: how, scores, orderings, and what they say."""
     table = table_of(scene["runs"])
-    return [
-        f"## {title}",
-        " ".join(settings),
-        score_table(table),
-        f"Mean ± standard deviation over seeds 0 to {len(table['full']) - 1}, in per cent.",
-        ordering_table(table),
-        paragraph(table),
-    ]
+    seeds = len(table["full"])
+    scores = [f"## {title}", " ".join(settings), score_table(table)]
+    if seeds < 2:
+        return [*scores, "In per cent, of a single seed, which cannot tell a difference from chance."]
+    spreads = f"Mean ± standard deviation over seeds 0 to {seeds - 1}, in per cent."
+    return [*scores, spreads, ordering_table(table), paragraph(table)]
 
 
 def page(result: dict[str, Any]) -> str:
