@@ -100,8 +100,9 @@ def ray_session(workers: int | None, packages: tuple[ModuleType, ...] = (pipelin
     print("starting Ray on this machine" if not address else f"joining Ray at {address}", flush=True)
     try:
         ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
-    except (ConnectionError, ray.exceptions.RaySystemError) as error:
-        raise UserError(f"cannot join the Ray cluster at RAY_ADDRESS = {address}: {error}") from error
+    except Exception as error:  # a plain one where a node does not start in time
+        what = f"cannot join the Ray cluster at RAY_ADDRESS = {address}" if address else "Ray did not start here"
+        raise UserError(f"{what}: {error}") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, heeded)  # Ray's own handler prints a stack of C++ functions
     try:
