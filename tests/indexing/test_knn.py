@@ -58,7 +58,7 @@ def test_table_and_report_say_where_they_come_from(table: Path, image_dataset: P
     rows = read_neighbours(table, manifest)
     assert report["same_class_rate"] == pytest.approx((label[rows] == label[:, None]).mean())
     assert report["features_per_second"] == pytest.approx(12 / report["feature_seconds"])
-    assert 0 < report["peak_memory_gb"] < report["memory_budget_gb"]
+    assert report["peak_memory_gb"] > 0  # here of all tests so far; tests/benchmarks/test_knn.py holds it to a budget
     assert report["recall"] is None
     names = ["features.parquet", "gallery.html", "gallery.png", NEIGHBOURS, REPORT]
     assert sorted(path.name for path in table.iterdir()) == names
