@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 from evaluation.backbones import Extractor, open_checkpoint
@@ -91,8 +92,6 @@ def test_the_authors_checkpoint_gives_the_features_of_its_teacher(tmp_path: Path
 
 @pytest.mark.parametrize("registers", [0, 4])
 def test_a_dinov2_folder_of_transformers_gives_its_patch_tokens(tmp_path: Path, registers: int) -> None:
-    import transformers
-
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
     if registers:
         config = transformers.Dinov2WithRegistersConfig(**sizes, num_register_tokens=registers)

@@ -2,10 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 from pipeline.settings import UserError
@@ -31,7 +31,6 @@ def test_a_vit_of_thirty_lines_reads_the_portable_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 96)])
 def test_transformers_loads_the_folder_without_any_code_of_ours(tmp_path: Path, size: tuple[int, int]) -> None:
-    transformers: Any = pytest.importorskip("transformers")
     backbone, images = recorded_backbone("teacher.backbone."), torch.randn(2, 3, *size)
     save_transformers(tmp_path / "weights", backbone, {"part": "teacher"})
     model, report = transformers.Dinov2WithRegistersModel.from_pretrained(
