@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.reader.plan import BatchPlan, plan_batch
 from pipeline.reader.sources import Sources, SourceSettings, read_frames
-from pipeline.reader.views import GLOBAL_VIEWS, IMAGENET_MEAN, IMAGENET_STD, SOLARIZE_OFF, Boxes, Photometry
+from pipeline.reader.views import GLOBAL_VIEWS, IMAGENET_MEAN, IMAGENET_STD, SOLARIZE_OFF, Boxes, Photometry, view_sizes
 
 _SCALE = (1 / (255 * np.array(IMAGENET_STD))).astype(np.float32)
 _SHIFT = (np.array(IMAGENET_MEAN) / np.array(IMAGENET_STD)).astype(np.float32)
@@ -62,28 +62,25 @@ def _decode(data: np.ndarray) -> Image.Image:
 def execute(plan: BatchPlan, frames: list[list[np.ndarray]], settings: SourceSettings) -> list[Tensor]:
     """The views of a plan as the reader orders them: global crops, local crops, views of each auxiliary frame."""
     clips, views = len(plan.rows), settings.views
-    sizes = [views.global_size] * GLOBAL_VIEWS + [views.local_size] * views.local_crops
-    output = [np.zeros((clips, 3, size, size), np.float32) for size in sizes]
     auxiliary = len(frames) - 1
-    output += [np.zeros((clips, 3, sizes[0], sizes[0]), np.float32) for _ in range(GLOBAL_VIEWS * auxiliary)]
+    sizes, crops = view_sizes(views, auxiliary), GLOBAL_VIEWS + views.local_crops
+    output = [np.zeros((clips, 3, size, size), np.float32) for size in sizes]
     for clip in range(clips):
         current = _decode(frames[0][clip])
-        for crop, size in enumerate(sizes):
-            view = _colour(_crop(current, plan.boxes, clip, crop, size), plan.photometry, clip, crop)
+        for crop in range(crops):
+            view = _colour(_crop(current, plan.boxes, clip, crop, sizes[crop]), plan.photometry, clip, crop)
             output[crop][clip] = _tensor(view, bool(plan.flip[clip, crop]))
         needed = np.flatnonzero(plan.auxiliary_needed[clip]).tolist()
         for number in range(auxiliary if needed else 0):
             image, resized = _decode(frames[1 + number][clip]), {}
             for view_number in needed:
-                place = GLOBAL_VIEWS * number + view_number
-                box = tuple(int(edge[clip, place]) for edge in plan.auxiliary_boxes)
+                place = crops + GLOBAL_VIEWS * number + view_number
+                box = tuple(int(edge[clip, place]) for edge in plan.boxes)
                 if box not in resized:
-                    resized[box] = _crop(image, plan.auxiliary_boxes, clip, place, sizes[0])
-                output[len(sizes) + place][clip] = _tensor(
-                    _colour(resized[box], plan.auxiliary_photometry, clip, place)
-                )
-    groups = [output[:GLOBAL_VIEWS], output[GLOBAL_VIEWS : len(sizes)]]
-    groups += [output[len(sizes) + GLOBAL_VIEWS * n :][:GLOBAL_VIEWS] for n in range(auxiliary)]
+                    resized[box] = _crop(image, plan.boxes, clip, place, sizes[place])
+                output[place][clip] = _tensor(_colour(resized[box], plan.photometry, clip, place))
+    groups = [output[:GLOBAL_VIEWS], output[GLOBAL_VIEWS:crops]]
+    groups += [output[crops + GLOBAL_VIEWS * n :][:GLOBAL_VIEWS] for n in range(auxiliary)]
     return [torch.from_numpy(np.concatenate(group)) for group in groups if group]
 
 

@@ -263,13 +263,17 @@ class ShardDataset:
         """
         found: list[np.ndarray] = []
         touched: dict[int, int] = {}
+        places = list(self._places(rows, frames))
+        block = np.empty(sum(size for _, _, size in places), np.uint8)  # faster than an allocation for each frame
+        start = 0
         with self._lock:
-            for place, (shard, offset, size) in enumerate(self._places(rows, frames)):
+            for place, (shard, offset, size) in enumerate(places):
                 touched.setdefault(shard, place)
-                data = os.pread(self._opened(shard).descriptor, size, offset)
-                if len(data) < size:
+                data = block[start : start + size]
+                if os.preadv(self._opened(shard).descriptor, [data.data], offset) < size:
                     raise self._fault(shard, int(rows[place]), f"ends within frame {frames[place]}")
-                found.append(np.frombuffer(data, np.uint8))
+                found.append(data)
+                start += size
             for shard, place in touched.items():
                 opened = self._open.get(shard)
                 if opened is not None and _identity(opened.descriptor) != opened.identity:

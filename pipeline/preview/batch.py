@@ -109,8 +109,9 @@ def _clip_row(settings: ReaderSettings, loader: Loader, plan: BatchPlan, batch: 
         dataset, inner, _ = loader.sources.origin(int(plan.source_rows[clip, 1 + number]))
         frame = dataset.frame(inner, int(plan.frames[clip, 1 + number]))
         room = (_VIEW, _FRAME[1])
-        places = range(GLOBAL_VIEWS * number, GLOBAL_VIEWS * (number + 1))
-        whole = _framed(frame, [(_box(plan.auxiliary_boxes, clip, place), colour, 3) for place in places], room)
+        first = GLOBAL_VIEWS * (1 + number) + locals_
+        framed = [(_box(plan.boxes, clip, first + view), colour, 3) for view in range(GLOBAL_VIEWS)]
+        whole = _framed(frame, framed, room)
         row.add(f"{role}, frame {int(plan.frames[clip, 1 + number])}", whole, _VIEW, line=colour)
         for view in range(GLOBAL_VIEWS):
             needed = bool(plan.auxiliary_needed[clip, view])

@@ -35,13 +35,13 @@ def _matrices(factor: NDArray[Any]) -> NDArray[Any]:
 
 def colour_map(photometry: Photometry) -> ColourMap:
     """The colour map of views (...,)."""
-    grey = np.ones((3, 1)) * LUMA
     angle = 2 * np.pi * photometry.hue
     cosine = _matrices(np.cos(angle))
     hue = cosine * np.eye(3) + (1 - cosine) * _MEAN + _matrices(np.sin(angle)) * _TURN
     saturation = _matrices(photometry.saturation)
-    matrix: Floats = hue @ (saturation * np.eye(3) + (1 - saturation) * grey)
-    matrix = np.where(_matrices(photometry.grey), grey @ matrix, matrix)
+    matrix: Floats = saturation * hue + (1 - saturation) * LUMA  # a turn about the grey axis leaves greys as they are
+    grey = (LUMA[:, None] * matrix).sum(axis=-2, keepdims=True)
+    matrix = np.where(_matrices(photometry.grey), grey, matrix)
     matrix = matrix * _matrices(photometry.contrast * photometry.brightness)
     weights: Floats = ((1 - photometry.contrast) * photometry.brightness)[..., None] * LUMA
     return ColourMap(matrix, weights)

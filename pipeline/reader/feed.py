@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from pipeline.reader.colour import blur_kernel, colour_map, is_coloured
 from pipeline.reader.graph import Feed
@@ -58,17 +58,17 @@ def plan_feed(plan: BatchPlan, settings: ViewSettings, frames: Sequence[Sequence
     sizes = view_sizes(settings, auxiliary)
     current = len(sizes) - GLOBAL_VIEWS * auxiliary
 
-    def by_view(of_current: NDArray[Any], of_auxiliary: NDArray[Any], dtype: DTypeLike | None = None) -> NDArray[Any]:
-        """(V b,) of (b, V) in two parts."""
-        return np.concatenate([of_current.T, of_auxiliary.T]).ravel().astype(dtype or of_current.dtype)
+    def by_view(planned: NDArray[Any]) -> NDArray[Any]:
+        """(V b,) of (b, V)."""
+        return planned.T.ravel()
 
-    boxes = Boxes(*map(by_view, plan.boxes, plan.auxiliary_boxes))
-    colours = map(by_view, vars(plan.photometry).values(), vars(plan.auxiliary_photometry).values())
-    auxiliary_needed = np.tile(plan.auxiliary_needed, auxiliary)
+    needed = np.ones_like(plan.flip)
+    needed[:, current:] = np.tile(plan.auxiliary_needed, auxiliary)
     feed = frame_feed(frames, needed_frames(plan), [current] + [GLOBAL_VIEWS] * auxiliary)
-    feed |= box_feed(boxes) | colour_feed(Photometry(*colours))
+    feed |= box_feed(Boxes(*map(by_view, plan.boxes)))
+    feed |= colour_feed(Photometry(*map(by_view, vars(plan.photometry).values())))
     return feed | {
-        "needed": by_view(np.ones_like(plan.flip), auxiliary_needed),
+        "needed": by_view(needed),
         "size": np.repeat(np.array(sizes, np.float32), len(plan.rows))[:, None].repeat(2, axis=1),
-        "mirror": by_view(plan.flip, np.zeros_like(auxiliary_needed), np.int32),
+        "mirror": by_view(plan.flip).astype(np.int32),
     }

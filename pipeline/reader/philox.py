@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 _ROUNDS = 10
-_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
-_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+_MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], np.uint64)
+_KEY_STEPS = np.array([0x9E3779B9, 0xBB67AE85], np.uint64) * np.arange(_ROUNDS, dtype=np.uint64)[:, None]
 _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
 _WORDS = 4
@@ -29,15 +29,15 @@ class Stream(IntEnum):
 
 
 def philox_words(key: tuple[int, int], counters: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Philox4x32-10 of (n, 4) counters below 2^32 under a key of two 32-bit words; (n, 4) words below 2^32."""
-    c0, c1, c2, c3 = (np.ascontiguousarray(column) for column in counters.T)
-    key0, key1 = key
-    for _ in range(_ROUNDS):
-        product0, product1 = _MULTIPLIERS[0] * c0, _MULTIPLIERS[1] * c2
-        c0, c2 = (product1 >> _SHIFT) ^ c1 ^ np.uint64(key0), (product0 >> _SHIFT) ^ c3 ^ np.uint64(key1)
-        c1, c3 = product1 & _LOW, product0 & _LOW
-        key0, key1 = (key0 + _KEY_STEPS[0]) & 0xFFFFFFFF, (key1 + _KEY_STEPS[1]) & 0xFFFFFFFF
-    return np.stack([c0, c1, c2, c3], axis=1)
+    """Philox4x32-10 of counters (4, n) below 2^32 under a key of two 32-bit words; words (4, n) below 2^32."""
+    even, odd = counters[::2], counters[1::2]
+    for round_key in (np.array(key, np.uint64) + _KEY_STEPS) & _LOW:
+        products = _MULTIPLIERS * even
+        even = (products >> _SHIFT)[::-1] ^ odd
+        even ^= round_key[:, None]
+        products &= _LOW
+        odd = products[::-1]
+    return np.stack([even, odd], axis=1).reshape(counters.shape)
 
 
 def words(
@@ -45,13 +45,13 @@ def words(
 ) -> NDArray[np.uint64]:
     """(n, 4 * blocks) random words below 2^32 for n pairs of epoch and item (broadcast, each below 2^32)."""
     epoch, item = np.broadcast_arrays(np.asarray(epochs, np.uint64), np.asarray(items, np.uint64))
-    counters = np.empty((item.size, blocks, _WORDS), np.uint64)
-    counters[..., 0] = np.arange(first_block, first_block + blocks, dtype=np.uint64)
-    counters[..., 1] = item.reshape(-1, 1)
-    counters[..., 2] = epoch.reshape(-1, 1)
-    counters[..., 3] = int(stream)
+    counters = np.empty((_WORDS, item.size, blocks), np.uint64)
+    counters[0] = np.arange(first_block, first_block + blocks, dtype=np.uint64)
+    counters[1] = item.reshape(-1, 1)
+    counters[2] = epoch.reshape(-1, 1)
+    counters[3] = int(stream)
     key = (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF)
-    return philox_words(key, counters.reshape(-1, _WORDS)).reshape(item.size, blocks * _WORDS)
+    return philox_words(key, counters.reshape(_WORDS, -1)).T.reshape(item.size, blocks * _WORDS)
 
 
 def uniforms(
@@ -63,7 +63,7 @@ def uniforms(
     """
     blocks = -(-draws // _WORDS)
     drawn = words(seed, stream, epochs, items, blocks, first // _WORDS)[:, :draws]
-    return drawn.astype(np.float64) * 2.0**-32
+    return drawn.view(np.int64).astype(np.float64) * 2.0**-32  # signed numbers convert several times as fast
 
 
 def permutation(seed: int, stream: Stream, epoch: int, dataset: int, count: int) -> NDArray[np.int64]:

@@ -15,15 +15,14 @@ from pipeline.reader.sandwich import draws_needed as sandwich_draws
 from pipeline.reader.views import (
     CROP_DRAWS,
     GLOBAL_VIEWS,
-    LOCAL_KIND,
     PHOTOMETRY_DRAWS,
     Boxes,
     Integers,
     Photometry,
     ViewSettings,
-    auxiliary_boxes,
-    current_boxes,
     draw_photometry,
+    view_boxes,
+    view_kinds,
 )
 from pipeline.settings import Settings
 
@@ -83,8 +82,7 @@ class SampleTable(NamedTuple):
 class BatchPlan:
     """What one rank decodes, crops, colours and masks in one step, for b clips with A auxiliary frames each.
 
-    Current views are numbered: the 2 global crops, then the local crops. Auxiliary views are numbered frame by frame,
-    two each.
+    Its V views are numbered as in a `Batch`: the 2 global crops, the local crops, then 2 of each auxiliary frame.
     """
 
     step: int
@@ -95,15 +93,11 @@ class BatchPlan:
     frames: Integers
     """(b, 1 + A) frame numbers within those rows."""
     boxes: Boxes
-    """(b, 2 + local crops) boxes in the current frame."""
+    """(b, V) boxes of the views in their frames."""
     flip: NDArray[np.bool_]
-    """(b, 2 + local crops): mirrored or not."""
+    """(b, V): mirrored or not; only local crops ever are."""
     photometry: Photometry
-    """(b, 2 + local crops) colours of the current views."""
-    auxiliary_boxes: Boxes
-    """(b, 2 A) boxes of the auxiliary views."""
-    auxiliary_photometry: Photometry
-    """(b, 2 A) colours of the auxiliary views."""
+    """(b, V) colours of the views."""
     auxiliary_needed: NDArray[np.bool_]
     """(b, 2): whether the auxiliary views beside a global crop can reach the loss, that is, the crop is masked."""
     masks: NDArray[np.bool_]
@@ -138,39 +132,31 @@ def plan_batch(settings: PlanSettings, table: SampleTable, step: int, global_bat
     visit = visits(settings.order, settings.seed, step * global_batch + places, populations)
     rows = visit.row
     auxiliary = len(settings.sandwich.auxiliary) if table.neighbours is None else 1
-    current_views = GLOBAL_VIEWS + views.local_crops
-    all_views = current_views + GLOBAL_VIEWS * auxiliary
+    kinds = view_kinds(views, auxiliary)
+    crops = GLOBAL_VIEWS + views.local_crops
 
-    sections = np.cumsum(
-        [sandwich_draws(settings.sandwich), CROP_DRAWS * current_views, current_views, PHOTOMETRY_DRAWS * all_views]
-    )
+    sections = np.cumsum([sandwich_draws(settings.sandwich), CROP_DRAWS * crops, crops, PHOTOMETRY_DRAWS * len(kinds)])
     drawn = uniforms(settings.seed, Stream.SAMPLE, visit.epoch, rows, int(sections[-1]))
     for_frames, for_boxes, for_flips, for_colours = np.split(drawn, sections[:-1], axis=1)
 
     source_rows, frames = _source_frames(settings, table, rows, for_frames)
     height, width = table.height[source_rows], table.width[source_rows]
-    kinds = np.minimum(np.arange(current_views), LOCAL_KIND)
-    box_draws = for_boxes.reshape(len(rows), current_views, CROP_DRAWS)
-    colour_draws = for_colours.reshape(len(rows), all_views, PHOTOMETRY_DRAWS)
+    flip = np.zeros((len(rows), len(kinds)), bool)
+    flip[:, GLOBAL_VIEWS:crops] = for_flips[:, GLOBAL_VIEWS:] < views.local_flip
 
-    boxes = current_boxes(views, height[:, :1], width[:, :1], box_draws)
     patches = settings.grid[0] * settings.grid[1]
     sizes = mask_sizes(settings.masks, settings.seed, step, GLOBAL_VIEWS * global_batch, patches)
-    crops = np.concatenate([places, global_batch + places])
+    masked = np.concatenate([places, global_batch + places])
     return BatchPlan(
         step=step,
         rows=rows,
         source_rows=source_rows,
         frames=frames,
-        boxes=boxes,
-        flip=(for_flips < views.local_flip) & (kinds == LOCAL_KIND),
-        photometry=draw_photometry(views, kinds, colour_draws[:, :current_views]),
-        auxiliary_boxes=auxiliary_boxes(views, boxes, height[:, 1:], width[:, 1:]),
-        auxiliary_photometry=draw_photometry(
-            views, np.tile(np.arange(GLOBAL_VIEWS), auxiliary), colour_draws[:, current_views:]
-        ),
-        auxiliary_needed=((sizes[crops] > 0) | settings.all_auxiliary).reshape(GLOBAL_VIEWS, len(rows)).T,
-        masks=draw_masks(sizes[crops], crops, settings.seed, step, settings.grid),
+        boxes=view_boxes(views, height, width, for_boxes.reshape(len(rows), crops, CROP_DRAWS)),
+        flip=flip,
+        photometry=draw_photometry(views, kinds, for_colours.reshape(*flip.shape, PHOTOMETRY_DRAWS)),
+        auxiliary_needed=((sizes[masked] > 0) | settings.all_auxiliary).reshape(GLOBAL_VIEWS, len(rows)).T,
+        masks=draw_masks(sizes[masked], masked, settings.seed, step, settings.grid),
         masked_in_global_batch=int(sizes.sum()),
     )
 

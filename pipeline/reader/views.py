@@ -18,7 +18,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 """Mean and standard deviation of the colour channels, of pixels from 0 to 1."""
 GLOBAL_VIEWS = 2
 LOCAL_KIND = 2
-"""Kind of a local crop; global crops 1 and 2 have kinds 0 and 1."""
+"""Kind of a local crop; global crops 1 and 2, and the auxiliary views beside them, have kinds 0 and 1."""
 SOLARIZE_OFF = 256
 """Solarize threshold that leaves every uint8 pixel as it is."""
 
@@ -65,6 +65,12 @@ def view_sizes(settings: ViewSettings, auxiliary: int) -> list[int]:
     """Side of each view of a clip in their order: global crops, local crops, two views of each auxiliary frame."""
     large = [settings.global_size] * GLOBAL_VIEWS
     return large + [settings.local_size] * settings.local_crops + large * auxiliary
+
+
+def view_kinds(settings: ViewSettings, auxiliary: int) -> Integers:
+    """Kind of each view of a clip, in the same order: 0 global crop 1 and what goes with it, 1 those of 2, 2 local."""
+    large = [0, 1]
+    return np.array(large + [LOCAL_KIND] * settings.local_crops + large * auxiliary)
 
 
 class Boxes(NamedTuple):
@@ -124,7 +130,7 @@ def random_boxes(height: Integers, width: Integers, area: Floats, uniform: Float
 
 
 def current_boxes(settings: ViewSettings, height: Integers, width: Integers, uniform: Floats) -> Boxes:
-    """Boxes (n, V) of the V crops of n current frames with sides (n, 1); `uniform` is (n, V, CROP_DRAWS)."""
+    """Boxes (n, C) of the C crops of n current frames with sides (n, 1); `uniform` is (n, C, CROP_DRAWS)."""
     crops = uniform.shape[1]
     large = np.arange(crops)[:, None] < GLOBAL_VIEWS
     area = np.where(large, settings.global_area, settings.local_area)
@@ -140,10 +146,21 @@ def centre_boxes(height: Integers, width: Integers) -> Boxes:
 
 
 def auxiliary_boxes(settings: ViewSettings, current: Boxes, height: Integers, width: Integers) -> Boxes:
-    """Boxes (n, 2 A) of both views of A auxiliary frames with sides (n, A), beside `current` boxes (n, V)."""
+    """Boxes (n, 2 A) of both views of A auxiliary frames with sides (n, A), beside `current` boxes (n, C)."""
     if settings.auxiliary_crop == "current":
         return Boxes(*(np.tile(edge[:, :GLOBAL_VIEWS], height.shape[1]) for edge in current))
     return Boxes(*(np.repeat(edge, GLOBAL_VIEWS, axis=1) for edge in centre_boxes(height, width)))
+
+
+def view_boxes(settings: ViewSettings, height: Integers, width: Integers, uniform: Floats) -> Boxes:
+    """Boxes (n, C + 2 A) of the C crops of n current frames and of the views of their A auxiliary frames.
+
+    `height` and `width` (n, 1 + A) are the sides of the current frames and of the auxiliary ones; `uniform` is
+    (n, C, CROP_DRAWS).
+    """
+    current = current_boxes(settings, height[:, :1], width[:, :1], uniform)
+    auxiliary = auxiliary_boxes(settings, current, height[:, 1:], width[:, 1:])
+    return Boxes(*(np.concatenate(edges, axis=1) for edges in zip(current, auxiliary, strict=True)))
 
 
 def draw_photometry(settings: ViewSettings, kinds: Integers, uniform: Floats) -> Photometry:

@@ -131,7 +131,7 @@ def test_reader_shows_the_pixels_of_the_neighbours_in_the_table(table: Path, ima
                 neighbour = int(plan.source_rows[place, 1])
                 assert neighbour in rows[row]
                 drawn.add((row, neighbour))
-                top, left, height, width = (float(edge[place, 0]) for edge in plan.auxiliary_boxes)
+                top, left, height, width = (float(edge[place, -2]) for edge in plan.boxes)
                 box = (left, top, left + width, top + height)
                 shown = (255 * (batch.auxiliary[0][place] * std + mean)).numpy().transpose(1, 2, 0)
                 crops = [np.asarray(p.resize((64, 64), Image.Resampling.BICUBIC, box), float) for p in pictures]

@@ -33,4 +33,4 @@ def test_the_report_names_samples_and_terms_and_its_plan_is_the_batch(clip_datas
         assert np.array_equal(arrays["frames"], plan.frames)
         assert np.array_equal(arrays["masks"], plan.masks)
         assert np.array_equal(arrays["photometry.sigma"], plan.photometry.sigma)
-        assert np.array_equal(arrays["auxiliary_boxes.left"], plan.auxiliary_boxes.left)
+        assert np.array_equal(arrays["boxes.left"], plan.boxes.left)

@@ -26,19 +26,17 @@ def test_every_view_gets_what_the_plan_says(auxiliary: tuple[str, ...]) -> None:
         place = view * CLIPS + clip
         given = {name: values[place] for name, values in feed.items()}
         if view < CURRENT:
-            column, at, boxes, colours = 0, (clip, view), plan.boxes, plan.photometry
+            column = 0
             assert given["needed"]
-            assert given["mirror"] == plan.flip[at]
         else:
-            column, at = 1 + (view - CURRENT) // 2, (clip, view - CURRENT)
-            boxes, colours = plan.auxiliary_boxes, plan.auxiliary_photometry
+            column = 1 + (view - CURRENT) // 2
             assert given["needed"] == plan.auxiliary_needed[clip, (view - CURRENT) % 2]
-            assert given["mirror"] == 0
+        assert given["mirror"] == plan.flip[clip, view]
         assert given["size"].tolist() == [32 if 2 <= view < CURRENT else 64] * 2
-        box = Boxes(*(edge[at] for edge in boxes))
+        box = Boxes(*(edge[clip, view] for edge in plan.boxes))
         assert given["start"].tolist() == [box.top, box.left]
         assert given["shape"].tolist() == [box.height, box.width]
-        colour = Photometry(**{name: np.array(value[at]) for name, value in vars(colours).items()})
+        colour = Photometry(**{name: np.array(value[clip, view]) for name, value in vars(plan.photometry).items()})
         np.testing.assert_allclose(given["matrix"], colour_map(colour).matrix, rtol=1e-6)
         np.testing.assert_allclose(given["weights"], colour_map(colour).weights, rtol=1e-6, atol=1e-7)
         assert given["coloured"] == is_coloured(colour)

@@ -17,8 +17,8 @@ from pipeline.reader.philox import Stream, permutation, philox_words, uniforms
     ],
 )
 def test_known_answers(key: tuple[int, int], counter: tuple[int, ...], expected: str) -> None:
-    (words,) = philox_words(key, np.array([counter], np.uint64))
-    assert " ".join(f"{int(word):08x}" for word in words) == expected
+    words = philox_words(key, np.array(counter, np.uint64)[:, None])
+    assert " ".join(f"{int(word):08x}" for word in words[:, 0]) == expected
 
 
 def test_a_place_keeps_its_numbers_whoever_asks() -> None:

@@ -57,7 +57,7 @@ def test_a_sample_is_drawn_afresh_in_every_epoch_and_alike_in_any_batch_size() -
     small = [arrays(plan_batch(SETTINGS, data, step, 4, slice(0, 4))) for step in range(3)]
     again = np.argsort(second["rows"])[first["rows"]]
     assert (second["rows"][again] == first["rows"]).all()
-    for name in ("boxes.top", "photometry.brightness", "auxiliary_photometry.sigma"):
+    for name in ("boxes.top", "photometry.brightness", "photometry.sigma"):
         assert (first[name] != second[name][again]).any(), name
         np.testing.assert_array_equal(np.concatenate([part[name] for part in small]), first[name])
 
@@ -67,20 +67,19 @@ def test_shapes() -> None:
     shapes = {name: value.shape for name, value in arrays(plan).items()}
     assert shapes["rows"] == (3,)
     assert shapes["frames"] == shapes["source_rows"] == (3, 3)
-    assert shapes["boxes.top"] == shapes["flip"] == shapes["photometry.hue"] == (3, 5)
-    assert shapes["auxiliary_boxes.top"] == shapes["auxiliary_photometry.hue"] == (3, 4)
+    assert shapes["boxes.top"] == shapes["flip"] == shapes["photometry.hue"] == (3, 5 + 4)
     assert shapes["masks"] == (6, 16)
 
 
-def test_views_of_one_clip_differ_and_global_crops_are_not_mirrored() -> None:
+def test_views_of_one_clip_differ_and_only_local_crops_are_mirrored() -> None:
     plan = plan_batch(SETTINGS, table(64), 0, 64, slice(0, 64))
-    assert not plan.flip[:, :2].any()
-    assert 0.3 < plan.flip[:, 2:].mean() < 0.7
+    assert not plan.flip[:, [0, 1, 5, 6, 7, 8]].any()
+    assert 0.3 < plan.flip[:, 2:5].mean() < 0.7
     assert (plan.boxes.width[:, 0] != plan.boxes.width[:, 1]).any()
-    brightness = plan.auxiliary_photometry.brightness
-    assert (brightness[:, 0] != brightness[:, 1]).any()
+    brightness = plan.photometry.brightness
+    assert (brightness[:, 5] != brightness[:, 6]).any()
     area = plan.boxes.height * plan.boxes.width / (table(64).height * table(64).width)[plan.rows][:, None]
-    assert area[:, :2].min() > area[:, 2:].mean()
+    assert area[:, :2].min() > area[:, 2:5].mean()
 
 
 def test_neighbours_give_the_one_auxiliary_frame() -> None:
@@ -101,7 +100,7 @@ def test_auxiliary_variants(auxiliary: tuple[str, ...]) -> None:
     settings = SETTINGS.model_copy(update={"sandwich": SandwichSettings(auxiliary=auxiliary)})
     plan = plan_batch(settings, table(5), 0, 5, slice(0, 5))
     assert plan.frames.shape == (5, 1 + len(auxiliary))
-    assert plan.auxiliary_photometry.hue.shape == (5, 2 * len(auxiliary))
+    assert plan.photometry.hue.shape == plan.boxes.top.shape == (5, 5 + 2 * len(auxiliary))
 
 
 @pytest.mark.parametrize("crop", ["frame", "current"])
@@ -110,6 +109,6 @@ def test_auxiliary_views_show_the_whole_frame_or_the_boxes_of_the_global_crops(c
     plan = plan_batch(SETTINGS.model_copy(update={"views": views}), table(30), 0, 30, slice(0, 30))
     assert (plan.frames[:, 1:] != plan.frames[:, :1]).all(), "another frame"
     whole = centre_boxes(*(getattr(table(30), side)[plan.rows] for side in ("height", "width")))
-    for edge, current, centre in zip(plan.auxiliary_boxes, plan.boxes, whole, strict=True):
-        expected = current[:, :2] if crop == "current" else np.stack([centre, centre], axis=1)
-        np.testing.assert_array_equal(edge, np.concatenate([expected, expected], axis=1))
+    for edge, centre in zip(plan.boxes, whole, strict=True):
+        expected = edge[:, :2] if crop == "current" else np.stack([centre, centre], axis=1)
+        np.testing.assert_array_equal(edge[:, 5:], np.concatenate([expected, expected], axis=1))
