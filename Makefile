@@ -77,8 +77,13 @@ scale: $(STAMP) ## Compute costs and limits at full size into docs/scale.md: mak
 evidence: $(STAMP) ## Does the method learn here? Trains and scores all its variants, about 40 minutes on 2 cores: make evidence [ARGS="--real_clips dir --real_davis dir"]
 	@$(BIN)/python -m benchmarks.evidence $(ARGS)
 
-shards: export GIVEN_DATA = $(value DATA)
-shards: export GIVEN_OUT = $(value OUT)
+# Folders reach the programs through the environment, which leaves $ and quotes in their names alone.
+shards verify preview knn: export GIVEN_DATA = $(value DATA)
+shards verify preview knn: export GIVEN_OUT = $(value OUT)
+shards verify preview knn: export GIVEN_SHARDS = $(value SHARDS)
+shards verify preview knn: export GIVEN_WEIGHTS = $(value WEIGHTS)
+shards verify preview knn: export GIVEN_FEATURES = $(value FEATURES)
+
 shards: $(STAMP) ## Decode clips or images to shards: make shards DATA=dir OUT=dir [CONFIG=file.yaml] [RAY_ADDRESS=host:port] [ARGS="--option value"]
 	@$(if $(and $(DATA),$(OUT)),,echo "error: make shards needs DATA=folder of class folders and OUT=folder for the shards" >&2; exit 2)
 	@$(if $(RAY_ADDRESS),RAY_ADDRESS="$(RAY_ADDRESS)") $(BIN)/python -m pipeline.shards \
@@ -86,16 +91,16 @@ shards: $(STAMP) ## Decode clips or images to shards: make shards DATA=dir OUT=d
 
 verify: $(STAMP) ## Check every file and picture of a dataset: make verify SHARDS=dir
 	@$(if $(SHARDS),,echo "error: make verify needs SHARDS=folder of a dataset" >&2; exit 2)
-	@$(BIN)/python -m pipeline.verify "$(SHARDS)" $(ARGS)
+	@$(BIN)/python -m pipeline.verify "$$GIVEN_SHARDS" $(ARGS)
 
 preview: $(STAMP) ## Show a dataset as a page and a contact sheet: make preview SHARDS=dir [OUT=dir] [ARGS="--samples 24"]
 	@$(if $(SHARDS),,echo "error: make preview needs SHARDS=folder of a dataset" >&2; exit 2)
-	@$(BIN)/python -m pipeline.preview --shards "$(SHARDS)" $(if $(OUT),--out "$(OUT)") $(ARGS)
+	@$(BIN)/python -m pipeline.preview --shards "$$GIVEN_SHARDS" $(if $(OUT),--out "$$GIVEN_OUT") $(ARGS)
 
 knn: $(STAMP) ## Nearest neighbours of images: make knn SHARDS=dir WEIGHTS=file.safetensors OUT=dir [FEATURES=file in place of WEIGHTS] [RAY_ADDRESS=host:port] [ARGS="-k 5"]
 	@$(if $(and $(SHARDS),$(or $(WEIGHTS),$(FEATURES)),$(OUT)),,echo "error: make knn needs SHARDS=folder WEIGHTS=file.safetensors (or FEATURES=file) OUT=folder" >&2; exit 2)
-	@$(if $(RAY_ADDRESS),RAY_ADDRESS="$(RAY_ADDRESS)") $(BIN)/python -m indexing.knn --shards "$(SHARDS)" --out "$(OUT)" \
-	  $(if $(FEATURES),--features "$(FEATURES)",--weights "$(WEIGHTS)") $(ARGS)
+	@$(if $(RAY_ADDRESS),RAY_ADDRESS="$(RAY_ADDRESS)") $(BIN)/python -m indexing.knn --shards "$$GIVEN_SHARDS" --out "$$GIVEN_OUT" \
+	  $(if $(FEATURES),--features "$$GIVEN_FEATURES",--weights "$$GIVEN_WEIGHTS") $(ARGS)
 
 clean: ## Remove .venv and demo/
 	rm -rf $(VENV) demo
