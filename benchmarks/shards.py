@@ -1,8 +1,9 @@
 """`make bench-shards`: the shard job against the bare cost of its ffmpeg commands, and against the usual recipes.
 
 Clips, each with as many processes as the job has workers: (a) the same ffmpeg commands, output thrown away: the floor;
-(b) ffmpeg to JPEG files, then tar: the recipe. Images: (c) `tar` of the same files, written through to the disk. All
-are timed in turn, `--rounds` times, and compared by their medians; Ray's start-up is given apart.
+(b) ffmpeg to JPEG files, then tar: the recipe. Images: (c) `tar` of the same files, and (d) webdataset's writer in one
+process, beside the job with one worker; all written through to the disk. All are timed in turn, `--rounds` times, and
+compared by their medians; Ray's start-up is given apart.
 """
 
 import itertools
@@ -20,6 +21,7 @@ from time import perf_counter
 from typing import ClassVar
 
 import numpy as np
+import webdataset
 from PIL import Image
 from pydantic import Field
 
@@ -46,7 +48,7 @@ class ShardsBenchmark(Command):
     """Folder of JPEGs; by default some are made."""
     clip_inputs: int = Field(216, ge=1)
     """Clips in a run; those of the folder are taken again until there are as many."""
-    image_inputs: int = Field(3000, ge=1)
+    image_inputs: int = Field(20000, ge=1)
     """Images in a run, likewise."""
     rounds: int = Field(2, ge=1)
     """How often each way is timed."""
@@ -126,6 +128,16 @@ def plain_tar(folder: Path, target: Path) -> float:
     return perf_counter() - started
 
 
+def webdataset_writer(images: list[Path], target: Path) -> float:
+    """Seconds of the usual recipe for images: webdataset's writer in one process, which checks nothing."""
+    started = perf_counter()
+    with webdataset.TarWriter(str(target)) as writer:
+        for number, image in enumerate(images):
+            writer.write({"__key__": f"{number:08d}", "jpg": image.read_bytes(), "cls": number, "json": {}})
+    subprocess.run(["sync", str(target)], check=True)
+    return perf_counter() - started
+
+
 def job(data: Path, out: Path, workers: int) -> dict[str, float]:
     """Run the shard job; its figures, with `startup` for what is not the work of the tasks."""
     command = ShardsCommand(data=str(data), out=str(out), workers=workers, max_reject_fraction=1)
@@ -172,8 +184,10 @@ def main(command: ShardsBenchmark) -> None:
             note(START_UP, stages["clips"][START_UP])
             note("ffmpeg to files, then tar", files_then_tar(clips, root / f"files-{number}"))
             note("plain tar of images", plain_tar(root / "images", root / f"images-{number}.tar"))
-            stages["images"] = job(root / "images", root / f"image-shards-{number}", WORKERS)
-            note(f"image job, {WORKERS} workers", stages["images"]["running"])
+            note("webdataset's writer", webdataset_writer(images, root / f"webdataset-{number}.tar"))
+            for workers in (WORKERS, 1):
+                stages["images"] = job(root / "images", root / f"images-{workers}-{number}", workers)
+                note(f"image job, {workers} workers", stages["images"]["running"])
     seconds = {name: median(values) for name, values in times.items()}
     clip_job, image_job = seconds[f"clip job, {WORKERS} workers"], seconds[f"image job, {WORKERS} workers"]
     ratios = {
@@ -183,7 +197,10 @@ def main(command: ShardsBenchmark) -> None:
         "clip job against ffmpeg to files, then tar": seconds["ffmpeg to files, then tar"] / clip_job,
         f"clip job, {WORKERS} workers against 1": seconds["clip job, 1 workers"] / clip_job,
         f"bare ffmpeg, {WORKERS} processes against 1": seconds["bare ffmpeg, 1 process"] / seconds["bare ffmpeg"],
+        f"image job, {WORKERS} workers against 1": seconds["image job, 1 workers"] / image_job,
         "image job against plain tar": seconds["plain tar of images"] / image_job,
+        "image job, 1 worker, against webdataset's writer": seconds["webdataset's writer"]
+        / seconds["image job, 1 workers"],
     }
     figures = {
         "clips": len(clips),

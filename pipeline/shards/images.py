@@ -99,12 +99,12 @@ def _encode(data: bytes, settings: ImageSettings) -> tuple[bytes, str]:
                 Reason.TOO_LARGE, f"{image.width} x {image.height} pixels; max_pixels is {settings.max_pixels}"
             )
         check_side(image.size)
-        if image.format in ("JPEG", "MPO"):
-            _check_scans(data)
         orientation = _orientation(image)
         shrink = settings.short_side is not None and min(image.size) > settings.short_side
         if image.format == "JPEG" and image.mode == "RGB" and orientation == 1 and not shrink:
             return data, "copied"
+        if image.format in ("JPEG", "MPO"):
+            _check_scans(data)
         done = [f"from {image.format} {image.mode}"] + ["rotated upright"] * (orientation != 1) + ["resized"] * shrink
         upright = _to_rgb(image, orientation)
     if shrink and settings.short_side is not None:

@@ -21,6 +21,6 @@ def test_compares_the_job_with_its_floor_and_with_the_recipes(tmp_path: Path) ->
     )
     main(command)
     result = json.loads((tmp_path / "result.json").read_text())
-    assert len(result["ratios"]) == 6
+    assert len(result["ratios"]) == 8
     assert all(ratio > 0 for ratio in result["ratios"].values())
     assert set(result["stage_seconds"]["clips"]) > {"check", "decode", "fetch", "write"}
