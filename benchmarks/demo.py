@@ -21,7 +21,12 @@ from pipeline.settings import Command, UserError, run_command
 from training.checkpoint import checkpoints
 from training.metrics import read_metrics
 
-LAUNCH = ("python", "-m", "training.launch", "--config_file", "configs/accelerate/single.yaml", "training/pretrain.py")
+PRETRAIN = (
+    *("python", "-m", "training.launch", "--config_file", "configs/accelerate/single.yaml", "training/pretrain.py"),
+    *("--config", "configs/tiny.yaml"),
+)
+SIZE = "160,288"
+"""Height and width of the network's input in the evaluation, with patches as large in the scene as in training."""
 
 
 class DemoCommand(Command):
@@ -93,15 +98,13 @@ def main(command: DemoCommand) -> None:
     stages.run(
         "reader speed",
         *("python", "-m", "benchmarks.reader", "--shards", shards / "kinetics", "--out", out / "reader.json"),
-        *("--views.global_size", "112", "--views.local_size", "48", "--views.local_crops", "4"),
     )
     stages.run(
         "pre-training on clips",
-        *LAUNCH,
-        *("--config", "configs/demo.yaml", "--data.shards", shards / "kinetics", "--out", runs / "clips"),
+        *(*PRETRAIN, "--train.epochs", "10", "--data.shards", shards / "kinetics", "--out", runs / "clips"),
     )
     stages.run("export", "python", "-m", "training.export", checkpoints(runs / "clips")[-1], weights)
-    on_images = (*LAUNCH, "--config", "configs/demo-images.yaml", "--data.shards", shards / "imagenet")
+    on_images = (*PRETRAIN, "--train.epochs", "3", "--data.shards", shards / "imagenet")
     stages.run(
         "pre-training on images without neighbours",
         *on_images,
@@ -116,7 +119,7 @@ def main(command: DemoCommand) -> None:
         *("python", "-m", "indexing.knn", "--shards", shards / "imagenet", "--weights", plain, "--out", neighbours),
     )
     stages.run("pre-training on images", *on_images, "--data.neighbours", neighbours, "--out", runs / "images")
-    evaluation = ("python", "-m", "evaluation", "davis", "--data", data / "davis", "--weights", weights)
+    evaluation = ("python", "-m", "evaluation", "davis", "--data", data / "davis", "--weights", weights, "--size", SIZE)
     for name, options in (("trained", ()), ("random", ("--random_init",))):
         stages.run(f"DAVIS, {name} weights", *evaluation, "--out", out / "davis" / name, *options)
 
@@ -128,7 +131,9 @@ def main(command: DemoCommand) -> None:
             (f"{kind} sharded", f"{manifest.samples} ({speed}, {manifest.rejects} rejects) in {shards / source}")
         )
     rows.append(("preview of clips", f"{out / 'preview'}/index.html"))
-    rows.append(("reader", f"{read_json(out / 'reader.json')['samples_per_second']:.1f} samples/s"))
+    rows.append(
+        ("reader", f"{read_json(out / 'reader.json')['samples_per_second']:.1f} samples/s at the paper's sizes")
+    )
     for kind in ("clips", "images-plain", "images"):
         metrics = read_metrics(runs / kind)
         losses = f"loss {metrics[0]['loss/total']:.3f} -> {metrics[-1]['loss/total']:.3f}"

@@ -17,7 +17,7 @@ from benchmarks.evidence_page import table_of, write_page
 from benchmarks.evidence_rows import ROWS, ROWS_ON_REAL_CLIPS, Row, paragraph, row
 from benchmarks.evidence_runs import FINISHED, PRESET, Programs, Run, Scene, do_all, stopping
 from benchmarks.result import write_result
-from pipeline.files import write_bytes
+from pipeline.files import as_json, write_bytes
 from pipeline.settings import Command, UserError, parse_command, run_command
 from training.command import PretrainCommand
 from training.weights import random_backbone, save_backbone
@@ -48,7 +48,7 @@ class EvidenceCommand(Command):
     seeds: int = Field(3, ge=1)
     """Runs of each row."""
     steps: int | None = Field(None, ge=1)
-    """Steps of a run; default: those of configs/evidence.yaml, ten times as many where there is a GPU."""
+    """Steps of a run; default: those of configs/tiny.yaml, ten times as many where there is a GPU."""
     size: tuple[int, int] = (160, 288)
     """Height and width of the network's input in the evaluation."""
     lanes: int | None = Field(None, ge=1)
@@ -112,7 +112,7 @@ def check_folder(command: EvidenceCommand, preset: PretrainCommand, steps: int) 
     path, asked = command.out / MADE_FROM, {"settings": settings, "preset": preset.model_dump(mode="json")}
     if path.is_file() and json.loads(path.read_text()) != asked:
         raise UserError(f"{command.out} holds runs of other settings ({path}): remove it or choose another --out")
-    write_bytes(path, json.dumps(asked, indent=2).encode() + b"\n")
+    write_bytes(path, as_json(asked))
 
 
 def collect(command: EvidenceCommand, runs: list[Run], steps: int) -> dict[str, Any]:

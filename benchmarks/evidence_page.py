@@ -84,7 +84,7 @@ def page(result: dict[str, Any]) -> str:
         "weights and the order of the data, so that the rows of one seed start from the same network.",
         RULE,
     ]
-    preset = f"Preset `configs/evidence.yaml`, {made['steps']} steps for each run on {machine['cpu']}."
+    preset = f"Preset `configs/tiny.yaml`, {made['steps']} steps for each run on {machine['cpu']}."
     demo = (
         f"{made['clips']} clips made by `pipeline.demo_data`, and {made['sequences']} held-out sequences for DAVIS, "
         f"half as many for the others; they are scored at {made['size'][0]} x {made['size'][1]} pixels."

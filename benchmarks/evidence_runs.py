@@ -23,12 +23,12 @@ from tqdm import tqdm
 
 from benchmarks.evidence_rows import MEASURES, Row, final_losses
 from evaluation.during_training import LOG
-from pipeline.files import write_bytes
+from pipeline.files import as_json, write_bytes
 from pipeline.settings import UserError
 from training.checkpoint import checkpoints
 from training.metrics import METRICS, read_metrics
 
-PRESET = Path("configs/evidence.yaml")
+PRESET = Path("configs/tiny.yaml")
 FINISHED = "run.json"
 POLL_S = 2.0
 PATIENCE_S = 60.0
@@ -249,7 +249,7 @@ def do_all(runs: Sequence[Run], epochs: int, lanes: int, programs: Programs, say
         finally:
             groups.put(cores)
         found = outcome(run, time.perf_counter() - started)
-        write_bytes(run.folder / FINISHED, json.dumps(found, indent=2).encode() + b"\n")
+        write_bytes(run.folder / FINISHED, as_json(found))
 
     missing = [run for run in runs if not run.is_finished]
     with (

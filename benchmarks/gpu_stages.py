@@ -82,7 +82,7 @@ def tiny_sizes() -> Sizes:
         step=("--prototypes=64", "--steps=1"),
         reader=("--batch_size=2", "--steps=2", *views),
         run=(
-            *("--config=configs/demo.yaml", "--train.total_batch_size=2", "--train.epochs=1"),
+            *("--config=configs/tiny.yaml", "--train.total_batch_size=2", "--train.epochs=1"),
             *("--train.steps_per_epoch=2", "--train.log_every=1", "--schedule.warmup_epochs=0"),
         ),
         tests=("--folder=tests/evaluation",),

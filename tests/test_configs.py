@@ -37,7 +37,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 def load(path: Path) -> PretrainCommand:
     options = ["--config", str(path), "--data.shards", "shards", "--out", "run"]
-    if path.stem in ("demo-images", "paper-vits16-in1k"):
+    if path.stem == "paper-vits16-in1k":
         options += ["--data.neighbours", "neighbours"]
     return parse_command(PretrainCommand, options)
 
@@ -83,7 +83,6 @@ TERMS = {
     "past-only": ONE,
     "future-only": ONE,
     "paper-vits16-in1k": ONE,
-    "demo-images": ONE,
     "no-squeeze": BOTH - {"squeeze"},
 }
 

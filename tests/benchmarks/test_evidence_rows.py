@@ -58,7 +58,7 @@ def test_orderings_leave_out_rows_that_were_not_run() -> None:
 
 def test_rows_change_what_their_names_say() -> None:
     def preset(name: str) -> PretrainCommand:
-        common = ["--config", "configs/evidence.yaml", "--data.shards", "shards", "--out", "run"]
+        common = ["--config", "configs/tiny.yaml", "--data.shards", "shards", "--out", "run"]
         return parse_command(PretrainCommand, [*common, *row(name).options])
 
     assert [one.name for one in ROWS if not one.trained] == ["random"]

@@ -322,7 +322,7 @@ def test_ctrl_c_in_a_terminal_ends_in_order(clip_dataset: Path, tmp_path: Path) 
 @pytest.mark.slow
 def test_training_on_real_clips_lowers_the_loss(trainer: Lives, real_clip_dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    options = {"config": "configs/demo.yaml", "data.shards": real_clip_dataset, "out": out}
+    options = {"config": "configs/tiny.yaml", "data.shards": real_clip_dataset, "out": out}
     options |= {"train.epochs": 5, "train.steps_per_epoch": 10, "train.log_every": 1}
     status, said = trainer.run(options)
     assert status == 0, said
