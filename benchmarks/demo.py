@@ -83,7 +83,7 @@ def main(command: DemoCommand) -> None:
     data, shards, weights = out / "data", out / "shards", out / "weights" / "clips.safetensors"
     runs, neighbours, plain = out / "runs", out / "neighbours", out / "weights" / "images-plain.safetensors"
 
-    stages.run("demo data", "python", "-m", "pipeline.demo_data", data)
+    stages.run("demo data", "python", "-m", "pipeline.demo_data", data, "--sequences", "8")
     was_there = {source for source in ("kinetics", "imagenet") if (shards / source / MANIFEST).is_file()}
     for kind, source in (("clips", "kinetics"), ("images", "imagenet")):
         stages.run(
@@ -101,7 +101,7 @@ def main(command: DemoCommand) -> None:
     )
     stages.run(
         "pre-training on clips",
-        *(*PRETRAIN, "--train.epochs", "10", "--data.shards", shards / "kinetics", "--out", runs / "clips"),
+        *(*PRETRAIN, "--train.epochs", "12", "--data.shards", shards / "kinetics", "--out", runs / "clips"),
     )
     stages.run("export", "python", "-m", "training.export", checkpoints(runs / "clips")[-1], weights)
     on_images = (*PRETRAIN, "--train.epochs", "3", "--data.shards", shards / "imagenet")
