@@ -104,7 +104,7 @@ def main(command: DemoCommand) -> None:
         *(*PRETRAIN, "--train.epochs", "12", "--data.shards", shards / "kinetics", "--out", runs / "clips"),
     )
     stages.run("export", "python", "-m", "training.export", checkpoints(runs / "clips")[-1], weights)
-    on_images = (*PRETRAIN, "--train.epochs", "3", "--data.shards", shards / "imagenet")
+    on_images = (*PRETRAIN, "--train.epochs", "2", "--data.shards", shards / "imagenet")
     stages.run(
         "pre-training on images without neighbours",
         *on_images,
