@@ -21,6 +21,8 @@ _NAMES = "{" + ",".join(TASKS) + "}"
 USAGE = (
     f"usage: python -m evaluation {_NAMES} --data DIR --weights FILE[,FILE...] --out DIR [options]\n"
     f"       python -m evaluation score {_NAMES} --data DIR --predictions DIR [--out DIR] [options]\n"
+    "davis: masks of objects (J&F); vip: masks of body parts (mIoU); jhmdb: joints (PCK). Each carries the labels of\n"
+    "the first frame on by the weights' features; score takes labels that somebody predicted.\n"
     "TASK --help lists a task's options"
 )
 

@@ -124,6 +124,11 @@ def _open_transformers(path: Path, random_seed: int | None) -> tuple[Any, str]:
         kind = json.loads((path / "config.json").read_text()).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is a folder without a readable config.json of a transformers model") from error
+    if kind is None:
+        raise UserError(
+            f"{path} is no folder of a transformers model; of a checkpoint, `python -m training.export {path} FILE` "
+            "makes weights"
+        )
     if kind not in _DINOV2:
         raise UserError(f"{path} holds a transformers model of the type {kind}; allowed are {' and '.join(_DINOV2)}")
     try:

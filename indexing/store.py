@@ -81,8 +81,7 @@ def read_metadata(out: Storage) -> dict[str, str] | None:
     if out.size(FEATURES) is None:
         return None
     try:
-        with out.open(FEATURES) as stream:
-            file = pq.ParquetFile(stream)
+        with out.parquet(FEATURES) as file:
             metadata = file.schema_arrow.metadata or {}
             return {**{k.decode(): v.decode() for k, v in metadata.items()}, "rows": str(file.metadata.num_rows)}
     except pa.ArrowException as error:
@@ -96,8 +95,7 @@ def unpack(out: Storage, name: str) -> None:
         UserError: they are damaged, or are not finite unit vectors.
     """
     try:
-        with out.open(FEATURES) as source, out.writing(name) as path, path.open("wb") as target:
-            file = pq.ParquetFile(source)
+        with out.parquet(FEATURES) as file, out.writing(name) as path, path.open("wb") as target:
             width = file.schema_arrow.field("feature").type.list_size
             header = {"descr": "<f2", "fortran_order": False, "shape": (file.metadata.num_rows, width)}
             npy.write_array_header_1_0(target, header)

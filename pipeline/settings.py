@@ -136,6 +136,9 @@ def _plain_help(parser: argparse.ArgumentParser) -> None:
             action.metavar = kinds[0] if len(kinds) == 1 else "{" + ",".join(kinds) + "}"
         if action.help:
             action.help = action.help.replace(" (default: None)", "")
+    required = [f"{a.option_strings[0]} {a.metavar}" for a in parser._actions if "(required)" in (a.help or "")]
+    positional = [str(action.metavar or action.dest) for action in parser._actions if not action.option_strings]
+    parser.usage = " ".join([parser.prog, *positional, *required, "[--option VALUE ...]"])
 
 
 def _options(model: type[BaseModel], prefix: str = "--") -> Iterator[tuple[str, Any]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 import fsspec
+import pyarrow.parquet as pq
 from pydantic import BeforeValidator
 
 from pipeline.files import TEMPORARY_PREFIX, atomic_path, locked, open_regular, remove
@@ -49,6 +50,16 @@ class Storage(ABC):
     @abstractmethod
     def open(self, name: str) -> BinaryIO:
         """The file, open for reading and seekable."""
+
+    @contextlib.contextmanager
+    def parquet(self, name: str) -> Iterator[pq.ParquetFile]:
+        """The Parquet file, open for reading.
+
+        There is no read-ahead: Arrow's threads may let go of a Python file's buffers a moment after a read, and a
+        program that ends in that moment aborts.
+        """
+        with self.open(name) as stream, pq.ParquetFile(stream, pre_buffer=False) as file:
+            yield file
 
     @abstractmethod
     def size(self, name: str) -> int | None:
@@ -127,6 +138,12 @@ class LocalStorage(Storage):
 
     def open(self, name: str) -> BinaryIO:
         return open_regular(self._root / name)
+
+    @contextlib.contextmanager
+    def parquet(self, name: str) -> Iterator[pq.ParquetFile]:
+        self.open(name).close()  # a device or a pipe under the name is refused
+        with pq.ParquetFile(self._root / name) as file:  # Arrow's own file: no buffer of it is Python's
+            yield file
 
     def read(self, name: str, span: tuple[int, int] | None = None) -> bytes:
         if span is None and (self.size(name) or 0) > _MOST_BYTES:

@@ -33,6 +33,9 @@ def forward(number: int, frame: FrameType | None) -> None:
 def launch(arguments: list[str] | None = None) -> int:
     """Run `accelerate launch` with these arguments; returns the exit status of the first rank that failed, or 0."""
     parsed = launch_command_parser().parse_args(arguments)
+    if parsed.config_file and not Path(parsed.config_file).is_file():
+        print(f"error: there is no launch file {parsed.config_file}: configs/accelerate/ holds some", file=sys.stderr)
+        return 2
     parsed.signals_to_handle = "SIGHUP,SIGQUIT"  # torchrun's option; the others are handled here
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     for number in FORWARDED:
@@ -45,7 +48,8 @@ def launch(arguments: list[str] | None = None) -> int:
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:
-            print(f"error: rank {rank} was ended by signal {-failure.exitcode}", file=sys.stderr)
+            why = ", perhaps for want of memory" if failure.exitcode == -signal.SIGKILL else ""
+            print(f"error: rank {rank} was ended by signal {-failure.exitcode}{why}", file=sys.stderr)
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
     return 0
 

@@ -64,7 +64,10 @@ class Run:
                 "checkpoint with `python -m training.attention`"
             )
         if self.accelerator.device.type == "cpu":  # launchers leave one thread to a rank
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // self.accelerator.num_processes))
+            cores, ranks = len(os.sched_getaffinity(0)), self.accelerator.num_processes
+            torch.set_num_threads(max(1, cores // ranks))
+            if ranks > 1:
+                self.accelerator.print(f"note: PyTorch sees no GPU, so {ranks} ranks share {cores} CPU cores a machine")
         self.data = all_or_none(self.accelerator, lambda: read_data(command.data))
         self.config = run_config(command, self.data)
         steps_per_epoch = train.steps_per_epoch or max(1, self.data.samples // train.total_batch_size)

@@ -98,15 +98,15 @@ def survey_dataset(storage: Storage, manifest: Manifest) -> Survey:
     """
     survey = Survey()
     columns = ["label", "duration_s", "width", "height", "frame_size"]
-    with storage.open(INDEX) as stream:
-        for batch in _first_rows(pq.ParquetFile(stream), columns, rows_of_a_clip(manifest)):
+    with storage.parquet(INDEX) as file:
+        for batch in _first_rows(file, columns, rows_of_a_clip(manifest)):
             survey.classes.add(batch["label"].to_numpy() + 1)
             survey.durations.add(np.rint(batch["duration_s"].to_numpy() / DURATION_UNIT_S).astype(np.int64))
             survey.widths.add(batch["width"].to_numpy())
             survey.heights.add(batch["height"].to_numpy())
             survey.frame_bytes.add(batch["frame_size"].flatten().to_numpy() // SIZE_UNIT_BYTES)
-    with storage.open(REJECTS) as stream:
-        for batch in pq.ParquetFile(stream).iter_batches():
+    with storage.parquet(REJECTS) as file:
+        for batch in file.iter_batches():
             for source, reason, detail in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                 rejected = survey.rejects.setdefault(reason, RejectedInputs())
                 rejected.count += 1
@@ -122,8 +122,7 @@ def choose(storage: Storage, manifest: Manifest, survey: Survey, samples: int, s
     stride = rows_of_a_clip(manifest)
     kept: dict[int, list[tuple[float, int]]] = {int(label): [] for label in np.flatnonzero(quota)}
     start = 0
-    with storage.open(INDEX) as stream:
-        file = pq.ParquetFile(stream)
+    with storage.parquet(INDEX) as file:
         for batch in _first_rows(file, ["label"], stride):
             labels, rank = batch["label"].to_numpy() + 1, random.random(batch.num_rows)
             for label, best in kept.items():

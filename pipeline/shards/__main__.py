@@ -2,8 +2,6 @@
 
 import time
 
-import pyarrow.parquet as pq
-
 from pipeline.dataset import REJECTS
 from pipeline.settings import UserError, run_command
 from pipeline.shards.command import ShardsCommand
@@ -23,8 +21,6 @@ def _summary(command: ShardsCommand, outcome: Outcome, seconds: float) -> str:
     lines = [f"{content}, {gigabytes:.3f} GB in {command.out} {did}"]
     if len(manifest.classes) < 2 < manifest.inputs:
         lines.append("note: less than two classes; is DATA a folder of class folders?")
-    if outcome.reasons.get(Reason.DUPLICATE_KEY.value, 0) > manifest.inputs / 2:
-        lines.append("note: most inputs have the file name of another; are these frames of clips (--media frames)?")
     if report:
         running, written = report["seconds_running"], report["inputs_written"]
         if running:
@@ -41,9 +37,8 @@ def _summary(command: ShardsCommand, outcome: Outcome, seconds: float) -> str:
     if outcome.reasons:
         by_reason = ", ".join(f"{count} {reason}" for reason, count in sorted(outcome.reasons.items()))
         lines.append(f"rejects: {by_reason}; all in {command.out}/{REJECTS}, the first are")
-        with open_storage(command.out).open(REJECTS) as stream:
-            # Arrow's threads may outlive the read by a moment and end a program that ends in it.
-            first = pq.ParquetFile(stream).read_row_group(0, use_threads=False).slice(0, REJECTS_SHOWN).to_pylist()
+        with open_storage(command.out).parquet(REJECTS) as file:
+            first = next(file.iter_batches(batch_size=REJECTS_SHOWN)).to_pylist()
         lines += [f"  {row['source']}: {row['reason']}, {row['detail']}".replace("\n", " ") for row in first]
     return "\n".join(lines)
 
@@ -55,10 +50,13 @@ def main(command: ShardsCommand) -> int:
     print(_summary(command, outcome, time.perf_counter() - started))
     manifest = outcome.manifest
     if manifest.rejects > command.max_reject_fraction * manifest.inputs:
+        if outcome.reasons.get(Reason.DUPLICATE_KEY.value, 0) > manifest.inputs / 2:
+            advice = "Most have the file name of another: are these frames of clips? Take them with --media frames"
+        else:
+            advice = "If that is expected, raise --max_reject_fraction and run the same command again"
         raise UserError(
             f"{manifest.rejects} of {manifest.inputs} inputs were rejected, more than max_reject_fraction = "
-            f"{command.max_reject_fraction:g}; the dataset is complete without them. If that is expected, raise "
-            "--max_reject_fraction and run the same command again"
+            f"{command.max_reject_fraction:g}; the dataset is complete without them. {advice}"
         )
     return 0
 

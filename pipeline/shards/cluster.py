@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -78,6 +79,20 @@ def _watched(address: str, interval_s: float = 5.0) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def without_lines(containing: bytes) -> Iterator[None]:
+    """Hold back what the block writes to stderr, also from C++, and then write it without some lines."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as kept, os.fdopen(os.dup(2), "wb") as stderr:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr.fileno(), 2)
+            kept.seek(0)
+            stderr.writelines(line for line in kept if containing not in line)
+
+
+@contextlib.contextmanager
 def ray_session(workers: int | None, packages: tuple[ModuleType, ...] = (pipeline,)) -> Iterator[None]:
     """Join the cluster that RAY_ADDRESS names and send it these packages, else start one on this machine.
 
@@ -99,7 +114,8 @@ def ray_session(workers: int | None, packages: tuple[ModuleType, ...] = (pipelin
     heeded = signal.getsignal(signal.SIGTERM)
     print("starting Ray on this machine" if not address else f"joining Ray at {address}", flush=True)
     try:
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
+        with without_lines(b"RAY_BACKEND_LOG_LEVEL"):  # Ray says that it heeds the variable
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except Exception as error:  # a plain one where a node does not start in time
         what = f"cannot join the Ray cluster at RAY_ADDRESS = {address}" if address else "Ray did not start here"
         raise UserError(f"{what}: {error}") from error

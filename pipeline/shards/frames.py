@@ -244,7 +244,8 @@ def extract_frames(path: Path, settings: FrameSettings) -> Frames:
         raise Rejected(Reason.DECODE_ERROR, "the size or format of the pictures changes within the clip")
     if len(jpegs) < settings.min_frames:
         raise Rejected(
-            Reason.TOO_SHORT, f"{len(jpegs)} frames at {settings.fps:g} fps; min_frames is {settings.min_frames}"
+            Reason.TOO_SHORT,
+            f"{len(jpegs)} frame{'s' * (len(jpegs) != 1)} at {settings.fps:g} fps; min_frames is {settings.min_frames}",
         )
     if len(jpegs) > settings.max_frames:
         raise Rejected(Reason.TOO_LONG, f"more than max_frames = {settings.max_frames} frames at {settings.fps:g} fps")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from pipeline.dataset import MANIFEST, REJECTS, Manifest, parse_manifest
@@ -196,8 +195,8 @@ def _finished(
         expected["versions"] = {**manifest.versions, **versions}
     _check_same(out, "a finished dataset", expected, manifest.model_dump())
     try:
-        with out.open(REJECTS) as stream:
-            reasons = dict(Counter(pq.read_table(stream, columns=["reason"], use_threads=False)["reason"].to_pylist()))
+        with out.parquet(REJECTS) as file:
+            reasons = dict(Counter(file.read(columns=["reason"])["reason"].to_pylist()))
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{out}/{REJECTS} cannot be read ({error}): remove {out} and run the job again") from error
     return reasons, bool(lost or (command.retry_rejects and set(reasons) - {Reason.DUPLICATE_KEY.value}))

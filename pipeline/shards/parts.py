@@ -43,22 +43,22 @@ def read_part(out: Storage, name: str) -> Part | None:
     """The finished part of shard `name`, or None if the shard has yet to be written."""
     if out.size(_index_part(name)) is None:
         return None
-    with out.open(_index_part(name)) as stream:
-        part = Part(**json.loads(pq.read_schema(stream).metadata[b"part"]))
+    with out.parquet(_index_part(name)) as file:
+        part = Part(**json.loads(file.schema_arrow.metadata[b"part"]))
     whole = (out.size(f"{name}.tar") or 0) == part.bytes and (out.size(f"{name}.idx") is not None) == bool(part.samples)
     return part if whole else None
 
 
 def read_index_part(out: Storage, name: str) -> pa.Table:
     """Index rows of a finished shard."""
-    with out.open(_index_part(name)) as stream:
-        return pq.read_table(stream).replace_schema_metadata(None).cast(INDEX_SCHEMA)
+    with out.parquet(_index_part(name)) as file:
+        return file.read().replace_schema_metadata(None).cast(INDEX_SCHEMA)
 
 
 def read_rejects_part(out: Storage, name: str) -> pa.Table:
     """Rejects of a finished shard."""
-    with out.open(_rejects_part(name)) as stream:
-        return pq.read_table(stream).cast(REJECTS_SCHEMA)
+    with out.parquet(_rejects_part(name)) as file:
+        return file.read().cast(REJECTS_SCHEMA)
 
 
 def write_part(out: Storage, part: Part, rows: pa.Table, rejects: pa.Table) -> None:

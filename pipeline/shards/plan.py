@@ -157,7 +157,7 @@ def make_plan(listing: Listing, place: str, seed: int, samples_per_shard: int | 
 
 def read_shard_plan(storage: Storage, name: str, shard: int) -> Iterator[Planned]:
     """The inputs of one shard, in the order in which they are written."""
-    with storage.open(name) as stream:
-        table = pq.ParquetFile(stream).read_row_group(shard)
+    with storage.parquet(name) as file:
+        table = file.read_row_group(shard)
     for path, key, class_name, label, first, size in zip(*map(pa.ChunkedArray.to_pylist, table.columns), strict=True):
         yield Planned(os.fsdecode(path), key, class_name, label, None if first is None else (first, size))

@@ -65,8 +65,7 @@ def reopen(out: Storage, task: ShardTask, shards: int, manifest: Manifest) -> No
     Index and rejects have one row group for each shard that has rows.
     """
     samples = {shard.file: shard for shard in manifest.shards}
-    with out.open(INDEX) as index_stream, out.open(REJECTS) as rejects_stream:
-        index, rejects = pq.ParquetFile(index_stream), pq.ParquetFile(rejects_stream)
+    with out.parquet(INDEX) as index, out.parquet(REJECTS) as rejects:
         rows = (index.read_row_group(group) for group in range(index.num_row_groups))
         rejected = (rejects.read_row_group(group) for group in range(rejects.num_row_groups))
         coming = next(rejected, None)

@@ -58,7 +58,7 @@ def _manifest(storage: Storage, report: _Report) -> Manifest | None:
     if storage.size(MANIFEST) is None:
         if storage.files(PARTS):
             raise UserError(f"{storage} holds an unfinished job: run the same `make shards` command to its end first")
-        raise UserError(f"{storage} holds no finished shard dataset (no {MANIFEST})")
+        raise UserError(f"{storage} holds no finished shard dataset (no {MANIFEST}); make one with `make shards`")
     try:
         manifest = parse_manifest(storage.read(MANIFEST), MANIFEST)
     except UserError as error:

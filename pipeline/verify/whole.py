@@ -71,8 +71,7 @@ def check_rejects(storage: Storage, manifest: Manifest, say: Say) -> None:
     """Columns, reasons and count of the rejects."""
     reasons = {reason.value for reason in Reason}
     try:
-        with storage.open(REJECTS) as stream:
-            file = pq.ParquetFile(stream)
+        with storage.parquet(REJECTS) as file:
             if not file.schema_arrow.equals(REJECTS_SCHEMA):
                 say(Finding(REJECTS, "", f"has the columns {_columns(file.schema_arrow)}"))
                 return
@@ -128,7 +127,7 @@ class IndexReader:
 
     def _open(self, stack: ExitStack) -> pq.ParquetFile | None:
         try:
-            file = pq.ParquetFile(stack.enter_context(self._storage.open(INDEX)))
+            file = stack.enter_context(self._storage.parquet(INDEX))
         except FileNotFoundError:
             self._say(Finding(INDEX, "", "is missing"))
             return None

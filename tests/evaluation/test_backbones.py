@@ -110,7 +110,12 @@ def test_a_dinov2_folder_of_transformers_gives_its_patch_tokens(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "without a readable config"), ('{"model_type": "bert"}', "of the type bert")]
+    ("content", "message"),
+    [
+        (None, "without a readable config"),
+        ('{"model_type": "bert"}', "of the type bert"),
+        ('{"train": {}}', "python -m training.export"),
+    ],
 )
 def test_folders_of_other_models_are_refused(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:

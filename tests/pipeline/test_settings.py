@@ -127,6 +127,7 @@ def test_help_shows_description_and_docstrings(capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         parse_command(Example, ["--help"])
     text = capsys.readouterr().out
+    assert text.startswith("usage: python -m example --data PATH [--option VALUE ...]\n")
     assert "Does something." in text
     assert "Where the data lies." in text
     assert "Frames per second. (default: 2.0)" in text

@@ -1,8 +1,12 @@
+import io
 import os
 import pickle
+import threading
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import s3fs
 
@@ -145,3 +149,21 @@ def test_an_unreachable_store_is_an_os_error(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(OSError, match=r"s3://bucket/other: Could not connect"):
         open_storage("s3://bucket/other").size("x")
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_parquet_is_read_by_no_other_thread_through_python(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrow's threads would free what Python holds at any time, also while the program ends, which aborts it."""
+    table = pa.table({"number": list(range(1000))})
+    with storage.writing("table.parquet") as path:
+        pq.write_table(table, path, row_group_size=100)
+    data, readers = storage.read("table.parquet"), set[int]()
+
+    class Recorded(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            readers.add(threading.get_ident())
+            return super().read(size)
+
+    monkeypatch.setattr(type(storage), "open", lambda *_: Recorded(data))
+    with storage.parquet("table.parquet") as file:
+        assert file.read(use_threads=False).equals(table)
+    assert readers <= {threading.get_ident()}

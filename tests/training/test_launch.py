@@ -25,6 +25,15 @@ def test_the_exit_status_is_that_of_the_program_and_nothing_is_added_to_what_it_
     assert "Traceback" not in done.stderr
 
 
+def test_a_launch_file_that_is_not_there_is_named() -> None:
+    command = [sys.executable, "-m", "training.launch", "--config_file", "none.yaml", "training/pretrain.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: there is no launch file none.yaml: configs/accelerate/ holds some\n",
+    )
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_signals_reach_the_program(number: signal.Signals, tmp_path: Path) -> None:
     script, ready = tmp_path / "program.py", tmp_path / "ready"

@@ -12,7 +12,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from pipeline.settings import UserError
-from pipeline.shards.cluster import check_ray_address
+from pipeline.shards.cluster import check_ray_address, without_lines
 from tests.pipeline.shards.test_job import contents, job_command, wait_for_parts
 
 
@@ -81,3 +81,16 @@ def test_wrong_ray_address_is_named_at_once() -> None:
     for address in ("127.0.0.1:1", "ray://127.0.0.1:1"):
         with pytest.raises(UserError, match=f"no Ray cluster answers at RAY_ADDRESS = {address}"):
             check_ray_address(address)
+
+
+def test_stderr_is_held_back_without_some_lines_also_when_the_block_fails(capfd: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        with without_lines(b"chatter"):
+            os.write(2, b"first\nsome chatter of C++\nlast\n")
+            assert capfd.readouterr().err == ""
+            raise UserError("it failed")
+
+    with pytest.raises(UserError):
+        fail()
+    os.write(2, b"afterwards\n")
+    assert capfd.readouterr().err == "first\nlast\nafterwards\n"

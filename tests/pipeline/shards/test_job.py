@@ -125,11 +125,26 @@ def test_every_real_image_opens_and_broken_ones_are_rejects(real_data: Path, tmp
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_too_many_rejects_fail_the_job_and_keep_the_dataset(clip_tree: Path, tmp_path: Path) -> None:
-    strict = ShardsCommand(data=str(clip_tree), out=str(tmp_path / "out"), workers=1, max_reject_fraction=0.1)
+def test_too_many_rejects_fail_the_job_and_keep_the_dataset(
+    clip_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(UserError, match=r"2 of 8 inputs were rejected, more than max_reject_fraction = 0\.1"):
-        main(strict)
+        main(
+            ShardsCommand(data=str(clip_tree), out=str(tmp_path / "out"), samples_per_shard=1, max_reject_fraction=0.1)
+        )
     assert read_manifest(tmp_path / "out").samples == 6
+    said = capsys.readouterr().out
+    assert "  riding/short_000001_000002.mp4: too_short, " in said
+    assert "not_media, " in said, "the rejects of all shards are shown"
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_frames_taken_for_images_are_told_how_to_be_taken(tmp_path: Path) -> None:
+    for clip in range(4):
+        write_image(tmp_path / "data" / "riding" / f"clip{clip}" / "00000.jpg", seed=clip)
+    command = wanted(tmp_path / "data", tmp_path / "out").model_copy(update={"max_reject_fraction": 0.25})
+    with pytest.raises(UserError, match=r"3 of 4 inputs were rejected.* Take them with --media frames"):
+        main(command)
 
 
 @pytest.mark.slow
