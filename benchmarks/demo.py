@@ -140,7 +140,8 @@ def main(command: DemoCommand) -> None:
         rows.append((f"trained on {kind}", f"{losses} in {metrics[-1]['step']} steps; {runs / kind}"))
     report = read_json(neighbours / "report.json")
     same, chance = report["same_class_rate"], report["same_class_rate_by_chance"]
-    rows.append(("neighbours of the same class", f"{same:.3f} (by chance {chance:.3f}); {neighbours}/gallery.html"))
+    rows.append(("neighbours of images", f"{neighbours}/gallery.html"))
+    rows.append(("of them of the same class", f"{same:.3f}, by chance {chance:.3f}: 40 steps teach no classes"))
     for name in ("random", "trained"):
         score = read_json(out / "davis" / name / "davis.json")["scores"]["J&F-Mean"]
         rows.append((f"DAVIS J&F, {name} weights", f"{100 * score:.1f}; {out / 'davis' / name}/report.html"))
