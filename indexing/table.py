@@ -59,6 +59,8 @@ def read_neighbours(folder: Path, manifest: Manifest) -> NDArray[np.int32]:
         UserError: there is no table, or it was made from other shards.
     """
     path = folder / NEIGHBOURS
+    if not path.is_file():
+        raise UserError(f"there is no neighbour table {path}: make it with `make knn`")
     try:
         table = pq.read_table(path).combine_chunks()
     except (OSError, pa.ArrowException) as error:

@@ -185,7 +185,7 @@ class ShardDataset:
             with storage.local(INDEX) as path:
                 table = pq.read_table(path, memory_map=False)
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"cannot read {name}: {error}. {self.mending}") from error
+            raise UserError(f"cannot read {name}: {str(error).rstrip('.')}. {self.mending}") from error
         if not table.schema.equals(INDEX_SCHEMA) or table.num_rows != self.manifest.samples:
             raise UserError(f"{name} does not fit {MANIFEST}. {self.mending}")
         table = table.combine_chunks()

@@ -1,8 +1,8 @@
 """Programs that the tests start and interrupt."""
 
 import signal
-import subprocess
 import time
+from pathlib import Path
 
 
 def heed_ctrl_c() -> None:
@@ -10,12 +10,22 @@ def heed_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def in_session(session: int) -> dict[int, str]:
+    """Command lines of the processes of a session that are alive, by their numbers."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, _, of_process = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(of_process) == session and state != "Z":
+                found[int(folder.name)] = (folder / "cmdline").read_text(errors="replace").replace("\0", " ")
+        except OSError:
+            continue  # it has just ended
+    return found
+
+
 def left_in_session(session: int, patience_s: float = 20.0) -> list[str]:
-    """Processes of a session that are still alive after `patience_s` seconds, as `ps` shows them."""
+    """Processes of a session that are still alive after `patience_s` seconds."""
     deadline = time.monotonic() + patience_s
-    while True:
-        listed = subprocess.run(["ps", "-o", "stat=,args=", "-s", str(session)], capture_output=True, text=True)
-        alive = [line for line in listed.stdout.splitlines() if not line.startswith("Z")]
-        if not alive or time.monotonic() > deadline:
-            return alive
+    while (alive := list(in_session(session).values())) and time.monotonic() < deadline:
         time.sleep(0.1)
+    return alive

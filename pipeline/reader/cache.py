@@ -72,7 +72,8 @@ class ShardCache:
                 try:
                     data = storage.read(shard.file, (first, min(CHUNK, shard.bytes - first)))
                 except (OSError, EOFError) as error:
-                    raise UserError(f"cannot read shard {storage}/{shard.file}: {error}. {mending(storage)}") from error
+                    said = str(error).rstrip(".")
+                    raise UserError(f"cannot read shard {storage}/{shard.file}: {said}. {mending(storage)}") from error
                 digest.update(data)
                 stream.write(data)
         if digest.hexdigest() != shard.sha256:

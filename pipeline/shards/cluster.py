@@ -105,6 +105,8 @@ def ray_session(workers: int | None, packages: tuple[ModuleType, ...] = (pipelin
     address = os.environ.get("RAY_ADDRESS", "")
     check_ray_address(address)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default; unset, Ray warns
+    # Ray waits for ever for workers that it starts ahead and that die before they answer.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     # Ray Data's actors make Ray print a line about their restart that users can do nothing about.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if address:
@@ -118,7 +120,8 @@ def ray_session(workers: int | None, packages: tuple[ModuleType, ...] = (pipelin
             ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except Exception as error:  # a plain one where a node does not start in time
         what = f"cannot join the Ray cluster at RAY_ADDRESS = {address}" if address else "Ray did not start here"
-        raise UserError(f"{what}: {error}") from error
+        said = str(error).rstrip(".")
+        raise UserError(f"{what}: {said}. Busy, or short of memory? The same command continues") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, heeded)  # Ray's own handler prints a stack of C++ functions
     try:

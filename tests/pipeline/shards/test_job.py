@@ -20,7 +20,7 @@ from pipeline.shards.__main__ import main
 from pipeline.shards.command import ShardsCommand
 from tests.conftest import write_dataset
 from tests.media import decode, jpeg, write_image
-from tests.processes import heed_ctrl_c, left_in_session
+from tests.processes import heed_ctrl_c, in_session, left_in_session
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -191,6 +191,21 @@ def test_ctrl_c_leaves_no_half_file_and_no_process(slow_job: Any, tmp_path: Path
     for tar in out.glob("shard-*.tar"):
         with tarfile.open(tar) as opened:
             assert opened.getnames()
+
+
+@pytest.mark.slow
+def test_workers_that_are_killed_while_ray_starts_stop_nothing(image_tree: Path, tmp_path: Path) -> None:
+    """As the kernel kills them where memory is short."""
+    job = subprocess.Popen(job_command(image_tree, tmp_path / "out", "--workers", "2"), start_new_session=True)
+    killed, deadline = set[int](), time.monotonic() + 120
+    while job.poll() is None and len(killed) < 2 and time.monotonic() < deadline:
+        for process, command in in_session(job.pid).items():
+            if "default_worker.py" in command and "raylet/raylet" not in command and process not in killed:
+                os.kill(process, signal.SIGKILL)
+                killed.add(process)
+    assert job.wait(timeout=120) == 0
+    assert killed
+    assert read_manifest(tmp_path / "out").samples == 12
 
 
 def test_finished_dataset_is_left_alone_and_foreign_folders_refused(
