@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, distributed
 from torch.autograd.function import once_differentiable
-from torch.distributed.nn.functional import all_gather
 from torch.nn import functional as F
 
 CHUNK = {"cpu": 1 << 23, "cuda": 1 << 26}
@@ -243,6 +242,26 @@ def _through_normalisation(student: Prototypes, gradient_kd: Tensor) -> tuple[Te
     return along_k1 / g_k1, gradient_kd
 
 
+class _AllRows(torch.autograd.Function):
+    """The equally many rows (B, D) of all ranks, (ranks * B, D); a row's gradient is the sum of those of all ranks.
+
+    Own code: PyTorch's differentiable gathers are deprecated or private.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows_bd: Tensor) -> Tensor:  # noqa: ANN401 - what autograd hands over
+        ctx.rows = len(rows_bd)
+        gathered = [torch.empty_like(rows_bd) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(gathered, rows_bd.contiguous())
+        return torch.cat(gathered)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_nd: Tensor) -> Tensor:  # noqa: ANN401
+        summed_nd = gradient_nd.clone()
+        distributed.all_reduce(summed_nd)
+        return summed_nd[distributed.get_rank() * ctx.rows :][: ctx.rows]
+
+
 def koleo_loss(features_bd: Tensor, epsilon: float = 1e-8, across_ranks: bool = False) -> Tensor:
     """KoLeo regulariser `-(1/B) sum log(d_i + epsilon)` of L2-normalised features (B, D), in float32.
 
@@ -255,7 +274,7 @@ def koleo_loss(features_bd: Tensor, epsilon: float = 1e-8, across_ranks: bool = 
         unit_bd = F.normalize(features_bd.float(), eps=epsilon, dim=-1)
         others_nd, first = unit_bd, 0
         if across_ranks and distributed.is_initialized():
-            others_nd = torch.cat(all_gather(unit_bd))  # type: ignore[no-untyped-call]
+            others_nd = _AllRows.apply(unit_bd)  # type: ignore[no-untyped-call]
             first = distributed.get_rank() * len(unit_bd)
         if len(others_nd) < 2:
             return features_bd.sum() * 0

@@ -59,12 +59,16 @@ def effective_rank(features_nd: Tensor) -> float:
     return float(torch.special.entr(shares).sum().exp())
 
 
-def diagnostics(result: StepResult, model: TCoRe) -> dict[str, float]:
-    """What tells a healthy run from a collapsing one: target entropies, feature rank, norms of the centres."""
+def diagnostics(accelerator: Accelerator, result: StepResult, model: TCoRe) -> dict[str, float]:
+    """What tells a healthy run from a collapsing one: target entropies, feature rank, norms of the centres.
+
+    All ranks call it. The rank is that of the global batch; the mean of the entropies over ranks is, too.
+    """
+    features: Tensor = accelerator.gather(result.seen["features"])
     return {
         "target_entropy/cls": float(result.seen["cls_entropy"]),
         "target_entropy/patches": float(result.seen["patch_entropy"]),
-        "features/effective_rank": effective_rank(result.seen["features"]),
+        "features/effective_rank": effective_rank(features),
         "centre_norm/cls": float(model.dino_loss.center.norm()),
         "centre_norm/patches": float(model.ibot_patch_loss.center.norm()),
     }

@@ -138,7 +138,8 @@ class TCoRe(nn.Module):
 
         Terms: `cls_local`, `cls_global`, `koleo`; with an auxiliary branch `reconstruction_1`, `reconstruction_2` in
         the order of `batch.auxiliary` and `squeeze`; without it `patch`. Seen: `cls_entropy` and `patch_entropy`, the
-        mean entropies of the teacher's targets in nats, and `features`, the student's CLS tokens (2B, D).
+        mean entropies of the teacher's targets in nats, the latter times `batch.masked_share`, so that it averages to
+        that of the global batch; and `features`, the student's CLS tokens (2B, D).
 
         Raises:
             ValueError: there are auxiliary frames but no auxiliary branch, or the other way round, or more than two.
@@ -188,7 +189,7 @@ class TCoRe(nn.Module):
         terms["koleo"] = terms["koleo"].detach()
         seen = {
             "cls_entropy": losses.cls_entropy,
-            "patch_entropy": losses.patch_entropy,
+            "patch_entropy": losses.patch_entropy * batch.masked_share,
             "features": student_global.cls.detach(),
         }
         return Outputs(terms, seen)

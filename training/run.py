@@ -225,6 +225,9 @@ class Run:
         others: dict[str, Any] = {f"gradient_norm/{name}": norm for name, norm in result.norms.items()}
         others |= {f"schedule/{name}": value for name, value in values._asdict().items()}
         progress.step_done(
-            self.done, result.terms if result.finite else {}, others, lambda: diagnostics(result, self.core)
+            self.done,
+            result.terms if result.finite else {},
+            others,
+            lambda: diagnostics(accelerator, result, self.core),
         )
         return result.signal

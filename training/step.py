@@ -23,7 +23,7 @@ class StepResult(NamedTuple):
     terms: dict[str, Tensor]
     """Terms of the objective and their sum, `total`."""
     seen: dict[str, Tensor]
-    """What `TCoRe.forward` has seen; `features` are those of the last micro-batch."""
+    """What `TCoRe.forward` has seen; `features` are those of all micro-batches."""
     norms: dict[str, Tensor]
     """Gradient norms by module before clipping, equal on all ranks."""
     finite: bool
@@ -92,7 +92,10 @@ def train_step(
         for name, term in outputs.terms.items():
             terms[name] = terms.get(name, 0) + weight * term.detach()
         for name, value in outputs.seen.items():
-            seen[name] = value if name == "features" else seen.get(name, 0) + weight * value
+            if name == "features":
+                seen[name] = torch.cat([seen[name], value]) if name in seen else value
+            else:
+                seen[name] = seen.get(name, 0) + weight * value
     norms = clip_gradients(core, clip)
     finite = torch.stack([terms["total"], *norms.values()]).isfinite().all()
     not_finite, signal = largest(accelerator, [int(not finite), signal])

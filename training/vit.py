@@ -61,7 +61,7 @@ class VitSettings(Settings):
             if getattr(self, key) != value:
                 raise ValueError(
                     f"architecture {self.architecture} has {key} {value}, not {getattr(self, key)}; "
-                    "leave out either the name or the numbers"
+                    "leave out the numbers, or the name (architecture None)"
                 )
         if self.width % self.heads:
             raise ValueError(f"heads = {self.heads} must divide width = {self.width}")

@@ -7,6 +7,7 @@ from accelerate import Accelerator
 
 from pipeline.reader.batch import Batch
 from tests.training.recorded import TINY_MODEL, recorded_model, recorded_values, recorded_views
+from training.metrics import effective_rank
 from training.model import LossSettings
 from training.nonfinite import broken_parts
 from training.optimiser import OptimiserSettings, build_optimiser
@@ -24,6 +25,9 @@ def test_micro_batches_and_their_tail_add_up_to_the_whole_batch(size: int) -> No
         torch.testing.assert_close(split.norms[name], norm, rtol=1e-5, atol=0)
     for name in ("dino_loss.center", "ibot_patch_loss.center"):
         torch.testing.assert_close(split_after[name], after[name])
+    for name in ("cls_entropy", "patch_entropy"):
+        torch.testing.assert_close(split.seen[name], whole.seen[name], rtol=1e-5, atol=0)
+    assert effective_rank(split.seen["features"]) == pytest.approx(effective_rank(whole.seen["features"]), rel=1e-4)
 
 
 def step(batch: Batch, size: int | None = None, **options: Any) -> tuple[StepResult, dict[str, torch.Tensor]]:
