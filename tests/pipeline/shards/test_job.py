@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import shutil
@@ -196,14 +197,22 @@ def test_ctrl_c_leaves_no_half_file_and_no_process(slow_job: Any, tmp_path: Path
 @pytest.mark.slow
 def test_workers_that_are_killed_while_ray_starts_stop_nothing(image_tree: Path, tmp_path: Path) -> None:
     """As the kernel kills them where memory is short."""
-    job = subprocess.Popen(job_command(image_tree, tmp_path / "out", "--workers", "2"), start_new_session=True)
+    environment = {**os.environ, "RAY_worker_register_timeout_seconds": "5"}  # then Ray starts others in their place
+    command = job_command(image_tree, tmp_path / "out", "--workers", "2")
     killed, deadline = set[int](), time.monotonic() + 120
-    while job.poll() is None and len(killed) < 2 and time.monotonic() < deadline:
-        for process, command in in_session(job.pid).items():
-            if "default_worker.py" in command and "raylet/raylet" not in command and process not in killed:
-                os.kill(process, signal.SIGKILL)
-                killed.add(process)
-    assert job.wait(timeout=120) == 0
+    with subprocess.Popen(command, env=environment, start_new_session=True) as job:
+        try:
+            while job.poll() is None and len(killed) < 2 and time.monotonic() < deadline:
+                for process, said in in_session(job.pid).items():
+                    if "default_worker.py" in said and "raylet/raylet" not in said and process not in killed:
+                        killed.add(process)
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(process, signal.SIGKILL)
+            assert job.wait(timeout=120) == 0
+        finally:
+            for process in in_session(job.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
     assert killed
     assert read_manifest(tmp_path / "out").samples == 12
 
