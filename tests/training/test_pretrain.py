@@ -221,7 +221,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_all_that_is_needed_to_repe
     assert len(report["samples"]) == 4
     with np.load(out / "nonfinite" / "step-00000002-rank-0.npz") as plan:
         assert plan["rows"].shape == (4,)
-        assert plan["boxes.top"].shape == (4, 4)
+        assert plan["boxes.top"].shape == (4, 8)
     (before,) = checkpoints(out / "nonfinite")
     assert before.name == "step-00000002"
     again, said = trainer.run(small(clip_dataset, tmp_path / "again", resume=before, **{"schedule.base_lr": 1e30}))

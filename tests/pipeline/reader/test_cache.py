@@ -1,6 +1,5 @@
 """The local cache of remote shards, against a real S3 API on this machine."""
 
-import contextlib
 import fcntl
 import os
 import threading
@@ -12,6 +11,7 @@ import torch
 
 from benchmarks.made_shards import make_shards
 from pipeline.dataset import read_manifest
+from pipeline.files import locked
 from pipeline.reader.cache import ShardCache
 from pipeline.reader.loader import Loader, ReaderSettings
 from pipeline.reader.order import OrderSettings
@@ -43,12 +43,9 @@ def shards_in(folder: Path) -> list[Path]:
 
 
 def held(folder: Path) -> int:
-    """Bytes of the shards in a cache folder that another thread may be emptying."""
-    total = 0
-    for path in shards_in(folder):
-        with contextlib.suppress(FileNotFoundError):
-            total += path.stat().st_size
-    return total
+    """Bytes of the shards in a cache folder, while no thread makes room or takes it."""
+    with locked(folder / "cache.lock"):
+        return sum(path.stat().st_size for path in shards_in(folder))
 
 
 def shard_bytes(folder: Path) -> int:
