@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 demo: $(STAMP) ## Run the whole flow on made-up data in demo/ and end with a table (about 5 minutes on 2 cores)
 	@$(BIN)/python -m benchmarks.demo --out demo
 
-test: $(STAMP) ## Run all tests (about 7 minutes on 2 cores)
+test: $(STAMP) ## Run all tests (7 to 12 minutes on 2 cores)
 	@$(BIN)/python -m pytest
 
 lint: $(STAMP) ## Check style and types
