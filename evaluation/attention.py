@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from evaluation.backbones import Checkpoint
 from evaluation.frames import network_input, read_frame
@@ -18,21 +18,15 @@ from training.vit import Block, VisionTransformer
 @torch.no_grad()
 def cls_attention(backbone: VisionTransformer, image: Tensor) -> NDArray[np.float32]:
     """Attention (gh, gw) of the CLS token of the last block to the patches of an image (3, H, W), mean over heads."""
-    entering: list[Tensor] = []
-
-    def keep(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        entering.append(inputs[0])
-
+    projected: list[Tensor] = []
     last = backbone.blocks[-1]
     assert isinstance(last, Block)
-    handle = last.register_forward_pre_hook(keep)
+    handle = last.attn.qkv.register_forward_hook(lambda _module, _inputs, output: projected.append(output[0]))
     try:
         backbone(image[None])
     finally:
         handle.remove()
-    heads = last.attn.heads
-    projected = last.attn.qkv(last.norm1(entering[0]))[0]
-    query, key, _ = projected.view(len(projected), 3, heads, -1).permute(1, 2, 0, 3)
+    query, key, _ = projected[0].view(len(projected[0]), 3, last.attn.heads, -1).permute(1, 2, 0, 3)
     weights = (query[:, :1] @ key.transpose(1, 2) / query.shape[-1] ** 0.5).softmax(-1).mean(0)[0]
     patch = backbone.settings.patch_size
     grid = (image.shape[1] // patch, image.shape[2] // patch)

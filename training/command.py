@@ -10,6 +10,7 @@ from pipeline.reader.loader import ReaderSettings
 from pipeline.settings import Command, Settings
 from training.model import TCoReSettings
 from training.optimiser import OptimiserSettings
+from training.recompute import Recompute
 from training.schedules import ScheduleSettings
 
 
@@ -30,8 +31,9 @@ class TrainSettings(Settings):
     """bf16: matrix products of the forward pass and their gradients in bfloat16; all else stays in float32."""
     compile: bool = False
     """Whether the blocks of the backbones are compiled with torch.compile."""
-    recompute: bool = False
-    """Whether the student's blocks are run again in the backward pass instead of keeping what they computed."""
+    recompute: Recompute = "none"
+    """Activations of the student's blocks that are computed again in the backward pass instead of kept in memory.
+    selective: the cheap ones, which costs little time. full: all."""
     log_every: int = Field(10, ge=1)
     """Steps between two lines of metrics."""
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)

@@ -31,6 +31,7 @@ from training.metrics import Progress, diagnostics
 from training.model import TCoRe
 from training.nonfinite import FOLDER, broken_parts, write_report
 from training.optimiser import build_optimiser
+from training.recompute import recompute_activations
 from training.run_config import check_run_folder, check_shapes, read_data, run_config
 from training.schedules import build_schedules
 from training.step import StepResult, random_seed, train_step
@@ -75,7 +76,7 @@ class Run:
         self.schedules = build_schedules(command.schedule, train.epochs, steps_per_epoch, train.total_batch_size)
         torch.manual_seed(train.seed)
         core = TCoRe(command.model)
-        core.student.backbone.recompute_blocks = train.recompute
+        recompute_activations(core.student.backbone.blocks, train.recompute)
         if train.compile:
             core.compile_blocks()
         self.model, self.optimiser = self.accelerator.prepare(core, build_optimiser(core, command.optimiser))

@@ -10,10 +10,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from pipeline.settings import Settings
-from training.lean_linear import norm_linear, scaled_linear
 
 ARCHITECTURES: dict[str, dict[str, int]] = {
     "tiny": {"width": 192, "depth": 6, "heads": 3},  # half of ViT-Ti's depth, for demonstrations on CPU
@@ -79,15 +77,19 @@ class Tokens(NamedTuple):
 
 
 class LayerScale(nn.Module):
-    """Holder of one learned factor for each channel of a residual branch."""
+    """One learned factor for each channel of a residual branch."""
 
     def __init__(self, width: int, initial: float) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.full((width,), initial))
 
+    def forward(self, x_bnd: Tensor) -> Tensor:
+        """Scale the channels of tokens (B, N, D)."""
+        return x_bnd * self.gamma
+
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one bias-carrying projection for queries, keys and values."""
+    """Multi-head self-attention; one linear layer makes queries, keys and values."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -95,14 +97,27 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
+    def forward(self, x_bnd: Tensor) -> Tensor:
+        """Map tokens (B, N, D) to (B, N, D)."""
+        b, n, d = x_bnd.shape
+        query, key, value = self.qkv(x_bnd).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(b, n, d))
+        return out
+
 
 class Mlp(nn.Module):
-    """Two linear layers, between which a GELU belongs."""
+    """Two linear layers with a GELU between them."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x_bnd: Tensor) -> Tensor:
+        """Map tokens (B, N, D) to (B, N, D)."""
+        out: Tensor = self.fc2(F.gelu(self.fc1(x_bnd)))
+        return out
 
 
 class Block(nn.Module):
@@ -127,26 +142,15 @@ class Block(nn.Module):
                 then added with the factor B / kept, which keeps its mean over draws. None evaluates all images.
         """
         if kept is None:
-            x_bnd = x_bnd + self.attention_branch(x_bnd)
-            return x_bnd + self.mlp_branch(x_bnd)
-        for branch, index in ((self.attention_branch, kept[0]), (self.mlp_branch, kept[1])):
-            added = branch(x_bnd[index]).to(x_bnd.dtype)
-            x_bnd = x_bnd.index_add(0, index, added, alpha=len(x_bnd) / len(index))
+            x_bnd = x_bnd + self.ls1(self.attn(self.norm1(x_bnd)))
+            x_bnd = x_bnd + self.ls2(self.mlp(self.norm2(x_bnd)))
+        else:
+            attended, transformed = kept
+            branch = self.ls1(self.attn(self.norm1(x_bnd[attended])))
+            x_bnd = x_bnd.index_add(0, attended, branch.to(x_bnd.dtype), alpha=len(x_bnd) / len(attended))
+            branch = self.ls2(self.mlp(self.norm2(x_bnd[transformed])))
+            x_bnd = x_bnd.index_add(0, transformed, branch.to(x_bnd.dtype), alpha=len(x_bnd) / len(transformed))
         return x_bnd
-
-    def attention_branch(self, x_bnd: Tensor) -> Tensor:
-        """Norm, self-attention and scale of tokens (B, N, D)."""
-        b, n, d = x_bnd.shape
-        heads = self.attn.heads
-        qkv = norm_linear(x_bnd, self.norm1, self.attn.qkv).view(b, n, 3, heads, d // heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        return scaled_linear(mixed.transpose(1, 2).reshape(b, n, d), self.attn.proj, self.ls1.gamma)
-
-    def mlp_branch(self, x_bnd: Tensor) -> Tensor:
-        """Norm, MLP and scale of tokens (B, N, D)."""
-        hidden = norm_linear(x_bnd, self.norm2, self.mlp.fc1)
-        return scaled_linear(hidden, self.mlp.fc2, self.ls2.gamma, gelu=True)
 
 
 class PatchEmbed(nn.Module):
@@ -168,8 +172,6 @@ class VisionTransformer(nn.Module):
     def __init__(self, settings: VitSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.recompute_blocks = False
-        """Whether blocks keep only their input and are run again in the backward pass."""
         width = settings.width
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + (settings.image_size // settings.patch_size) ** 2, width))
@@ -208,11 +210,7 @@ class VisionTransformer(nn.Module):
         registers_brd = self.register_tokens.expand(len(images), -1, -1)
         x_bnd = torch.cat([cls_b1d, registers_brd, patches_bpd + positions[:, 1:]], dim=1)
         for block in self.blocks:
-            kept = self._draw_kept(x_bnd)
-            if self.recompute_blocks and torch.is_grad_enabled():
-                x_bnd = checkpoint(block, x_bnd, kept, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x_bnd = block(x_bnd, kept)
+            x_bnd = block(x_bnd, self._draw_kept(x_bnd))
         x_bnd = self.norm(x_bnd)
         first_patch = 1 + self.settings.registers
         return Tokens(x_bnd[:, 0], x_bnd[:, 1:first_patch], x_bnd[:, first_patch:])
