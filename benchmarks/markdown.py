@@ -1,40 +1,16 @@
 """Numbers, paragraphs and tables in Markdown."""
 
+import math
 import textwrap
 from collections.abc import Iterable, Sequence
 
-NONE = "-"
 _WIDTH = 120
 
 
 def number(value: float) -> str:
-    """About three digits, thousands separated."""
-    if value >= 1e7:
-        exponent = 9 if value >= 1e9 else 6
-        return f"{value / 10**exponent:.3g} x 10^{exponent}"
-    if value >= 100 or value == int(value):
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.2g}"
-
-
-def count(things: int, name: str) -> str:
-    """A number of things."""
-    return f"{things:,} {name}{'' if things == 1 else 's'}"
-
-
-def size(value: float) -> str:
-    """Bytes with a decimal prefix."""
-    for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if value >= factor:
-            return f"{number(value / factor)} {unit}"
-    return f"{number(value)} B"
-
-
-def duration(hours: float) -> str:
-    """Hours, minutes or seconds."""
-    if hours >= 1:
-        return f"{number(hours)} h"
-    return f"{number(60 * hours)} min" if 60 * hours >= 1 else f"{number(3600 * hours)} s"
+    """Two significant digits of a value that is not negative, thousands separated."""
+    digits = 1 - math.floor(math.log10(value)) if value else 0
+    return f"{round(value, digits):,.{max(0, digits)}f}"
 
 
 def _filled(text: str, first: str = "", others: str = "") -> str:
