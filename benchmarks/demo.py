@@ -6,15 +6,12 @@ Run again it goes on: data, shards and runs that are finished are kept, the rest
 """
 
 import json
-import os
 import shlex
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any, ClassVar
 
+from benchmarks.programs import Programs
 from benchmarks.result import print_table
 from pipeline.dataset import MANIFEST, read_manifest
 from pipeline.settings import Command, UserError, run_command
@@ -38,23 +35,12 @@ class DemoCommand(Command):
     """Folder for everything that the demo makes."""
 
 
-def run_and_wait(words: list[str]) -> int:
-    """Run a command and return its exit status; Ctrl-C reaches it once, and its end is waited for."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(words, env=environment, start_new_session=True) as process:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            os.killpg(process.pid, signal.SIGINT)
-            process.wait()
-            raise
-
-
 class Stages:
     """Runs commands as a user would, showing each; keeps how long each took."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._programs = Programs()
 
     def run(self, title: str, *arguments: str | Path) -> None:
         """Run one command of the project, `python ...`; `title` heads its output.
@@ -65,7 +51,7 @@ class Stages:
         words = [str(argument) for argument in arguments]
         print(f"\n== {title}\n$ {shlex.join(words)}", flush=True)
         started = time.perf_counter()
-        status = run_and_wait([sys.executable, *words[1:]])
+        status = self._programs.run(words)
         if status:
             raise UserError(f"the demo stopped at '{title}' (status {status}); the lines above say why")
         self.seconds[title] = time.perf_counter() - started

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from benchmarks.evidence_page import table_of, write_page
 from benchmarks.evidence_rows import ROWS, ROWS_ON_REAL_CLIPS, Row, paragraph, row
-from benchmarks.evidence_runs import FINISHED, PRESET, Programs, Run, Scene, do_all, stopping
+from benchmarks.evidence_runs import FINISHED, PRESET, Run, Scene, do_all, run_logged
+from benchmarks.programs import Programs
 from benchmarks.result import write_result
 from pipeline.files import as_json, write_bytes
 from pipeline.settings import Command, UserError, parse_command, run_command
@@ -64,13 +65,15 @@ def make_data(command: EvidenceCommand, programs: Programs) -> list[tuple[Scene,
     out, log = command.out, command.out / "data.txt"
     made = ("--clips", str(command.clips), "--sequences", str(command.sequences))
     print(f"making {command.clips} clips and their shards (a few minutes; {log} has the progress)", flush=True)
-    programs.run(("python", "-m", "pipeline.demo_data", str(out / "data"), "--images_per_class", "1", *made), log)
+    run_logged(
+        programs, ("python", "-m", "pipeline.demo_data", str(out / "data"), "--images_per_class", "1", *made), log
+    )
     sources = [("demo", out / "data" / "kinetics" / "train")]
     if command.real_clips:
         sources.append(("real", command.real_clips))
     for name, clips in sources:
         shards = ("--data", str(clips), "--out", str(out / "shards" / name))
-        programs.run(("python", "-m", "pipeline.shards", *shards), log)
+        run_logged(programs, ("python", "-m", "pipeline.shards", *shards), log)
     held_out = {task: out / "data" / task for task in ("davis", "vip", "jhmdb")}
     scenes: list[tuple[Scene, tuple[Row, ...]]] = [
         (Scene("demo", out / "shards" / "demo", held_out, command.size), ROWS)
@@ -139,7 +142,7 @@ def main(command: EvidenceCommand) -> None:
     architecture = command.out / "architecture.safetensors"
     save_backbone(architecture, random_backbone(preset.model.backbone, 0), {})
     programs = Programs()
-    with stopping(programs):
+    with programs.stopped_on_failure():
         runs = plan(command, make_data(command, programs), steps, architecture)
     print(f"{len(runs)} runs, {sum(run.is_finished for run in runs)} of them finished", flush=True)
     do_all(runs, epochs, command.lanes or (1 if gpu else len(os.sched_getaffinity(0))), programs, tqdm.write)

@@ -7,14 +7,9 @@ checkpoint.
 import json
 import os
 import queue
-import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.evidence_rows import MEASURES, Row, final_losses
+from benchmarks.programs import Programs
 from evaluation.during_training import LOG
 from pipeline.files import as_json, write_bytes
 from pipeline.settings import UserError
@@ -31,8 +27,6 @@ from training.metrics import METRICS, read_metrics
 PRESET = Path("configs/tiny.yaml")
 FINISHED = "run.json"
 POLL_S = 2.0
-PATIENCE_S = 60.0
-"""Seconds that an interrupted program gets to save and end."""
 EVALUATION_SHARE = 0.2
 """Share of a run's time that its evaluation takes; untrained weights take only that."""
 
@@ -154,73 +148,19 @@ def outcome(run: Run, seconds: float) -> dict[str, Any]:
     return found
 
 
-def end(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
-    """Ask programs to end, wait, and kill those that do not."""
-    for process in processes:
-        process.terminate()
-    deadline = time.monotonic() + PATIENCE_S
-    for process in processes:
-        try:
-            process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+def run_logged(programs: Programs, words: Words, log: Path) -> None:
+    """Run a command to its end; the command and what it prints go to the end of `log`.
 
-
-class Programs:
-    """The project's programs at work, all of which `stop` ends."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._running: set[subprocess.Popen[bytes]] = set()
-        self._stopped = False
-
-    def run(self, words: Sequence[str], log: Path) -> None:
-        """Run a command to its end; what it says goes to the end of `log`.
-
-        Raises:
-            UserError: it failed, or everything is being stopped.
-        """
-        log.parent.mkdir(parents=True, exist_ok=True)
-        arguments = [sys.executable if word == "python" else word for word in words]
-        with log.open("ab") as stream:
-            stream.write(f"$ {' '.join(words)}\n".encode())
-            stream.flush()
-            with self._lock:
-                if self._stopped:
-                    raise UserError("stopped")
-                process = subprocess.Popen(
-                    arguments, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True
-                )
-                self._running.add(process)
-            try:
-                status = process.wait()
-            except BaseException:
-                end([process])
-                raise
-            finally:
-                with self._lock:
-                    self._running.discard(process)
-        if status:
-            raise UserError(f"'{' '.join(words[2:4])}' failed with status {status}; {log} says why")
-
-    def stop(self) -> None:
-        """End all programs, and start none from now on."""
-        with self._lock:
-            self._stopped = True
-            running = list(self._running)
-        end(running)
-
-
-@contextmanager
-def stopping(programs: Programs) -> Iterator[None]:
-    """Stop all programs when the body fails or is interrupted."""
-    try:
-        yield
-    except BaseException:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave programs behind
-        print("\nstopping: what runs saves its state first", file=sys.stderr, flush=True)
-        programs.stop()
-        raise
+    Raises:
+        UserError: it failed, or everything is being stopped.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as stream:
+        stream.write(f"$ {' '.join(words)}\n")
+    if status := programs.run(words, log):
+        raise UserError(f"'{' '.join(words[2:4])}' failed with status {status}; see {log}")
+    if status is None:
+        raise UserError("stopped")
 
 
 def core_groups(cores: Sequence[int], lanes: int) -> list[set[int]]:
@@ -245,7 +185,7 @@ def do_all(runs: Sequence[Run], epochs: int, lanes: int, programs: Programs, say
         try:
             os.sched_setaffinity(0, cores)  # of this thread, and so of the programs that it starts
             for words in commands(run, epochs):
-                programs.run(words, run.folder / "log.txt")
+                run_logged(programs, words, run.folder / "log.txt")
         finally:
             groups.put(cores)
         found = outcome(run, time.perf_counter() - started)
@@ -255,7 +195,7 @@ def do_all(runs: Sequence[Run], epochs: int, lanes: int, programs: Programs, say
     with (
         tqdm(total=sum(run.cost for run in missing), bar_format=BAR, smoothing=0, desc="evidence") as bar,
         ThreadPoolExecutor(groups.qsize()) as pool,
-        stopping(programs),
+        programs.stopped_on_failure(),
     ):
         waiting = {pool.submit(do, run): run for run in missing}
         try:

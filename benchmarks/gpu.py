@@ -8,7 +8,6 @@ says so. Runs with any Python that can import the project's packages, `.venv` or
 import os
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,14 +15,17 @@ import torch
 from pydantic import Field
 from tqdm import tqdm
 
-from benchmarks.gpu_run import Outcome, run_program
-from benchmarks.gpu_stages import Stage, build_stages, gpu_sizes, read_figures, say, tiny_sizes
+from benchmarks.gpu_stages import Stage, absent_package, build_stages, gpu_sizes, read_figures, say, tiny_sizes
 from benchmarks.made_shards import make_shards
-from benchmarks.result import print_table, write_result
+from benchmarks.programs import Programs
+from benchmarks.result import NOT_HERE, print_table, write_result
 from pipeline.settings import Command, UserError, run_command
 
 ROOT = Path(__file__).parents[1]
 RESULT = Path("benchmarks/results/gpu.json")
+LINES_KEPT = 12
+
+Status = Literal["done", "failed", "too slow", "not here", "left out"]
 
 
 class GpuBenchmark(Command):
@@ -54,19 +56,38 @@ def stage_environment(on_gpu: bool) -> dict[str, str]:
     return {"PYTHONUNBUFFERED": "1", "PYTHONPATH": paths} | ({} if on_gpu else {"CUDA_VISIBLE_DEVICES": ""})
 
 
+def judge(status: int | None, output: str) -> tuple[Status, str]:
+    """Status and reason from an exit status, None for a program that was stopped, and what it printed."""
+    last = [line for line in output.replace("\r", "\n").splitlines() if line.strip()][-LINES_KEPT:]
+    if status == 0:
+        return "done", ""
+    if status is None:
+        return "too slow", "\n".join(last)
+    if status == NOT_HERE:
+        return "not here", last[-1] if last else ""
+    if package := absent_package(output):
+        return "not here", f"{package} is not installed"
+    return "failed", "\n".join(last) or f"exit status {status}"
+
+
 def run_stages(stages: list[Stage], work: Path, ends_at: float, environment: dict[str, str]) -> list[dict[str, Any]]:
     """A record of each stage: name, kind, status, seconds, reason and figures. `ends_at` is of the monotonic clock."""
-    records = []
+    records, programs = [], Programs(patience_s=5.0)
     with tqdm(stages, unit="stage") as bar:
         for number, stage in enumerate(bar):
             bar.set_description(stage.name)
-            left = ends_at - time.monotonic()
-            outcome = Outcome("left out", 0, "the time was over")
-            if left > 0:
+            started = time.monotonic()
+            status: Status = "left out"
+            reason = "the time was over"
+            if started < ends_at:
                 log = work / f"{number}.log"
-                outcome = run_program(stage.arguments, min(stage.limit_s, left), log, environment)
-            record = {"name": stage.name, "kind": stage.kind, **asdict(outcome), "figures": read_figures(stage)}
-            bar.write(f"{outcome.seconds:5.0f} s  {stage.name}: {say(record)}")
+                limit_s = min(stage.limit_s, ends_at - started)
+                ended = programs.run(("python", *stage.arguments), log, limit_s, environment)
+                status, reason = judge(ended, log.read_text(errors="replace"))
+            seconds = time.monotonic() - started
+            found = {"status": status, "seconds": seconds, "reason": reason, "figures": read_figures(stage)}
+            record = {"name": stage.name, "kind": stage.kind, **found}
+            bar.write(f"{seconds:5.0f} s  {stage.name}: {say(record)}")
             records.append(record)
     return records
 

@@ -1,14 +1,18 @@
 """What `make bench-gpu` measures: each stage's command, its limit, and what its result file says in one line."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from training.metrics import METRICS, read_metrics
 
 Figures = dict[str, Any]
+_ABSENT = re.compile(r"No module named '?([\w.]+)'?\s*$")
+_OURS = frozenset({"benchmarks", "evaluation", "indexing", "pipeline", "tests", "training"})
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,8 @@ class Sizes:
     step: tuple[str, ...]
     reader: tuple[str, ...]
     run: tuple[str, ...]
-    tests: tuple[str, ...]
+    tests: str
+    """Folder of the tests that are run."""
     features: tuple[str, ...]
     neighbours: tuple[str, ...]
     evaluation: tuple[str, ...]
@@ -64,7 +69,7 @@ def gpu_sizes(threads: int) -> Sizes:
             *("--train.epochs=1", "--train.steps_per_epoch=100", "--train.log_every=20"),
             *("--schedule.warmup_epochs=0", "--schedule.freeze_last_layer_epochs=0"),
         ),
-        tests=(),
+        tests="tests",
         features=("--images=8192", "--batch_size=256"),
         neighbours=("--rows=1281167", "--block=8192", "--rounds=5"),
         evaluation=("--batch_size=8",),
@@ -85,7 +90,7 @@ def tiny_sizes() -> Sizes:
             *("--config=configs/tiny.yaml", "--train.total_batch_size=2", "--train.epochs=1"),
             *("--train.steps_per_epoch=2", "--train.log_every=1", "--schedule.warmup_epochs=0"),
         ),
-        tests=("--folder=tests/evaluation",),
+        tests="tests/evaluation",
         features=("--images=4", "--batch_size=2", "--backbone.architecture=tiny"),
         neighbours=("--rows=1000", "--width=16", "--block=100", "--rounds=1", "--budgets=0.6"),
         evaluation=("--size=64,96", "--rounds=1", "--batch_size=1", "--backbone.architecture=tiny"),
@@ -126,12 +131,23 @@ def build_stages(sizes: Sizes, device: str, shards: Path, work: Path) -> list[St
     from_shards = (f"--shards={shards}", f"--threads={sizes.threads}")
     launch = ("-m", "training.launch", "--config_file=configs/accelerate/single.yaml", "training/pretrain.py")
     run = (*launch, f"--data.shards={shards}", f"--out={work / 'run'}", f"--data.threads={sizes.threads}", *sizes.run)
+    tests = (
+        "-m",
+        "pytest",
+        "-m",
+        "gpu",
+        "-p",
+        "no:cacheprovider",
+        "--continue-on-collection-errors",
+        f"--junitxml={work / 'tests.xml'}",
+        sizes.tests,
+    )
     steps = [step(*chosen) for chosen in sizes.steps]
     return [
         *steps[:4],
         other(READER, "reader", 60, "reader", f"--device={device}", *from_shards, *sizes.reader),
         Stage(RUN, "run", run, sizes.patience * 120, work / "run"),
-        other(TESTS, "tests", 150, "gpu_tests", *sizes.tests),
+        Stage(TESTS, "tests", tests, sizes.patience * 150, work / "tests.xml"),
         other(FEATURES, "features", 45, "features", *from_shards, *sizes.features),
         other(
             *(NEIGHBOURS, "neighbours", 75, "knn", f"--device={'gpu' if device == 'cuda' else 'cpu'}"),
@@ -151,14 +167,36 @@ def read_figures(stage: Stage) -> Figures:
         return {which: {key: line[key] for key in METRICS_KEPT} for which, line in lines.items()}
     if not stage.result.is_file():
         return {}
+    if stage.kind == "tests":
+        return count_tests(stage.result)
     figures: Figures = json.loads(stage.result.read_text())
     return {key: value for key, value in figures.items() if key not in ("machine", "versions")}
 
 
+def absent_package(output: str) -> str | None:
+    """The package whose absence ended a program that printed `output`; None if that is not why, or if it is ours."""
+    found = _ABSENT.search(output.rstrip())
+    return found[1] if found and found[1].split(".")[0] not in _OURS else None
+
+
+def count_tests(report: Path) -> Figures:
+    """Tests of a JUnit report: how many passed and were skipped, which failed, which files need an absent package."""
+    figures: Figures = {"passed": 0, "failed": [], "skipped": 0, "not_here": []}
+    for case in ElementTree.parse(report).iter("testcase"):
+        bad = [found for kind in ("failure", "error") if (found := case.find(kind)) is not None]
+        name = "::".join(filter(None, (case.get("classname"), case.get("name"))))
+        if bad:
+            package = absent_package(bad[0].text or "")
+            figures["not_here" if package else "failed"].append(f"{name}: {package}" if package else name)
+        else:
+            figures["passed" if case.find("skipped") is None else "skipped"] += 1
+    return figures
+
+
 def _say_tests(figures: Figures) -> str:
-    counts = {name: len(figures[name]) for name in ("passed", "failed", "skipped", "not_here")}
-    counted = "{passed} passed, {failed} failed, {skipped} skipped".format(**counts)
-    return counted + (f", {counts['not_here']} files need a package that is not here" if counts["not_here"] else "")
+    return "{passed} passed, {skipped} skipped, {} failed, {} files need a package that is not installed".format(
+        *(len(figures[kind]) for kind in ("failed", "not_here")), **figures
+    )
 
 
 def _say_step(figures: Figures) -> str:

@@ -1,13 +1,11 @@
 import json
-import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from benchmarks.evidence_rows import ROWS, Row, row
-from benchmarks.evidence_runs import EVALUATION_SHARE, FINISHED, Programs, Run, Scene, core_groups, do_all, training
+from benchmarks.evidence_runs import EVALUATION_SHARE, FINISHED, Run, Scene, core_groups, do_all, run_logged, training
+from benchmarks.programs import Programs
 from pipeline.settings import UserError, parse_command
 from tests.evaluation.trees import moving_squares, write_sequence
 from training.command import PretrainCommand
@@ -52,27 +50,10 @@ def test_finished_runs_are_not_done_again(tmp_path: Path) -> None:
 
 
 def test_a_program_that_fails_is_named_with_its_log(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"'evaluation davis' failed with status 2; .*log.txt says why"):
-        Programs().run(("python", "-m", "evaluation", "davis", "--data", "nowhere"), tmp_path / "log.txt")
-    assert "--weights is required" in (tmp_path / "log.txt").read_text()
-
-
-def test_stopping_ends_what_runs_and_starts_nothing_more(tmp_path: Path) -> None:
-    programs, ended = Programs(), threading.Event()
-
-    def sleep() -> None:
-        with pytest.raises(UserError, match="failed with status"):
-            programs.run((sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"), tmp_path / "a")
-        ended.set()
-
-    thread = threading.Thread(target=sleep)
-    thread.start()
-    while "up\n" not in ((tmp_path / "a").read_text() if (tmp_path / "a").exists() else ""):
-        time.sleep(0.02)
-    programs.stop()
-    assert ended.wait(10)
-    with pytest.raises(UserError, match="stopped"):
-        programs.run(("python", "--version"), tmp_path / "b")
+    log = tmp_path / "log.txt"
+    with pytest.raises(UserError, match=r"'print\(7\);raise SystemExit\(2\) x' failed with status 2; see .*log.txt"):
+        run_logged(Programs(), ("python", "-c", "print(7);raise SystemExit(2)", "x"), log)
+    assert log.read_text() == "$ python -c print(7);raise SystemExit(2) x\n7\n"
 
 
 @pytest.mark.slow

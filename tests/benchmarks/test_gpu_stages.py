@@ -1,5 +1,7 @@
 import importlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from benchmarks.gpu_stages import (
     TESTS,
     Stage,
     build_stages,
+    count_tests,
     gpu_sizes,
     read_figures,
     say,
@@ -45,6 +48,7 @@ def command_of(stage: Stage) -> Command:
 def test_every_program_understands_its_options(device: str, tmp_path: Path) -> None:
     sizes = gpu_sizes(16) if device == "cuda" else tiny_sizes()
     stages = build_stages(sizes, device, tmp_path / "shards", tmp_path)
+    stages = [stage for stage in stages if stage.kind != "tests"]
     commands: dict[str, Any] = {stage.name: command_of(stage) for stage in stages}
     assert all(command.out == stage.result for stage, command in zip(stages, commands.values(), strict=True))
     assert commands[READER].device == device
@@ -89,6 +93,24 @@ def test_a_run_gives_its_first_and_last_line(tmp_path: Path) -> None:
     assert read_figures(stage)["first"] == read_figures(stage)["last"]
 
 
+def test_a_report_of_pytest_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "test_some.py").write_text(
+        "import pytest\npytestmark = pytest.mark.filterwarnings('ignore')\n"
+        "def test_good(): pass\ndef test_bad(): assert 1 == 2\ndef test_without(): pytest.skip('no GPU')\n"
+        "@pytest.fixture\ndef broken(): raise OSError\ndef test_never_begun(broken): pass\n"
+    )
+    (tmp_path / "test_absent.py").write_text("import no_such_package\n")
+    report = tmp_path / "tests.xml"
+    options = ("-q", "-p", "no:cacheprovider", "--continue-on-collection-errors", f"--junitxml={report}")
+    subprocess.run([sys.executable, "-m", "pytest", *options, "."], cwd=tmp_path, capture_output=True)
+    assert count_tests(report) == {
+        "passed": 1,
+        "failed": ["test_some::test_bad", "test_some::test_never_begun"],
+        "skipped": 1,
+        "not_here": ["test_absent: no_such_package"],
+    }
+
+
 def record(kind: str, figures: dict[str, Any], status: str = "done", reason: str = "") -> dict[str, Any]:
     return {"kind": kind, "figures": figures, "status": status, "seconds": 44.6, "reason": reason}
 
@@ -103,12 +125,8 @@ def record(kind: str, figures: dict[str, Any], status: str = "done", reason: str
         (record("step", {"seconds": 0.2, "peak_gb": 61.23}), "200 ms, 61.2 GB"),
         (record("reader", {"samples_per_second": 3000.4, "threads": 16}), "3000 samples/s, 16 CPU threads"),
         (
-            record("tests", {"passed": ["a", "b"], "failed": ["c"], "skipped": [], "not_here": []}, "failed", "x\nE 1"),
-            "2 passed, 1 failed, 0 skipped; failed: E 1",
-        ),
-        (
-            record("tests", {"passed": [], "failed": [], "skipped": [], "not_here": ["d: faiss"]}),
-            "0 passed, 0 failed, 0 skipped, 1 files need a package that is not here",
+            record("tests", {"passed": 2, "failed": ["c"], "skipped": 3, "not_here": []}, "failed", "x\nE 1"),
+            "2 passed, 3 skipped, 1 failed, 0 files need a package that is not installed; failed: E 1",
         ),
         (record("neighbours", {}, "not here", "FAISS finds no GPU"), "not here: FAISS finds no GPU"),
         (record("evaluation", {}, "too slow", "interrupted"), "stopped after 45 s"),
