@@ -69,7 +69,7 @@ def main(command: DemoCommand) -> None:
     data, shards, weights = out / "data", out / "shards", out / "weights" / "clips.safetensors"
     runs, neighbours, plain = out / "runs", out / "neighbours", out / "weights" / "images-plain.safetensors"
 
-    stages.run("demo data", "python", "-m", "pipeline.demo_data", data, "--sequences", "8")
+    stages.run("demo data", "python", "-m", "benchmarks.demo_data", data, "--sequences", "8")
     was_there = {source for source in ("kinetics", "imagenet") if (shards / source / MANIFEST).is_file()}
     for kind, source in (("clips", "kinetics"), ("images", "imagenet")):
         stages.run(

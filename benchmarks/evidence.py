@@ -66,7 +66,7 @@ def make_data(command: EvidenceCommand, programs: Programs) -> list[tuple[Scene,
     made = ("--clips", str(command.clips), "--sequences", str(command.sequences))
     print(f"making {command.clips} clips and their shards (a few minutes; {log} has the progress)", flush=True)
     run_logged(
-        programs, ("python", "-m", "pipeline.demo_data", str(out / "data"), "--images_per_class", "1", *made), log
+        programs, ("python", "-m", "benchmarks.demo_data", str(out / "data"), "--images_per_class", "1", *made), log
     )
     sources = [("demo", out / "data" / "kinetics" / "train")]
     if command.real_clips:

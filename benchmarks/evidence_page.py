@@ -86,7 +86,7 @@ def page(result: dict[str, Any]) -> str:
     ]
     preset = f"Preset `configs/tiny.yaml`, {made['steps']} steps for each run on {machine['cpu']}."
     demo = (
-        f"{made['clips']} clips made by `pipeline.demo_data`, and {made['sequences']} held-out sequences for DAVIS, "
+        f"{made['clips']} clips made by `benchmarks.demo_data`, and {made['sequences']} held-out sequences for DAVIS, "
         f"half as many for the others; they are scored at {made['size'][0]} x {made['size'][1]} pixels."
     )
     parts += section("Clips made by code", result["demo"], [preset, demo])

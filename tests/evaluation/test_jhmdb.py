@@ -7,9 +7,9 @@ import pytest
 import scipy.io
 from numpy.typing import NDArray
 
+from benchmarks.demo_data import casting, trees
 from evaluation.jhmdb import Jhmdb, JhmdbCommand, JhmdbScoreCommand, read_joints
 from evaluation.program import run_predictions, run_weights
-from pipeline.demo_data import casting, trees
 from pipeline.settings import UserError
 from tests.evaluation.trees import moving_squares, use_patch_filter, write_jhmdb_clip
 from tests.reference_data import read_arrays

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.demo_data.puppet import JOINT_NAMES
 from evaluation.jhmdb_scores import (
     JOINTS,
     correct_shares,
@@ -11,7 +12,6 @@ from evaluation.jhmdb_scores import (
     normalised_distances,
     pck,
 )
-from pipeline.demo_data.puppet import JOINT_NAMES
 from tests.reference_data import read_arrays
 
 

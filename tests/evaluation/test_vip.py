@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.demo_data import casting, trees
 from evaluation.program import run_predictions, run_weights
 from evaluation.vip import Vip, VipCommand, VipScoreCommand, network_size
 from evaluation.vip_scores import confusion, mean_iou
-from pipeline.demo_data import casting, trees
 from tests.evaluation.trees import moving_squares, use_patch_filter, write_vip_clip
 from tests.reference_data import read_arrays
 

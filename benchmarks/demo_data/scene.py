@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.demo_data.actors import SOLID, Actor, Matrix, Signal, apply, rotation, scaling, translation
-from pipeline.demo_data.textures import Field, Size, noise
+from benchmarks.demo_data.actors import SOLID, Actor, Matrix, Signal, apply, rotation, scaling, translation
+from benchmarks.demo_data.textures import Field, Size, noise
 
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels; the last two are outside."""

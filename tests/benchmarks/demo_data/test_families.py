@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from pipeline.demo_data.actors import Actor, Signal, apply
-from pipeline.demo_data.casting import THEMES, Motion, make_parts
-from pipeline.demo_data.families import FAMILIES
-from pipeline.demo_data.textures import random_palette
+from benchmarks.demo_data.actors import Actor, Signal, apply
+from benchmarks.demo_data.casting import THEMES, Motion, make_parts
+from benchmarks.demo_data.families import FAMILIES
+from benchmarks.demo_data.textures import random_palette
 
 
 def build(family: str, size: float) -> Actor:

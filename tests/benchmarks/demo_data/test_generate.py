@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.demo_data.__main__ import DemoDataCommand
-from pipeline.demo_data.generate import FINISHED, UNFINISHED, DemoSettings, clip_id, generate
+from benchmarks.demo_data.__main__ import DemoDataCommand
+from benchmarks.demo_data.generate import FINISHED, UNFINISHED, DemoSettings, clip_id, generate
 from pipeline.files import TEMPORARY_PREFIX, sha256_file
 from pipeline.settings import UserError, parse_command
 from tests.processes import heed_ctrl_c, left_in_session
@@ -100,7 +100,7 @@ def test_command_line(tmp_path: Path) -> None:
 def test_interrupt_leaves_no_half_file_and_no_process(tmp_path: Path) -> None:
     out = tmp_path / "data"
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.demo_data", str(out), "--clips", "40", "--sequences", "1"],
+        [sys.executable, "-m", "benchmarks.demo_data", str(out), "--clips", "40", "--sequences", "1"],
         stderr=subprocess.PIPE,
         start_new_session=True,
         preexec_fn=heed_ctrl_c,

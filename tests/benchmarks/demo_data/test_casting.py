@@ -5,8 +5,8 @@ import numpy.typing as npt
 import pytest
 from scipy.spatial import cKDTree
 
-from pipeline.demo_data.actors import apply
-from pipeline.demo_data.casting import (
+from benchmarks.demo_data.actors import apply
+from benchmarks.demo_data.casting import (
     DAVIS_CASTS,
     HELD_OUT_TIMES,
     IMAGE_CLASSES,
@@ -16,7 +16,7 @@ from pipeline.demo_data.casting import (
     image_scene,
     video_scene,
 )
-from pipeline.demo_data.scene import Frame, render, render_annotated
+from benchmarks.demo_data.scene import Frame, render, render_annotated
 
 Array = npt.NDArray[Any]
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.demo_data.actors import Actor, Part, Signal
-from pipeline.demo_data.families import FAMILIES, PLAIN_SIZE, random_materials
-from pipeline.demo_data.puppet import person
-from pipeline.demo_data.scene import Camera, Canvas, Frame, Scene, random_light, render_annotated
-from pipeline.demo_data.textures import FIELDS, Palette, Size, noise, random_palette, texture, to_image
+from benchmarks.demo_data.actors import Actor, Part, Signal
+from benchmarks.demo_data.families import FAMILIES, PLAIN_SIZE, random_materials
+from benchmarks.demo_data.puppet import person
+from benchmarks.demo_data.scene import Camera, Canvas, Frame, Scene, random_light, render_annotated
+from benchmarks.demo_data.textures import FIELDS, Palette, Size, noise, random_palette, texture, to_image
 
 HELD_OUT_SIZE: Size = (427, 240)
 HELD_OUT_SCENE_S = 4.0

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
-from pipeline.demo_data.textures import Size
+from benchmarks.demo_data.textures import Size
 
 Points = npt.NDArray[np.float64]
 """(n, 2) x, y."""

@@ -1,4 +1,4 @@
-"""`python -m pipeline.demo_data OUT`."""
+"""`python -m benchmarks.demo_data OUT`."""
 
 import time
 from pathlib import Path
@@ -7,14 +7,14 @@ from typing import ClassVar
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from pipeline.demo_data.generate import DemoSettings, generate
+from benchmarks.demo_data.generate import DemoSettings, generate
 from pipeline.settings import Command, run_command
 
 
 class DemoDataCommand(Command, DemoSettings):  # type: ignore[misc]  # both configurations agree
     """Make demo data: training clips and images, and held-out clips with exact ground truth."""
 
-    program: ClassVar[str] = "python -m pipeline.demo_data"
+    program: ClassVar[str] = "python -m benchmarks.demo_data"
 
     out: CliPositionalArg[Path]
     """Directory to fill: empty, new, or holding the same data set."""

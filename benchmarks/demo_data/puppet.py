@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from pipeline.demo_data.actors import Part, Points, Signal, cut_part, ellipse, limb, roughen, soften
-from pipeline.demo_data.families import Materials
+from benchmarks.demo_data.actors import Part, Points, Signal, cut_part, ellipse, limb, roughen, soften
+from benchmarks.demo_data.families import Materials
 
 JOINT_NAMES = (
     "neck",

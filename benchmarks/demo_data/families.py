@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from pipeline.demo_data.actors import Part, Points, Signal, cut_part, ellipse, limb, roughen, soften
-from pipeline.demo_data.textures import Palette, texture
+from benchmarks.demo_data.actors import Part, Points, Signal, cut_part, ellipse, limb, roughen, soften
+from benchmarks.demo_data.textures import Palette, texture
 
 
 @dataclass(frozen=True)

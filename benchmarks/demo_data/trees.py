@@ -13,8 +13,8 @@ import numpy.typing as npt
 import scipy.io
 from PIL import Image
 
-from pipeline.demo_data.puppet import JOINT_NAMES
-from pipeline.demo_data.scene import Scene, render, render_annotated
+from benchmarks.demo_data.puppet import JOINT_NAMES
+from benchmarks.demo_data.scene import Scene, render, render_annotated
 from pipeline.files import atomic_path, write_bytes
 from pipeline.shards.ffmpeg import run_ffmpeg
 

@@ -1,4 +1,4 @@
-"""Demo data made by code: `python -m pipeline.demo_data OUT`.
+"""Demo data made by code: `python -m benchmarks.demo_data OUT`.
 
 Everything is a pure function of a seed: a `Scene` (textured backdrop, moving camera, articulated textured actors) is
 rendered at a time t together with its exact object masks, body-part labels and joints.

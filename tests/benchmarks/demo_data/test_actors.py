@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.demo_data.actors import (
+from benchmarks.demo_data.actors import (
     SOLID,
     Actor,
     Signal,

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 from tqdm import tqdm
 
-from pipeline.demo_data import casting, trees
+from benchmarks.demo_data import casting, trees
 from pipeline.files import TEMPORARY_PREFIX, as_json, remove, write_bytes
 from pipeline.settings import Settings, UserError
 from pipeline.shards.ffmpeg import FfmpegError

@@ -1,8 +1,8 @@
 import numpy as np
 
-from pipeline.demo_data import puppet
-from pipeline.demo_data.casting import HELD_OUT_TIMES, POSE_MOVES, pose_scene
-from pipeline.demo_data.scene import render_annotated
+from benchmarks.demo_data import puppet
+from benchmarks.demo_data.casting import HELD_OUT_TIMES, POSE_MOVES, pose_scene
+from benchmarks.demo_data.scene import render_annotated
 
 ALLOWED = {
     "belly": {puppet.UPPER_CLOTHES},

@@ -5,9 +5,9 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from pipeline.demo_data import casting, trees
-from pipeline.demo_data.puppet import JOINT_NAMES
-from pipeline.demo_data.scene import render, render_annotated
+from benchmarks.demo_data import casting, trees
+from benchmarks.demo_data.puppet import JOINT_NAMES
+from benchmarks.demo_data.scene import render, render_annotated
 from pipeline.shards.ffmpeg import run_ffmpeg
 
 TIMES = casting.HELD_OUT_TIMES[:3]

@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from pipeline.demo_data.actors import SOLID, Actor, Signal
-from pipeline.demo_data.casting import HELD_OUT_TIMES, davis_scene
-from pipeline.demo_data.scene import Scene, render, render_annotated
+from benchmarks.demo_data.actors import SOLID, Actor, Signal
+from benchmarks.demo_data.casting import HELD_OUT_TIMES, davis_scene
+from benchmarks.demo_data.scene import Scene, render, render_annotated
 
 
 def repainted(actor: Actor, level: int) -> Actor:

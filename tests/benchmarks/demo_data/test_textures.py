@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.demo_data.textures import FIELDS, noise, random_palette, texture
+from benchmarks.demo_data.textures import FIELDS, noise, random_palette, texture
 
 SIZE = (97, 61)
 
