@@ -76,6 +76,10 @@ class DavisDuringTraining:
         faults = [f"{name}: {clip.reason}" for name, clip in opened.items() if not isinstance(clip, Clip)]
         if faults:
             raise UserError(f"--eval.davis {settings.davis} cannot be evaluated: {faults[0]}")
+        if rank == 0:
+            for name, clip in opened.items():
+                for note in clip.notes:
+                    tqdm.write(f"--eval.davis {settings.davis}: {name}: {note}")
         self.share = {name: opened[name] for name in names[rank::ranks]}
         """The sequences of this rank."""
 
@@ -108,10 +112,11 @@ class DavisDuringTraining:
         finally:
             backbone.train(was_training)
         failed = {name: result.reason for name, result in results.items() if result.status == "failed"}
+        notes = {name: result.notes for name, result in results.items() if result.notes}
         scores = None if failed else summarise(self._task, results)["scores"]
         if self._rank == 0:
             line = {"step": step, "scores": scores, "seconds": round(time.perf_counter() - started, 2)}
-            self._log(line | ({"failed": failed} if failed else {}))
+            self._log(line | ({"failed": failed} if failed else {}) | ({"notes": notes} if notes else {}))
             if scores is None:
                 tqdm.write(f"step {step}: no DAVIS score: {next(iter(failed.values()), 'nothing to score')}")
             else:
