@@ -1,6 +1,8 @@
 """Frames and index masks from disk, and frames as the network wants them."""
 
 import re
+import struct
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,7 +21,10 @@ from pipeline.settings import UserError
 VOID = 255
 """Mask value of pixels without a decided label."""
 
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+UNREADABLE = (
+    *(OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
 """What Pillow raises for a file that is missing, broken or too large."""
 
 Size = tuple[int, int]
@@ -102,7 +107,7 @@ def _read_header(path: Path) -> tuple[Size, int]:
             size = image.height, image.width
             try:  # not image.getexif(), which decodes the whole of a PNG
                 orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
-            except (*UNREADABLE, LookupError, TypeError):  # a broken EXIF block says nothing about the picture
+            except UNREADABLE:  # a broken EXIF block says nothing about the picture
                 orientation = 1
     except UNREADABLE as error:
         raise UserError(f"cannot read the frame {path}: {error}") from error

@@ -115,7 +115,7 @@ def read_joints(path: Path) -> Points:
             joints = np.asarray(scipy.io.loadmat(stream)["pos_img"], float)
     except OSError as error:
         raise UserError(f"cannot read the joints {path}: {error.strerror or error}") from error
-    except (KeyError, ValueError, TypeError, NotImplementedError, IndexError, EOFError) as error:
+    except Exception as error:  # SciPy lets through whatever its parser stumbles over
         raise UserError(f"{path} is no MATLAB file (version 5) with pos_img: {error}") from error
     if joints.ndim != 3 or joints.shape[:2] != (2, len(JOINTS)) or not joints.shape[2]:
         raise UserError(f"pos_img of {path} has the shape {joints.shape}; it must be 2 x {len(JOINTS)} x frames")

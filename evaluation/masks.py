@@ -124,9 +124,12 @@ class MaskTask(Task[MaskClip]):
         first_mask = self.read_mask(path)
         ids = tuple(int(one) for one in np.union1d(first_mask, 0))
         if len(ids) == 1:
-            void = (read_mask(path) == VOID).any()
-            hint = f", only {VOID}, which is void; masks of 0 and 255 (as in DAVIS-2016) must be rewritten to 0 and 1"
-            raise UserError(f"the first mask {path} shows no object{hint if void else ''}")
+            if (read_mask(path) == VOID).any():
+                raise UserError(
+                    f"the first mask {path} shows no object, only void ({VOID}); "
+                    "masks of 0 and 255, as in DAVIS-2016, must be rewritten to 0 and 1"
+                )
+            raise UserError(f"the first mask {path} shows no object")
         return MaskClip(name, files.frames, files.notes, files.masks, first_mask, ids, network_size)
 
     def observe(self, truth: Array, prediction: Array) -> Observed:
