@@ -122,6 +122,8 @@ def time_decode(command: ReaderBenchmark) -> Figures:
     """DALI decodes the frames that the plan needs, and does nothing with them."""
     from nvidia.dali import fn, pipeline_def, types
 
+    from pipeline.reader.graph import decode_frames
+
     settings, size = _settings(command), command.batch_size
     sources = Sources(settings)
     part = slice(0, size)
@@ -135,7 +137,7 @@ def time_decode(command: ReaderBenchmark) -> Figures:
     )
     def graph() -> Any:  # noqa: ANN401 - a DALI node
         frames = fn.external_source(source=lambda: next(batches), batch=True, dtype=types.UINT8, ndim=1)
-        return fn.decoders.image(frames, output_type=types.RGB)
+        return decode_frames(frames, on_gpu=False)
 
     pipeline = graph()
     pipeline.build()

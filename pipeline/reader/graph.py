@@ -44,6 +44,12 @@ Feed = dict[str, Any]
 """One batch of `INPUTS`: a list of (size,) uint8 arrays, or an array with one row per view."""
 
 
+def decode_frames(encoded: DataNode, on_gpu: bool) -> DataNode:
+    """Decode JPEGs as they are stored: their orientation was settled when the shard was written."""
+    device = "mixed" if on_gpu else "cpu"
+    return fn.decoders.image(encoded, device=device, output_type=types.RGB, adjust_orientation=False)
+
+
 def _crop(image: DataNode, given: dict[str, DataNode]) -> DataNode:
     """Cut out and resize as Pillow does: the filter sees nothing outside the crop."""
     cut = fn.slice(image, given["start"], given["shape"], axes=(0, 1))
@@ -109,7 +115,7 @@ def build_graph(
         )
         given = dict(zip(INPUTS, nodes))  # noqa: B905 - DALI's conditionals do not trace `strict`
         if given["decoded"]:
-            image = fn.decoders.image(given["encoded"], device="mixed" if on_gpu else "cpu", output_type=types.RGB)
+            image = decode_frames(given["encoded"], on_gpu)
         else:
             image = one_pixel([0.0, 0.0, 0.0], types.UINT8)
         image = fn.permute_batch(image, indices=given["frame"])

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from pipeline.dataset import INDEX, MANIFEST, Manifest
+from pipeline.jpeg import turning_segments
 from pipeline.shards.images import check_jpeg
 from pipeline.shards.record import Member, frame_names
 from pipeline.shards.rejects import Rejected
@@ -16,6 +17,7 @@ from pipeline.shards.triplets import MEMBERS
 Row = dict[str, Any]
 TRIPLET_KEY = re.compile(r"(.+)-(\d\d)")
 """Key of a triplet: its clip and its number."""
+_TURNED = "its metadata makes some readers turn it, though not ours; shards that are written now have none of it"
 _FIELDS = ("key", "source", "class_name", "label", "width", "height")
 
 
@@ -51,6 +53,8 @@ def read_contents(members: list[Member], read: Callable[[Member], bytes], manife
         else:
             try:
                 contents.sizes[member.extension] = check_jpeg(data)
+                if turning_segments(data):
+                    contents.faults.append(f"{member.extension}: {_TURNED}")
             except Rejected as error:
                 contents.faults.append(f"{member.extension}: {error.detail}")
     return contents
