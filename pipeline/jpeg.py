@@ -38,22 +38,38 @@ class _Field(NamedTuple):
 _UPRIGHT = _Field(_SHORT, 1, 1)
 
 
-def _app1_segments(jpeg: bytes) -> Iterator[Segment]:
-    """The APP1 segments, EXIF and XMP among them, in front of the first scan; nothing reads any behind it."""
-    at = 2
-    while (at := jpeg.find(b"\xff", at)) >= 0 and at + 4 <= len(jpeg):
-        marker = jpeg[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
-        elif marker in _WITHOUT_LENGTH:
-            at += 2
+def _header(jpeg: bytes) -> Iterator[Segment | None]:
+    """The segments in front of the first scan, then None unless they and fill bytes are all that is there.
+
+    Nothing reads metadata behind the first scan.
+    """
+    at, orderly = 2, jpeg.startswith(b"\xff\xd8")
+    while (marker := jpeg.find(b"\xff", at)) >= 0 and marker + 4 <= len(jpeg):
+        orderly &= marker == at
+        kind = jpeg[marker + 1]
+        if kind == 0xFF:  # a fill byte
+            at = marker + 1
+        elif kind in _WITHOUT_LENGTH:
+            orderly = False
+            at = marker + 2
         else:
-            end = at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
-            if marker in (_START_OF_SCAN, _END) or end < at + 4:
+            at = marker + 2 + int.from_bytes(jpeg[marker + 2 : marker + 4], "big")
+            if kind == _START_OF_SCAN and orderly:
                 return
-            if marker == _APP1:
-                yield Segment(at, end)
-            at = end
+            if kind in (_START_OF_SCAN, _END) or at < marker + 4:
+                break
+            yield Segment(marker, at)
+    yield None
+
+
+def _app1_segments(jpeg: bytes) -> list[Segment]:
+    """EXIF, XMP and others of their kind."""
+    return [segment for segment in _header(jpeg) if segment is not None and jpeg[segment.start + 1] == _APP1]
+
+
+def has_orderly_header(jpeg: bytes) -> bool:
+    """Whether the header is a series of segments; stray bytes in between are skipped by some decoders only."""
+    return None not in _header(jpeg)
 
 
 def _body(jpeg: bytes, segment: Segment) -> bytes:

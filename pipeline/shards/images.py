@@ -8,9 +8,9 @@ import zlib
 from PIL import ExifTags, Image, UnidentifiedImageError
 from pydantic import Field
 
-from pipeline.jpeg import exif_orientation, turning_segments, without_segments
+from pipeline.jpeg import exif_orientation, has_orderly_header, turning_segments, without_segments
 from pipeline.settings import Settings
-from pipeline.shards.pixels import to_rgb
+from pipeline.shards.pixels import mend_transparent_color, to_rgb
 from pipeline.shards.rejects import Reason, Rejected
 
 MIN_SIDE = 16
@@ -115,9 +115,11 @@ def _encode(data: bytes, settings: ImageSettings) -> tuple[bytes, str]:
                 Reason.TOO_LARGE, f"{image.width} x {image.height} pixels; max_pixels is {settings.max_pixels}"
             )
         check_side(image.size)
+        mend_transparent_color(image)  # first, as Pillow decodes a PNG to read its EXIF
         orientation = _orientation(image, data)
         shrink = settings.short_side is not None and min(image.size) > settings.short_side
-        if image.format == "JPEG" and image.mode == "RGB" and orientation == 1 and not shrink:
+        kept = image.format == "JPEG" and image.mode == "RGB" and has_orderly_header(data)
+        if kept and orientation == 1 and not shrink:
             if turning := turning_segments(data):
                 return without_segments(data, turning), "copied without its orientation"
             return data, "copied"

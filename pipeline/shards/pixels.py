@@ -53,19 +53,18 @@ def _white(gray: _Gray) -> int:
     """The smallest of the possible ranges that holds all pixels.
 
     Raises:
-        Rejected: none does, or the picture would be nearly black.
+        Rejected: none does, or the picture would be nearly black in it.
     """
-    if len(gray.whites) == 1:
-        return gray.whites[0]
     low, high = float(gray.values.min()), float(gray.values.max())
     if not math.isfinite(high - low):
         raise Rejected(Reason.DECODE_ERROR, "some gray levels are not finite numbers")
-    for white in gray.whites:
-        if high <= white * (1 + _SLACK):
-            if low >= -white * _SLACK and (high >= white * _DARKEST or high <= 0):
-                return white
-            break
-    raise Rejected(Reason.DECODE_ERROR, f"gray levels from {low:g} to {high:g}: which of them is white is not known")
+    white = next((white for white in gray.whites if high <= white * (1 + _SLACK)), None)
+    guessed = len(gray.whites) > 1
+    if white is None or low < -white * _SLACK or (guessed and 0 < high < white * _DARKEST):
+        raise Rejected(
+            Reason.DECODE_ERROR, f"gray levels from {low:g} to {high:g}: which of them is white is not known"
+        )
+    return white
 
 
 def _eight_bits(gray: _Gray, white: int) -> Image.Image:
@@ -73,8 +72,8 @@ def _eight_bits(gray: _Gray, white: int) -> Image.Image:
     return Image.fromarray(~levels if gray.negative else levels)
 
 
-def _mend_transparent_color(image: Image.Image) -> None:
-    """Bring the transparent color of a PNG to the scale of its pixels, before they are read."""
+def mend_transparent_color(image: Image.Image) -> None:
+    """Bring the transparent color of a PNG that was just opened, and is not decoded, to the scale of its pixels."""
     color = image.info.get("transparency")
     factor = _PNG_LEVELS.get(str(image.tile[0].args)) if image.format == "PNG" and image.tile else None
     if factor is not None and isinstance(color, int):
@@ -84,7 +83,7 @@ def _mend_transparent_color(image: Image.Image) -> None:
 
 
 def to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
-    """Decode an opened image into RGB; returns it, and the range of its gray levels if that had to be told from them.
+    """Decode an image into RGB; returns it, and the range of its gray levels if that had to be told from them.
 
     Integers and floats without a stated range are taken for 0 to 1 (floats), 255, 65535 or all that fits the type:
     the first of these that holds the picture.
@@ -93,7 +92,6 @@ def to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
         Rejected: no such range fits.
         OSError, ValueError and others of Pillow's: it cannot be decoded.
     """
-    _mend_transparent_color(image)
     image.load()
     told = ""
     if (gray := _gray(image)) is not None:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from pipeline.dataset import INDEX, MANIFEST, Manifest
-from pipeline.jpeg import turning_segments
+from pipeline.jpeg import has_orderly_header, turning_segments
 from pipeline.shards.images import check_jpeg
 from pipeline.shards.record import Member, frame_names
 from pipeline.shards.rejects import Rejected
@@ -17,7 +17,6 @@ from pipeline.shards.triplets import MEMBERS
 Row = dict[str, Any]
 TRIPLET_KEY = re.compile(r"(.+)-(\d\d)")
 """Key of a triplet: its clip and its number."""
-_TURNED = "its metadata makes some readers turn it, though not ours; shards that are written now have none of it"
 _FIELDS = ("key", "source", "class_name", "label", "width", "height")
 
 
@@ -53,11 +52,18 @@ def read_contents(members: list[Member], read: Callable[[Member], bytes], manife
         else:
             try:
                 contents.sizes[member.extension] = check_jpeg(data)
-                if turning_segments(data):
-                    contents.faults.append(f"{member.extension}: {_TURNED}")
+                contents.faults += [f"{member.extension}: {fault}" for fault in _header_faults(data)]
             except Rejected as error:
                 contents.faults.append(f"{member.extension}: {error.detail}")
     return contents
+
+
+def _header_faults(jpeg: bytes) -> Iterator[str]:
+    """What the job writes no more, as decoders see different pictures in it."""
+    if turning_segments(jpeg):
+        yield "its metadata makes some readers turn it, though not ours; shards that are written now have no such metadata"
+    if not has_orderly_header(jpeg):
+        yield "stray bytes in its header end some decoders, DALI among them; it would be encoded anew now"
 
 
 def _check_facts(facts: Row, manifest: Manifest) -> tuple[int, list[str]]:
