@@ -10,6 +10,8 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+MAX_JPEG_SIDE = 65_500
+"""Pixels beyond which libjpeg writes no side."""
 _EXIF = b"Exif\0\0"
 _TIFF_HEADERS = {b"II*\0": "<", b"MM\0*": ">"}
 _ORIENTATION, _SHORT = 0x0112, 3
@@ -30,7 +32,7 @@ class _Field(NamedTuple):
     """An entry of a TIFF directory; a value of up to four bytes lies in the entry itself."""
 
     kind: int
-    count: int
+    values: int
     value: int
     """The first two bytes as a number: the value, if `kind` is SHORT."""
 
@@ -98,8 +100,8 @@ def _exif_segments(jpeg: bytes) -> list[Segment]:
 def exif_orientation(jpeg: bytes) -> int:
     """The orientation of a JPEG by the rule of this module: 1 is upright, 2 to 8 are not, others mean nothing."""
     for segment in _exif_segments(jpeg)[:1]:
-        for kind, count, value in _orientation_fields(_body(jpeg, segment))[:1]:
-            if (kind, count) == (_SHORT, 1):
+        for kind, values, value in _orientation_fields(_body(jpeg, segment))[:1]:
+            if (kind, values) == (_SHORT, 1):
                 return value
     return 1
 

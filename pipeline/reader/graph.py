@@ -114,7 +114,7 @@ def build_graph(
             ndim=[dimensions for _, dimensions in INPUTS.values()],
         )
         given = dict(zip(INPUTS, nodes))  # noqa: B905 - DALI's conditionals do not trace `strict`
-        if given["decoded"]:
+        if given["decoded"]:  # noqa: SIM108 - DALI's conditionals trace no expression
             image = decode_frames(given["encoded"], on_gpu)
         else:
             image = one_pixel([0.0, 0.0, 0.0], types.UINT8)

@@ -19,17 +19,17 @@ from pipeline.reader.graph import Feed, build_graph
 from pipeline.reader.plan import BatchPlan, needed_frames, plan_batch
 from pipeline.reader.sources import Sources, SourceSettings, read_frames
 from pipeline.reader.views import GLOBAL_VIEWS, view_sizes
-from pipeline.settings import UserError
+from pipeline.settings import THREAD_LIMIT, UserError
 
 
 class ReaderSettings(SourceSettings):
     """Where the samples come from, what is made of them, and how far ahead."""
 
-    threads: int = Field(2, ge=1)
+    threads: int = Field(2, ge=1, le=THREAD_LIMIT)
     """CPU threads of DALI on each rank."""
-    prefetch: int = Field(2, ge=1)
+    prefetch: int = Field(2, ge=1, le=THREAD_LIMIT)
     """Batches that DALI prepares ahead."""
-    read_ahead: int = Field(4, ge=1)
+    read_ahead: int = Field(4, ge=1, le=THREAD_LIMIT)
     """Batches that are planned ahead of DALI, and whose frames the kernel is asked to read."""
 
 

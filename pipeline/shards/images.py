@@ -8,7 +8,7 @@ import zlib
 from PIL import ExifTags, Image, UnidentifiedImageError
 from pydantic import Field
 
-from pipeline.jpeg import exif_orientation, has_orderly_header, turning_segments, without_segments
+from pipeline.jpeg import MAX_JPEG_SIDE, exif_orientation, has_orderly_header, turning_segments, without_segments
 from pipeline.settings import Settings
 from pipeline.shards.pixels import mend_transparent_color, to_rgb
 from pipeline.shards.rejects import Reason, Rejected
@@ -24,8 +24,6 @@ _PILLOWS_LIMIT = 178_956_970
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 """What Pillow may read: pixels only, never formats that run a program or name other files (EPS, WMF)."""
 _JPEGS = ("JPEG", "MPO")
-_LONGEST_SIDE = 65_500
-"""Pixels beyond which libjpeg writes no side."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -44,7 +42,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `m
 class ImageSettings(Settings):
     """How still images are taken."""
 
-    short_side: int | None = Field(None, ge=16)
+    short_side: int | None = Field(None, ge=16, le=MAX_JPEG_SIDE)
     """Shrink larger images to this shorter side in pixels; by default JPEGs are kept byte for byte."""
     quality: int = Field(95, ge=1, le=100)
     """Pillow's JPEG quality for images that must be re-encoded."""
@@ -135,9 +133,9 @@ def _encode(data: bytes, settings: ImageSettings) -> tuple[bytes, str]:
         upright = upright.resize(
             (round(upright.width * factor), round(upright.height * factor)), Image.Resampling.BICUBIC
         )
-    if max(upright.size) > _LONGEST_SIDE:
+    if max(upright.size) > MAX_JPEG_SIDE:
         size = f"{upright.width} x {upright.height} pixels"
-        raise Rejected(Reason.TOO_LARGE, f"{size}; a side of a JPEG may have {_LONGEST_SIDE}")
+        raise Rejected(Reason.TOO_LARGE, f"{size}; a side of a JPEG may have {MAX_JPEG_SIDE}")
     done = [source] + [f"gray levels {gray_levels}"] * bool(gray_levels)
     done += ["rotated upright"] * (orientation != 1) + ["resized"] * shrink
     stream = io.BytesIO()

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, SAMPLEFORMAT, TiffImageFile
 
 from pipeline.shards.rejects import Reason, Rejected
@@ -72,7 +72,7 @@ def _eight_bits(gray: _Gray, white: int) -> Image.Image:
     return Image.fromarray(~levels if gray.negative else levels)
 
 
-def mend_transparent_color(image: Image.Image) -> None:
+def mend_transparent_color(image: ImageFile.ImageFile) -> None:
     """Bring the transparent color of a PNG that was just opened, and is not decoded, to the scale of its pixels."""
     color = image.info.get("transparency")
     factor = _PNG_LEVELS.get(str(image.tile[0].args)) if image.format == "PNG" and image.tile else None

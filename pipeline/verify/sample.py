@@ -61,7 +61,7 @@ def read_contents(members: list[Member], read: Callable[[Member], bytes], manife
 def _header_faults(jpeg: bytes) -> Iterator[str]:
     """What the job writes no more, as decoders see different pictures in it."""
     if turning_segments(jpeg):
-        yield "its metadata makes some readers turn it, though not ours; shards that are written now have no such metadata"
+        yield "its metadata makes some readers turn it, though not ours; written anew it has none of it"
     if not has_orderly_header(jpeg):
         yield "stray bytes in its header end some decoders, DALI among them; it would be encoded anew now"
 

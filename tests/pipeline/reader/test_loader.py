@@ -168,8 +168,10 @@ def test_metadata_turns_no_frame(image_dataset: Path, tmp_path: Path) -> None:
     for name, segment in (("odd", exif_block((0x0112, 1, 1, 6))), ("plain", b"")):
         copy = Copy(Path(shutil.copytree(image_dataset, tmp_path / name)))
         for number, sample in np.ndindex(3, 4):
-            photo = with_segments(jpeg(picture(120, 160, seed=4 * number + sample), quality=50), segment)
-            copy.overwrite(number, sample, "jpg", lambda old, new=photo: new.ljust(len(old), b"\0"))
+            pixels = picture(120, 160, seed=4 * number + sample)
+            size = copy.member(number, sample, "jpg")[2]
+            photo = with_segments(jpeg(pixels, quality=50), segment).ljust(size, b"\0")
+            copy.overwrite(number, sample, "jpg", lambda _, photo=photo: photo)  # type: ignore[misc]
         settings = ReaderSettings(shards=copy.folder, views=PLAIN, sandwich=SandwichSettings(auxiliary=()))
         batches.append(read(settings, 0, 2))
     for odd, plain in zip(*batches, strict=True):
