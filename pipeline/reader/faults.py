@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from nvidia.dali import fn, pipeline_def, types
-from nvidia.dali.data_node import DataNode
 from PIL import Image
 
 from pipeline.dataset import INDEX, ShardDataset
-from pipeline.reader.graph import decode_frames
+from pipeline.reader.graph import ENCODED, build_decoder
 from pipeline.settings import UserError
 from pipeline.shards.images import check_jpeg
 from pipeline.shards.rejects import Rejected
@@ -34,25 +32,16 @@ class BatchFrame(NamedTuple):
         shard = self.dataset.manifest.shards[self.dataset.shard[self.row]].file
         return f"sample {self.dataset.keys[self.row]} in {self.dataset.folder}/{shard}"
 
-    def __str__(self) -> str:
-        name = f"frame {self.frame}" if self.dataset.num_frames[self.row] > 1 else "the image"
-        return f"{name} of {self.sample}"
-
 
 class _Decoder:
     """The decoder of the reader's graph, for one frame at a time."""
 
     def __init__(self, device_id: int | None) -> None:
-        @pipeline_def(batch_size=1, num_threads=1, device_id=device_id, prefetch_queue_depth=1)  # type: ignore[untyped-decorator]
-        def graph() -> DataNode:
-            encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
-            return decode_frames(encoded, on_gpu=device_id is not None)
-
-        self._pipeline = graph()
+        self._pipeline = build_decoder(device_id)
 
     def size(self, jpeg: np.ndarray) -> tuple[int, int]:
         """Width and height as decoded; raises one of `DALI_ERRORS` for a frame that cannot be, and ever after."""
-        self._pipeline.feed_input("encoded", [jpeg])
+        self._pipeline.feed_input(ENCODED, [jpeg])
         (picture,) = self._pipeline.run()
         height, width, _ = picture.shape()[0]
         return width, height
@@ -79,25 +68,26 @@ def _first_words(error: Exception) -> str:
 
 
 def _fault(frame: BatchFrame, decoder: _Decoder | None) -> str | None:
-    """What is wrong with a frame, and what to do; None if nothing is."""
+    """A sentence on what is wrong with a frame, and what to do; None if nothing is."""
     dataset, row, number = frame
+    name = f"frame {number} of {frame.sample}"
     jpeg = dataset.frame(row, number)
     size = int(dataset.width[row]), int(dataset.height[row])
     try:
         stored = check_jpeg(jpeg.tobytes())
     except Rejected as rejected:
-        return f"is damaged: {rejected.detail}. {dataset.mending}"
+        return f"frame {number} of {frame.sample} is damaged: {rejected.detail}. {dataset.mending}"
     if stored != size:
-        return f"has {stored[0]} x {stored[1]} pixels, but {INDEX} says {size[0]} x {size[1]}. {dataset.mending}"
+        return f"{name} has {stored[0]} x {stored[1]} pixels, but {INDEX} says {size[0]} x {size[1]}. {dataset.mending}"
     if decoder is None:
         return None
     remedy = "Leave its input out, or save that as an ordinary JPEG, and write these shards anew"
     try:
         decoded = decoder.size(jpeg)
     except DALI_ERRORS as error:
-        return f"is whole, but DALI cannot decode it: {_first_words(error)}. {remedy}"
+        return f"{name} is whole, but DALI cannot decode it: {_first_words(error)}. {remedy}"
     if decoded != size:
-        return f"has {size[0]} x {size[1]} pixels, but DALI decodes {decoded[0]} x {decoded[1]}. {remedy}"
+        return f"{name} has {size[0]} x {size[1]} pixels, but DALI decodes {decoded[0]} x {decoded[1]}. {remedy}"
     return None
 
 
@@ -109,7 +99,7 @@ def explain_failure(error: Exception, where: str, frames: Sequence[BatchFrame], 
     decoder = _decoder(device_id)
     for frame in frames:
         if (fault := _fault(frame, decoder)) is not None:
-            return UserError(f"{frame} {fault}")
+            return UserError(fault)
     samples = list(dict.fromkeys(frame.sample for frame in frames))
     named = ", ".join(samples[:_MOST_NAMED])
     more = f" and {len(samples) - _MOST_NAMED} more" if len(samples) > _MOST_NAMED else ""
