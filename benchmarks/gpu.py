@@ -20,7 +20,7 @@ from benchmarks.gpu_run import Outcome, run_program
 from benchmarks.gpu_stages import Stage, build_stages, gpu_sizes, read_figures, say, tiny_sizes
 from benchmarks.made_shards import make_shards
 from benchmarks.result import print_table, write_result
-from pipeline.settings import Command, UserError, run_command
+from pipeline.settings import COUNT_LIMIT, Command, UserError, run_command
 
 ROOT = Path(__file__).parents[1]
 RESULT = Path("benchmarks/results/gpu.json")
@@ -38,7 +38,7 @@ class GpuBenchmark(Command):
     """cpu: a dry run at tiny sizes, which shows that the stages run and measures nothing."""
     out: Path | None = None
     """Result file; default benchmarks/results/gpu.json, and none in a dry run."""
-    limit_s: float = Field(470, gt=0)
+    limit_s: float = Field(470, gt=0, le=COUNT_LIMIT)
     """Seconds for all together; stages that would begin later are left out."""
 
 

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from evaluation.backbones import Checkpoint, Precision, open_checkpoint
 from pipeline.files import remove, write_bytes
-from pipeline.settings import Command, Settings, UserError
+from pipeline.settings import BATCH_LIMIT, THREAD_LIMIT, Command, Seed, Settings, UserError
 from pipeline.versions import installed_versions
 
 PREDICTIONS = "predictions"
@@ -29,7 +29,8 @@ def _two_numbers(size: object) -> object:
     return size
 
 
-Size = Annotated[tuple[int, int], BeforeValidator(_two_numbers)]
+_Side = Annotated[int, Field(ge=1, le=2**14)]
+Size = Annotated[tuple[_Side, _Side], BeforeValidator(_two_numbers)]
 """Height and width in pixels."""
 
 
@@ -38,7 +39,7 @@ class ReportSettings(Settings):
 
     enabled: bool = True
     """Write report.html and the contact sheets."""
-    clips: int = Field(default=3, ge=0)
+    clips: int = Field(default=3, ge=0, le=1000)
     """So many of the best and of the worst sequences are shown moving."""
     attention: bool = False
     """Show what the CLS token of the last block attends to in the first frames (this project's weights and .pth)."""
@@ -51,7 +52,7 @@ class DataCommand(Command):
     """Root folder of the data set; nothing is written there."""
     sequences: tuple[str, ...] = ()
     """Only these sequences instead of the whole list, e.g. --sequences dog,bmx-trees."""
-    workers: int = Field(default=4, ge=1)
+    workers: int = Field(default=4, ge=1, le=THREAD_LIMIT)
     """Threads that decode ahead of the network, and that score and write behind it."""
     report: ReportSettings = ReportSettings()
     """The page to look at."""
@@ -66,15 +67,15 @@ class EvaluationCommand(DataCommand):
     """Folder for result, predictions, contact sheets and report; an earlier result in it is replaced."""
     random_init: bool = False
     """Take only the architecture from the weights and draw random parameters: the floor to compare with."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Seed of the random parameters."""
     device: str = "auto"
     """Where the network and the propagation run: auto, cpu, cuda or cuda:N."""
     precision: Precision = "fp32"
     """Precision of the network: fp32 as in the protocol, or bf16. Propagation is always float32."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=THREAD_LIMIT)
     """CPU threads of the network; by default as many as there are cores."""
-    batch_size: int = Field(default=4, ge=1)
+    batch_size: int = Field(default=4, ge=1, le=BATCH_LIMIT)
     """Frames that pass the network at once."""
 
     @field_validator("weights", mode="before")

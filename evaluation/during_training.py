@@ -20,7 +20,7 @@ from evaluation.davis import COLUMNS, Davis, DavisCommand
 from evaluation.evaluate import Results, evaluate_clips, open_clips, summarise
 from evaluation.task import Clip
 from pipeline.files import write_bytes
-from pipeline.settings import Settings, UserError
+from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, Settings, UserError
 from training.vit import VisionTransformer
 from training.weights import read_card, save_backbone
 
@@ -33,7 +33,7 @@ class EvalSettings(Settings):
 
     davis: Path | None = None
     """DAVIS-2017 folder on which the teacher is scored."""
-    every: int = Field(1000, ge=1)
+    every: int = Field(1000, ge=1, le=COUNT_LIMIT)
     """Steps between two evaluations; the last step is always evaluated."""
     split: str = "val"
     """Which list of ImageSets/2017."""
@@ -41,7 +41,7 @@ class EvalSettings(Settings):
     """Only these sequences of it, for a quicker look."""
     size: Size = (480, 880)
     """Height and width of the network's input; multiples of the patch size."""
-    batch_size: int = Field(4, ge=1)
+    batch_size: int = Field(4, ge=1, le=BATCH_LIMIT)
     """Frames that pass the network at once on a rank."""
 
 

@@ -13,7 +13,7 @@ left out.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import scipy.io
@@ -46,20 +46,20 @@ from evaluation.task import (
     plain_name,
     read_lines,
 )
-from pipeline.settings import Settings, UserError
+from pipeline.settings import COUNT_LIMIT, Settings, UserError
 
 
 class JhmdbScoring(Settings):
     """Constants of PCK."""
 
-    thresholds: tuple[float, ...] = (0.1, 0.2)
+    thresholds: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = (0.1, 0.2)
     """Distances, over the person's size, up to which a joint is right; the first one is the score."""
-    box_scale: float = Field(default=0.6, gt=0)
+    box_scale: float = Field(default=0.6, gt=0, le=1000)
     """The person's size over the diagonal of the box around the joints."""
 
     @field_validator("thresholds")
     @classmethod
-    def _positive(cls, thresholds: tuple[float, ...]) -> tuple[float, ...]:
+    def _positive(cls, thresholds: tuple[Annotated[float, Field(gt=0, le=1000)], ...]) -> tuple[float, ...]:
         if not thresholds or min(thresholds) <= 0:
             raise ValueError("must be one or several positive numbers, e.g. 0.1,0.2")
         return thresholds
@@ -86,9 +86,9 @@ class JhmdbCommand(EvaluationCommand, JhmdbOptions):
 
     size: Size = (320, 320)
     """Height and width to which frames are stretched for the network, e.g. --size 320,320; multiples of the patch."""
-    sigma: float = Field(default=0.5, gt=0)
+    sigma: float = Field(default=0.5, gt=0, le=1000)
     """Width of a joint's label on the patch grid, cells."""
-    top_cells: int = Field(default=5, ge=1)
+    top_cells: int = Field(default=5, ge=1, le=COUNT_LIMIT)
     """A joint is the weighted mean of so many cells with its highest labels."""
     propagation: PropagationSettings = PropagationSettings()
 

@@ -46,9 +46,9 @@ class VipCommand(EvaluationCommand, VipOptions):
 
     program: ClassVar[str] = "python -m evaluation vip"
 
-    long_side: int = Field(default=880, ge=1)
+    long_side: int = Field(default=880, ge=1, le=2**16)
     """Longer side of the network's input, pixels; a multiple of the patch size."""
-    side_multiple: int = Field(default=64, ge=1)
+    side_multiple: int = Field(default=64, ge=1, le=2**16)
     """The shorter side keeps the aspect ratio and is rounded down to a multiple of this."""
     propagation: PropagationSettings = PropagationSettings(top_k=10)
 

@@ -11,10 +11,10 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, TypeVar, get_origin
+from typing import Annotated, Any, ClassVar, NoReturn, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -25,6 +25,20 @@ from pydantic_settings import (
 
 CommandT = TypeVar("CommandT", bound="Command")
 
+Seed = Annotated[int, Field(ge=0, lt=2**64)]
+"""What all generators take: Philox and blake2b 64 bits, torch no more."""
+Share = Annotated[float, Field(ge=0, le=1)]
+COUNT_LIMIT = 10**9
+"""Bound of numbers that nothing else bounds: no run needs more, and sums and products of a few stay within 64 bits."""
+FACTOR_LIMIT = 10**6
+"""Bound of weights, rates and factors that nothing else bounds."""
+BATCH_LIMIT = 2**20
+"""Bound of what is put through a model or a search at once."""
+THREAD_LIMIT = 1024
+"""Bound of threads and processes of a machine, and of what is prepared ahead."""
+WORKER_LIMIT = 2**16
+"""Bound of processes of a cluster."""
+
 
 class UserError(Exception):
     """Something the user can mend; the message is one clear sentence and is all that is printed."""
@@ -33,13 +47,13 @@ class UserError(Exception):
 class Settings(BaseModel):
     """Base of a component's settings: immutable, unknown keys refused, docstrings below fields become `--help`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Command(BaseSettings):
     """Base of a program's settings: command line over the YAML file given by `--config` over the defaults."""
 
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
     program: ClassVar[str]
     """How the program is called, shown in `--help`."""
 
@@ -107,6 +121,29 @@ def _allowed_keys(model: type[BaseModel], location: Sequence[int | str]) -> list
     return sorted(model.model_fields)
 
 
+_RANGE = {"ge": "at least {}", "gt": "more than {}", "le": "at most {}", "lt": "less than {}"}
+_OUT_OF_RANGE = {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"}
+"""pydantic's names of what is wrong with a number."""
+
+
+def _range(model: type[BaseModel], location: Sequence[int | str]) -> str:
+    """The range of the number at a location: "at least 1 and at most 100"."""
+    annotation: Any = model
+    constraints: list[Any] = []
+    for part in location:
+        if isinstance(part, str) and isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            field = annotation.model_fields[part]
+            annotation, constraints = field.annotation, field.metadata
+        elif isinstance(part, int) and get_origin(annotation) is tuple:
+            members = [member for member in get_args(annotation) if member is not Ellipsis]
+            annotation, *details = get_args(members[min(part, len(members) - 1)]) or (members[0],)
+            constraints = [constraint for detail in details for constraint in detail.metadata]
+    stated = [
+        text.format(getattr(c, bound)) for c in constraints for bound, text in _RANGE.items() if hasattr(c, bound)
+    ]
+    return " and ".join(stated)
+
+
 def _describe(model: type[BaseModel], error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
@@ -116,6 +153,8 @@ def _describe(model: type[BaseModel], error: ValidationError) -> str:
             lines.append(f"unknown key {key}; allowed here: {allowed}")
         elif problem["type"] == "missing":
             lines.append(f"--{key} is required")
+        elif problem["type"] in _OUT_OF_RANGE and (allowed := _range(model, problem["loc"])):
+            lines.append(f"{key} = {problem['input']}: must be {allowed}")
         else:
             reason = problem["msg"].removeprefix("Value error, ")
             lines.append(f"{key} = {problem['input']!r}: {reason}" if key else reason)

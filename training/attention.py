@@ -24,7 +24,7 @@ from pipeline.files import atomic_path
 from pipeline.reader.masks import draw_masks
 from pipeline.reader.sandwich import SandwichSettings
 from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD, centre_boxes
-from pipeline.settings import Command, UserError, run_command
+from pipeline.settings import COUNT_LIMIT, Command, UserError, run_command
 from training.checkpoint import MODEL
 from training.model import TCoRe, TCoReSettings
 from training.run_config import CONFIG
@@ -48,7 +48,7 @@ class AttentionCommand(Command):
     """Folder for the pictures, one PNG a clip."""
     keys: tuple[str, ...] = ()
     """Sample keys of the clips; default: the first `clips` of the dataset."""
-    clips: int = Field(8, ge=1)
+    clips: int = Field(8, ge=1, le=COUNT_LIMIT)
     """How many clips are drawn without keys."""
 
 

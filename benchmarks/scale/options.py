@@ -5,38 +5,38 @@ from typing import ClassVar
 
 from pydantic import Field, model_validator
 
-from pipeline.settings import Command, Settings
+from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, Command, Settings
 
 
 class DataSettings(Settings):
     """Size of the data sets."""
 
-    clips: int = Field(240_000, ge=1)
+    clips: int = Field(240_000, ge=1, le=COUNT_LIMIT)
     """Clips; Kinetics-400 has 239,789 for training (paper, section 4.1)."""
-    frames: int = Field(20, ge=1)
+    frames: int = Field(20, ge=1, le=COUNT_LIMIT)
     """Frames of a clip: 10 s at 2 frames a second (paper, section 4.1)."""
-    clip_kb: float = Field(600.0, gt=0)
+    clip_kb: float = Field(600.0, gt=0, le=COUNT_LIMIT)
     """Kilobytes of a clip before it is decoded."""
-    images: int = Field(1_300_000, ge=1)
+    images: int = Field(1_300_000, ge=1, le=COUNT_LIMIT)
     """Images; ImageNet-1k has 1,281,167 for training."""
 
 
 class ClusterSettings(Settings):
     """The machines, taken as alike."""
 
-    nodes: int = Field(8, ge=1)
+    nodes: int = Field(8, ge=1, le=COUNT_LIMIT)
     """Machines."""
-    gpus: int = Field(64, ge=1)
+    gpus: int = Field(64, ge=1, le=COUNT_LIMIT)
     """GPUs of all machines."""
-    cores: int = Field(512, ge=1)
+    cores: int = Field(512, ge=1, le=COUNT_LIMIT)
     """CPU cores of all machines."""
-    memory_gb: float = Field(1000.0, gt=0)
+    memory_gb: float = Field(1000.0, gt=0, le=COUNT_LIMIT)
     """Memory of a machine in 10^9 bytes, in which the kernel keeps what was read."""
-    network_gb: float = Field(12.5, gt=0)
+    network_gb: float = Field(12.5, gt=0, le=COUNT_LIMIT)
     """10^9 bytes a second that a machine sends and receives at once; 12.5 are 100 Gbit/s."""
-    storage_gb: float = Field(10.0, gt=0)
+    storage_gb: float = Field(10.0, gt=0, le=COUNT_LIMIT)
     """10^9 bytes a second that the shared storage gives to all machines together."""
-    storage_requests: float = Field(100_000.0, gt=0)
+    storage_requests: float = Field(100_000.0, gt=0, le=COUNT_LIMIT)
     """Single reads a second that it answers."""
 
     @model_validator(mode="after")
@@ -63,22 +63,22 @@ class ClusterSettings(Settings):
 class PriceSettings(Settings):
     """Prices in a currency of your own; the defaults are round numbers and nobody's offer."""
 
-    core_hour: float = Field(0.05, ge=0)
+    core_hour: float = Field(0.05, ge=0, le=COUNT_LIMIT)
     """Of a CPU core for an hour."""
-    gpu_hour: float = Field(3.0, ge=0)
+    gpu_hour: float = Field(3.0, ge=0, le=COUNT_LIMIT)
     """Of a GPU, with its share of the machine, for an hour."""
-    tb_month: float = Field(25.0, ge=0)
+    tb_month: float = Field(25.0, ge=0, le=COUNT_LIMIT)
     """Of 10^12 bytes of storage for a month."""
-    months: float = Field(3.0, ge=0)
+    months: float = Field(3.0, ge=0, le=COUNT_LIMIT)
     """How long the shards are kept."""
 
 
 class AssumedSettings(Settings):
     """What stands in for figures that no GPU, or no quiet machine, has given yet; not used where they are measured."""
 
-    gpu_tflops: float = Field(250.0, gt=0)
+    gpu_tflops: float = Field(250.0, gt=0, le=COUNT_LIMIT)
     """10^12 floating-point operations a second that a GPU does in training, in bf16."""
-    reader_samples: float = Field(40.0, gt=0)
+    reader_samples: float = Field(40.0, gt=0, le=COUNT_LIMIT)
     """Samples a second for which one CPU core decodes frames and makes views."""
 
 
@@ -96,7 +96,7 @@ class ScaleCommand(Command):
     """The page."""
     results: Path = Path("benchmarks/results")
     """Folder with the JSON files of the benchmarks."""
-    clips_a_gpu: int = Field(64, ge=2)
+    clips_a_gpu: int = Field(64, ge=2, le=BATCH_LIMIT)
     """Clips of a GPU where the global batch grows with the number of GPUs."""
     data: DataSettings = DataSettings()
     """Size of the data sets."""

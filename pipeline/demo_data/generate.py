@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from pipeline.demo_data import casting, trees
 from pipeline.files import TEMPORARY_PREFIX, as_json, remove, write_bytes
-from pipeline.settings import Settings, UserError
+from pipeline.settings import COUNT_LIMIT, Seed, Settings, UserError
 from pipeline.shards.ffmpeg import FfmpegError
 from pipeline.shards.versions import writer_versions
 
@@ -38,13 +38,13 @@ _CLIP, _IMAGE, _DAVIS, _VIP, _JHMDB = range(5)  # streams of random numbers
 class DemoSettings(Settings):
     """What is made."""
 
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Everything follows from it."""
-    clips: int = Field(48, ge=1)
+    clips: int = Field(48, ge=1, le=COUNT_LIMIT)
     """Training clips, dealt to 6 classes."""
-    images_per_class: int = Field(12, ge=1)
+    images_per_class: int = Field(12, ge=1, le=COUNT_LIMIT)
     """Images of each of the 8 classes."""
-    sequences: int = Field(4, ge=1)
+    sequences: int = Field(4, ge=1, le=COUNT_LIMIT)
     """Held-out DAVIS sequences; half as many are made for VIP and for JHMDB."""
 
 

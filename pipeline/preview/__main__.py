@@ -13,7 +13,7 @@ from pipeline.preview import page, sheet
 from pipeline.preview.batch import batch_settings, write_batch
 from pipeline.preview.strips import read_strips
 from pipeline.preview.survey import choose, survey_dataset
-from pipeline.settings import Command, UserError, run_command
+from pipeline.settings import Command, Seed, UserError, run_command
 from pipeline.shards.parts import PARTS
 from pipeline.storage import LocalStorage, Place, Storage, open_storage
 
@@ -38,7 +38,7 @@ class PreviewCommand(Command):
     """Clips or images to show, spread over the classes."""
     draws: int = Field(3, ge=1, le=20)
     """Triplets to show of each clip."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of the choice of samples, and of the draws, which are those of a training with this `data.seed`."""
     batch: bool = False
     """Also write OUT/batch.png: a batch of `samples` as the model sees it, with crops, boxes and masks."""

@@ -24,7 +24,7 @@ from pipeline.reader.views import (
     view_boxes,
     view_kinds,
 )
-from pipeline.settings import Settings
+from pipeline.settings import Seed, Settings
 
 TRIPLET_FRAMES = {"past": 0, "current": 1, "future": 2}
 """Order of the frames of a sample in layout `triplets`."""
@@ -33,9 +33,9 @@ TRIPLET_FRAMES = {"past": 0, "current": 1, "future": 2}
 class PlanSettings(Settings):
     """Everything that is drawn for a sample."""
 
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of all draws of the reader."""
-    patch_size: int = Field(16, ge=1)
+    patch_size: int = Field(16, ge=1, le=4096)
     """Side of a patch in pixels; masks lie on the grid of patches of a global crop."""
     order: OrderSettings = OrderSettings()
     """How the samples of an epoch are shuffled."""

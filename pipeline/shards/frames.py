@@ -11,9 +11,10 @@ from typing import IO, Literal
 import ffmpeg
 import numpy as np
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.files import open_regular
+from pipeline.jpeg import MAX_JPEG_SIDE
 from pipeline.settings import Settings
 from pipeline.shards.ffmpeg import FfmpegError, FfmpegFlood, FfmpegTimeout, memory_file, run_ffmpeg
 from pipeline.shards.images import check_side
@@ -39,6 +40,13 @@ _REASONS = (
 """What ffmpeg says, and the reason and detail that it stands for; anything else is a decoding error."""
 
 
+_MAX_FRAMES = 1_000_000
+_MAX_PIXELS = 2**31 - 1
+"""What ffmpeg takes for its own bound."""
+_MAX_DEADLINE_S = 7 * 24 * 3600
+"""A week; waiting for much longer overflows the system's milliseconds."""
+
+
 class FrameSettings(Settings):
     """How frames are taken from clips."""
 
@@ -47,18 +55,24 @@ class FrameSettings(Settings):
     timing: Literal["exact", "reference"] = "exact"
     """`reference` decodes only pictures that others refer to and takes the nearest one: faster, but less even in time,
     and a frame may be missing at the end."""
-    short_side: int = Field(256, ge=16)
+    short_side: int = Field(256, ge=16, le=MAX_JPEG_SIDE)
     """Shorter side of a frame in pixels; smaller clips are not enlarged."""
     quality: int = Field(2, ge=1, le=31)
     """ffmpeg's JPEG quantiser scale: 1 best, 31 worst; 2 is about Pillow quality 95."""
-    min_frames: int = Field(8, ge=1)
+    min_frames: int = Field(8, ge=1, le=_MAX_FRAMES)
     """Clips with fewer frames are rejected; below 8 the sampling ranges of the method are empty."""
-    max_frames: int = Field(2000, ge=1)
+    max_frames: int = Field(2000, ge=1, le=_MAX_FRAMES)
     """Clips with more frames are rejected."""
-    max_pixels: int = Field(40_000_000, ge=1)
+    max_pixels: int = Field(40_000_000, ge=1, le=_MAX_PIXELS)
     """Clips whose pictures have more pixels are rejected; 8K has 33 million."""
-    deadline_s: float = Field(600.0, gt=0)
+    deadline_s: float = Field(600.0, gt=0, le=_MAX_DEADLINE_S)
     """A clip whose decoding takes longer is rejected."""
+
+    @model_validator(mode="after")
+    def _some_number_of_frames_is_allowed(self) -> "FrameSettings":
+        if self.min_frames > self.max_frames:
+            raise ValueError(f"min_frames = {self.min_frames} is more than max_frames = {self.max_frames}")
+        return self
 
 
 @dataclass(frozen=True)

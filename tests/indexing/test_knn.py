@@ -202,7 +202,7 @@ def test_bad_input_is_one_sentence(change: dict[str, Any], message: str, frames:
         ("--weights w --features f.npy", "give either --weights or --features"),
         ("--features f.npy --exclude_same_group (", "no regular expression"),
         ("--features f.npy --exclude-same-group abc", "put parentheses around"),
-        ("--features f.npy -k 0", "k = .*greater than or equal to 1"),
+        ("--features f.npy -k 0", "k = .*must be at least 1"),
         ("--features f.npy --search.where ray --search.approximate", "ray does not go with search.approximate"),
         ("--features f.npy --search.where ray --search.device gpu", "ray does not go with search.device = gpu"),
     ],

@@ -97,7 +97,7 @@ def test_environment_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     ("yaml", "message"),
     [
         ("frames: {fsp: 3}", "unknown key frames.fsp; allowed here: area, fps"),
-        ("frames: {fps: -1}", "frames.fps = -1: Input should be greater than 0"),
+        ("frames: {fps: -1}", "frames.fps = -1: must be more than 0"),
         ("framez: 1", "unknown key framez; allowed here: config, data, fast, frames"),
         ("- a list", "must hold `key: value` lines, not a list"),
         ("a: [", "not valid YAML"),

@@ -18,7 +18,8 @@ from pipeline.reader.plan import plan_batch
 from pipeline.reader.sandwich import SandwichSettings
 from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD, ViewSettings
 from pipeline.settings import UserError
-from tests.media import decode
+from tests.media import decode, exif_block, jpeg, picture, with_segments
+from tests.pipeline.verify.damage import Copy
 
 VIEWS = ViewSettings(global_size=64, local_size=32, local_crops=3)
 PLAIN = ViewSettings(global_size=64, local_size=32, local_crops=1, jitter=0, grey=0, blur=(0, 0, 0), solarize=(0, 0, 0))
@@ -159,6 +160,23 @@ def test_damaged_frame_is_named(made_dataset: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match=fault):
         read(ReaderSettings(shards=copy, views=VIEWS), 0, 1)
+
+
+def test_metadata_turns_no_frame(image_dataset: Path, tmp_path: Path) -> None:
+    """Photos of older shards, in which DALI sees an orientation that the index does not know."""
+    batches = []
+    for name, segment in (("odd", exif_block((0x0112, 1, 1, 6))), ("plain", b"")):
+        copy = Copy(Path(shutil.copytree(image_dataset, tmp_path / name)))
+        for number, sample in np.ndindex(3, 4):
+            pixels = picture(120, 160, seed=4 * number + sample)
+            size = copy.member(number, sample, "jpg")[2]
+            photo = with_segments(jpeg(pixels, quality=50), segment).ljust(size, b"\0")
+            copy.overwrite(number, sample, "jpg", lambda _, photo=photo: photo)  # type: ignore[misc]
+        settings = ReaderSettings(shards=copy.folder, views=PLAIN, sandwich=SandwichSettings(auxiliary=()))
+        batches.append(read(settings, 0, 2))
+    for odd, plain in zip(*batches, strict=True):
+        assert torch.equal(odd.global_crops, plain.global_crops)
+        assert torch.equal(odd.local_crops, plain.local_crops)
 
 
 @pytest.mark.parametrize("fault", ["cut", "rewritten", "replaced", "removed"])

@@ -15,7 +15,7 @@ from pipeline.shards.plan import Planned
 from pipeline.shards.rejects import Reason, Rejected
 from pipeline.shards.sources import Media
 from pipeline.storage import LocalStorage, open_storage
-from tests.media import jpeg, picture, write_image
+from tests.media import exif_block, jpeg, picture, with_segments, write_image
 
 IMAGE = Planned("c/x.jpg", "x", "c", 0, None)
 
@@ -92,3 +92,17 @@ def test_frames_of_different_sizes_are_a_reject(tmp_path: Path) -> None:
     source = Inputs(open_storage(str(tmp_path)), None, "frames", FrameSettings(), ImageSettings())
     with pytest.raises(Rejected, match=r"size changes within the clip: \[\(96, 128\), \(128, 96\)\]"):
         decode(source, IMAGE._replace(path="c/clip"), defaultdict(float))
+
+
+def test_frames_of_a_folder_are_as_upright_as_images(tmp_path: Path) -> None:
+    """One frame lost its orientation on the way through an editor, which added a block that only some readers find."""
+    plain = jpeg(picture(48, 64, seed=0))
+    odd = with_segments(plain, exif_block((0x0110, 2, 1, 65)), exif_block((0x0112, 3, 1, 6)))
+    for number in range(8):
+        path = tmp_path / "c" / f"{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(odd if number == 5 else plain)
+    source = Inputs(open_storage(str(tmp_path)), None, "frames", FrameSettings(), ImageSettings())
+    decoded = decode(source, Planned("c", "x", "c", 0, None), defaultdict(float))
+    assert decoded.jpegs == [plain] * 8
+    assert decoded.fields["encoding"] == {"copied": 7, "copied without its orientation": 1}
