@@ -6,15 +6,16 @@ A component keeps its `Settings` beside it; a program collects them in a `Comman
 import argparse
 import difflib
 import json
+import math
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, TypeVar, get_origin
+from typing import Any, ClassVar, NoReturn, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -30,10 +31,28 @@ class UserError(Exception):
     """Something the user can mend; the message is one clear sentence and is all that is printed."""
 
 
+def _types_in(annotation: object) -> set[object]:
+    """The plain types that an annotation is made of."""
+    return {annotation}.union(*map(_types_in, get_args(annotation)))
+
+
+def _plain_number(cls: type[BaseModel], value: object, info: ValidationInfo) -> object:
+    """Refuse `true` and `.inf` of a YAML file where a number is due; pydantic would take them for 1 and infinity."""
+    types = _types_in(cls.model_fields[str(info.field_name)].annotation)
+    if {int, float} & types:
+        for member in value if isinstance(value, list) else [value]:
+            if isinstance(member, bool) and bool not in types:
+                raise ValueError("must be a number; YAML reads yes and on as true, no and off as false")
+            if isinstance(member, float) and not math.isfinite(member):
+                raise ValueError("must be a finite number; .inf and .nan are none")
+    return value
+
+
 class Settings(BaseModel):
     """Base of a component's settings: immutable, unknown keys refused, docstrings below fields become `--help`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    _plain_numbers = field_validator("*", mode="before")(_plain_number)
 
 
 class Command(BaseSettings):
@@ -45,6 +64,7 @@ class Command(BaseSettings):
 
     config: Path | None = None
     """YAML file with any of the options below, nested by their dots."""
+    _plain_numbers = field_validator("*", mode="before")(_plain_number)
 
     @classmethod
     def settings_customise_sources(
@@ -69,16 +89,51 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+_NOT_AS_WRITTEN = re.compile(r"[-+]?(0[\d_]+|.*:.*)")
+"""Numbers that YAML reads in base 8 or 60."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without its surprises: no key twice, keys are text, 010 and 1:30 are no numbers."""
+
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:  # as written: keys that `<<` merges come later and may be given again
+            line = key.start_mark.line + 1
+            if not key.tag.endswith((":str", ":merge")):
+                shown = key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping"
+                raise UserError(f"line {line}: a key must be text, not {shown}; put it in quotes if it is one")
+            if key.value in lines:
+                raise UserError(
+                    f"the key {key.value} is given twice, in lines {lines[key.value]} and {line}: keep one of them"
+                )
+            lines[key.value] = line
+        return node
+
+    def compose_scalar_node(self, anchor: dict[Any, yaml.Node]) -> yaml.ScalarNode:
+        node = super().compose_scalar_node(anchor)
+        if node.tag.endswith((":int", ":float")) and _NOT_AS_WRITTEN.fullmatch(node.value):
+            base = 60 if ":" in node.value else 8
+            raise UserError(
+                f"line {node.start_mark.line + 1}: YAML reads {node.value} as a number in base {base}: write a plain "
+                "number, or put it in quotes if it is text"
+            )
+        return node
+
+
 def load_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping.
 
     Raises:
-        UserError: the file is missing or is not a YAML mapping.
+        UserError: the file is missing, is not a YAML mapping, or holds a key twice.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_bytes(), _Loader)
     except OSError as error:
         raise UserError(f"cannot read the config file {path}: {error.strerror}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if content is None:
@@ -107,6 +162,22 @@ def _allowed_keys(model: type[BaseModel], location: Sequence[int | str]) -> list
     return sorted(model.model_fields)
 
 
+def _hint(problem: Mapping[str, Any]) -> str:
+    """What to write instead, where YAML has read something else than was meant."""
+    value, kind = problem["input"], problem["type"]
+    if kind == "model_type":
+        return "must be a group of options, nested below it" + ("; nothing is" if value is None else "")
+    if value is None:
+        return "nothing follows its colon: give a value or remove the line"
+    if isinstance(value, bool) and kind in ("string_type", "path_type", "literal_error"):
+        return "YAML reads yes, no, on and off without quotes as true and false: put the text in quotes"
+    if kind in ("string_type", "path_type") and not isinstance(value, list | dict):
+        return "put it in quotes if it is text"
+    if kind == "int_parsing" and re.fullmatch(r"[-+]?[\d.]+[eE][-+]?\d+", value):
+        return f"write it without an exponent, as {float(value):.0f}"
+    return ""
+
+
 def _describe(model: type[BaseModel], error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
@@ -117,7 +188,9 @@ def _describe(model: type[BaseModel], error: ValidationError) -> str:
         elif problem["type"] == "missing":
             lines.append(f"--{key} is required")
         else:
-            reason = problem["msg"].removeprefix("Value error, ")
+            reason = re.sub(r"^Value error, | for <class .*>$", "", problem["msg"])
+            if hint := _hint(problem):
+                reason = hint if problem["type"] == "model_type" else f"{reason}; {hint}"
             lines.append(f"{key} = {problem['input']!r}: {reason}" if key else reason)
     return "; ".join(lines)
 

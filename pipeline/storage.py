@@ -17,7 +17,12 @@ from pydantic import BeforeValidator
 from pipeline.files import TEMPORARY_PREFIX, atomic_path, locked, open_regular, remove
 from pipeline.settings import UserError
 
-Place = Annotated[str, BeforeValidator(os.fspath)]
+
+def _as_text(place: object) -> object:
+    return os.fspath(place) if isinstance(place, os.PathLike) else place
+
+
+Place = Annotated[str, BeforeValidator(_as_text)]
 """A path, or an address such as `s3://bucket/folder` that fsspec knows."""
 
 
