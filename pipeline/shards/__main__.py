@@ -43,6 +43,18 @@ def _summary(command: ShardsCommand, outcome: Outcome, seconds: float) -> str:
     return "\n".join(lines)
 
 
+def _advice(command: ShardsCommand, outcome: Outcome) -> str:
+    """What to do about many rejects, by what most of them are."""
+    most = max(outcome.reasons, key=lambda reason: outcome.reasons[reason])
+    if most == Reason.DUPLICATE_KEY.value:
+        if command.media == "frames":
+            return "Most have the folder name of another: give the folder of each clip a name of its own"
+        return "Most have the file name of another: are these frames of clips? Take them with --media frames"
+    if most == Reason.MIXED_NAMES.value:
+        return "Most hold images of several kinds: say which are the frames with --frames.pattern, in a new OUT"
+    return "If that is expected, raise --max_reject_fraction and run the same command again"
+
+
 def main(command: ShardsCommand) -> int:
     """Run the job and print its summary; returns the exit status."""
     started = time.perf_counter()
@@ -50,13 +62,10 @@ def main(command: ShardsCommand) -> int:
     print(_summary(command, outcome, time.perf_counter() - started))
     manifest = outcome.manifest
     if manifest.rejects > command.max_reject_fraction * manifest.inputs:
-        if outcome.reasons.get(Reason.DUPLICATE_KEY.value, 0) > manifest.inputs / 2:
-            advice = "Most have the file name of another: are these frames of clips? Take them with --media frames"
-        else:
-            advice = "If that is expected, raise --max_reject_fraction and run the same command again"
         raise UserError(
             f"{manifest.rejects} of {manifest.inputs} inputs were rejected, more than max_reject_fraction = "
-            f"{command.max_reject_fraction:g}; the dataset is complete without them. {advice}"
+            f"{command.max_reject_fraction:g}; the dataset is complete without them. "
+            f"{_advice(command, outcome)}"
         )
     return 0
 

@@ -16,6 +16,7 @@ from pydantic import Field
 from pipeline.files import open_regular
 from pipeline.settings import Settings
 from pipeline.shards.ffmpeg import FfmpegError, FfmpegFlood, FfmpegTimeout, memory_file, run_ffmpeg
+from pipeline.shards.frame_names import NamePattern
 from pipeline.shards.images import check_side
 from pipeline.shards.matroska import missing_bytes
 from pipeline.shards.rejects import Reason, Rejected
@@ -59,6 +60,9 @@ class FrameSettings(Settings):
     """Clips whose pictures have more pixels are rejected; 8K has 33 million."""
     deadline_s: float = Field(600.0, gt=0)
     """A clip whose decoding takes longer is rejected."""
+    pattern: NamePattern | None = None
+    r"""With media = frames: regular expression for the names of the frames, such as 'img_\d+\.jpg', where folders hold
+    other images beside them."""
 
 
 @dataclass(frozen=True)
