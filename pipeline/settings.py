@@ -103,10 +103,10 @@ class _Loader(yaml.SafeLoader):
             line = key.start_mark.line + 1
             if not key.tag.endswith((":str", ":merge")):
                 shown = key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping"
-                raise UserError(f"line {line}: a key must be text, not {shown}; put it in quotes if it is one")
+                raise UserError(f"{self.name}, line {line}: a key must be text, not {shown}; put it in quotes")
             if key.value in lines:
                 raise UserError(
-                    f"the key {key.value} is given twice, in lines {lines[key.value]} and {line}: keep one of them"
+                    f"{self.name}: the key {key.value} is given twice, in lines {lines[key.value]} and {line}: keep one"
                 )
             lines[key.value] = line
         return node
@@ -114,10 +114,10 @@ class _Loader(yaml.SafeLoader):
     def compose_scalar_node(self, anchor: dict[Any, yaml.Node]) -> yaml.ScalarNode:
         node = super().compose_scalar_node(anchor)
         if node.tag.endswith((":int", ":float")) and _NOT_AS_WRITTEN.fullmatch(node.value):
-            base = 60 if ":" in node.value else 8
+            base, line = 60 if ":" in node.value else 8, node.start_mark.line + 1
             raise UserError(
-                f"line {node.start_mark.line + 1}: YAML reads {node.value} as a number in base {base}: write a plain "
-                "number, or put it in quotes if it is text"
+                f"{self.name}, line {line}: YAML reads {node.value} as a number in base {base}: write a plain number, "
+                "or put it in quotes if it is text"
             )
         return node
 
@@ -129,11 +129,10 @@ def load_yaml(path: Path) -> dict[str, Any]:
         UserError: the file is missing, is not a YAML mapping, or holds a key twice.
     """
     try:
-        content = yaml.load(path.read_bytes(), _Loader)
+        with path.open("rb") as stream:  # errors name it
+            content = yaml.load(stream, _Loader)
     except OSError as error:
         raise UserError(f"cannot read the config file {path}: {error.strerror}") from error
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if content is None:

@@ -125,9 +125,9 @@ def _continue(command: ShardsCommand, out: Storage, identity: dict[str, Any]) ->
     advice = "give those again to continue it, or choose another --out"
     _check_same(out, "an unfinished job", settings, there, advice)
     plan = Plan(**job["plan"])
-    moved = [name for name in PLACES if location_of(there[name]) != identity[name]]
+    moved = [name for name in PLACES if location_of(there.get(name)) != identity[name]]
     if moved and not _lists_the_same(command, out, plan):
-        said = "; ".join(f"{name} is {there[name]} there, {identity[name]} now" for name in moved)
+        said = "; ".join(f"{name} is {there.get(name)} there, {identity[name]} now" for name in moved)
         raise UserError(f"{out} holds an unfinished job of other inputs ({said}): {advice}")
     print(f"continuing the job in {out} with the {plan.inputs} inputs that it listed when it began")
     return plan

@@ -49,20 +49,23 @@ def text_lines(stream: BinaryIO, place: str) -> Iterator[str]:
         raise UserError(f"{place} begins as UTF-16 text but is none ({error.reason}): save it as UTF-8") from error
 
 
-def unquoted(text: str) -> str:
+def unquoted(text: str, where: str) -> str:
     """The path or class that a column of a list gives: as it is, in quotes, or as `file 'PATH'`.
 
     Raises:
-        ValueError: it cannot be told which path is meant.
+        UserError: it cannot be told what is meant; `where` is how the message names the line.
     """
     if quoted := _QUOTED.fullmatch(text):
         try:
             (path,) = shlex.split(quoted[1])
         except ValueError as error:
-            raise ValueError("has quotes around something else than one path") from error
+            raise UserError(f"{where}: {text!r} has quotes around something other than one path") from error
         return path
     if re.match(r"file\s+\S", text):
-        raise ValueError("looks like a line of an ffmpeg concat list: remove the word file, or put the path in quotes")
+        raise UserError(
+            f"{where}: {text!r} looks like a line of an ffmpeg concat list: remove the word file, or put the path in "
+            "quotes"
+        )
     return text
 
 

@@ -134,12 +134,9 @@ def _listed(lines: Iterable[str], place: str, media: Media | None, ignored: Coun
         where = f"{place}, line {number}"
         if "\t" in class_name:
             raise UserError(f"{where}: more than two columns; allowed are PATH or PATH<tab>CLASS")
-        try:
-            path = str(PurePosixPath(unquoted(given)))  # without ./ and //
-            if given[0] in "\"'":
-                class_name = unquoted(class_name)
-        except ValueError as error:
-            raise UserError(f"{where}: {given!r} {error}") from error
+        path = str(PurePosixPath(unquoted(given, where)))  # without ./ and //
+        if given[0] in "\"'":
+            class_name = unquoted(class_name, where)
         if not media_of(path) and (media_of(re.split("[ ,;]", path)[0]) or _PATH_AND_MORE.fullmatch(path)):
             raise UserError(f"{where}: {given!r} has no tab; allowed are PATH or PATH<tab>CLASS")
         if "://" in given:

@@ -135,7 +135,7 @@ def test_lists_of_other_programs(
     ("line", "message"),
     [
         ("file cat/1.mp4", "looks like a line of an ffmpeg concat list: remove the word file"),
-        ("'a.mp4' 'b.mp4'", "has quotes around something else than one path"),
+        ("'a.mp4' 'b.mp4'", "has quotes around something other than one path"),
         ('"a.mp4",', "has no tab; allowed are PATH or PATH<tab>CLASS"),
         ("my clip.mp4 0", "has no tab"),
         ("s3://bucket/a.mp4", "is an address; allowed are paths"),
