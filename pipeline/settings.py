@@ -31,17 +31,17 @@ class UserError(Exception):
     """Something the user can mend; the message is one clear sentence and is all that is printed."""
 
 
-def _types_in(annotation: object) -> set[object]:
-    """The plain types that an annotation is made of."""
-    return {annotation}.union(*map(_types_in, get_args(annotation)))
+def _takes(annotation: object, *types: type) -> bool:
+    """Whether one of the plain types stands anywhere in an annotation."""
+    return annotation in types or any(_takes(part, *types) for part in get_args(annotation))
 
 
 def _plain_number(cls: type[BaseModel], value: object, info: ValidationInfo) -> object:
     """Refuse `true` and `.inf` of a YAML file where a number is due; pydantic would take them for 1 and infinity."""
-    types = _types_in(cls.model_fields[str(info.field_name)].annotation)
-    if {int, float} & types:
+    annotation = cls.model_fields[str(info.field_name)].annotation
+    if _takes(annotation, int, float):
         for member in value if isinstance(value, list) else [value]:
-            if isinstance(member, bool) and bool not in types:
+            if isinstance(member, bool) and not _takes(annotation, bool):
                 raise ValueError("must be a number; YAML reads yes and on as true, no and off as false")
             if isinstance(member, float) and not math.isfinite(member):
                 raise ValueError("must be a finite number; .inf and .nan are none")
