@@ -6,6 +6,7 @@ A component keeps its `Settings` beside it; a program collects them in a `Comman
 import argparse
 import difflib
 import json
+import math
 import re
 import signal
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, NoReturn, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -44,10 +45,28 @@ class UserError(Exception):
     """Something the user can mend; the message is one clear sentence and is all that is printed."""
 
 
+def _takes(annotation: object, *types: type) -> bool:
+    """Whether one of the plain types stands anywhere in an annotation."""
+    return annotation in types or any(_takes(part, *types) for part in get_args(annotation))
+
+
+def _plain_number(cls: type[BaseModel], value: object, info: ValidationInfo) -> object:
+    """Refuse `true` and `.inf` of a YAML file where a number is due; pydantic would take them for 1 and infinity."""
+    annotation = cls.model_fields[str(info.field_name)].annotation
+    if _takes(annotation, int, float):
+        for member in value if isinstance(value, list) else [value]:
+            if isinstance(member, bool) and not _takes(annotation, bool):
+                raise ValueError("must be a number; YAML reads yes and on as true, no and off as false")
+            if isinstance(member, float) and not math.isfinite(member):
+                raise ValueError("must be a finite number; .inf and .nan are none")
+    return value
+
+
 class Settings(BaseModel):
     """Base of a component's settings: immutable, unknown keys refused, docstrings below fields become `--help`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    _plain_numbers = field_validator("*", mode="before")(_plain_number)
 
 
 class Command(BaseSettings):
@@ -59,6 +78,7 @@ class Command(BaseSettings):
 
     config: Path | None = None
     """YAML file with any of the options below, nested by their dots."""
+    _plain_numbers = field_validator("*", mode="before")(_plain_number)
 
     @classmethod
     def settings_customise_sources(
@@ -83,14 +103,48 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+_NOT_AS_WRITTEN = re.compile(r"[-+]?(0[\d_]+|.*:.*)")
+"""Numbers that YAML reads in base 8 or 60."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without its surprises: no key twice, keys are text, 010 and 1:30 are no numbers."""
+
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:  # as written: keys that `<<` merges come later and may be given again
+            line = key.start_mark.line + 1
+            if not key.tag.endswith((":str", ":merge")):
+                shown = key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping"
+                raise UserError(f"{self.name}, line {line}: a key must be text, not {shown}; put it in quotes")
+            if key.value in lines:
+                raise UserError(
+                    f"{self.name}: the key {key.value} is given twice, in lines {lines[key.value]} and {line}: keep one"
+                )
+            lines[key.value] = line
+        return node
+
+    def compose_scalar_node(self, anchor: dict[Any, yaml.Node]) -> yaml.ScalarNode:
+        node = super().compose_scalar_node(anchor)
+        if node.tag.endswith((":int", ":float")) and _NOT_AS_WRITTEN.fullmatch(node.value):
+            base, line = 60 if ":" in node.value else 8, node.start_mark.line + 1
+            raise UserError(
+                f"{self.name}, line {line}: YAML reads {node.value} as a number in base {base}: write a plain number, "
+                "or put it in quotes if it is text"
+            )
+        return node
+
+
 def load_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping.
 
     Raises:
-        UserError: the file is missing or is not a YAML mapping.
+        UserError: the file is missing, is not a YAML mapping, or holds a key twice.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        with path.open("rb") as stream:  # errors name it
+            content = yaml.load(stream, _Loader)
     except OSError as error:
         raise UserError(f"cannot read the config file {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -144,6 +198,22 @@ def _range(model: type[BaseModel], location: Sequence[int | str]) -> str:
     return " and ".join(stated)
 
 
+def _hint(problem: Mapping[str, Any]) -> str:
+    """What to write instead, where YAML has read something else than was meant."""
+    value, kind = problem["input"], problem["type"]
+    if kind == "model_type":
+        return "must be a group of options, nested below it" + ("; nothing is" if value is None else "")
+    if value is None:
+        return "nothing follows its colon: give a value or remove the line"
+    if isinstance(value, bool) and kind in ("string_type", "path_type", "literal_error"):
+        return "YAML reads yes, no, on and off without quotes as true and false: put the text in quotes"
+    if kind in ("string_type", "path_type") and not isinstance(value, list | dict):
+        return "put it in quotes if it is text"
+    if kind == "int_parsing" and re.fullmatch(r"[-+]?[\d.]+[eE][-+]?\d+", value):
+        return f"write it without an exponent, as {float(value):.0f}"
+    return ""
+
+
 def _describe(model: type[BaseModel], error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
@@ -156,7 +226,9 @@ def _describe(model: type[BaseModel], error: ValidationError) -> str:
         elif problem["type"] in _OUT_OF_RANGE and (allowed := _range(model, problem["loc"])):
             lines.append(f"{key} = {problem['input']}: must be {allowed}")
         else:
-            reason = problem["msg"].removeprefix("Value error, ")
+            reason = re.sub(r"^Value error, | for <class .*>$", "", problem["msg"])
+            if hint := _hint(problem):
+                reason = hint if problem["type"] == "model_type" else f"{reason}; {hint}"
             lines.append(f"{key} = {problem['input']!r}: {reason}" if key else reason)
     return "; ".join(lines)
 

@@ -17,7 +17,12 @@ from pydantic import BeforeValidator
 from pipeline.files import TEMPORARY_PREFIX, atomic_path, locked, open_regular, remove
 from pipeline.settings import UserError
 
-Place = Annotated[str, BeforeValidator(os.fspath)]
+
+def _as_text(place: object) -> object:
+    return os.fspath(place) if isinstance(place, os.PathLike) else place
+
+
+Place = Annotated[str, BeforeValidator(_as_text)]
 """A path, or an address such as `s3://bucket/folder` that fsspec knows."""
 
 
@@ -46,6 +51,11 @@ class Storage(ABC):
 
     def __str__(self) -> str:
         return self._given
+
+    @property
+    @abstractmethod
+    def location(self) -> str:
+        """Where the folder really is, the same however its path or address is spelled."""
 
     @abstractmethod
     def open(self, name: str) -> BinaryIO:
@@ -136,6 +146,10 @@ class LocalStorage(Storage):
     def _root(self) -> Path:
         return Path(self.place)
 
+    @property
+    def location(self) -> str:
+        return str(self._root.resolve())
+
     def open(self, name: str) -> BinaryIO:
         return open_regular(self._root / name)
 
@@ -213,6 +227,11 @@ class ObjectStorage(Storage):
 
     def __getstate__(self) -> dict[str, str]:
         return {"place": self.place, "_given": self._given}  # connections stay where they were opened
+
+    @property
+    def location(self) -> str:
+        fs, root = self._located
+        return str(fs.unstrip_protocol(root))
 
     def _path(self, name: str) -> str:
         return f"{self._located[1]}/{name}" if name else self._located[1]
@@ -303,7 +322,9 @@ def open_storage(place: str) -> Storage:
         UserError: the address is of a kind for which no package is installed.
     """
     if "://" not in place:
-        return LocalStorage(str(Path(place).expanduser().absolute()), given=str(Path(place)))
+        path = Path(place).expanduser().absolute()
+        path = path.resolve() if ".." in path.parts else path  # what lies beside a folder is found by its path
+        return LocalStorage(str(path), given=str(Path(place)))
     storage = ObjectStorage(place.rstrip("/"))
     try:
         storage._located  # noqa: B018 - opens the file system

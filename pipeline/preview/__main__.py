@@ -1,10 +1,11 @@
-"""`python -m pipeline.preview --shards DATASET`."""
+"""`python -m pipeline.preview DATASET`."""
 
 from pathlib import Path
 from typing import ClassVar
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_settings import CliPositionalArg
 from tqdm import tqdm
 
 from pipeline.dataset import MANIFEST, mending, read_manifest
@@ -30,8 +31,10 @@ class PreviewCommand(Command):
 
     program: ClassVar[str] = "python -m pipeline.preview"
 
-    shards: Place
+    dataset: CliPositionalArg[Place | None] = None
     """Folder of the dataset, or its address such as s3://bucket/folder."""
+    shards: Place | None = None
+    """The same folder, given as an option."""
     out: Path = Path("preview")
     """Folder for the page and the sheet, outside of the dataset."""
     samples: int = Field(12, ge=1, le=200)
@@ -45,6 +48,17 @@ class PreviewCommand(Command):
     training: Path | None = None
     """Preset of a training, or config.json of a run, whose data settings --batch draws with; default: the paper's."""
 
+    @model_validator(mode="after")
+    def _one_dataset(self) -> "PreviewCommand":
+        if bool(self.dataset) == bool(self.shards):
+            raise ValueError("give one dataset to show: python -m pipeline.preview DATASET")
+        return self
+
+    @property
+    def place(self) -> str:
+        """Path or address of the dataset."""
+        return self.dataset or self.shards or ""
+
 
 def _check_out(storage: Storage, out: Path) -> None:
     if isinstance(storage, LocalStorage) and Path(storage.place).resolve() in (out.resolve(), *out.resolve().parents):
@@ -55,10 +69,10 @@ def _check_out(storage: Storage, out: Path) -> None:
 
 def main(command: PreviewCommand) -> None:
     """Read, draw and write both files, and say where they are."""
-    storage = open_storage(command.shards)
-    manifest = read_manifest(command.shards)
+    storage = open_storage(command.place)
+    manifest = read_manifest(command.place)
     _check_out(storage, command.out)
-    settings = batch_settings(command.shards, manifest, command.seed, command.training)
+    settings = batch_settings(command.place, manifest, command.seed, command.training)
     try:
         survey = survey_dataset(storage, manifest)
         chosen = choose(storage, manifest, survey, command.samples, command.seed)
@@ -69,7 +83,7 @@ def main(command: PreviewCommand) -> None:
     for strip in tqdm(strips, total=len(chosen), desc="preview", unit=" samples", delay=2):
         sections.append(page.sample(strip))
         parts.append(sheet.part(strip))
-    title = Path(command.shards.rstrip("/")).name or str(storage)
+    title = Path(command.place.rstrip("/")).name or str(storage)
     write_bytes(command.out / PAGE, page.render(title, manifest, survey, sections, command.seed).encode())
     clips = int(survey.classes.counts.sum())
     subtitle = f"{len(chosen):,} of {clips:,} {manifest.media}, {len(manifest.classes):,} classes"

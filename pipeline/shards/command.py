@@ -10,7 +10,15 @@ from pipeline.shards.images import ImageSettings
 from pipeline.shards.shard import Layout
 from pipeline.shards.sources import Media
 from pipeline.shards.triplets import TripletSettings
-from pipeline.storage import Place
+from pipeline.storage import Place, open_storage
+
+PLACES = ("data", "annotations")
+"""Options that say where the inputs are; what these are, not how it is spelled, makes a job the same."""
+
+
+def location_of(place: str | None) -> str | None:
+    """Where a path or address leads, however it is spelled."""
+    return place and open_storage(place).location
 
 
 class ShardsCommand(Command):
@@ -71,4 +79,4 @@ class ShardsCommand(Command):
         how = {"config", "out", "workers", "max_reject_fraction", "retry_rejects"}
         content = self.model_dump(mode="json", exclude=how)
         del content["frames"]["deadline_s"]
-        return content
+        return content | {name: location_of(content[name]) for name in PLACES}

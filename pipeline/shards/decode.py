@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipeline.shards.frame_names import in_order
 from pipeline.shards.frames import FrameSettings, extract_frames
 from pipeline.shards.images import ImageSettings, check_jpeg, encode_image
 from pipeline.shards.plan import Planned
 from pipeline.shards.rejects import Reason, Rejected
-from pipeline.shards.sources import Media, media_of
+from pipeline.shards.sources import Media, frame_files
 from pipeline.storage import Storage
 
 Seconds = defaultdict[str, float]
@@ -94,19 +95,20 @@ def _image(inputs: Inputs, source: Planned, seconds: Seconds) -> tuple[list[byte
 
 
 def _frame_folder(inputs: Inputs, source: Planned, seconds: Seconds) -> tuple[list[bytes], dict[str, Any]]:
-    """Images of a folder in the order of their names, taken as frames at the rate of the settings."""
+    """Images of a folder in the order of the numbers in their names, taken as frames at the rate of the settings."""
+    pattern = inputs.frames.pattern
     with timed(seconds, "fetch"):
-        names = [name for name in inputs.root.files(source.path) if media_of(name) == "images"]
+        paths = frame_files(inputs.root.files(source.path), pattern)
+        names = in_order((PurePosixPath(path).name for path in paths), chosen=pattern is not None)
     if not inputs.frames.min_frames <= len(names) <= inputs.frames.max_frames:
         few = len(names) < inputs.frames.min_frames
         limit = f"min_frames is {inputs.frames.min_frames}" if few else f"max_frames is {inputs.frames.max_frames}"
         raise Rejected(Reason.TOO_SHORT if few else Reason.TOO_LONG, f"{len(names)} frames; {limit}")
-    names.sort(key=lambda name: (len(name), name))  # 9.jpg before 10.jpg
     jpegs: list[bytes] = []
     encodings = Counter[str]()
     for name in names:
         try:
-            (jpeg,), fields = _image(inputs, source._replace(path=name), seconds)
+            (jpeg,), fields = _image(inputs, source._replace(path=f"{source.path}/{name}"), seconds)
         except Rejected as error:
             raise Rejected(error.reason, f"frame {len(jpegs)}: {error.detail}") from error
         jpegs.append(jpeg)
@@ -126,6 +128,8 @@ def decode(inputs: Inputs, source: Planned, seconds: Seconds) -> Decoded:
         Rejected: the input cannot be used.
         OSError: this machine lacks disk space, memory or open files.
     """
+    if source.fault:
+        raise Rejected(Reason.UNREADABLE, source.fault)
     if "\0" in source.path:
         raise Rejected(Reason.UNREADABLE, "no path has a NUL byte")
     try:

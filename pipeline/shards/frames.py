@@ -17,6 +17,7 @@ from pipeline.files import open_regular
 from pipeline.jpeg import MAX_JPEG_SIDE
 from pipeline.settings import Settings
 from pipeline.shards.ffmpeg import FfmpegError, FfmpegFlood, FfmpegTimeout, memory_file, run_ffmpeg
+from pipeline.shards.frame_names import NamePattern
 from pipeline.shards.images import check_side
 from pipeline.shards.matroska import missing_bytes
 from pipeline.shards.rejects import Reason, Rejected
@@ -67,6 +68,9 @@ class FrameSettings(Settings):
     """Clips whose pictures have more pixels are rejected; 8K has 33 million."""
     deadline_s: float = Field(600.0, gt=0, le=_MAX_DEADLINE_S)
     """A clip whose decoding takes longer is rejected."""
+    pattern: NamePattern | None = None
+    r"""With media = frames: regular expression for the names of the frames, such as 'img_\d+\.jpg', where folders hold
+    other images beside them."""
 
     @model_validator(mode="after")
     def _some_number_of_frames_is_allowed(self) -> "FrameSettings":

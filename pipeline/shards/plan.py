@@ -28,6 +28,7 @@ _SCHEMA = pa.schema(
         ("label", pa.int32()),
         ("first_byte", pa.int64()),
         ("bytes", pa.int64()),
+        ("fault", pa.string()),
     ]
 )
 
@@ -40,6 +41,7 @@ class Planned(NamedTuple):
     class_name: str
     label: int
     span: tuple[int, int] | None
+    fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,14 +82,15 @@ def _store(database: sqlite3.Connection, sources: Iterable[Source], seed: int) -
     database.execute("PRAGMA synchronous = OFF")
     database.execute("PRAGMA temp_store = FILE")
     database.execute(
-        "CREATE TABLE input (path BLOB, key TEXT, class BLOB, media TEXT, first INTEGER, bytes INTEGER, rank BLOB)"
+        "CREATE TABLE input (path BLOB, key TEXT, class BLOB, media TEXT, first INTEGER, bytes INTEGER, fault TEXT, "
+        "rank BLOB)"
     )
     rows = (
-        (os.fsencode(s.path), s.key, os.fsencode(s.class_name), s.media, *(s.span or (None, None)), rank)
+        (os.fsencode(s.path), s.key, os.fsencode(s.class_name), s.media, *(s.span or (None, None)), s.fault, rank)
         for s in tqdm(sources, desc="listing", unit=" inputs", delay=3)
         for rank in (shuffle_rank(s.key, seed),)
     )
-    database.executemany("INSERT INTO input VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+    database.executemany("INSERT INTO input VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
 
 def _only_media(database: sqlite3.Connection, place: str, ignored: dict[str, int]) -> Media:
@@ -128,12 +131,14 @@ def make_plan(listing: Listing, place: str, seed: int, samples_per_shard: int | 
         names = {name: readable(listing.names.get(name, name)) for name in labels}
         inputs, keys = database.execute("SELECT COUNT(*), COUNT(DISTINCT key) FROM input").fetchone()
         per_shard = samples_per_shard or default_samples_per_shard(media, inputs)
-        ordered = database.execute("SELECT path, key, class, first, bytes FROM input ORDER BY rank, key, path, class")
+        ordered = database.execute(
+            "SELECT path, key, class, first, bytes, fault FROM input ORDER BY rank, key, path, class"
+        )
         by_key = groupby(ordered, key=lambda row: row[1])
         with pq.ParquetWriter(target, _SCHEMA, write_statistics=False) as writer:
             for _ in range(-(-keys // per_shard)):
                 rows = [row for _, same in islice(by_key, per_shard) for row in same]
-                paths, of_keys, classes, firsts, sizes = zip(*rows, strict=True)
+                paths, of_keys, classes, firsts, sizes, faults = zip(*rows, strict=True)
                 named = [os.fsdecode(name) for name in classes]
                 columns = [
                     pa.array(paths, pa.binary()),
@@ -142,6 +147,7 @@ def make_plan(listing: Listing, place: str, seed: int, samples_per_shard: int | 
                     pa.array([labels.get(name, -1) for name in named], pa.int32()),
                     pa.array(firsts, pa.int64()),
                     pa.array(sizes, pa.int64()),
+                    pa.array(faults),
                 ]
                 writer.write_table(pa.table(columns, _SCHEMA), row_group_size=len(rows))
         return Plan(
@@ -158,6 +164,8 @@ def make_plan(listing: Listing, place: str, seed: int, samples_per_shard: int | 
 def read_shard_plan(storage: Storage, name: str, shard: int) -> Iterator[Planned]:
     """The inputs of one shard, in the order in which they are written."""
     with storage.parquet(name) as file:
-        table = file.read_row_group(shard)
-    for path, key, class_name, label, first, size in zip(*map(pa.ChunkedArray.to_pylist, table.columns), strict=True):
-        yield Planned(os.fsdecode(path), key, class_name, label, None if first is None else (first, size))
+        rows = file.read_row_group(shard).to_pylist()
+    for row in rows:
+        span = None if row["first_byte"] is None else (row["first_byte"], row["bytes"])
+        path, fault = os.fsdecode(row["path"]), row.get("fault", "")  # plans of earlier versions have no faults
+        yield Planned(path, row["key"], row["class_name"], row["label"], span, fault)

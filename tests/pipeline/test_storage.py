@@ -43,6 +43,16 @@ def test_files_come_back(storage: Storage) -> None:
     assert not storage.is_missing()
 
 
+def test_the_location_is_the_same_however_it_is_spelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("a")
+    monkeypatch.chdir(tmp_path / "a")
+    for spelled in (".", f"{tmp_path}/a/", "../a", "b/..", "../link/.", "../link/b/../"):
+        assert open_storage(spelled).location == str(tmp_path / "a")
+    for spelled in ("s3://bucket/x", "s3://bucket/x/", "s3a://bucket/x"):
+        assert open_storage(spelled).location == "s3://bucket/x"
+
+
 def test_a_file_is_complete_or_not_there(storage: Storage) -> None:
     def fail() -> None:
         with storage.writing("file") as path:

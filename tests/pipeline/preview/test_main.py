@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from pipeline.preview.__main__ import PAGE, SHEET, PreviewCommand, main
-from pipeline.settings import UserError
+from pipeline.settings import UserError, parse_command
 from pipeline.storage import open_storage
 
 
@@ -51,6 +51,14 @@ def test_the_dataset_is_left_alone(image_dataset: Path, tmp_path: Path) -> None:
         (tmp_path / "link").symlink_to(image_dataset)
         with pytest.raises(UserError, match="lies in the dataset"):
             main(PreviewCommand(shards=str(image_dataset), out=out))
+
+
+def test_the_dataset_is_given_as_for_verify_or_as_an_option() -> None:
+    for words in (["a/b"], ["--shards", "a/b"], ["--samples", "3", "a/b"]):
+        assert parse_command(PreviewCommand, words).place == "a/b"
+    for words in ([], ["a/b", "--shards", "a/b"]):
+        with pytest.raises(UserError, match=r"give one dataset to show: python -m pipeline\.preview DATASET"):
+            parse_command(PreviewCommand, words)
 
 
 def test_what_cannot_be_shown_is_said(image_dataset: Path, tmp_path: Path) -> None:
