@@ -27,8 +27,9 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from pipeline.settings import UserError
 from training.environment import ACCELERATE, refuse_hidden_settings
+from training.interrupt import exit_status
 
-FORWARDED = (signal.SIGTERM, signal.SIGUSR1)
+FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 def child_processes() -> list[int]:
@@ -38,9 +39,12 @@ def child_processes() -> list[int]:
 
 
 def forward(number: int, frame: FrameType | None) -> None:
-    """Send a signal on to the ranks."""
-    for child in child_processes():
+    """Send a signal on to the ranks; while there are none yet, as other machines are waited for, it ends the launch."""
+    children = child_processes()
+    for child in children if number != signal.SIGINT else ():  # a terminal sends Ctrl-C to the ranks too
         os.kill(child, number)
+    if not children:
+        raise SystemExit(exit_status(number))
 
 
 def resolve(parsed: Namespace) -> Namespace:
@@ -127,7 +131,6 @@ def launch(arguments: list[str] | None = None) -> int:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     for number in FORWARDED:
         signal.signal(number, forward)
-    signal.signal(signal.SIGINT, lambda *_: None)  # a terminal sends Ctrl-C to the ranks too
     try:
         (multi_gpu_launcher if starts_ranks(options) else simple_launcher)(options)
     except subprocess.CalledProcessError as error:

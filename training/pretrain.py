@@ -7,9 +7,9 @@ from training.checkpoint import checkpoints
 from training.command import PretrainCommand
 from training.interrupt import Interruption, exit_status
 from training.metrics import Progress
-from training.ranks import start_ranks
 from training.run import Run
 from training.run_config import check_shapes
+from training.start import start_ranks
 from training.together import alone
 
 

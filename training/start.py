@@ -13,6 +13,10 @@ from training.environment import of_training, pin_float32, refuse_hidden_setting
 
 _NUMBERS_OF_RANKS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """Where torchrun, MPI and schedulers say how many ranks there are."""
+_TOGETHER = (
+    "start all ranks together, with a launch file of configs/accelerate/ or `accelerate launch --multi_gpu`, or unset the "
+    "variable to train on this process alone"
+)
 
 
 def missing_ranks(environment: Mapping[str, str], ranks: int) -> str | None:
@@ -20,9 +24,10 @@ def missing_ranks(environment: Mapping[str, str], ranks: int) -> str | None:
     asked = {name: int(environment[name]) for name in _NUMBERS_OF_RANKS if environment.get(name, "").isdigit()}
     for name, number in asked.items():
         if number > ranks:
-            return f"{name} = {number}, but this run has {_counted(ranks, 'rank')}"
+            return f"{name} = {number}, but this run has {_counted(ranks, 'rank')}: {_TOGETHER}"
     if not asked and environment.get("MASTER_ADDR"):  # accelerate launch sets it where it was asked for several ranks
-        return f"MASTER_ADDR = {environment['MASTER_ADDR']} speaks of other ranks, but this process was started alone"
+        address = environment["MASTER_ADDR"]
+        return f"MASTER_ADDR = {address} speaks of other ranks, but this process was started alone: {_TOGETHER}"
     return None
 
 
@@ -54,15 +59,12 @@ def start_ranks(command: PretrainCommand) -> Accelerator:
     )
     ranks, device = accelerator.num_processes, accelerator.device.type
     if missing := missing_ranks(os.environ, ranks):
-        raise UserError(
-            f"{missing}: start all ranks together, with a launch file of configs/accelerate/ or `accelerate launch "
-            "--multi_gpu`, or unset the variable to train on this process alone"
-        )
+        raise UserError(missing)
     machines = number_of_machines(os.environ, ranks)
     accelerator.print(f"{_counted(machines, 'machine')}, {_counted(ranks, 'rank')}, {device}", flush=True)
     if device == "cpu":  # launchers leave one thread to a rank
-        cores = len(os.sched_getaffinity(0))
-        torch.set_num_threads(max(1, cores // ranks))
+        cores, ranks_here = len(os.sched_getaffinity(0)), ranks // machines
+        torch.set_num_threads(max(1, cores // ranks_here))
         if ranks > 1:
-            accelerator.print(f"note: PyTorch sees no GPU, so {ranks} ranks share {cores} CPU cores a machine")
+            accelerator.print(f"note: PyTorch sees no GPU, so {ranks_here} ranks share {cores} CPU cores a machine")
     return accelerator
