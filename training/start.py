@@ -14,8 +14,8 @@ from training.environment import of_training, pin_float32, refuse_hidden_setting
 _NUMBERS_OF_RANKS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """Where torchrun, MPI and schedulers say how many ranks there are."""
 _TOGETHER = (
-    "start all ranks together, with a launch file of configs/accelerate/ or `accelerate launch --multi_gpu`, or unset the "
-    "variable to train on this process alone"
+    "start all ranks together, with a launch file of configs/accelerate/ or `accelerate launch --multi_gpu`, or unset "
+    "the variable to train on this process alone"
 )
 
 
