@@ -14,6 +14,7 @@ from evaluation.backbones import Checkpoint, Precision, open_checkpoint
 from pipeline.files import remove, write_bytes
 from pipeline.settings import BATCH_LIMIT, THREAD_LIMIT, Command, Seed, Settings, UserError
 from pipeline.versions import installed_versions
+from training.environment import pin_float32
 
 PREDICTIONS = "predictions"
 SHEETS = "sheets"
@@ -132,7 +133,8 @@ def checkpoint_names(paths: Iterable[Path]) -> list[str]:
 
 
 def open_checkpoints(command: EvaluationCommand) -> list[Checkpoint]:
-    """Set the number of threads and load all weights; a bad one stops everything before anything is evaluated."""
+    """Set threads and precision and load all weights; a bad one stops everything before anything is evaluated."""
+    pin_float32()
     if command.threads is not None:
         torch.set_num_threads(command.threads)
     device = select_device(command.device)

@@ -18,6 +18,7 @@ from pipeline.reader.faults import DALI_ERRORS, BatchFrame, explain_failure
 from pipeline.reader.graph import NORMALISATION, decode_frames
 from pipeline.settings import UserError
 from pipeline.storage import Storage
+from training.environment import pin_float32
 from training.vit import VisionTransformer
 from training.weights import load_backbone
 
@@ -56,6 +57,7 @@ class ShardFeatures:
         self._batch_size, self._threads = batch_size, threads
         self._middle = self._dataset.num_frames // 2
         self._batches: Iterator[list[Any]] = iter(())
+        pin_float32()
         torch.set_num_threads(threads)  # sums are ordered by the number of threads
 
     @cached_property

@@ -14,7 +14,8 @@ import fsspec
 import pyarrow.parquet as pq
 from pydantic import BeforeValidator
 
-from pipeline.files import TEMPORARY_PREFIX, atomic_path, locked, open_regular, remove
+from pipeline.files import TEMPORARY_PREFIX, atomic_path, open_regular, remove
+from pipeline.lock import Holder, heartbeat, is_running, lock_file, read_holder, refusal, this_process, uptime_s
 from pipeline.settings import UserError
 
 
@@ -93,10 +94,11 @@ class Storage(ABC):
 
     @abstractmethod
     def alone(self, name: str) -> contextlib.AbstractContextManager[None]:
-        """Keep a second job out while the block runs, by the lock file `name`; an object store has no locks.
+        """Keep a second job out while the block runs, by the lock file `name` (see pipeline/lock.py).
 
         Raises:
-            UserError: another job is in, or the folder cannot be written.
+            UserError: another job is in, or has left its lock behind on another machine, or the folder cannot be
+                written.
         """
 
     @abstractmethod
@@ -132,6 +134,10 @@ class Storage(ABC):
         for name in self.files(folder):
             if Path(name).name.startswith(TEMPORARY_PREFIX):
                 self.remove(name)
+
+
+def _cannot_lock(storage: Storage, error: OSError) -> UserError:
+    return UserError(f"cannot write to the output folder {storage}: {error.strerror or error}")
 
 
 def _raise(error: OSError) -> None:
@@ -201,16 +207,11 @@ class LocalStorage(Storage):
 
     @contextlib.contextmanager
     def alone(self, name: str) -> Iterator[None]:
-        path = self._root / name
         with contextlib.ExitStack() as stack:
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                held = stack.enter_context(locked(path, wait=False))
+                stack.enter_context(lock_file(self._root / name, str(self)))
             except OSError as error:
-                raise UserError(f"cannot write to the output folder {self}: {error.strerror or error}") from error
-            if not held:
-                raise UserError(f"another job is writing to {self}: wait for it or stop it first")
-            stack.callback(path.unlink, missing_ok=True)
+                raise _cannot_lock(self, error) from error
             yield
 
     def remove(self, name: str) -> None:
@@ -308,7 +309,32 @@ class ObjectStorage(Storage):
 
     @contextlib.contextmanager
     def alone(self, name: str) -> Iterator[None]:
-        yield
+        here = this_process()
+        try:
+            self._claim(name, here)
+        except OSError as error:
+            raise _cannot_lock(self, error) from error
+        try:
+            with heartbeat(lambda: self.write(name, here.beating())):
+                yield
+        finally:
+            with contextlib.suppress(OSError):
+                holder = read_holder(self.read(name))
+                if holder is not None and holder.process == here.process:
+                    self.remove(name)
+
+    def _claim(self, name: str, here: Holder) -> None:
+        """Write the lock object unless a job holds it; of jobs that do so at once, one succeeds."""
+        try:
+            self._call("pipe_file", name, here.beating(), mode="create")
+        except FileExistsError:
+            holder = read_holder(self.read(name))
+            if holder is not None:
+                age_s = (here.heartbeat - holder.heartbeat).total_seconds()  # by the clocks of both machines
+                running = is_running(holder, here, None, age_s, uptime_s())
+                if said := refusal(str(self), f"{self}/{name}", holder, running, age_s):
+                    raise UserError(said) from None
+            self.write(name, here.beating())
 
     def remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -251,7 +251,9 @@ def run_job(command: ShardsCommand) -> Outcome:
     if manifest is not None:
         reasons, unfinished = _finished(command, out, manifest, versions)
         if not unfinished:
-            out.remove(PARTS)
+            if out.files(PARTS):  # of a job that was killed when all was done
+                with out.alone(LOCK):
+                    out.remove(PARTS)
             return Outcome(manifest, reasons, {})
     elif out.size(JOB) is None and next(out.walk(), None) is not None:
         raise UserError(f"the output folder {out} is not empty and holds no unfinished job: choose another --out")
