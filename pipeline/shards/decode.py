@@ -21,7 +21,7 @@ Seconds = defaultdict[str, float]
 """Time spent by stage: `decode` (ffmpeg or Pillow, encoding included), `fetch` (reading the input), `check`."""
 
 
-_FAULTS_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+_FAULTS_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 """They say nothing about the input: a full temporary folder must not make rejects."""
 
 
@@ -44,7 +44,7 @@ class Decoded:
     size: tuple[int, int]
     """Width and height of every frame in pixels."""
     fields: dict[str, Any]
-    """What the record says of them: clips `fps` and `times_s`, images `encoding`."""
+    """What the record says of them: clips `fps`, `times_s` and what was done to their pictures, images `encoding`."""
 
 
 @contextmanager
@@ -83,7 +83,7 @@ def _clip(inputs: Inputs, source: Planned, seconds: Seconds) -> tuple[list[bytes
     settings = inputs.frames
     with _local_file(inputs, source, seconds) as path, timed(seconds, "decode"):
         frames = extract_frames(path, settings)
-    return frames.jpegs, {"fps": settings.fps, "times_s": frames.times_s}
+    return frames.jpegs, {"fps": settings.fps, "times_s": frames.times_s, **frames.treatment.fields}
 
 
 def _image(inputs: Inputs, source: Planned, seconds: Seconds) -> tuple[list[bytes], dict[str, Any]]:
