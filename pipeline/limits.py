@@ -5,11 +5,13 @@ import resource
 _NAMES = {resource.RLIMIT_AS: "ulimit -v", resource.RLIMIT_FSIZE: "ulimit -f"}
 _SMALLEST_STORE = 80 << 20
 """Bytes; Ray refuses an object store below 75 MiB."""
+_SMALLEST_FILE_SIZE = 128 << 20
+"""Bytes; the file of the object store is larger than the store, and where it does not fit Ray waits for ever."""
 _LARGEST_STORE = 1 << 30
-_SMALLEST_ADDRESS_SPACE = 3 << 30
+_SMALLEST_ADDRESS_SPACE = 4 << 30
 """Bytes of address space in which Ray starts; with 2 GB it aborts, with 1 GB it waits for ever."""
-_STORE_SHARE = 32
-"""The object store takes one part in so many of the address space."""
+_STORE_SHARE = {resource.RLIMIT_AS: 1 / 32, resource.RLIMIT_FSIZE: 3 / 4}
+"""What the object store takes of the user's limits."""
 
 
 def smaller_limit(ours: int, theirs: int) -> int:
@@ -29,7 +31,7 @@ def shown_limit(kind: int) -> str:
 
 def too_small_for_ray() -> str:
     """The limit under which Ray cannot start on this machine and the smallest that will do; empty if there is none."""
-    needed = {resource.RLIMIT_AS: _SMALLEST_ADDRESS_SPACE, resource.RLIMIT_FSIZE: _SMALLEST_STORE}
+    needed = {resource.RLIMIT_AS: _SMALLEST_ADDRESS_SPACE, resource.RLIMIT_FSIZE: _SMALLEST_FILE_SIZE}
     for kind, least in needed.items():
         if smaller_limit(least, user_limit(kind)) < least:
             return f"`{shown_limit(kind)}` is too small for it: set {_NAMES[kind]} to {least >> 10} or more"
@@ -41,10 +43,9 @@ def ray_store_bytes() -> int | None:
 
     Ray makes one file of it and maps it; unlimited it takes 30 % of the memory. Little passes through it here.
     """
-    file_size, address_space = user_limit(resource.RLIMIT_FSIZE), user_limit(resource.RLIMIT_AS)
-    share = address_space if address_space == resource.RLIM_INFINITY else address_space // _STORE_SHARE
-    limit = smaller_limit(file_size, share)
-    return None if limit == resource.RLIM_INFINITY else max(_SMALLEST_STORE, min(limit, _LARGEST_STORE))
+    limits = {kind: user_limit(kind) for kind in _STORE_SHARE if user_limit(kind) != resource.RLIM_INFINITY}
+    shares = [int(limit * _STORE_SHARE[kind]) for kind, limit in limits.items()]
+    return max(_SMALLEST_STORE, min(*shares, _LARGEST_STORE)) if shares else None
 
 
 def limits_in_force() -> str:

@@ -13,7 +13,7 @@ _HDR = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
 _LEVEL = rb"\[info\] "
 _STREAM = re.compile(_LEVEL + rb"  Stream #0:(\d+)(?:\[0x([0-9a-f]+)\])?\S*: Video: ")
 _MAPPING = re.compile(_LEVEL + rb"  Stream #0:(\d+) -> #0:0 ")
-_ENCODED = re.compile(_LEVEL + rb"  Stream #0:0\S*: Video: mjpeg[^(]*, [^(]*\([^)]*?, [^/)]+/([^/)]+)/([^,)]+)[,)]")
+_ENCODED = re.compile(_LEVEL + rb"  Stream #0:0\S*: Video: mjpeg[^,]*, [^(,]*\([^)]*?, [^/)]+/([^/)]+)/([^,)]+)[,)]")
 _INTERLACED = re.compile(rb"\[Eval @ [^\]]*\] " + _LEVEL)
 NOTICE_INTERLACED = "select='if(eq(interlace_type,PROGRESSIVE),1,1+0*print(n,32))'"
 """Filter that passes everything on and says the number of each interlaced picture."""
@@ -48,7 +48,7 @@ class Treatment:
             f"zscale=transfer=linear:npl={_HDR_WHITE_NITS}",
             "format=gbrpf32le",
             "zscale=primaries=bt709",
-            f"tonemap=mobius:peak={_HDR_PEAK}",
+            f"tonemap=mobius:desat=0:peak={_HDR_PEAK}",
             "zscale=transfer=bt709:matrix=bt709:range=limited",
             "format=yuv444p12le",
         )

@@ -5,7 +5,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-_MOST_BOXES = 500_000
+_MOST_BOXES = 100_000
 _MOST_CONTENT_BYTES = 32 << 20
 
 
@@ -68,4 +68,4 @@ def number(data: bytes, at: int, size: int = 4) -> int:
 def table(data: bytes, at: int, kind: str, columns: int) -> np.ndarray:
     """Rows of numbers of 4 bytes whose count precedes them at byte `at`, as (rows, columns) int64."""
     rows = min(number(data, at), max(0, len(data) - at - 4) // (4 * columns))
-    return np.frombuffer(data, kind, rows * columns, at + 4).reshape(rows, columns).astype(np.int64)
+    return np.frombuffer(data[at + 4 :][: 4 * rows * columns], kind).reshape(rows, columns).astype(np.int64)

@@ -23,6 +23,8 @@ class Run(NamedTuple):
     end: int
     last: int
     """Duration of its last sample."""
+    delay: int
+    """Of the presentation of its first sample."""
 
 
 @dataclass
@@ -35,25 +37,29 @@ class Fragments:
     """By track."""
     indexed_s: dict[int, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
     """First and last second of each segment index by track."""
-    access_times: dict[int, np.ndarray] = field(default_factory=dict)
-    """Times in ticks of the random access index by track."""
+    named: dict[int, np.ndarray] = field(default_factory=dict)
+    """Presentation time in ticks and place in bytes of the fragments that the random access index names, by track."""
+    places: dict[int, int] = field(default_factory=dict)
+    """The fragment that begins at a byte of the file."""
 
 
-def _durations(trun: bytes, default: int) -> tuple[int, int]:
-    """Sum of the durations of a run of samples, and the last one."""
+def _durations(trun: bytes, default: int) -> tuple[int, int, int]:
+    """Sum of the durations of a run of samples, the last one, and by how much the first is presented later."""
     flags, count = number(trun, 1, 3), min(number(trun, 4), _MOST_SAMPLES)
-    if not flags & 0x100 or not count:
-        return count * default, default
     width = 4 * (flags >> 8 & 0xF).bit_count()
     start = 8 + 4 * (flags & 1) + 4 * (flags >> 2 & 1)
+    delay = int.from_bytes(trun[start + width - 4 : start + width], "big", signed=True) if flags & 0x800 else 0
+    if not flags & 0x100 or not count:
+        return count * default, default, delay
     rows = np.frombuffer(trun[start : start + count * width].ljust(count * width, b"\0"), ">u4").reshape(count, -1)
-    return int(rows[:, 0].sum(dtype=np.int64)), int(rows[-1, 0])
+    return int(rows[:, 0].sum(dtype=np.int64)), int(rows[-1, 0]), delay
 
 
 def read_fragment(file: IO[bytes], moof: Box, movie: Movie, fragments: Fragments) -> None:
     """Add a movie fragment."""
     tracks = {track.id: track for track in movie.tracks}
     place = len(fragments.numbers)
+    fragments.places |= {moof.start - 8: place, moof.start - 16: place}  # its header has 8 or 16 bytes
     fragments.numbers.append(number(content(file, inside(file, moof).get(b"mfhd")), 4))
     for traf in boxes(file, moof.start, moof.end):
         head = content(file, inside(file, traf).get(b"tfhd")) if traf.kind == b"traf" else b""
@@ -63,15 +69,16 @@ def read_fragment(file: IO[bytes], moof: Box, movie: Movie, fragments: Fragments
         default = number(head, 8 + 8 * (flags & 1) + 2 * (flags & 2)) if flags & 8 else track.default_sample_duration
         before = fragments.runs[track.id]
         start = before[-1].end if before else track.samples_duration
-        total, last = 0, default
+        total, last, delay = 0, default, None
         for box in boxes(file, traf.start, traf.end):
             if box.kind == b"tfdt":
                 data = content(file, box)
                 start = number(data, 4, 8 if data[:1] == b"\1" else 4)
             elif box.kind == b"trun":
-                added, last = _durations(content(file, box), default)
+                added, last, first = _durations(content(file, box), default)
                 total += added
-        before.append(Run(place, start, start + total, last))
+                delay = first if delay is None else delay
+        before.append(Run(place, start, start + total, last, delay or 0))
 
 
 def read_segment_index(file: IO[bytes], sidx: Box, fragments: Fragments) -> None:
@@ -93,8 +100,10 @@ def read_random_access(file: IO[bytes], mfra: Box, fragments: Fragments) -> None
         wide, sizes = data[0] == 1, data[11]
         width = (16 if wide else 8) + sum((sizes >> shift & 3) + 1 for shift in (4, 2, 0))
         count = min(number(data, 12), (len(data) - 16) // width)
-        entry = np.dtype({"names": ["time"], "formats": [">u8" if wide else ">u4"], "itemsize": width})
-        fragments.access_times[number(data, 4)] = np.frombuffer(data, entry, count, 16)["time"].astype(np.int64)
+        kinds = [">u8", ">u8"] if wide else [">u4", ">u4"]
+        entry = np.dtype({"names": ["time", "place"], "formats": kinds, "itemsize": width})
+        entries = np.frombuffer(data[16 : 16 + count * width], entry)
+        fragments.named[number(data, 4)] = np.stack([entries["time"], entries["place"]], 1).astype(np.int64)
 
 
 def _span_s(runs: list[Run], track: Track) -> tuple[float, float]:
@@ -107,6 +116,18 @@ def _span_s(runs: list[Run], track: Track) -> tuple[float, float]:
 def _delay_s(track: Track, movie: Movie) -> float:
     """Seconds before a track begins, by its edit list."""
     return sum(edit.duration for edit in track.edits if edit.start < 0) / movie.ticks_per_s
+
+
+def _lost(fragments: Fragments, track: Track) -> np.ndarray:
+    """Times of the fragments of a track that are not where the random access index says."""
+    runs = {run.fragment: run for run in fragments.runs[track.id]}
+    tolerance = TOLERANCE_S * track.ticks_per_s
+    lost = []
+    for time, place in fragments.named.get(track.id, np.empty((0, 2), np.int64)).tolist():
+        run = runs.get(fragments.places.get(place, -1))
+        if run is None or not run.start - tolerance <= time <= run.end + tolerance:
+            lost.append(time)
+    return np.array(lost, np.int64)
 
 
 def fragment_extents(fragments: Fragments, movie: Movie) -> list[Extent]:
@@ -127,9 +148,13 @@ def fragment_extents(fragments: Fragments, movie: Movie) -> list[Extent]:
         extents.append(Extent(track.duration / track.ticks_per_s, end - start))
         if indexed := fragments.indexed_s.get(track.id):
             extents.append(Extent(max(last for _, last in indexed) - min(first for first, _ in indexed), end - start))
-        if len(times := fragments.access_times.get(track.id, np.empty(0))):
-            first, last = (int(time) / track.ticks_per_s for time in (times.min(), times.max()))
-            extents.append(Extent(last - min(first, start), end - start))
+        runs = fragments.runs[track.id]
+        lost = _lost(fragments, track)
+        if len(after := lost[lost >= runs[-1].end + runs[-1].delay]):
+            usual = float(np.median([run.end - run.start for run in runs]))
+            extents.append(Extent((int(after.max()) + usual) / track.ticks_per_s - start, end - start))
+        if len(before := lost[lost < runs[0].start]) and not track.samples_duration:
+            extents.append(Extent(end - int(before.min()) / track.ticks_per_s, end - start))
     return [extent for extent in extents if extent.stated_s > 0]
 
 
@@ -143,12 +168,12 @@ def fragment_hole_s(fragments: Fragments, movie: Movie) -> tuple[float, float] |
     usual = int(np.median(steps)) if len(steps) > 2 else 1  # a packager may count the fragments of several files
     for track in movie.tracks:
         runs = fragments.runs[track.id] if track.is_video else []
+        lost = _lost(fragments, track)
         for before, after in pairwise(runs):
             if after.start - before.end <= TOLERANCE_S * track.ticks_per_s:
                 continue
             step = fragments.numbers[after.fragment] - fragments.numbers[before.fragment]
-            times = fragments.access_times.get(track.id, np.empty(0))
-            named = ((times >= before.end) & (times < after.start)).any()
+            named = ((lost >= before.end + before.delay) & (lost < after.start + after.delay)).any()
             if named or step > max(usual, 1) * (after.fragment - before.fragment):
                 return before.end / track.ticks_per_s, after.start / track.ticks_per_s
     return None

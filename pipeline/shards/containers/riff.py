@@ -73,7 +73,9 @@ def read_riff(file: IO[bytes]) -> Statement | None:
     pictures_s = {}
     for riff in _chunks(file, 0, size):
         for part in _chunks(file, riff.start, riff.end if riff.size + 4 not in _UNKNOWN else size):
-            if part.kind == b"movi" and part.size + 4 not in _UNKNOWN:
+            if part.kind == b"movi":
+                if part.size + 4 in _UNKNOWN:
+                    break
                 ends.append(part.end - 1)  # the pad byte of the last chunk is often left out
             elif part.kind == b"hdrl":
                 streams = (chunk for chunk in _chunks(file, part.start, part.end) if chunk.kind == b"strl")
