@@ -30,11 +30,12 @@ def shown_limit(kind: int) -> str:
 
 
 def too_small_for_ray() -> str:
-    """The limit under which Ray cannot start on this machine and the smallest that will do; empty if there is none."""
+    """That Ray cannot start on this machine under a limit, and the smallest that will do; empty if it can."""
     needed = {resource.RLIMIT_AS: _SMALLEST_ADDRESS_SPACE, resource.RLIMIT_FSIZE: _SMALLEST_FILE_SIZE}
     for kind, least in needed.items():
         if smaller_limit(least, user_limit(kind)) < least:
-            return f"`{shown_limit(kind)}` is too small for it: set {_NAMES[kind]} to {least >> 10} or more"
+            name, shown = _NAMES[kind], shown_limit(kind)
+            return f"Ray cannot start here: `{shown}` is too small for it: set {name} to {least >> 10} or more"
     return ""
 
 

@@ -113,8 +113,8 @@ def ray_session(workers: int | None, packages: tuple[ModuleType, ...] = (pipelin
     if address:
         options: dict[str, Any] = {"runtime_env": {"py_modules": list(packages)}}
     else:
-        if limit := too_small_for_ray():
-            raise UserError(f"Ray cannot start here: {limit}")
+        if too_small := too_small_for_ray():
+            raise UserError(too_small)
         options = {"address": "local", "num_cpus": workers, "include_dashboard": False}
         options["object_store_memory"] = ray_store_bytes()
     heeded = signal.getsignal(signal.SIGTERM)

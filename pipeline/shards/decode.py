@@ -21,7 +21,7 @@ Seconds = defaultdict[str, float]
 """Time spent by stage: `decode` (ffmpeg or Pillow, encoding included), `fetch` (reading the input), `check`."""
 
 
-_FAULTS_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+_FAULTS_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 """They say nothing about the input: a full temporary folder must not make rejects."""
 
 
@@ -133,7 +133,8 @@ def decode(inputs: Inputs, source: Planned, seconds: Seconds) -> Decoded:
     except FileNotFoundError as error:
         raise Rejected(Reason.UNREADABLE, "no such file") from error
     except (OSError, EOFError) as error:
-        if getattr(error, "errno", None) in _FAULTS_OF_THE_MACHINE:
+        written_too_much = isinstance(error, OSError) and error.errno == errno.EFBIG and error.filename is None
+        if written_too_much or getattr(error, "errno", None) in _FAULTS_OF_THE_MACHINE:  # the first is `ulimit -f`
             raise
         raise Rejected(Reason.UNREADABLE, getattr(error, "strerror", None) or str(error)) from error
     sizes = set()
