@@ -17,6 +17,7 @@ import ray
 from tqdm import tqdm
 
 import pipeline
+from pipeline.limits import limits_in_force, ray_store_bytes, too_small_for_ray
 from pipeline.settings import UserError
 from pipeline.shards.parts import Part, read_part
 from pipeline.shards.shard import ShardTask, write_shard
@@ -112,7 +113,10 @@ def ray_session(workers: int | None, packages: tuple[ModuleType, ...] = (pipelin
     if address:
         options: dict[str, Any] = {"runtime_env": {"py_modules": list(packages)}}
     else:
+        if too_small := too_small_for_ray():
+            raise UserError(too_small)
         options = {"address": "local", "num_cpus": workers, "include_dashboard": False}
+        options["object_store_memory"] = ray_store_bytes()
     heeded = signal.getsignal(signal.SIGTERM)
     print("starting Ray on this machine" if not address else f"joining Ray at {address}", flush=True)
     try:
@@ -121,6 +125,8 @@ def ray_session(workers: int | None, packages: tuple[ModuleType, ...] = (pipelin
     except Exception as error:  # a plain one where a node does not start in time
         what = f"cannot join the Ray cluster at RAY_ADDRESS = {address}" if address else "Ray did not start here"
         said = str(error).rstrip(".")
+        if limits := limits_in_force():
+            said += f" (under {limits}: raise that)"
         raise UserError(f"{what}: {said}. Busy, or short of memory? The same command continues") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, heeded)  # Ray's own handler prints a stack of C++ functions

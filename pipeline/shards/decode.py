@@ -45,7 +45,7 @@ class Decoded:
     size: tuple[int, int]
     """Width and height of every frame in pixels."""
     fields: dict[str, Any]
-    """What the record says of them: clips `fps` and `times_s`, images `encoding`."""
+    """What the record says of them: clips `fps`, `times_s` and what was done to their pictures, images `encoding`."""
 
 
 @contextmanager
@@ -84,7 +84,7 @@ def _clip(inputs: Inputs, source: Planned, seconds: Seconds) -> tuple[list[bytes
     settings = inputs.frames
     with _local_file(inputs, source, seconds) as path, timed(seconds, "decode"):
         frames = extract_frames(path, settings)
-    return frames.jpegs, {"fps": settings.fps, "times_s": frames.times_s}
+    return frames.jpegs, {"fps": settings.fps, "times_s": frames.times_s, **frames.treatment.fields}
 
 
 def _image(inputs: Inputs, source: Planned, seconds: Seconds) -> tuple[list[bytes], dict[str, Any]]:
@@ -137,7 +137,8 @@ def decode(inputs: Inputs, source: Planned, seconds: Seconds) -> Decoded:
     except FileNotFoundError as error:
         raise Rejected(Reason.UNREADABLE, "no such file") from error
     except (OSError, EOFError) as error:
-        if getattr(error, "errno", None) in _FAULTS_OF_THE_MACHINE:
+        written_too_much = isinstance(error, OSError) and error.errno == errno.EFBIG and error.filename is None
+        if written_too_much or getattr(error, "errno", None) in _FAULTS_OF_THE_MACHINE:  # the first is `ulimit -f`
             raise
         raise Rejected(Reason.UNREADABLE, getattr(error, "strerror", None) or str(error)) from error
     sizes = set()

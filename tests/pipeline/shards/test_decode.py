@@ -9,6 +9,7 @@ from typing import BinaryIO
 import pytest
 
 from pipeline.shards.decode import Inputs, decode
+from pipeline.shards.ffmpeg import run_ffmpeg
 from pipeline.shards.frames import FrameSettings
 from pipeline.shards.images import ImageSettings
 from pipeline.shards.plan import Planned
@@ -47,12 +48,23 @@ class Faulty(LocalStorage):
         yield
 
 
-@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EMFILE, errno.ENOMEM])
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EMFILE, errno.ENOMEM, errno.EFBIG])
 def test_faults_of_the_machine_are_no_rejects(tmp_path: Path, fault: int) -> None:
     storage = Faulty(str(tmp_path))
     storage.fault = fault
     with pytest.raises(OSError, match="failed"):
         decode(Inputs(storage, None, "images", FrameSettings(), ImageSettings()), IMAGE, defaultdict(float))
+
+
+def test_what_was_done_to_a_clip_is_in_its_fields(tmp_path: Path) -> None:
+    tags = "setparams=color_primaries=bt2020:color_trc=smpte2084:colorspace=bt2020nc,format=yuv420p10le"
+    for name, filters in (("plain", "null"), ("hdr", f"{tags},setfield=tff")):
+        source = ["-f", "lavfi", "-i", "testsrc=d=4:s=64x48:r=4", "-vf", filters, "-c:v", "ffv1"]
+        run_ffmpeg([*source, f"file:{tmp_path / name}.mkv"], 60)
+    clips = Inputs(open_storage(str(tmp_path)), None, "clips", FrameSettings(), ImageSettings())
+    plain, hdr = (decode(clips, IMAGE._replace(path=f"{name}.mkv"), defaultdict(float)) for name in ("plain", "hdr"))
+    assert set(plain.fields) == {"fps", "times_s"}
+    assert hdr.fields == {**plain.fields, "deinterlaced": True, "color": "tone-mapped from smpte2084"}
 
 
 def test_faults_of_the_input_are(tmp_path: Path) -> None:
