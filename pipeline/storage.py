@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
@@ -16,6 +15,7 @@ from pydantic import BeforeValidator
 
 from pipeline.files import TEMPORARY_PREFIX, atomic_path, locked, open_regular, remove
 from pipeline.settings import UserError
+from pipeline.temporary import full_disk_is_temporary, temporary_folder
 
 Place = Annotated[str, BeforeValidator(os.fspath)]
 """A path, or an address such as `s3://bucket/folder` that fsspec knows."""
@@ -274,17 +274,18 @@ class ObjectStorage(Storage):
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, Path(name).name)
+        with temporary_folder() as folder, full_disk_is_temporary():
+            path = folder / Path(name).name
             yield path
             with self._plain_errors():
                 self._located[0].put_file(str(path), self._path(name))
 
     @contextlib.contextmanager
     def local(self, name: str) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, Path(name).name)
-            self._call("get_file", name, str(path))
+        with temporary_folder() as folder:
+            path = folder / Path(name).name
+            with full_disk_is_temporary():
+                self._call("get_file", name, str(path))
             yield path
 
     @contextlib.contextmanager

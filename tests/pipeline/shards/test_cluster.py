@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
-from pipeline.settings import UserError
-from pipeline.shards.cluster import check_ray_address, without_lines
 from tests.pipeline.shards.test_job import contents, job_command, wait_for_parts
 
 
@@ -73,24 +71,3 @@ def test_the_code_travels_to_the_nodes(cluster: Any, tmp_path: Path) -> None:
     # Run elsewhere: from the project's folder the nodes, which are on this machine, would find it there.
     done = subprocess.run([sys.executable, "-c", WHERE], check=True, capture_output=True, text=True, cwd=tmp_path)
     assert "runtime_resources" in done.stdout.splitlines()[-1]
-
-
-def test_wrong_ray_address_is_named_at_once() -> None:
-    check_ray_address("")
-    check_ray_address("auto")
-    for address in ("127.0.0.1:1", "ray://127.0.0.1:1"):
-        with pytest.raises(UserError, match=f"no Ray cluster answers at RAY_ADDRESS = {address}"):
-            check_ray_address(address)
-
-
-def test_stderr_is_held_back_without_some_lines_also_when_the_block_fails(capfd: pytest.CaptureFixture[str]) -> None:
-    def fail() -> None:
-        with without_lines(b"chatter"):
-            os.write(2, b"first\nsome chatter of C++\nlast\n")
-            assert capfd.readouterr().err == ""
-            raise UserError("it failed")
-
-    with pytest.raises(UserError):
-        fail()
-    os.write(2, b"afterwards\n")
-    assert capfd.readouterr().err == "first\nlast\nafterwards\n"
