@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import psutil
 import ray
+from ray.data.exceptions import SystemException
 from tqdm import tqdm
 
 import pipeline
@@ -34,7 +35,7 @@ def _prepare_ray_data() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = -1  # a shard may take hours; what can hang has a deadline of its own
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised as well, and told in one sentence
 
 
 def _trouble(address: str) -> str:
@@ -70,8 +71,10 @@ def _watched(address: str, interval_s: float = 5.0) -> Iterator[None]:
 
 
 def _root(error: BaseException) -> BaseException:
-    """Where a chain of Ray's errors began."""
+    """Where a chain of Ray's errors began; Ray Data puts a mark without a message behind those of the cluster."""
     while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
+        if isinstance(cause, SystemException):
+            break
         error = cause
     return error
 

@@ -2,6 +2,7 @@ import errno
 import os
 import stat
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import pytest
 
 from pipeline import temporary
 from pipeline.settings import UserError
-from pipeline.shards.plan import make_plan
+from pipeline.shards.decode import Inputs, decode
+from pipeline.shards.frames import FrameSettings
+from pipeline.shards.images import ImageSettings
+from pipeline.shards.plan import Planned, make_plan
 from pipeline.shards.sources import Listing, Source
 from pipeline.storage import LocalStorage, open_storage
 from pipeline.temporary import full_disk_is_temporary, short_folder, temporary_folder
@@ -42,7 +46,13 @@ def plan(out: Path) -> None:
     make_plan(Listing(LocalStorage("."), None, sources), "DATA", 0, 5, out / "plan")
 
 
-@pytest.mark.parametrize("use", [upload, download, plan])
+def clip_of_a_tar(out: Path) -> None:
+    (out / "x.tar").write_bytes(bytes(1_000_000))
+    inputs = Inputs(LocalStorage(str(out)), "x.tar", "clips", FrameSettings(), ImageSettings())
+    decode(inputs, Planned("c/x.mp4", "x", "c", 0, (0, 1_000_000)), defaultdict(float))
+
+
+@pytest.mark.parametrize("use", [upload, download, plan, clip_of_a_tar])
 def test_a_full_tmpdir_is_told_from_a_full_output(
     use: Callable[[Path], None], full_tmpdir: Path, tmp_path: Path
 ) -> None:

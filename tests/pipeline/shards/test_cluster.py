@@ -1,6 +1,7 @@
 """A real Ray cluster of several nodes on this machine."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from ray.cluster_utils import Cluster
+from ray.data.exceptions import SystemException
 
+from pipeline.shards.cluster import _root, _why
 from tests.pipeline.shards.test_job import contents, job_command, wait_for_parts
 
 
@@ -71,3 +75,24 @@ def test_the_code_travels_to_the_nodes(cluster: Any, tmp_path: Path) -> None:
     # Run elsewhere: from the project's folder the nodes, which are on this machine, would find it there.
     done = subprocess.run([sys.executable, "-c", WHERE], check=True, capture_output=True, text=True, cwd=tmp_path)
     assert "runtime_resources" in done.stdout.splitlines()[-1]
+
+
+def test_faults_of_the_cluster_are_told_apart_from_the_mark_that_ray_data_puts_behind_them() -> None:
+    fault = ray.exceptions.ActorUnschedulableError("no worker starts")
+    fault.__cause__ = SystemException()
+    assert _root(fault) is fault
+    outer = RuntimeError("outside")
+    outer.__cause__ = fault
+    assert _root(outer) is fault
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("The current node timed out\nduring startup.", "timed out during startup. Is the machine busy, or short of"),
+        ("Failed to start GCS.  Last connection error: Traceback (most", "Failed to start GCS$"),
+        ("Version mismatch: The cluster was started with:\n Ray: 2.59", "Version mismatch: .* with: Ray: 2.59$"),
+    ],
+)
+def test_memory_is_asked_about_only_where_a_start_took_too_long(said: str, told: str) -> None:
+    assert re.search(told, _why(RuntimeError(said)))
