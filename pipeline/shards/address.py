@@ -9,7 +9,7 @@ from pathlib import Path
 
 import ray
 from ray._private.services import canonicalize_bootstrap_address
-from ray._raylet import AuthenticationTokenLoader, Config, GcsClient
+from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]  # short stub
 
 from pipeline.settings import UserError
 from pipeline.shards.stderr import without_lines
