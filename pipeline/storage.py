@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
@@ -17,6 +16,7 @@ from pydantic import BeforeValidator
 from pipeline.files import TEMPORARY_PREFIX, atomic_path, open_regular, remove
 from pipeline.lock import Holder, heartbeat, is_running, lock_file, read_holder, refusal, this_process, uptime_s
 from pipeline.settings import UserError
+from pipeline.temporary import full_disk_is_temporary, temporary_folder
 
 
 def _as_text(place: object) -> object:
@@ -294,17 +294,18 @@ class ObjectStorage(Storage):
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, Path(name).name)
+        with temporary_folder() as folder, full_disk_is_temporary():
+            path = folder / Path(name).name
             yield path
             with self._plain_errors():
                 self._located[0].put_file(str(path), self._path(name))
 
     @contextlib.contextmanager
     def local(self, name: str) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, Path(name).name)
-            self._call("get_file", name, str(path))
+        with temporary_folder() as folder:
+            path = folder / Path(name).name
+            with full_disk_is_temporary():
+                self._call("get_file", name, str(path))
             yield path
 
     @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """One input -> its checked JPEG frames, whatever it is: a clip, an image, or a folder of frames."""
 
 import errno
-import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pipeline.shards.plan import Planned
 from pipeline.shards.rejects import Reason, Rejected
 from pipeline.shards.sources import Media, frame_files
 from pipeline.storage import Storage
+from pipeline.temporary import full_disk_is_temporary, temporary_folder
 
 Seconds = defaultdict[str, float]
 """Time spent by stage: `decode` (ffmpeg or Pillow, encoding included), `fetch` (reading the input), `check`."""
@@ -73,10 +73,11 @@ def _local_file(inputs: Inputs, source: Planned, seconds: Seconds) -> Iterator[P
             with timed(seconds, "fetch"):
                 path = stack.enter_context(inputs.root.local(source.path))
         else:
-            path = Path(stack.enter_context(tempfile.TemporaryDirectory()), "clip").with_suffix(
-                PurePosixPath(source.path).suffix
-            )
-            path.write_bytes(_bytes(inputs, source, seconds))
+            folder = stack.enter_context(temporary_folder())
+            path = (folder / "clip").with_suffix(PurePosixPath(source.path).suffix)
+            data = _bytes(inputs, source, seconds)
+            with full_disk_is_temporary():
+                path.write_bytes(data)
         yield path
 
 

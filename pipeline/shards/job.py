@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from pipeline.shards.shard import PLAN, ShardTask
 from pipeline.shards.sources import Source, data_root, list_sources
 from pipeline.shards.versions import writer_versions
 from pipeline.storage import Storage, open_storage
+from pipeline.temporary import full_disk_is_temporary, temporary_folder
 from pipeline.versions import installed_versions
 
 JOB, LOCK = f"{PARTS}/job.json", f"{PARTS}/lock"
@@ -198,8 +198,8 @@ def _finished(
     Returns its rejects by reason, and whether there is something to do: rejects to try again, or shards that are lost
     or cut off.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        plan = _list_and_plan(command, Path(folder, "plan.parquet"))
+    with temporary_folder() as folder, full_disk_is_temporary():
+        plan = _list_and_plan(command, folder / "plan.parquet")
     expected = _header(command, plan)
     lost = [
         shard.file

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -201,8 +202,12 @@ def test_ctrl_c_leaves_no_half_file_and_no_process(slow_job: Any, tmp_path: Path
 
 @pytest.mark.slow
 def test_workers_that_are_killed_while_ray_starts_stop_nothing(image_tree: Path, tmp_path: Path) -> None:
-    """As the kernel kills them where memory is short."""
-    environment = {**os.environ, "RAY_worker_register_timeout_seconds": "5"}  # then Ray starts others in their place
+    """As the kernel kills them where memory is short. Nothing stays in HOME, nor in a TMPDIR too long for sockets."""
+    home, tmpdir = tmp_path / "home", tmp_path / "scheduler" / ("0123456789" * 10)
+    home.mkdir()
+    tmpdir.mkdir(parents=True)
+    environment = {**os.environ, "HOME": str(home), "TMPDIR": str(tmpdir)}
+    environment["RAY_worker_register_timeout_seconds"] = "5"  # then Ray starts others in their place
     command = job_command(image_tree, tmp_path / "out", "--workers", "2")
     killed, deadline = set[int](), time.monotonic() + 120
     with subprocess.Popen(command, env=environment, start_new_session=True) as job:
@@ -220,6 +225,32 @@ def test_workers_that_are_killed_while_ray_starts_stop_nothing(image_tree: Path,
                     os.kill(process, signal.SIGKILL)
     assert killed
     assert read_manifest(tmp_path / "out").samples == 12
+    assert list(home.rglob("*")) == list(tmpdir.rglob("*")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "started"), [(signal.SIGTERM, "gcs_server"), (signal.SIGINT, "raylet/raylet")])
+def test_signals_while_ray_starts_end_in_one_line(number: int, started: str, image_tree: Path, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="t") as tmpdir:
+        job = subprocess.Popen(
+            job_command(image_tree, tmp_path / "out", "--workers", "1"),
+            env={**os.environ, "TMPDIR": tmpdir},
+            start_new_session=True,
+            preexec_fn=heed_ctrl_c,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        while not any(started in said for said in in_session(job.pid).values()):
+            assert job.poll() is None
+        os.kill(job.pid, number)
+        _, said = job.communicate(timeout=60)
+        assert job.returncode == 130, said
+        assert said.splitlines()[-1] == "interrupted; files that were finished are kept"
+        assert "Traceback" not in said
+        assert "***" not in said, "no stack of C++ functions"
+        assert left_in_session(job.pid) == []
+        assert list(Path(tmpdir).iterdir()) == []
 
 
 def test_finished_dataset_is_left_alone_and_foreign_folders_refused(
