@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,20 @@ def temporary_folder() -> Iterator[Path]:
         raise no_temporary_files(error.strerror or error) from error
     with folder as path:
         yield Path(path)
+
+
+@contextlib.contextmanager
+def temporary_database() -> Iterator[sqlite3.Connection]:
+    """An empty database on disk, which a list of any length may fill; removed when the block ends.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with temporary_folder() as folder, contextlib.closing(sqlite3.connect(folder / "database")) as database:
+        try:
+            yield database
+        except sqlite3.OperationalError as error:
+            raise no_temporary_files(error) from error
 
 
 @contextlib.contextmanager

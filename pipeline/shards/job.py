@@ -108,9 +108,9 @@ def _check_same(out: Storage, state: str, expected: dict[str, Any], found: dict[
 
 def _lists_the_same(command: ShardsCommand, out: Storage, plan: Plan) -> bool:
     """Whether the inputs of `command` are those that the unfinished job in `out` has planned, wherever they lie."""
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder, full_disk_is_temporary():
         name = "plan.parquet"
-        now, here = _list_and_plan(command, Path(folder, name)), open_storage(folder)
+        now, here = _list_and_plan(command, folder / name), open_storage(str(folder))
         return (now.fingerprint, now.classes) == (plan.fingerprint, plan.classes) and all(
             list(read_shard_plan(out, PLAN, shard)) == list(read_shard_plan(here, name, shard))
             for shard in range(plan.shards)

@@ -4,7 +4,6 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -17,7 +16,7 @@ from tqdm import tqdm
 from pipeline.settings import UserError
 from pipeline.shards.sources import NO_CLASS, Listing, Media, Source
 from pipeline.storage import Storage
-from pipeline.temporary import no_temporary_files, temporary_folder
+from pipeline.temporary import temporary_database
 
 _CACHE_KB = 16_000
 _SCHEMA = pa.schema(
@@ -76,16 +75,6 @@ def default_samples_per_shard(media: Media, inputs: int) -> int:
     return min(max(low, -(-inputs // 32)), high)
 
 
-@contextmanager
-def _temporary_database() -> Iterator[sqlite3.Connection]:
-    """An empty database on disk, which a list of any length may fill."""
-    with temporary_folder() as folder, closing(sqlite3.connect(folder / "plan")) as database:
-        try:
-            yield database
-        except sqlite3.OperationalError as error:
-            raise no_temporary_files(error) from error
-
-
 def _store(database: sqlite3.Connection, sources: Iterable[Source], seed: int) -> None:
     database.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
     database.execute("PRAGMA journal_mode = OFF")
@@ -130,7 +119,7 @@ def make_plan(listing: Listing, place: str, seed: int, samples_per_shard: int | 
         UserError: there is nothing to do, or both clips and images, or no room for temporary files.
         OSError: `target` cannot be written.
     """
-    with _temporary_database() as database:
+    with temporary_database() as database:
         _store(database, listing.sources, seed)
         ignored = dict(sorted(listing.ignored.items()))
         media = _only_media(database, place, ignored)

@@ -5,17 +5,16 @@ import os
 import posixpath
 import sqlite3
 import tarfile
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
 from tqdm import tqdm
 
 from pipeline.settings import UserError
 from pipeline.storage import Storage
+from pipeline.temporary import temporary_database
 
 _CACHE_KB = 16_000
 _BLOCK = tarfile.BLOCKSIZE
@@ -203,8 +202,7 @@ def tar_entries(storage: Storage, name: str, ignored: Counter[str]) -> Iterator[
         UserError: the tar or one in it is damaged, cut off or compressed.
     """
     with (
-        tempfile.TemporaryDirectory() as folder,
-        closing(sqlite3.connect(Path(folder, "tar"))) as database,
+        temporary_database() as database,
         storage.open(name) as stream,
         tqdm(desc=f"reading {name}", unit=" members", delay=3) as bar,
     ):
