@@ -37,7 +37,7 @@ class Home(NamedTuple):
     def environment(self) -> dict[str, str]:
         outside = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         mode = {} if self.mode is None else {"RAY_AUTH_MODE": self.mode}
-        soon = {"RAY_health_check_period_ms": "1000"}  # to notice a dead node
+        soon = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}  # notices a dead node
         return {**outside, "HOME": str(self.folder), "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", **soon, **mode}
 
 
@@ -84,6 +84,7 @@ class RayCluster:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
         node.communicate()
+        self.nodes.remove(node)
 
 
 @contextlib.contextmanager
@@ -94,7 +95,7 @@ def ray_cluster(user: Home, dashboard: bool = False) -> Iterator[RayCluster]:
         cluster.start()
         yield cluster
     finally:
-        for node in cluster.nodes:
+        for node in list(cluster.nodes):
             cluster.kill(node)
         shutil.rmtree(folder)
 
