@@ -15,8 +15,8 @@ from pipeline.settings import UserError
 VOID = 255
 """Mask value of pixels without a decided label."""
 
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""What Pillow raises for a file that is missing, broken or too large."""
+UNREADABLE = (Exception,)
+"""What Pillow raises for a file that is missing, broken or too large: its decoders use every kind."""
 
 
 def read_frame(path: Path) -> NDArray[np.uint8]:

@@ -104,7 +104,7 @@ def read_joints(path: Path) -> Points:
             joints = np.asarray(scipy.io.loadmat(stream)["pos_img"], float)
     except OSError as error:
         raise UserError(f"cannot read the joints {path}: {error.strerror or error}") from error
-    except (KeyError, ValueError, TypeError, NotImplementedError, IndexError, EOFError) as error:
+    except Exception as error:  # SciPy has a kind of its own for each part of the format
         raise UserError(f"{path} is no MATLAB file (version 5) with pos_img: {error}") from error
     if joints.ndim != 3 or joints.shape[:2] != (2, len(JOINTS)) or not joints.shape[2] or not np.isfinite(joints).all():
         raise UserError(

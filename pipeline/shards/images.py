@@ -1,9 +1,7 @@
 """Still image -> JPEG that every decoder takes, and the check of JPEGs by decoding them."""
 
 import io
-import struct
 import warnings
-import zlib
 
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
@@ -21,8 +19,8 @@ _PILLOWS_LIMIT = 178_956_970
 """Pixels beyond which Pillow opens no image."""
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 """What Pillow may read: pixels only, never formats that run a program or name other files (EPS, WMF)."""
-_DECODE_FAULTS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, LookupError, TypeError)
-"""What Pillow raises on broken files."""
+_DECODE_FAULTS = (Exception,)
+"""What Pillow raises on broken files: its decoders use every kind."""
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `max_pixels` decides
 
 
@@ -84,12 +82,14 @@ def encode_image(data: bytes, settings: ImageSettings) -> tuple[bytes, str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # metadata that Pillow finds odd; the decode below is what counts
             return _encode(data, settings)
+    except Rejected:
+        raise
     except UnidentifiedImageError as error:  # its message holds a memory address
         raise Rejected(Reason.NOT_MEDIA, f"no image of these formats: {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
         raise Rejected(Reason.TOO_LARGE, f"more than max_pixels = {settings.max_pixels} pixels") from error
     except _DECODE_FAULTS as error:
-        raise Rejected(Reason.DECODE_ERROR, str(error)) from error
+        raise Rejected(Reason.DECODE_ERROR, str(error) or type(error).__name__) from error
 
 
 def _encode(data: bytes, settings: ImageSettings) -> tuple[bytes, str]:
@@ -133,6 +133,6 @@ def check_jpeg(data: bytes) -> tuple[int, int]:
             image.load()
     except UnidentifiedImageError as error:
         raise Rejected(Reason.DECODE_ERROR, "no JPEG") from error
-    except (*_DECODE_FAULTS, Image.DecompressionBombError) as error:
+    except _DECODE_FAULTS as error:
         raise Rejected(Reason.DECODE_ERROR, f"the JPEG does not decode: {error}") from error
     return size

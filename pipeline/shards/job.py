@@ -15,6 +15,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from pipeline.dataset import MANIFEST, REJECTS, Manifest, parse_manifest
+from pipeline.reading import reading
 from pipeline.settings import UserError, flatten
 from pipeline.shards.cluster import run_shards
 from pipeline.shards.command import ShardsCommand
@@ -110,7 +111,8 @@ def _check_same(out: Storage, state: str, expected: dict[str, Any], found: dict[
 
 def _continue(out: Storage, identity: dict[str, Any]) -> Plan:
     """The plan of the unfinished job in `out`."""
-    job = json.loads(out.read(JOB))
+    with reading(f"{out}/{JOB}", "valid JSON", f"Remove {out}/{PARTS} to begin anew"):
+        job = json.loads(out.read(JOB))
     _check_same(out, "an unfinished job", identity, job["identity"])
     print(f"continuing the job in {out} with the {job['plan']['inputs']} inputs that it listed when it began")
     return Plan(**job["plan"])

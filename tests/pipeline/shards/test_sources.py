@@ -70,6 +70,7 @@ def test_annotation_file_names_clips_and_classes(tmp_path: Path) -> None:
         ("id,start\na,1\n", "has no column time_end, time_start, youtube_id"),
         ("youtube_id,time_start,time_end\nabc,one,2\n", "line 2: time_start and time_end must be seconds"),
         ("youtube_id,time_start,time_end\n" + "a" * 200_000 + ",1,2\n", "line 1: field larger than field limit"),
+        ('youtube_id,time_start,time_end\n"abc,1,2\ndef,3,4\n', "unexpected end of data"),
         ("youtube_id,time_start,time_end\nabc\n", "line 2: time_start and time_end must be seconds"),
     ],
 )
@@ -108,6 +109,14 @@ def test_folders_of_frames_are_clips(tmp_path: Path) -> None:
     listing = list_sources(str(tmp_path / "train"), "frames")
     assert found(list(listing.sources)) == [("abseiling/y", "y", "abseiling"), ("yoga/x.1", "x%2E1", "yoga")]
     assert listing.names == {"abseiling": "Abseiling", "yoga": "Yoga (class)"}
+
+
+@pytest.mark.parametrize("rest", ["yoga,Yoga\n", "x" * 200_000])
+def test_a_quote_left_open_in_the_names_of_classes_is_named(tmp_path: Path, rest: str) -> None:
+    touch(tmp_path / "yoga" / "a.mp4")
+    touch(tmp_path / "labels.txt", f'abseiling,"Abseiling\n{rest}')
+    with pytest.raises(UserError, match=r"labels\.txt, line [123]: .*; rows are FOLDER,NAME with quotes in pairs"):
+        list_sources(str(tmp_path))
 
 
 def test_keys_have_no_dot_or_separator_and_stay_different() -> None:
