@@ -11,7 +11,8 @@ import torch
 from pydantic import BeforeValidator, Field, field_validator
 
 from evaluation.backbones import Checkpoint, Precision, open_checkpoint
-from pipeline.files import remove, write_bytes
+from pipeline.files import TEMPORARY_PREFIX, remove, write_bytes
+from pipeline.outputs import claim
 from pipeline.settings import BATCH_LIMIT, THREAD_LIMIT, Command, Seed, Settings, UserError
 from pipeline.versions import installed_versions
 from training.environment import pin_float32
@@ -20,7 +21,6 @@ PREDICTIONS = "predictions"
 SHEETS = "sheets"
 CHECKPOINTS = "checkpoints"
 REPORT = "report.html"
-_MARKER = ".evaluation"
 _RECORDED_PACKAGES = ("tcore-pipeline", "torch", "numpy", "scipy", "pillow")
 
 
@@ -153,17 +153,17 @@ def prepare_output(out: Path, data: Path, task: str) -> None:
     """
     if out.resolve().is_relative_to(data.resolve()):
         raise UserError(f"--out {out} lies inside the data folder {data}; choose a folder elsewhere")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file; it must be a folder or not exist yet")
-    marker = out / _MARKER
-    owner = marker.read_text() if marker.exists() else None
     made = (f"{task}.json", PREDICTIONS, SHEETS, CHECKPOINTS, REPORT)
-    leftovers = [out / name for name in made if (out / name).exists()]
-    if leftovers and owner != task:
-        raise UserError(f"{leftovers[0]} was not made by this task; choose another --out or remove it")
-    for leftover in leftovers:
+    for leftover in claim(out, f"python -m evaluation {task}", made, lambda path: _is_output(path, task)):
         remove(leftover)
-    write_bytes(marker, task.encode())
+
+
+def _is_output(path: Path, task: str) -> bool:
+    """Whether an evaluation writes a file so called below its output folder: CHECKPOINTS has such a folder for each."""
+    parts = path.parts[2:] if path.parts[0] == CHECKPOINTS else path.parts
+    if len(parts) > 1 and parts[0] in (PREDICTIONS, SHEETS):
+        return path.suffix in (".png", ".txt") or path.name.startswith(TEMPORARY_PREFIX)
+    return parts == (f"{task}.json",)
 
 
 def software() -> dict[str, Any]:

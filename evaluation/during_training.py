@@ -20,6 +20,7 @@ from evaluation.davis import COLUMNS, Davis, DavisCommand
 from evaluation.evaluate import Results, evaluate_clips, open_clips, summarise
 from evaluation.task import Clip
 from pipeline.files import write_bytes
+from pipeline.reading import read_json_lines
 from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, Settings, UserError
 from training.vit import VisionTransformer
 from training.weights import read_card, save_backbone
@@ -141,6 +142,6 @@ class DavisDuringTraining:
 
     def _log(self, line: dict[str, Any]) -> None:
         path = self._out / LOG
-        known = [json.loads(text) for text in path.read_text().splitlines()] if path.is_file() else []
-        earlier = [one for one in known if one["step"] < line["step"]]
+        known = read_json_lines(path) if path.is_file() else []
+        earlier = [one for one in known if one.get("step", line["step"]) < line["step"]]
         write_bytes(path, b"".join(json.dumps(one).encode() + b"\n" for one in (*earlier, line)))

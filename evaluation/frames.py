@@ -1,8 +1,6 @@
 """Frames and index masks from disk, and frames as the network wants them."""
 
 import re
-import struct
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,11 +19,8 @@ from pipeline.settings import UserError
 VOID = 255
 """Mask value of pixels without a decided label."""
 
-UNREADABLE = (
-    *(OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError),
-    *(struct.error, zlib.error, Image.DecompressionBombError),
-)
-"""What Pillow raises for a file that is missing, broken or too large."""
+UNREADABLE = (Exception,)
+"""What Pillow raises for a file that is missing, broken or too large: its decoders use every kind."""
 
 Size = tuple[int, int]
 """Height and width in pixels."""

@@ -20,7 +20,7 @@ import training
 from indexing.cluster import run_on_actors
 from indexing.extract import PARTS, ShardFeatures, part_name
 from indexing.resume import begin, cannot_write
-from indexing.store import FEATURES, write_features
+from indexing.store import FEATURES, read_metadata, write_features
 from pipeline.dataset import ShardDataset
 from pipeline.files import sha256_file
 from pipeline.settings import BATCH_LIMIT, THREAD_LIMIT, WORKER_LIMIT, Command, run_command
@@ -58,6 +58,7 @@ def main(command: FeaturesCommand) -> None:
     """Compute what is missing, then write the features in row order."""
     started = time.perf_counter()
     dataset, out = ShardDataset(command.shards), open_storage(command.out)
+    read_metadata(out)  # refuses to replace a file of somebody else
     width = load_backbone(command.weights).settings.width
     hashes = {"dataset_hash": dataset.manifest.dataset_hash, "weights_hash": sha256_file(command.weights)}
     with out.alone(LOCK):

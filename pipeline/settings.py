@@ -24,6 +24,9 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from pipeline import startup
+from pipeline.boundary import describe_fault, lasting_output
+
 CommandT = TypeVar("CommandT", bound="Command")
 
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
@@ -263,10 +266,11 @@ def _options(model: type[BaseModel], prefix: str = "--") -> Iterator[tuple[str, 
 
 
 def _normalise(model: type[BaseModel], arguments: Sequence[str]) -> list[str]:
-    """Rewrite what pydantic-settings does not always read: `--list a,b`, `--flag true|false`, `--two-words`."""
+    """Rewrite what pydantic-settings does not always read: `--list a,b`, `--flag true|false`, `--two-words`, `--k`."""
     types = dict(_options(model))
     known = {name.replace("_", "-"): name for name in types if "_" in name}
     known |= {f"--no-{name[2:]}": f"--no-{known[name][2:]}" for name in known}
+    known |= {name: name[1:] for name in types if len(name) == len("--k")}  # a letter is called -k; --k is it, too
     words = iter(arguments)
     rewritten: list[str] = []
     for word in words:
@@ -311,17 +315,28 @@ def parse_command(command: type[CommandT], argv: Sequence[str] | None = None) ->
 
 
 def run_command(command: type[CommandT], main: Callable[[CommandT], int | None]) -> NoReturn:
-    """Parse the command line, run `main` and exit; a user's error, a full disk or Ctrl-C end in one line."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Parse the command line, run `main` and exit: the boundary of every program.
+
+    Whatever ends `main`, a user's error, a full disk, Ctrl-C or a fault of ours, is said in one line; nothing that is
+    printed can end it.
+    """
+    with lasting_output():
+        raise SystemExit(_status(command, main))
+
+
+def _status(command: type[CommandT], main: Callable[[CommandT], int | None]) -> int:
     try:
-        status = main(parse_command(command)) or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
+        startup.end()
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        return main(parse_command(command)) or 0
     except KeyboardInterrupt:
         print("interrupted; files that were finished are kept", file=sys.stderr)
-        status = 130
+        return 128 + signal.SIGINT
+    except UserError as error:
+        message, status = str(error), 2
     except OSError as error:  # a full disk, a folder that cannot be written
-        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
-        status = 2
-    raise SystemExit(status)
+        message, status = f"{error.filename or 'input or output'}: {error.strerror or error}", 2
+    except Exception as error:
+        message, status = describe_fault(error)
+    print(f"error: {message}", file=sys.stderr)
+    return status

@@ -1,16 +1,16 @@
 """`python -m benchmarks.scale`."""
 
+from benchmarks.result import write_page as replace_page
 from benchmarks.scale.figures import read_figures
 from benchmarks.scale.options import ScaleCommand
 from benchmarks.scale.page import write_page
-from pipeline.files import write_bytes
 from pipeline.settings import run_command
 
 
 def main(command: ScaleCommand) -> None:
     """Compute and write the page."""
     page = write_page(command, read_figures(command.results, command.assumed))
-    write_bytes(command.out, page.encode())
+    replace_page(command.out, page)
     answers = page.partition("\n- ")[2].partition("\n\n")[0]
     print(f"- {answers}\nwritten to {command.out}")
 

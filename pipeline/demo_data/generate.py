@@ -1,6 +1,5 @@
 """The jobs of a demo data set, the processes that do them, and `demo_data.json`, which is written last."""
 
-import json
 import multiprocessing
 import os
 import platform
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from pipeline.demo_data import casting, trees
 from pipeline.files import TEMPORARY_PREFIX, as_json, remove, write_bytes
+from pipeline.reading import read_json
 from pipeline.settings import COUNT_LIMIT, Seed, Settings, UserError
 from pipeline.shards.ffmpeg import FfmpegError
 from pipeline.shards.versions import writer_versions
@@ -204,12 +204,9 @@ def _is_finished(out: Path, record: dict[str, Any]) -> bool:
     if not out.is_dir():
         raise UserError(f"{out} is a file; give a directory that is empty or does not exist")
     for name in (FINISHED, UNFINISHED):
-        try:
-            found = json.loads((out / name).read_bytes())
-        except FileNotFoundError:
+        if not (out / name).is_file():
             continue
-        except ValueError as error:
-            raise UserError(f"{out / name} is not valid JSON; remove {out} or give another directory") from error
+        found = read_json(out / name, f"Remove {out} or give another directory")
         if found.get("made_from") != record["made_from"]:
             raise UserError(
                 f"{out} holds demo data made from {found.get('made_from')}, not {record['made_from']}; "

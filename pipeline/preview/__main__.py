@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import ClassVar
 
-import pyarrow as pa
 from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
 from tqdm import tqdm
 
 from pipeline.dataset import MANIFEST, mending, read_manifest
 from pipeline.files import atomic_path, write_bytes
+from pipeline.outputs import claim
 from pipeline.preview import page, sheet
 from pipeline.preview.batch import batch_settings, write_batch
 from pipeline.preview.strips import read_strips
@@ -76,13 +76,14 @@ def main(command: PreviewCommand) -> None:
     try:
         survey = survey_dataset(storage, manifest)
         chosen = choose(storage, manifest, survey, command.samples, command.seed)
-    except (OSError, pa.ArrowException, LookupError) as error:
+    except Exception as error:  # Arrow's own kinds and Python's
         raise UserError(f"cannot read the tables of {storage} ({error}). {mending(storage)}") from error
     strips = read_strips(storage, manifest, chosen, command.draws, command.seed)
     sections, parts = [], []
     for strip in tqdm(strips, total=len(chosen), desc="preview", unit=" samples", delay=2):
         sections.append(page.sample(strip))
         parts.append(sheet.part(strip))
+    claim(command.out, command.program, [PAGE, SHEET] + [BATCH] * command.batch)
     title = Path(command.place.rstrip("/")).name or str(storage)
     write_bytes(command.out / PAGE, page.render(title, manifest, survey, sections, command.seed).encode())
     clips = int(survey.classes.counts.sum())

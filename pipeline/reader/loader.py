@@ -38,6 +38,29 @@ class _Prepared(NamedTuple):
     feed: Feed
 
 
+_MOST_SAMPLES = 1 << 62
+"""Visits of all steps of a run; they are counted in 64 bits."""
+
+
+def _check_numbers(global_batch: int, first_step: int, last_step: int, rank: int, ranks: int) -> None:
+    """Make sure that there is a part of a batch to make.
+
+    Raises:
+        UserError: names the number that is out of its range.
+    """
+    if ranks < 1 or not 0 <= rank < ranks:
+        raise UserError(f"there is no rank {rank} of {ranks}: ranks count from 0")
+    if global_batch < 1:
+        raise UserError(f"the total batch size is {global_batch}; it must be at least 1")
+    if global_batch % ranks:
+        raise UserError(f"the total batch size {global_batch} does not divide by {ranks} ranks")
+    if first_step < 0 or last_step * global_batch > _MOST_SAMPLES:
+        raise UserError(
+            f"steps {first_step} to {last_step} of {global_batch} samples cannot be counted: they begin at 0 and visit "
+            f"at most {_MOST_SAMPLES} samples"
+        )
+
+
 class Loader:
     """Iterator over the batches of one rank, from `first_step` up to but not including `last_step`.
 
@@ -58,10 +81,10 @@ class Loader:
         """Open the datasets and build the DALI graph; on a CUDA `device` decoding and views run there.
 
         Raises:
-            UserError: the data or the neighbour table cannot be used, or `global_batch` does not divide by `ranks`.
+            UserError: the data or the neighbour table cannot be used, `global_batch` does not divide by `ranks`, or
+                there is no such rank or step.
         """
-        if global_batch % ranks:
-            raise UserError(f"the total batch size {global_batch} does not divide by {ranks} ranks")
+        _check_numbers(global_batch, first_step, last_step, rank, ranks)
         self.sources = Sources(settings)
         self.dataset = self.sources.datasets[0]
         self.table = self.sources.table
@@ -129,6 +152,8 @@ class Loader:
         return self
 
     def __next__(self) -> Batch:
+        if self._pipeline is None:
+            raise UserError("this loader is closed: make a new one from the step that comes next")
         try:
             (views,) = self._pipeline.run()
         except DALI_ERRORS as error:

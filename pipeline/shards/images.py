@@ -1,9 +1,7 @@
 """Still image -> JPEG that every decoder takes, and the check of JPEGs by decoding them."""
 
 import io
-import struct
 import warnings
-import zlib
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 from pydantic import Field
@@ -34,8 +32,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What turns a picture of an EXIF orientation upright."""
-_DECODE_FAULTS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, LookupError, TypeError)
-"""What Pillow raises on broken files."""
+_DECODE_FAULTS = (Exception,)
+"""What Pillow raises on broken files: its decoders use every kind."""
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `max_pixels` decides
 
 
@@ -90,12 +88,14 @@ def encode_image(data: bytes, settings: ImageSettings) -> tuple[bytes, str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # metadata that Pillow finds odd; the decode below is what counts
             return _encode(data, settings)
+    except Rejected:
+        raise
     except UnidentifiedImageError as error:  # its message holds a memory address
         raise _unidentified(data) from error
     except Image.DecompressionBombError as error:
         raise Rejected(Reason.TOO_LARGE, f"more than max_pixels = {settings.max_pixels} pixels") from error
     except _DECODE_FAULTS as error:
-        raise Rejected(Reason.DECODE_ERROR, str(error)) from error
+        raise Rejected(Reason.DECODE_ERROR, str(error) or type(error).__name__) from error
 
 
 def _unidentified(data: bytes) -> Rejected:
@@ -159,6 +159,6 @@ def check_jpeg(data: bytes) -> tuple[int, int]:
             image.load()
     except UnidentifiedImageError as error:
         raise Rejected(Reason.DECODE_ERROR, "no JPEG") from error
-    except (*_DECODE_FAULTS, Image.DecompressionBombError) as error:
+    except _DECODE_FAULTS as error:
         raise Rejected(Reason.DECODE_ERROR, f"the JPEG does not decode: {error}") from error
     return size

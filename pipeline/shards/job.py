@@ -14,6 +14,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from pipeline.dataset import MANIFEST, REJECTS, Manifest, parse_manifest
+from pipeline.reading import reading
 from pipeline.settings import UserError, flatten
 from pipeline.shards.cluster import run_shards
 from pipeline.shards.command import PLACES, ShardsCommand, location_of
@@ -119,7 +120,8 @@ def _lists_the_same(command: ShardsCommand, out: Storage, plan: Plan) -> bool:
 
 def _continue(command: ShardsCommand, out: Storage, identity: dict[str, Any]) -> Plan:
     """The plan of the unfinished job in `out`; its inputs may have moved since, or be spelled otherwise."""
-    job = json.loads(out.read(JOB))
+    with reading(f"{out}/{JOB}", "valid JSON", f"Remove {out}/{PARTS} to begin anew"):
+        job = json.loads(out.read(JOB))
     there = job["identity"]
     settings = {name: value for name, value in identity.items() if name not in PLACES}
     advice = "give those again to continue it, or choose another --out"

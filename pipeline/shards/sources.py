@@ -185,8 +185,13 @@ def _class_names(folders: Iterable[Storage]) -> dict[str, str]:
     """`FOLDER,NAME` rows of the first labels.txt found; {} without one."""
     for storage in folders:
         if storage.size(CLASS_NAMES) is not None:
-            rows = csv.reader(_lines(storage, CLASS_NAMES))
-            return {row[0].strip(): row[1].strip() for row in rows if len(row) > 1}
+            rows = csv.reader(_lines(storage, CLASS_NAMES), strict=True)  # or an open quote would take in what follows
+            try:
+                return {row[0].strip(): row[1].strip() for row in rows if len(row) > 1}
+            except csv.Error as error:
+                raise UserError(
+                    f"{storage}/{CLASS_NAMES}, line {rows.line_num}: {error}; rows are FOLDER,NAME with quotes in pairs"
+                ) from error
     return {}
 
 

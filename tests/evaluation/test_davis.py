@@ -61,7 +61,7 @@ def test_the_recorded_clips_give_the_recorded_masks_and_scores(tmp_path: Path) -
 
 def test_result_predictions_and_sheets_are_complete(data: Path) -> None:
     result, out = evaluate(data), data.parent / "out"
-    made = {"davis.json", "predictions", "sheets", "report.html", ".evaluation"}
+    made = {"davis.json", "predictions", "sheets", "report.html", ".made-by.json"}
     assert {path.name for path in out.iterdir()} == made
     assert len(list((out / "predictions" / "two").iterdir())) == 5
     with Image.open(out / "sheets" / "one.png") as sheet:

@@ -2,7 +2,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import pytest
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from pipeline.settings import Command, Settings, UserError, flatten, parse_command, run_command
 from pipeline.storage import Place
@@ -176,6 +176,9 @@ def test_help_shows_description_and_docstrings(capsys: pytest.CaptureFixture[str
         (UserError("the key is wrong"), 2, "error: the key is wrong\n"),
         (OSError(28, "No space left on device", "out/shard.tar"), 2, "error: out/shard.tar: No space left on device\n"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (MemoryError(), 2, "error: out of memory: MemoryError\n"),
+        (RuntimeError("CUDA out of memory. Tried\nto"), 2, "error: out of memory: CUDA out of memory. Tried to\n"),
+        (ZeroDivisionError("by\nzero"), 70, "error: this is a fault of the program, please report it: ZeroDivisionErr"),
     ],
 )
 def test_faults_end_in_one_line(
@@ -192,6 +195,18 @@ def test_faults_end_in_one_line(
     captured = capsys.readouterr().err
     assert captured.startswith(says)
     assert captured.count("\n") == 1
+    assert ("test_settings.py:" in captured) == (status == 70), "where a fault arose is part of its line"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [(["-k", "3"], 3), (["--k", "3"], 3), (["--k=3"], 3), (["-k=3"], 3), (["--many", "3"], 3)]
+)
+def test_an_option_of_one_letter_has_one_dash_or_two(option: list[str], value: int) -> None:
+    class Short(Command):
+        program: ClassVar[str] = "python -m short"
+        k: int = Field(5, validation_alias=AliasChoices("k", "many"))
+
+    assert parse_command(Short, option).k == value
 
 
 def test_nested_settings_have_dotted_names() -> None:

@@ -20,6 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.files import sha256_file
 from pipeline.storage import open_storage
 from tests.processes import heed_ctrl_c, left_in_session
 from tests.training.lives import Lives, lives
@@ -178,7 +179,7 @@ def test_a_torn_and_a_foreign_checkpoint_are_refused_by_name_and_the_one_before_
     shutil.copytree(older, foreign)
     (foreign / "config.json").write_text((older / "config.json").read_text().replace('"epochs": 2', '"epochs": 3'))
     state = json.loads((foreign / STATE).read_text())
-    del state["sha256"]["config.json"]
+    state["sha256"]["config.json"] = sha256_file(foreign / "config.json")
     (foreign / STATE).write_text(json.dumps(state))
     status, said = trainer.run(small(clip_dataset, out))
     assert status == 0
@@ -206,7 +207,7 @@ def test_another_runs_checkpoint_is_where_resume_says(
     assert "nothing is left to do: all 12 steps are done" in said
     status, said = trainer.run(small(clip_dataset, out, resume=tmp_path / "nowhere"))
     assert status == 2
-    assert "nowhere is damaged" in said
+    assert "nowhere is not a training checkpoint" in said
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_all_that_is_needed_to_repeat_it(

@@ -36,6 +36,35 @@ def read(settings: ReaderSettings, first: int, last: int, batch: int = 4, rank: 
         return list(loader)
 
 
+@pytest.mark.parametrize(
+    ("batch", "steps", "rank", "ranks", "message"),
+    [
+        (0, (0, 1), 0, 1, "the total batch size is 0; it must be at least 1"),
+        (-4, (0, 1), 0, 1, "the total batch size is -4; it must be at least 1"),
+        (4, (0, 1), 0, 0, "there is no rank 0 of 0: ranks count from 0"),
+        (4, (0, 1), 2, 2, "there is no rank 2 of 2"),
+        (4, (0, 1), -1, 2, "there is no rank -1 of 2"),
+        (4, (0, 1), 0, -1, "there is no rank 0 of -1"),
+        (4, (0, 1), 0, 3, "the total batch size 4 does not divide by 3 ranks"),
+        (4, (-1, 1), 0, 1, "steps -1 to 1 of 4 samples cannot be counted: they begin at 0"),
+        (4, (2**62, 2**62 + 1), 0, 1, "cannot be counted: .* visit at most"),
+    ],
+)
+def test_numbers_out_of_range_are_named(
+    made_dataset: Path, batch: int, steps: tuple[int, int], rank: int, ranks: int, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        Loader(ReaderSettings(shards=made_dataset, views=VIEWS), batch, *steps, rank, ranks)
+
+
+def test_far_steps_are_read_and_a_closed_loader_says_so(made_dataset: Path) -> None:
+    with Loader(ReaderSettings(shards=made_dataset, views=VIEWS), 2, 10**12, 10**12 + 2) as loader:
+        assert next(loader).step == 10**12
+    loader.close()
+    with pytest.raises(UserError, match="this loader is closed: make a new one from the step that comes next"):
+        next(loader)
+
+
 def test_batches_have_the_documented_shapes(clip_dataset: Path) -> None:
     batches = read(ReaderSettings(shards=clip_dataset, views=VIEWS), 0, 3)
     assert [batch.step for batch in batches] == [0, 1, 2]

@@ -70,6 +70,7 @@ def test_annotation_file_names_clips_and_classes(tmp_path: Path) -> None:
         ("id,start\na,1\n", "has no column time_end, time_start, youtube_id"),
         ("youtube_id,time_start,time_end\nabc,one,2\n", "line 2: time_start and time_end must be seconds"),
         ("youtube_id,time_start,time_end\n" + "a" * 200_000 + ",1,2\n", "line 2: field larger than field limit"),
+        ('youtube_id,time_start,time_end\n"abc,1,2\ndef,3,4\n', "line 2: unexpected end of data"),
         ("youtube_id,time_start,time_end\nabc\n", "line 2: time_start and time_end must be seconds"),
     ],
 )
@@ -186,6 +187,14 @@ def test_names_that_are_no_frames_do_not_make_a_folder_a_clip(tmp_path: Path) ->
     listing = list_sources(str(tmp_path), "frames", pattern=r"img_\d+\.jpg")
     assert [source.path for source in listing.sources] == ["yoga/x"]
     assert listing.ignored == {"images that frames.pattern leaves out": 2, "hidden files": 2}
+
+
+@pytest.mark.parametrize("rest", ["yoga,Yoga\n", "x" * 200_000])
+def test_a_quote_left_open_in_the_names_of_classes_is_named(tmp_path: Path, rest: str) -> None:
+    touch(tmp_path / "yoga" / "a.mp4")
+    touch(tmp_path / "labels.txt", f'abseiling,"Abseiling\n{rest}')
+    with pytest.raises(UserError, match=r"labels\.txt, line [123]: .*; rows are FOLDER,NAME with quotes in pairs"):
+        list_sources(str(tmp_path))
 
 
 def test_keys_have_no_dot_or_separator_and_stay_different() -> None:
