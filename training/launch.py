@@ -10,9 +10,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from argparse import Namespace
 from pathlib import Path
-from types import FrameType
 
 import yaml
 from accelerate.commands.config.config_args import default_config_file
@@ -38,13 +38,29 @@ def child_processes() -> list[int]:
     return [int(number) for children in lists for number in children.read_text().split()]
 
 
-def forward(number: int, frame: FrameType | None) -> None:
-    """Send a signal on to the ranks; while there are none yet, as other machines are waited for, it ends the launch."""
+def forward(number: int) -> None:
+    """Send a signal on to the ranks; while there are none, as other machines are waited for, it ends this process."""
     children = child_processes()
     for child in children if number != signal.SIGINT else ():  # a terminal sends Ctrl-C to the ranks too
         os.kill(child, number)
     if not children:
-        raise SystemExit(exit_status(number))
+        os._exit(exit_status(number))
+
+
+def forward_signals() -> None:
+    """Let a thread `forward` signals: the main one may wait inside PyTorch, where Python handles none."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def run() -> None:
+        while came := os.read(reader, 1):
+            if came[0] in FORWARDED:
+                forward(came[0])
+
+    for number in FORWARDED:
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(writer)
+    threading.Thread(target=run, name="signals", daemon=True).start()
 
 
 def resolve(parsed: Namespace) -> Namespace:
@@ -129,8 +145,7 @@ def launch(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    for number in FORWARDED:
-        signal.signal(number, forward)
+    forward_signals()
     try:
         (multi_gpu_launcher if starts_ranks(options) else simple_launcher)(options)
     except subprocess.CalledProcessError as error:
