@@ -23,7 +23,7 @@ from evaluation.davis import Davis, DavisCommand
 from evaluation.davis_scores import boundary_measure
 from evaluation.evaluate import evaluate_clips, open_clips, summarise
 from evaluation.propagation import PropagationSettings, propagate
-from pipeline.settings import Command, UserError, run_command
+from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, Command, UserError, run_command
 from tests.evaluation.oracle import boundary_measure_by_dilation, propagate_fully
 from training.vit import VisionTransformer, VitSettings, random_backbone
 
@@ -37,9 +37,9 @@ class EvaluationBenchmark(Command):
     """Result file."""
     size: Size = (480, 880)
     """Height and width of the network's input."""
-    rounds: int = Field(3, ge=1)
+    rounds: int = Field(3, ge=1, le=COUNT_LIMIT)
     """Rounds of which the median counts."""
-    batch_size: int = Field(4, ge=1)
+    batch_size: int = Field(4, ge=1, le=BATCH_LIMIT)
     """Frames that pass the network at once."""
     device: str = "auto"
     """Where features and propagation run: auto, cpu, cuda or cuda:N."""

@@ -18,8 +18,9 @@ from benchmarks.evidence_rows import ROWS, ROWS_ON_REAL_CLIPS, Row, paragraph, r
 from benchmarks.evidence_runs import FINISHED, PRESET, Run, Scene, do_all, run_logged
 from benchmarks.programs import Programs
 from benchmarks.result import write_result
+from evaluation.command import Size
 from pipeline.files import as_json, write_bytes
-from pipeline.settings import Command, UserError, parse_command, run_command
+from pipeline.settings import COUNT_LIMIT, THREAD_LIMIT, Command, UserError, parse_command, run_command
 from training.command import PretrainCommand
 from training.weights import random_backbone, save_backbone
 
@@ -42,17 +43,17 @@ class EvidenceCommand(Command):
     """Result file to write."""
     page: Path = Path("docs/evidence.md")
     """Document to write from it."""
-    clips: int = Field(120, ge=1)
+    clips: int = Field(120, ge=1, le=COUNT_LIMIT)
     """Clips to make for training."""
-    sequences: int = Field(8, ge=1)
+    sequences: int = Field(8, ge=1, le=COUNT_LIMIT)
     """Held-out sequences for DAVIS; half as many for VIP and for JHMDB."""
-    seeds: int = Field(3, ge=1)
+    seeds: int = Field(3, ge=1, le=COUNT_LIMIT)
     """Runs of each row."""
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1, le=COUNT_LIMIT)
     """Steps of a run; default: those of configs/tiny.yaml, ten times as many where there is a GPU."""
-    size: tuple[int, int] = (160, 288)
+    size: Size = (160, 288)
     """Height and width of the network's input in the evaluation."""
-    lanes: int | None = Field(None, ge=1)
+    lanes: int | None = Field(None, ge=1, le=THREAD_LIMIT)
     """Runs at a time; default: one for each core, or one where there is a GPU. The result does not depend on it."""
     real_clips: Path | None = None
     """Folder of class folders with real clips, for a second table; needs --real_davis."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence_rows import MEASURES, ROWS, TITLES, Table, orderings, paragraph, row, signed, spread
+from benchmarks.result import write_page as replace_page
 from evaluation.report_parts import chart, colour
 from pipeline.files import write_bytes
 
@@ -112,6 +113,6 @@ def page(result: dict[str, Any]) -> str:
 
 def write_page(path: Path, result: dict[str, Any]) -> None:
     """Write the document and its curves beside it."""
+    replace_page(path, page(result))
     if drawn := curves(result["demo"]["runs"]):
         write_bytes(path.with_name(CURVES), drawn.encode())
-    write_bytes(path, page(result).encode())

@@ -16,7 +16,7 @@ from benchmarks.made_shards import make_shards
 from benchmarks.result import print_table, write_result
 from indexing.extract import ShardFeatures
 from pipeline.dataset import ShardDataset
-from pipeline.settings import Command, run_command
+from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, THREAD_LIMIT, Command, run_command
 from pipeline.storage import open_storage
 from training.vit import VitSettings, random_backbone
 from training.weights import save_backbone
@@ -36,11 +36,11 @@ class FeaturesBenchmark(Command):
     """Folder of a shard dataset."""
     out: Path = Path("benchmarks/results/features.json")
     """Result file."""
-    images: int = Field(256, ge=1)
+    images: int = Field(256, ge=1, le=COUNT_LIMIT)
     """Images that are timed; those of the dataset, over and over, after as many that are not."""
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(64, ge=1, le=BATCH_LIMIT)
     """Images per forward pass."""
-    threads: int = Field(2, ge=1)
+    threads: int = Field(2, ge=1, le=THREAD_LIMIT)
     """CPU threads."""
     backbone: VitSettings = VitSettings(architecture="small")
     """Random parameters are drawn for it; the time does not depend on them."""

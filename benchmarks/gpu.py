@@ -19,7 +19,7 @@ from benchmarks.gpu_stages import Stage, absent_package, build_stages, gpu_sizes
 from benchmarks.made_shards import make_shards
 from benchmarks.programs import Programs
 from benchmarks.result import NOT_HERE, print_table, write_result
-from pipeline.settings import Command, UserError, run_command
+from pipeline.settings import COUNT_LIMIT, Command, UserError, run_command
 
 ROOT = Path(__file__).parents[1]
 RESULT = Path("benchmarks/results/gpu.json")
@@ -40,7 +40,7 @@ class GpuBenchmark(Command):
     """cpu: a dry run at tiny sizes, which shows that the stages run and measures nothing."""
     out: Path | None = None
     """Result file; default benchmarks/results/gpu.json, and none in a dry run."""
-    limit_s: float = Field(470, gt=0)
+    limit_s: float = Field(470, gt=0, le=COUNT_LIMIT)
     """Seconds for all together; stages that would begin later are left out."""
 
 

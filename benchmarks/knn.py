@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import faiss
 import numpy as np
@@ -27,7 +27,7 @@ from indexing.approximate import recall
 from indexing.engines import Device, cpu_nearest, gpu_count
 from indexing.job import PARTS, BlockSearch, SearchSettings, SearchTask
 from indexing.search import Block, Rules, nothing_found, search_block
-from pipeline.settings import Command, run_command
+from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, Command, run_command
 from pipeline.storage import open_storage
 
 IMAGENET = 1_281_167
@@ -60,17 +60,17 @@ class KnnBenchmark(Command):
     """Result file."""
     device: Literal["cpu", "gpu"] = "cpu"
     """gpu: measure the search on all GPUs that FAISS finds."""
-    rows: int = Field(100_000, ge=1000)
+    rows: int = Field(100_000, ge=1000, le=COUNT_LIMIT)
     """Vectors."""
-    width: int = Field(384, ge=2)
+    width: int = Field(384, ge=2, le=2**16)
     """Values of a vector."""
-    k: int = Field(5, ge=1)
+    k: int = Field(5, ge=1, le=2000)
     """Neighbours."""
-    block: int = Field(1024, ge=1)
+    block: int = Field(1024, ge=1, le=BATCH_LIMIT)
     """Queries in a block."""
-    rounds: int = Field(40, ge=1)
+    rounds: int = Field(40, ge=1, le=COUNT_LIMIT)
     """Blocks that are timed; on the CPU both search each in turns."""
-    budgets: tuple[float, ...] = (0.5, 1.0)
+    budgets: tuple[Annotated[float, Field(gt=0, le=COUNT_LIMIT)], ...] = (0.5, 1.0)
     """Memory budgets in 10^9 bytes whose peaks are measured; with the first, features of the default size stream."""
 
 

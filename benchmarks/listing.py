@@ -10,14 +10,14 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 from tqdm import tqdm
 
 from benchmarks.result import print_table, write_result
 from indexing.budget import peak_memory_gb
-from pipeline.settings import Command, run_command
+from pipeline.settings import COUNT_LIMIT, Command, run_command
 from pipeline.shards.plan import make_plan
 from pipeline.shards.sources import list_sources
 
@@ -30,7 +30,7 @@ class ListingBenchmark(Command):
 
     program: ClassVar[str] = "python -m benchmarks.listing"
 
-    inputs: tuple[int, ...] = Field((1_000, 100_000, 1_000_000), min_length=1)
+    inputs: tuple[Annotated[int, Field(ge=1, le=COUNT_LIMIT)], ...] = Field((1_000, 100_000, 1_000_000), min_length=1)
     """Numbers of inputs."""
     out: Path = Path("benchmarks/results/listing.json")
     """Result file."""

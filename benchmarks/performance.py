@@ -7,8 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from benchmarks.gpu_stages import READER, RUN, build_stages, gpu_sizes, say, step_name
 from benchmarks.markdown import paragraph, table
-from benchmarks.result import read_result
-from pipeline.files import write_bytes
+from benchmarks.result import read_result, write_page
 from pipeline.settings import Command, UserError, run_command
 
 Result = dict[str, Any]
@@ -237,7 +236,7 @@ def document(folder: Path) -> str:
 
 def main(command: PerformanceCommand) -> None:
     """Write the document."""
-    write_bytes(command.out, document(command.results).encode())
+    write_page(command.out, document(command.results))
     print(f"written to {command.out}")
 
 

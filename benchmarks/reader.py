@@ -30,7 +30,7 @@ from pipeline.reader.feed import plan_feed
 from pipeline.reader.plan import needed_frames, plan_batch
 from pipeline.reader.sources import Sources, read_frames
 from pipeline.reader.views import ViewSettings
-from pipeline.settings import Command, run_command
+from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, THREAD_LIMIT, Command, run_command
 
 WARM_UP_STEPS = 3
 STEPS_BEHIND = 8
@@ -54,11 +54,11 @@ class ReaderBenchmark(Command):
     """Folder of a shard dataset of clips."""
     out: Path = Path("benchmarks/results/reader.json")
     """Result file."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, le=BATCH_LIMIT)
     """Clips in a batch."""
-    steps: int = Field(10, ge=2)
+    steps: int = Field(10, ge=2, le=COUNT_LIMIT)
     """Batches that are timed."""
-    threads: int = Field(2, ge=1)
+    threads: int = Field(2, ge=1, le=THREAD_LIMIT)
     """CPU threads of DALI, and processes of the DataLoader."""
     views: ViewSettings = ViewSettings()
     """Crops and colours; the defaults are the paper's."""
@@ -66,9 +66,9 @@ class ReaderBenchmark(Command):
     """Where the reader decodes and makes its views."""
     compare: bool = False
     """Measure the peers, the bytes and the memory as well."""
-    rounds: int = Field(3, ge=1)
+    rounds: int = Field(3, ge=1, le=COUNT_LIMIT)
     """How often the reader and its peers are measured in turn."""
-    memory_steps: int = Field(2000, ge=200)
+    memory_steps: int = Field(2000, ge=200, le=COUNT_LIMIT)
     """Steps over which memory is watched, with small views."""
 
 
@@ -122,6 +122,8 @@ def time_decode(command: ReaderBenchmark) -> Figures:
     """DALI decodes the frames that the plan needs, and does nothing with them."""
     from nvidia.dali import fn, pipeline_def, types
 
+    from pipeline.reader.graph import decode_frames
+
     settings, size = _settings(command), command.batch_size
     sources = Sources(settings)
     part = slice(0, size)
@@ -135,7 +137,7 @@ def time_decode(command: ReaderBenchmark) -> Figures:
     )
     def graph() -> Any:  # noqa: ANN401 - a DALI node
         frames = fn.external_source(source=lambda: next(batches), batch=True, dtype=types.UINT8, ndim=1)
-        return fn.decoders.image(frames, output_type=types.RGB)
+        return decode_frames(frames, on_gpu=False)
 
     pipeline = graph()
     pipeline.build()

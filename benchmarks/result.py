@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import as_json, write_bytes
+from pipeline.reading import read_json
 from pipeline.settings import UserError
 from pipeline.versions import installed_versions
 
@@ -36,10 +37,32 @@ def processor() -> str:
 
 
 def write_result(path: Path, figures: dict[str, Any]) -> None:
-    """Write `figures` with machine and versions as JSON."""
+    """Write `figures` with machine and versions as JSON.
+
+    Raises:
+        UserError: a file at `path` is not of this function.
+    """
     machine = {"cpu": processor(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
     content = {**figures, "machine": machine, "versions": installed_versions(PACKAGES)}
+    if path.is_file() and path.stat().st_size:
+        try:
+            own = read_json(path).keys() >= {"machine", "versions"}
+        except UserError:
+            own = False
+        if not own:
+            raise UserError(f"{path} is not a result of a benchmark and is not replaced: give another --out")
     write_bytes(path, as_json(content))
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a document, in place of one with the same heading.
+
+    Raises:
+        UserError: a file at `path` has another first line.
+    """
+    if path.is_file() and (there := path.read_bytes()) and there.splitlines()[0] != page.encode().splitlines()[0]:
+        raise UserError(f"{path} is not this page as it was written before and is not replaced: give another name")
+    write_bytes(path, page.encode())
 
 
 def read_result(path: Path, command: str) -> dict[str, Any] | None:

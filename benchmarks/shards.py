@@ -26,7 +26,7 @@ from PIL import Image
 from pydantic import Field
 
 from benchmarks.result import print_table, write_result
-from pipeline.settings import Command, UserError, run_command
+from pipeline.settings import COUNT_LIMIT, Command, UserError, run_command
 from pipeline.shards.__main__ import main as run_shards
 from pipeline.shards.command import ShardsCommand
 from pipeline.shards.ffmpeg import ffmpeg_path, run_ffmpeg
@@ -46,11 +46,11 @@ class ShardsBenchmark(Command):
     """Folder of clips; by default some are made."""
     images: Path | None = None
     """Folder of JPEGs; by default some are made."""
-    clip_inputs: int = Field(216, ge=1)
+    clip_inputs: int = Field(216, ge=1, le=COUNT_LIMIT)
     """Clips in a run; those of the folder are taken again until there are as many."""
-    image_inputs: int = Field(20000, ge=1)
+    image_inputs: int = Field(20000, ge=1, le=COUNT_LIMIT)
     """Images in a run, likewise."""
-    rounds: int = Field(2, ge=1)
+    rounds: int = Field(2, ge=1, le=COUNT_LIMIT)
     """How often each way is timed."""
     out: Path = Path("benchmarks/results/shards.json")
     """Result file."""

@@ -25,7 +25,7 @@ from benchmarks.result import print_table, write_result
 from pipeline.reader.batch import Batch
 from pipeline.reader.masks import MaskSettings, draw_masks, mask_sizes
 from pipeline.reader.views import ViewSettings
-from pipeline.settings import Command, UserError, run_command
+from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, Command, UserError, run_command
 from training.metrics import peak_memory_gb
 from training.model import TCoRe, TCoReSettings
 from training.optimiser import OptimiserSettings, apply_schedule, build_optimiser, clip_gradients
@@ -53,9 +53,9 @@ class TrainBenchmark(Command):
     """Measure the plain form as well, in turns with the lean one."""
     architecture: Literal["tiny", "small", "base", "large"] = "small"
     """Backbone."""
-    batch_size: int = Field(4, ge=1)
+    batch_size: int = Field(4, ge=1, le=BATCH_LIMIT)
     """Clips in a batch."""
-    prototypes: int = Field(65536, ge=2)
+    prototypes: int = Field(65536, ge=2, le=2**24)
     """Prototypes K."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the steps are taken."""
@@ -63,9 +63,9 @@ class TrainBenchmark(Command):
     """bf16: the matrix products in bfloat16, as in training."""
     compile: bool = False
     """Whether the blocks of the backbones are compiled with torch.compile."""
-    rounds: int = Field(3, ge=1)
+    rounds: int = Field(3, ge=1, le=COUNT_LIMIT)
     """How often the two forms take turns; the median counts."""
-    steps: int = Field(2, ge=1)
+    steps: int = Field(2, ge=1, le=COUNT_LIMIT)
     """Steps that are timed in a turn, after one that is not."""
 
 

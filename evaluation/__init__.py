@@ -12,3 +12,5 @@ during_training  DAVIS on the teacher while it is trained, and the best weights
 
 A result is a pure function of data, weights and the protocol that its file records.
 """
+
+from pipeline import startup as startup  # before anything that takes time to import

@@ -41,7 +41,7 @@ def attention_maps(checkpoint: Checkpoint, task: Task[Any], clips: Mapping[str, 
         return {}
     maps = {}
     for name, clip in clips.items():
-        frame = read_frame(clip.frames[0])
+        frame = read_frame(clip.frames[0].path, clip.frames[0].orientation)
         image = network_input(frame, task.network_size(clip)).to(checkpoint.extractor.device)
         maps[name] = heat(frame, cls_attention(backbone, image))
     return maps

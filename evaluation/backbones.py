@@ -1,6 +1,5 @@
 """Frozen patch features of frames, from weights of several origins."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from itertools import islice
@@ -12,8 +11,10 @@ from torch import Tensor, nn
 
 from evaluation.fingerprints import fingerprint
 from pipeline.files import sha256_file
+from pipeline.reading import read_json, reading
 from pipeline.settings import UserError
 from training.import_official import infer_settings, read_teacher_backbone
+from training.tensor_files import check_finite, read_torch
 from training.vit import VisionTransformer
 from training.weights import build_backbone, load_backbone, random_backbone, read_card
 
@@ -121,9 +122,9 @@ def _open_file(path: Path) -> tuple[VisionTransformer, dict[str, Any], str]:
 
 def _open_transformers(path: Path, random_seed: int | None) -> tuple[Any, str]:
     try:
-        kind = json.loads((path / "config.json").read_text()).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is a folder without a readable config.json of a transformers model") from error
+        kind = read_json(path / "config.json").get("model_type")
+    except UserError as error:
+        raise UserError(f"{path} is a folder without a readable config.json of transformers ({error})") from error
     if kind is None:
         raise UserError(
             f"{path} is no folder of a transformers model; of a checkpoint, `python -m training.export {path} FILE` "
@@ -136,19 +137,21 @@ def _open_transformers(path: Path, random_seed: int | None) -> tuple[Any, str]:
     except ImportError as error:
         raise UserError(f"{path} needs the package transformers: pip install transformers") from error
     transformers.utils.logging.disable_progress_bar()
-    try:
+    if random_seed is None and not any(path.glob("*.safetensors")):
+        for file in sorted(path.glob("pytorch_model*.bin")):
+            read_torch(file)  # transformers' own words for a file that it refuses advise to run the code in it
+    with reading(f"the model in {path}", "one that transformers can load"):
         if random_seed is None:
             model, report = transformers.AutoModel.from_pretrained(
                 path, local_files_only=True, output_loading_info=True
             )
             if missing := sorted(report["missing_keys"]):
                 raise UserError(f"the weights in {path} lack {len(missing)} tensors, such as {missing[0]}")
+            check_finite(model.state_dict(), path)
         else:
             config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(random_seed)
                 model = transformers.AutoModel.from_config(config)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"cannot load the weights in {path}: {' '.join(str(error).split())}") from error
     parts = sorted(file for file in path.iterdir() if file.suffix in (".json", ".safetensors", ".bin"))
     return model, fingerprint(path, parts)

@@ -11,15 +11,16 @@ import torch
 from pydantic import BeforeValidator, Field, field_validator
 
 from evaluation.backbones import Checkpoint, Precision, open_checkpoint
-from pipeline.files import remove, write_bytes
-from pipeline.settings import Command, Settings, UserError
+from pipeline.files import TEMPORARY_PREFIX, remove, write_bytes
+from pipeline.outputs import claim
+from pipeline.settings import BATCH_LIMIT, THREAD_LIMIT, Command, Seed, Settings, UserError
 from pipeline.versions import installed_versions
+from training.environment import pin_float32
 
 PREDICTIONS = "predictions"
 SHEETS = "sheets"
 CHECKPOINTS = "checkpoints"
 REPORT = "report.html"
-_MARKER = ".evaluation"
 _RECORDED_PACKAGES = ("tcore-pipeline", "torch", "numpy", "scipy", "pillow")
 
 
@@ -29,7 +30,8 @@ def _two_numbers(size: object) -> object:
     return size
 
 
-Size = Annotated[tuple[int, int], BeforeValidator(_two_numbers)]
+_Side = Annotated[int, Field(ge=1, le=2**14)]
+Size = Annotated[tuple[_Side, _Side], BeforeValidator(_two_numbers)]
 """Height and width in pixels."""
 
 
@@ -38,7 +40,7 @@ class ReportSettings(Settings):
 
     enabled: bool = True
     """Write report.html and the contact sheets."""
-    clips: int = Field(default=3, ge=0)
+    clips: int = Field(default=3, ge=0, le=1000)
     """So many of the best and of the worst sequences are shown moving."""
     attention: bool = False
     """Show what the CLS token of the last block attends to in the first frames (this project's weights and .pth)."""
@@ -51,7 +53,7 @@ class DataCommand(Command):
     """Root folder of the data set; nothing is written there."""
     sequences: tuple[str, ...] = ()
     """Only these sequences instead of the whole list, e.g. --sequences dog,bmx-trees."""
-    workers: int = Field(default=4, ge=1)
+    workers: int = Field(default=4, ge=1, le=THREAD_LIMIT)
     """Threads that decode ahead of the network, and that score and write behind it."""
     report: ReportSettings = ReportSettings()
     """The page to look at."""
@@ -66,15 +68,15 @@ class EvaluationCommand(DataCommand):
     """Folder for result, predictions, contact sheets and report; an earlier result in it is replaced."""
     random_init: bool = False
     """Take only the architecture from the weights and draw random parameters: the floor to compare with."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Seed of the random parameters."""
     device: str = "auto"
     """Where the network and the propagation run: auto, cpu, cuda or cuda:N."""
     precision: Precision = "fp32"
     """Precision of the network: fp32 as in the protocol, or bf16. Propagation is always float32."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=THREAD_LIMIT)
     """CPU threads of the network; by default as many as there are cores."""
-    batch_size: int = Field(default=4, ge=1)
+    batch_size: int = Field(default=4, ge=1, le=BATCH_LIMIT)
     """Frames that pass the network at once."""
 
     @field_validator("weights", mode="before")
@@ -131,7 +133,8 @@ def checkpoint_names(paths: Iterable[Path]) -> list[str]:
 
 
 def open_checkpoints(command: EvaluationCommand) -> list[Checkpoint]:
-    """Set the number of threads and load all weights; a bad one stops everything before anything is evaluated."""
+    """Set threads and precision and load all weights; a bad one stops everything before anything is evaluated."""
+    pin_float32()
     if command.threads is not None:
         torch.set_num_threads(command.threads)
     device = select_device(command.device)
@@ -150,17 +153,17 @@ def prepare_output(out: Path, data: Path, task: str) -> None:
     """
     if out.resolve().is_relative_to(data.resolve()):
         raise UserError(f"--out {out} lies inside the data folder {data}; choose a folder elsewhere")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file; it must be a folder or not exist yet")
-    marker = out / _MARKER
-    owner = marker.read_text() if marker.exists() else None
     made = (f"{task}.json", PREDICTIONS, SHEETS, CHECKPOINTS, REPORT)
-    leftovers = [out / name for name in made if (out / name).exists()]
-    if leftovers and owner != task:
-        raise UserError(f"{leftovers[0]} was not made by this task; choose another --out or remove it")
-    for leftover in leftovers:
+    for leftover in claim(out, f"python -m evaluation {task}", made, lambda path: _is_output(path, task)):
         remove(leftover)
-    write_bytes(marker, task.encode())
+
+
+def _is_output(path: Path, task: str) -> bool:
+    """Whether an evaluation writes a file so called below its output folder: CHECKPOINTS has such a folder for each."""
+    parts = path.parts[2:] if path.parts[0] == CHECKPOINTS else path.parts
+    if len(parts) > 1 and parts[0] in (PREDICTIONS, SHEETS):
+        return path.suffix in (".png", ".txt") or path.name.startswith(TEMPORARY_PREFIX)
+    return parts == (f"{task}.json",)
 
 
 def software() -> dict[str, Any]:

@@ -6,9 +6,9 @@ Layout of the data set, as distributed:
     Annotations/480p/SEQUENCE/*.png   palette masks of object ids; 255 is void and counts as background
 
 As in the official scorer, the objects are those of the first mask, the first and the last frame are not scored, and
-the overall row is the mean over the objects of all sequences. Two cases that the official data does not have: a frame
-without a mask is left out of the score, and an id that the first mask skips is no object (the official scorer would
-count it as one that was found perfectly).
+the overall row is the mean over the objects of all sequences. Cases that the official data does not have: a frame
+without a mask is left out of the score, an id that the first mask skips is no object (the official scorer would count
+it as one that was found perfectly), and predicted ids that are no objects are background (the official scorer stops).
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,8 @@ import numpy as np
 
 from evaluation.command import DataCommand, EvaluationCommand, ScoreCommand, Size
 from evaluation.davis_scores import DavisScoring, boundary_measure, mean_row, object_row, region_similarity
-from evaluation.frames import read_index_mask
-from evaluation.masks import Mask, MaskClip, MaskTask, find_files
+from evaluation.frames import read_index_mask, read_mask, shown_size
+from evaluation.masks import Mask, MaskClip, MaskTask, find_files, size_of
 from evaluation.propagation import PropagationSettings
 from evaluation.task import Array, SequenceResult, check_sequence_name, chosen_sequences, frame_name, read_list
 from pipeline.settings import UserError
@@ -84,28 +84,28 @@ class Davis(MaskTask):
     def open(self, name: str) -> MaskClip:
         """Collect frames and masks."""
         check_sequence_name(name)
-        frames, masks = find_files(self._folder("JPEGImages") / name, self._folder("Annotations") / name)
-        return self.make_clip(name, frames, masks, self._size)
+        files = find_files(self._folder("JPEGImages") / name, self._folder("Annotations") / name)
+        return self.make_clip(name, files, self._size)
 
     def read_mask(self, path: Path) -> Mask:
         """Object ids, void as background."""
         return read_index_mask(path)
 
     def load(self, path: Path, clip: MaskClip) -> Array:
-        """A mask of the size of the annotations, as the official scorer demands."""
-        mask = self.read_mask(path)
-        if mask.shape != clip.first_mask.shape:
-            height, width = clip.first_mask.shape
-            raise UserError(f"the mask {path} measures {mask.shape[1]}x{mask.shape[0]}, the truth {width}x{height}")
+        """A mask of the size of the annotations, as the official scorer demands; 255 is an id like any other."""
+        mask = read_mask(path)
+        size, expected = size_of(mask), size_of(clip.first_mask)
+        if size != expected:
+            raise UserError(f"the mask {path} measures {shown_size(size)}, the truth {shown_size(expected)}")
         return mask
 
     def is_scored(self, clip: MaskClip, number: int) -> bool:
         """Neither the first nor the last frame."""
         return number in clip.masks and 0 < number < len(clip.frames) - 1
 
-    def compare(self, clip: MaskClip, number: int, prediction: Array) -> dict[int, tuple[float, float]]:
+    def compare(self, clip: MaskClip, truth: Array, prediction: Array) -> dict[int, tuple[float, float]]:
         """(J, F) of each object."""
-        truth, tolerance = self.read_mask(clip.masks[number]), self._options.scoring.boundary_tolerance
+        tolerance = self._options.scoring.boundary_tolerance
         return {
             one: (region_similarity(t, p), boundary_measure(t, p, tolerance))
             for one, t, p in ((one, truth == one, prediction == one) for one in clip.ids[1:])

@@ -19,11 +19,11 @@ Mask = NDArray[np.bool_]
 class DavisScoring(Settings):
     """Constants of the official scorer."""
 
-    boundary_tolerance: float = Field(default=0.008, gt=0)
+    boundary_tolerance: float = Field(default=0.008, gt=0, le=1)
     """Distance up to which two boundary pixels match, as a fraction of the image diagonal, rounded up to pixels."""
     recall_threshold: float = Field(default=0.5, ge=0, le=1)
     """Recall is the share of frames above this."""
-    decay_bins: int = Field(default=4, ge=1)
+    decay_bins: int = Field(default=4, ge=1, le=1000)
     """Decay is the mean of the first of so many parts of a sequence minus that of the last."""
 
 

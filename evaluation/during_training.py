@@ -20,7 +20,8 @@ from evaluation.davis import COLUMNS, Davis, DavisCommand
 from evaluation.evaluate import Results, evaluate_clips, open_clips, summarise
 from evaluation.task import Clip
 from pipeline.files import write_bytes
-from pipeline.settings import Settings, UserError
+from pipeline.reading import read_json_lines
+from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, Settings, UserError
 from training.vit import VisionTransformer
 from training.weights import read_card, save_backbone
 
@@ -33,7 +34,7 @@ class EvalSettings(Settings):
 
     davis: Path | None = None
     """DAVIS-2017 folder on which the teacher is scored."""
-    every: int = Field(1000, ge=1)
+    every: int = Field(1000, ge=1, le=COUNT_LIMIT)
     """Steps between two evaluations; the last step is always evaluated."""
     split: str = "val"
     """Which list of ImageSets/2017."""
@@ -41,7 +42,7 @@ class EvalSettings(Settings):
     """Only these sequences of it, for a quicker look."""
     size: Size = (480, 880)
     """Height and width of the network's input; multiples of the patch size."""
-    batch_size: int = Field(4, ge=1)
+    batch_size: int = Field(4, ge=1, le=BATCH_LIMIT)
     """Frames that pass the network at once on a rank."""
 
 
@@ -76,6 +77,10 @@ class DavisDuringTraining:
         faults = [f"{name}: {clip.reason}" for name, clip in opened.items() if not isinstance(clip, Clip)]
         if faults:
             raise UserError(f"--eval.davis {settings.davis} cannot be evaluated: {faults[0]}")
+        if rank == 0:
+            for name, clip in opened.items():
+                for note in clip.notes:
+                    tqdm.write(f"--eval.davis {settings.davis}: {name}: {note}")
         self.share = {name: opened[name] for name in names[rank::ranks]}
         """The sequences of this rank."""
 
@@ -108,10 +113,11 @@ class DavisDuringTraining:
         finally:
             backbone.train(was_training)
         failed = {name: result.reason for name, result in results.items() if result.status == "failed"}
+        notes = {name: result.notes for name, result in results.items() if result.notes}
         scores = None if failed else summarise(self._task, results)["scores"]
         if self._rank == 0:
             line = {"step": step, "scores": scores, "seconds": round(time.perf_counter() - started, 2)}
-            self._log(line | ({"failed": failed} if failed else {}))
+            self._log(line | ({"failed": failed} if failed else {}) | ({"notes": notes} if notes else {}))
             if scores is None:
                 tqdm.write(f"step {step}: no DAVIS score: {next(iter(failed.values()), 'nothing to score')}")
             else:
@@ -136,6 +142,6 @@ class DavisDuringTraining:
 
     def _log(self, line: dict[str, Any]) -> None:
         path = self._out / LOG
-        known = [json.loads(text) for text in path.read_text().splitlines()] if path.is_file() else []
-        earlier = [one for one in known if one["step"] < line["step"]]
+        known = read_json_lines(path) if path.is_file() else []
+        earlier = [one for one in known if one.get("step", line["step"]) < line["step"]]
         write_bytes(path, b"".join(json.dumps(one).encode() + b"\n" for one in (*earlier, line)))

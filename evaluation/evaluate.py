@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,12 @@ def propagated(
     """
     size = task.network_size(clip)
     labels = task.first_labels(clip, extractor.grid(size))
-    images = map_ahead(pool, lambda path: network_input(read_frame(path), size), clip.frames, 2 * batch_size)
+    images = map_ahead(
+        pool,
+        lambda frame: network_input(read_frame(frame.path, frame.orientation), size),
+        clip.frames,
+        2 * batch_size,
+    )
     features = extractor.stream(images, batch_size)
     for number, soft in enumerate(propagate(features, labels, task.propagation)):
         yield number, task.predict(clip, soft)
@@ -73,18 +79,22 @@ def judge(
         UserError: an annotation cannot be read, or what gives the predictions fails.
     """
 
-    def finish(numbered: tuple[int, Array]) -> tuple[int, Any]:
+    def finish(numbered: tuple[int, Array]) -> tuple[int, Any, Any]:
         number, prediction = numbered
         if folder is not None:
             task.save(folder / f"{frame_name(clip, number)}{task.suffix}", prediction)
-        return number, task.compare(clip, number, prediction) if task.is_scored(clip, number) else None
+        truth = task.truth(clip, number) if task.is_scored(clip, number) else None
+        if truth is None:
+            return number, None, None
+        return number, task.compare(clip, truth, prediction), task.observe(truth, prediction)
 
-    judged = {}
-    for number, judgement in map_ahead(pool, finish, predictions, 8):
+    judged, observed = {}, {}
+    for number, judgement, observation in map_ahead(pool, finish, predictions, 8):
         if judgement is not None:
-            judged[number] = judgement
+            judged[number], observed[number] = judgement, observation
         progress.update()
-    return task.result(clip, judged)
+    result = task.result(clip, judged)
+    return replace(result, notes=[*clip.notes, *task.notes(clip, observed), *result.notes])
 
 
 def open_clips(task: Task[Any], names: Iterable[str]) -> dict[str, Clip | SequenceResult]:
@@ -125,7 +135,7 @@ def evaluate_clips(
             try:
                 results[name] = _evaluate_clip(task, clip, source, pool, batch_size, out, progress)
             except UserError as error:
-                results[name] = SequenceResult("failed", str(error), frames=len(clip.frames))
+                results[name] = SequenceResult("failed", str(error), frames=len(clip.frames), notes=clip.notes)
             progress.update(before + len(clip.frames) - progress.n)
     return results
 
@@ -155,7 +165,7 @@ def clip_hashes(task: Task[Any], data: Path, opened: Mapping[str, Clip | Sequenc
     for name, clip in opened.items():
         if isinstance(clip, Clip):
             with suppress(UserError):  # scoring the clip says which file it is
-                hashes[name] = fingerprint(data, [*clip.frames, *task.annotation_files(clip)])
+                hashes[name] = fingerprint(data, [*(frame.path for frame in clip.frames), *task.annotation_files(clip)])
     return hashes
 
 

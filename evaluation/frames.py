@@ -1,12 +1,16 @@
 """Frames and index masks from disk, and frames as the network wants them."""
 
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD
@@ -15,21 +19,145 @@ from pipeline.settings import UserError
 VOID = 255
 """Mask value of pixels without a decided label."""
 
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""What Pillow raises for a file that is missing, broken or too large."""
+UNREADABLE = (Exception,)
+"""What Pillow raises for a file that is missing, broken or too large: its decoders use every kind."""
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns a picture of an EXIF orientation upright."""
+_MOST_KINDS = 3
 
 
-def read_frame(path: Path) -> NDArray[np.uint8]:
-    """Decode an image file to RGB (H, W, 3).
+@dataclass(frozen=True)
+class Frame:
+    """A frame's file, and how its pixels lie."""
+
+    path: Path
+    size: Size
+    """Height and width after turning."""
+    orientation: int
+    """EXIF orientation to undo when the file is decoded; 1 to take the pixels as they are."""
+
+
+def natural_key(name: str) -> tuple[str | int, ...]:
+    """Sort key of a name in which numbers count by their value: `frame2` comes before `frame10`.
+
+    Text and numbers alternate, text first: `("frame", 10, "")`.
+    """
+    parts = re.split("([0-9]+)", name)
+    return tuple(int(part) if place % 2 else part for place, part in enumerate(parts))
+
+
+def list_pictures(folder: Path, *suffixes: str) -> list[Path]:
+    """Files of a folder with one of these endings, in the natural order of their names; hidden files do not count.
+
+    Raises:
+        UserError: two files have the same name or number.
+    """
+    files = [path for path in folder.glob("*") if path.suffix.lower() in suffixes and not path.name.startswith(".")]
+    files.sort(key=lambda path: (natural_key(path.stem), path.name))
+    for one, other in pairwise(files):
+        if natural_key(one.stem) == natural_key(other.stem):
+            raise UserError(f"{one} and {other.name} stand for the same frame; remove one of them")
+    return files
+
+
+def numbering_notes(names: Sequence[str]) -> list[str]:
+    """What is odd about the names (without endings) of a clip's frames, which are in natural order."""
+    kinds: dict[str, list[str]] = {}
+    for name in names:
+        kinds.setdefault(re.sub("[0-9]+", "0", name), []).append(name)
+    if len(kinds) > 1:
+        counts = ", ".join(f"{len(some)} like {some[0]}" for some in [*kinds.values()][:_MOST_KINDS])
+        more = ", ..." if len(kinds) > _MOST_KINDS else ""
+        return [f"kinds of frame names: {len(kinds)} ({counts}{more}); all are taken, in natural order of the names"]
+    fields = [set(field) for field in zip(*(natural_key(name)[1::2] for name in names), strict=True)]
+    varying = [place for place, field in enumerate(fields) if len(field) > 1]
+    if len(varying) != 1:
+        return []
+    numbers = [int(natural_key(name)[1::2][varying[0]]) for name in names]
+    steps = [after - before for before, after in pairwise(numbers)]
+    usual = min(steps)
+    gaps = [place for place, step in enumerate(steps) if step != usual]
+    if not gaps:
+        return []
+    between = f"{names[gaps[0]]} and {names[gaps[0] + 1]}"
+    return [f"gaps in the frame numbers: {len(gaps)} (first between {between}); taken as if no time had passed there"]
+
+
+def _read_header(path: Path) -> tuple[Size, int]:
+    """Size of the pixels as they are stored, and EXIF orientation (1 to 8; 1 where there is none)."""
+    try:
+        with Image.open(path) as image:
+            size = image.height, image.width
+            try:  # not image.getexif(), which decodes the whole of a PNG
+                orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+            except UNREADABLE:  # a broken EXIF block says nothing about the picture
+                orientation = 1
+    except UNREADABLE as error:
+        raise UserError(f"cannot read the frame {path}: {error}") from error
+    return size, orientation if orientation in _UPRIGHT else 1
+
+
+def open_frames(paths: Sequence[Path], misfit: Callable[[Size], float]) -> tuple[list[Frame], list[str]]:
+    """The frames of a clip and what is odd about them, from their names and headers.
+
+    Frames with an EXIF orientation are turned upright, as viewers and annotation tools show them, unless the
+    annotations fit the stored pixels better.
+
+    Args:
+        paths: one or more files in order.
+        misfit: how badly the annotations fit frames of a size; 0 is a perfect fit.
+
+    Raises:
+        UserError: a file is missing or is no image.
+    """
+    headers = [_read_header(path) for path in paths]
+    upright = [size[::-1] if orientation >= 5 else size for size, orientation in headers]
+    turn = sum(map(misfit, upright)) <= sum(misfit(size) for size, _ in headers)
+    frames = [
+        Frame(path, after, orientation) if turn else Frame(path, before, 1)
+        for path, after, (before, orientation) in zip(paths, upright, headers, strict=True)
+    ]
+    notes = numbering_notes([path.stem for path in paths])
+    if turned := [path.stem for path, (_, orientation) in zip(paths, headers, strict=True) if orientation != 1]:
+        done = "turned upright" if turn else "not turned, because the annotations fit the pixels as they are stored"
+        notes.append(f"frames with an EXIF orientation: {len(turned)} (first {turned[0]}); {done}")
+    if odd := [frame for frame in frames if frame.size != frames[0].size]:
+        notes.append(
+            f"frames of another size than the first one's {shown_size(frames[0].size)}: {len(odd)} "
+            f"(first {odd[0].path.stem}, {shown_size(odd[0].size)}); stretched to the same shape"
+        )
+    return frames, notes
+
+
+def shown_size(size: Size) -> str:
+    """Width x height, for messages."""
+    return f"{size[1]}x{size[0]}"
+
+
+def read_frame(path: Path, orientation: int = 1) -> NDArray[np.uint8]:
+    """Decode an image file to RGB (H, W, 3), and turn it from an EXIF orientation; the file's own is ignored.
 
     Raises:
         UserError: the file is missing or does not decode completely.
     """
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+            picture = image.convert("RGB")
     except UNREADABLE as error:
         raise UserError(f"cannot read the frame {path}: {error}") from error
+    return np.asarray(picture.transpose(_UPRIGHT[orientation]) if orientation != 1 else picture)
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
@@ -59,7 +187,7 @@ def read_index_mask(path: Path) -> NDArray[np.uint8]:
     return mask
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: Path) -> Size:
     """(height, width) of an image file, from its header.
 
     Raises:
@@ -72,7 +200,7 @@ def image_size(path: Path) -> tuple[int, int]:
         raise UserError(f"cannot read the image {path}: {error}") from error
 
 
-def network_input(frame: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
+def network_input(frame: NDArray[np.uint8], size: Size) -> Tensor:
     """Stretch an RGB frame (H, W, 3) to `size` and normalise it: float32 (3, height, width).
 
     Bilinear without antialiasing, on values 0..1 without rounding, then ImageNet mean and standard deviation.

@@ -13,7 +13,7 @@ left out.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import scipy.io
@@ -22,7 +22,8 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from evaluation.command import DataCommand, EvaluationCommand, ScoreCommand, Size
-from evaluation.frames import image_size
+from evaluation.frames import Size as FrameSize
+from evaluation.frames import list_pictures, open_frames
 from evaluation.jhmdb_scores import (
     JOINTS,
     Points,
@@ -34,21 +35,31 @@ from evaluation.jhmdb_scores import (
 )
 from evaluation.pictures import draw_joints
 from evaluation.propagation import PropagationSettings
-from evaluation.task import Array, Clip, SequenceResult, Task, check_sequence_name, chosen_sequences, frame_name
-from pipeline.settings import Settings, UserError
+from evaluation.task import (
+    Array,
+    Clip,
+    SequenceResult,
+    Task,
+    check_sequence_name,
+    chosen_sequences,
+    frame_name,
+    plain_name,
+    read_lines,
+)
+from pipeline.settings import COUNT_LIMIT, Settings, UserError
 
 
 class JhmdbScoring(Settings):
     """Constants of PCK."""
 
-    thresholds: tuple[float, ...] = (0.1, 0.2)
+    thresholds: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = (0.1, 0.2)
     """Distances, over the person's size, up to which a joint is right; the first one is the score."""
-    box_scale: float = Field(default=0.6, gt=0)
+    box_scale: float = Field(default=0.6, gt=0, le=1000)
     """The person's size over the diagonal of the box around the joints."""
 
     @field_validator("thresholds")
     @classmethod
-    def _positive(cls, thresholds: tuple[float, ...]) -> tuple[float, ...]:
+    def _positive(cls, thresholds: tuple[Annotated[float, Field(gt=0, le=1000)], ...]) -> tuple[float, ...]:
         if not thresholds or min(thresholds) <= 0:
             raise ValueError("must be one or several positive numbers, e.g. 0.1,0.2")
         return thresholds
@@ -75,9 +86,9 @@ class JhmdbCommand(EvaluationCommand, JhmdbOptions):
 
     size: Size = (320, 320)
     """Height and width to which frames are stretched for the network, e.g. --size 320,320; multiples of the patch."""
-    sigma: float = Field(default=0.5, gt=0)
+    sigma: float = Field(default=0.5, gt=0, le=1000)
     """Width of a joint's label on the patch grid, cells."""
-    top_cells: int = Field(default=5, ge=1)
+    top_cells: int = Field(default=5, ge=1, le=COUNT_LIMIT)
     """A joint is the weighted mean of so many cells with its highest labels."""
     propagation: PropagationSettings = PropagationSettings()
 
@@ -104,11 +115,14 @@ def read_joints(path: Path) -> Points:
             joints = np.asarray(scipy.io.loadmat(stream)["pos_img"], float)
     except OSError as error:
         raise UserError(f"cannot read the joints {path}: {error.strerror or error}") from error
-    except (KeyError, ValueError, TypeError, NotImplementedError, IndexError, EOFError) as error:
+    except Exception as error:  # SciPy lets through whatever its parser stumbles over
         raise UserError(f"{path} is no MATLAB file (version 5) with pos_img: {error}") from error
-    if joints.ndim != 3 or joints.shape[:2] != (2, len(JOINTS)) or not joints.shape[2] or not np.isfinite(joints).all():
+    if joints.ndim != 3 or joints.shape[:2] != (2, len(JOINTS)) or not joints.shape[2]:
+        raise UserError(f"pos_img of {path} has the shape {joints.shape}; it must be 2 x {len(JOINTS)} x frames")
+    for frame, joint in np.argwhere(~np.isfinite(joints).all(0).T):
         raise UserError(
-            f"pos_img of {path} has the shape {joints.shape}; it must be 2 x {len(JOINTS)} x frames, finite"
+            f"pos_img of {path} has no finite position for the {JOINTS[joint]} in frame {frame + 1}; "
+            "every joint must have one"
         )
     return joints - 1
 
@@ -133,12 +147,13 @@ class Jhmdb(Task[PoseClip]):
         if options.sequences:
             return chosen_sequences(options.sequences, frames)
         if options.split == "all":
-            names = sorted(path.relative_to(frames).as_posix() for path in frames.glob("*/*") if path.is_dir())
+            clips = (path for path in frames.glob("[!.]*/[!.]*") if path.is_dir())
+            names = sorted(path.relative_to(frames).as_posix() for path in clips)
         else:
             names = [
-                f"{path.name.removesuffix(f'_test_split{options.split}.txt')}/{row[0].removesuffix('.avi')}"
-                for path in sorted((options.data / "splits").glob(f"*_test_split{options.split}.txt"))
-                for row in map(str.split, path.read_text(errors="replace").splitlines())
+                f"{path.name.removesuffix(f'_test_split{options.split}.txt')}/{plain_name(row[0].removesuffix('.avi'))}"
+                for path in sorted((options.data / "splits").glob(f"[!.]*_test_split{options.split}.txt"))
+                for row in map(str.split, read_lines(path))
                 if len(row) == 2 and row[1] == "2"
             ]
         if not names:
@@ -150,17 +165,23 @@ class Jhmdb(Task[PoseClip]):
         """Frames and joints; frames must be numbered without a gap, because their number is that of their joints."""
         check_sequence_name(name)
         folder = self._options.data / "Rename_Images" / name
-        frames = sorted(folder.glob("*.png"))
-        if not frames:
+        paths = list_pictures(folder, ".png")
+        if not paths:
             raise UserError(f"there are no .png frames in {folder}")
-        for number, frame in enumerate(frames, start=1):
-            if frame.stem != f"{number:0{len(frame.stem)}d}":
-                raise UserError(f"frame {number} is missing in {folder}, where {frame.name} stands in its place")
+        for number, path in enumerate(paths, start=1):
+            if path.stem != f"{number:0{len(path.stem)}d}":
+                raise UserError(f"frame {number} is missing in {folder}, where {path.name} stands in its place")
         annotation = self._options.data / "joint_positions" / name / "joint_positions.mat"
         joints = read_joints(annotation)
-        if len(frames) < joints.shape[2]:
-            raise UserError(f"{folder} has {len(frames)} frames, but {annotation} the joints of {joints.shape[2]}")
-        return PoseClip(name, frames, annotation, joints, image_size(frames[0]))
+        if len(paths) < joints.shape[2]:
+            raise UserError(f"{folder} has {len(paths)} frames, but {annotation} the joints of {joints.shape[2]}")
+
+        def outside(size: FrameSize) -> int:
+            far = np.array(size[::-1])[:, None, None]
+            return int(((joints < 0) | (joints > far)).any(0).sum())
+
+        frames, notes = open_frames(paths, outside)
+        return PoseClip(name, frames, notes, annotation, joints, frames[0].size)
 
     def smallest_size(self) -> tuple[int, int]:
         """The one size."""
@@ -202,9 +223,9 @@ class Jhmdb(Task[PoseClip]):
         """Every frame with joints but the first."""
         return bool(0 < number < clip.joints.shape[2])
 
-    def compare(self, clip: PoseClip, number: int, prediction: Array) -> Array:
+    def compare(self, clip: PoseClip, truth: Array, prediction: Array) -> Array:
         """Normalised distance (15,) of each joint."""
-        return normalised_distances(clip.joints[:, :, number], prediction, self._options.scoring.box_scale)
+        return normalised_distances(truth, prediction, self._options.scoring.box_scale)
 
     def result(self, clip: PoseClip, judged: Mapping[int, Any]) -> SequenceResult:
         """PCK of the clip alone."""

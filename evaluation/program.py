@@ -33,7 +33,7 @@ from pipeline.settings import UserError
 
 
 def run_weights(task: Task[Any], command: EvaluationCommand) -> int:
-    """Evaluate all weights and write each one's result last; returns 1 if a sequence failed, else 0.
+    """Evaluate all weights and write each one's result last; returns 1 if a sequence failed or none was scored, else 0.
 
     Raises:
         UserError: something is wrong that concerns every sequence, such as the weights or the folders.
@@ -78,7 +78,7 @@ def run_weights(task: Task[Any], command: EvaluationCommand) -> int:
 
 
 def run_predictions(task: Task[Any], command: ScoreCommand) -> int:
-    """Score the predictions in a folder; returns 1 if a sequence failed, else 0.
+    """Score the predictions in a folder; returns 1 if a sequence failed or none was scored, else 0.
 
     Raises:
         UserError: something is wrong that concerns every sequence.
@@ -149,7 +149,8 @@ def _open(
 
 
 def _status(runs: Sequence[Contender]) -> int:
-    return int(any(result.status == "failed" for run in runs for result in run.results.values()))
+    failed = any(result.status == "failed" for run in runs for result in run.results.values())
+    return int(failed or any(run.record["scores"] is None for run in runs))
 
 
 def _show(
@@ -180,7 +181,7 @@ def _show(
 
 
 def table(task: Task[Any], results: Results, total: Scores | None) -> str:
-    """The scores in per cent, a line for each sequence and one for all together."""
+    """The scores in per cent, a line for each sequence with its notes below it, and one for all together."""
     width = max(map(len, (*results, "all together")))
     cell = max(10, *(len(column) + 2 for column in task.columns))
 
@@ -193,6 +194,7 @@ def table(task: Task[Any], results: Results, total: Scores | None) -> str:
             lines.append(f"{name.ljust(width)}  {result.status}: {result.reason}")
         else:
             lines.append(line(name, result.scores, f"{result.frames_scored} of {result.frames} frames"))
+        lines += [f"  note: {note}" for note in result.notes]
     if total is not None:
         scored = sum(result.status == "scored" for result in results.values())
         lines.append(line("all together", total, f"{scored} of {len(results)} sequences"))

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.settings import Settings
+from pipeline.settings import COUNT_LIMIT, FACTOR_LIMIT, Settings
 
 STRIP = 5
 """Columns of the new frame compared at once: fastest of 1 to 11 on a grid of 30 x 55 (two CPU cores)."""
@@ -27,13 +27,13 @@ STRIP = 5
 class PropagationSettings(Settings):
     """Constants of label propagation; the defaults are those of DAVIS-2017."""
 
-    n_context: int = Field(default=20, ge=1)
+    n_context: int = Field(default=20, ge=1, le=COUNT_LIMIT)
     """Previous frames that a frame looks at, besides the first one."""
-    top_k: int = Field(default=7, ge=1)
+    top_k: int = Field(default=7, ge=1, le=COUNT_LIMIT)
     """Most similar context cells whose labels are mixed."""
-    radius: float = Field(default=20.0, gt=0)
+    radius: float = Field(default=20.0, gt=0, le=FACTOR_LIMIT)
     """Cells of previous frames count only if nearer than this, in cells (Euclidean)."""
-    temperature: float = Field(default=0.7, gt=0)
+    temperature: float = Field(default=0.7, gt=0, le=FACTOR_LIMIT)
     """Temperature of the softmax over the top-k similarities."""
 
 

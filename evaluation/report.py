@@ -12,7 +12,7 @@ from evaluation.evaluate import Results, mean_over_time
 from evaluation.pictures import TILE_WIDTH, Picture, shrink, spread
 from evaluation.report_parts import STYLE, chart, colour, moving, per_cent, sparkline, still, table
 from evaluation.sheets import drawn_prediction, drawn_truth
-from evaluation.task import Clip, Task
+from evaluation.task import Clip, Task, frame_name
 from pipeline.files import write_bytes
 
 MOST_PICTURED = 40
@@ -57,6 +57,7 @@ def write_report(
         _overall_details(task, contenders),
         _extremes(task, clips, contenders, order, num_clips),
         _sequences(task, clips, contenders, order, attention),
+        _notes(contenders),
         _details(contenders),
     ]
     page = (
@@ -216,14 +217,14 @@ def _stills(task: Task[Any], clip: Clip, contenders: Sequence[Contender], attent
     rows = []
     for contender in contenders:
         drawn = [
-            still(shrink(picture), f"{contender.name} · {clip.frames[number].stem}")
+            still(shrink(picture), f"{contender.name} · {frame_name(clip, number)}")
             for number in numbers
             if (picture := drawn_prediction(task, clip, number, contender.predictions / clip.name)) is not None
         ]
         rows.append(drawn)
     rows.append(
         [
-            still(shrink(picture), f"truth · {clip.frames[number].stem}")
+            still(shrink(picture), f"truth · {frame_name(clip, number)}")
             for number in numbers
             if (picture := drawn_truth(task, clip, number)) is not None
         ]
@@ -247,8 +248,15 @@ def _details_table(task: Task[Any], name: str, contenders: Sequence[Contender]) 
                 columns = list(result.details[kind])
                 values = [per_cent(value) for value in result.details[kind].values()]
                 rows.append([f"<td>{_dot(number, f'{task.detail} {kind}')}</td>", *values])
-    notes = "".join(f"<p>{escape(note)}</p>" for note in contenders[0].results[name].notes)
-    return (table(["", *columns], rows) if rows else "") + notes
+    return table(["", *columns], rows) if rows else ""
+
+
+def _notes(contenders: Sequence[Contender]) -> str:
+    noted = dict.fromkeys(
+        (name, note) for contender in contenders for name, result in contender.results.items() for note in result.notes
+    )
+    items = "".join(f"<li>{escape(name)}: {escape(note)}</li>" for name, note in noted)
+    return f"<h2>Notes</h2><p>What was odd, and how it was counted.</p><ul>{items}</ul>" if items else ""
 
 
 def _details(contenders: Sequence[Contender]) -> str:

@@ -11,13 +11,18 @@ from evaluation.task import Clip, Task, frame_name
 def drawn_prediction(task: Task[Any], clip: Clip, number: int, predictions: Path) -> Picture | None:
     """Frame `number` (H, W, 3) with the prediction in the clip's folder; None if it has none."""
     path = predictions / f"{frame_name(clip, number)}{task.suffix}"
-    return task.draw(read_frame(clip.frames[number]), task.load(path, clip)) if path.exists() else None
+    return task.draw(_picture(clip, number), task.load(path, clip)) if path.exists() else None
 
 
 def drawn_truth(task: Task[Any], clip: Clip, number: int) -> Picture | None:
     """Frame `number` (H, W, 3) with its truth; None if it is not annotated."""
     truth = task.truth(clip, number)
-    return None if truth is None else task.draw(read_frame(clip.frames[number]), truth)
+    return None if truth is None else task.draw(_picture(clip, number), truth)
+
+
+def _picture(clip: Clip, number: int) -> Picture:
+    frame = clip.frames[number]
+    return read_frame(frame.path, frame.orientation)
 
 
 def save_sheet(path: Path, task: Task[Any], clip: Clip, predictions: Path) -> None:

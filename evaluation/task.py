@@ -3,13 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evaluation.frames import Frame
 from evaluation.propagation import PropagationSettings
 from pipeline.settings import UserError
 
@@ -22,7 +23,9 @@ class Clip:
     """One sequence: its name, with `/` where it lies in a class folder, and its frames in order."""
 
     name: str
-    frames: list[Path]
+    frames: list[Frame]
+    notes: list[str]
+    """What is odd about its files, and how it is taken."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +103,20 @@ class Task(ABC, Generic[ClipT]):
         """Whether the protocol scores frame `number`."""
 
     @abstractmethod
-    def compare(self, clip: ClipT, number: int, prediction: Array) -> Any:  # noqa: ANN401
-        """Judge the prediction for a frame that is scored."""
+    def compare(self, clip: ClipT, truth: Array, prediction: Array) -> Any:  # noqa: ANN401
+        """Judge the prediction for a frame that is scored by its truth."""
 
     @abstractmethod
     def result(self, clip: ClipT, judged: Mapping[int, Any]) -> SequenceResult:
         """The scores of a clip from what `compare` gave for its scored frames, by frame number."""
+
+    def observe(self, truth: Array, prediction: Array) -> Any:  # noqa: ANN401
+        """What `notes` wants to know of a frame that is scored."""
+        return None
+
+    def notes(self, clip: ClipT, observed: Mapping[int, Any]) -> list[str]:
+        """What is odd about the truth or the predictions of a clip, from what `observe` gave by frame number."""
+        return []
 
     @abstractmethod
     def summary(self, results: Sequence[SequenceResult]) -> dict[str, Any]:
@@ -125,12 +136,15 @@ class Task(ABC, Generic[ClipT]):
 
     @abstractmethod
     def truth(self, clip: ClipT, number: int) -> Array | None:
-        """What a perfect prediction for frame `number` would be; None if it is not annotated."""
+        """What a perfect prediction for frame `number` would be; None if it is not annotated.
+
+        Raises UserError if it cannot be read.
+        """
 
 
 def frame_name(clip: Clip, number: int) -> str:
     """Name of a frame without its ending; predictions bear it too."""
-    return clip.frames[number].stem
+    return clip.frames[number].path.stem
 
 
 def chosen_sequences(asked: Sequence[str], folder: Path) -> list[str]:
@@ -139,11 +153,17 @@ def chosen_sequences(asked: Sequence[str], folder: Path) -> list[str]:
     Raises:
         UserError: one is not.
     """
-    for name in asked:
+    names = [plain_name(name) for name in asked]
+    for name in names:
         check_sequence_name(name)
         if not (folder / name).is_dir():
             raise UserError(f"--sequences {name}: there is no such folder in {folder}")
-    return list(dict.fromkeys(asked))
+    return list(dict.fromkeys(names))
+
+
+def plain_name(written: str) -> str:
+    """A sequence's name as shells and `find` complete it (`./dog/`), without what does not belong to it."""
+    return PurePosixPath(written).as_posix() if written else written
 
 
 def check_sequence_name(name: str) -> None:
@@ -156,17 +176,29 @@ def check_sequence_name(name: str) -> None:
         raise UserError(f"{name!r} is no name of a sequence; it must be that of a folder, without `..`")
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 text file without blanks around them, empty ones and a byte order mark left out.
+
+    Raises:
+        UserError: there is no such file, or it is in another encoding.
+    """
+    try:
+        text = path.read_text("utf-8-sig", errors="replace")
+    except OSError as error:
+        known = ", ".join(sorted(file.stem for file in path.parent.glob("[!.]*.txt"))) or "none"
+        raise UserError(f"cannot read the list of sequences {path}; lists that exist there: {known}") from error
+    if "\0" in text:
+        raise UserError(f"the list of sequences {path} is not UTF-8 text (UTF-16?); save it as UTF-8")
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
 def read_list(path: Path) -> list[str]:
-    """The lines of a list of sequences, without repetitions.
+    """The names in a list of sequences, one a line, without repetitions.
 
     Raises:
         UserError: there is no such list, or it is empty.
     """
-    try:
-        names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.txt"))) or "none"
-        raise UserError(f"cannot read the list of sequences {path}; lists that exist there: {known}") from error
+    names = [plain_name(line) for line in read_lines(path)]
     if not names:
         raise UserError(f"the list of sequences {path} is empty")
     return list(dict.fromkeys(names))

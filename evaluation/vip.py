@@ -19,9 +19,9 @@ from pydantic import Field
 from torch import Tensor
 
 from evaluation.command import DataCommand, EvaluationCommand, ScoreCommand
-from evaluation.frames import VOID, image_size, read_mask
+from evaluation.frames import VOID, read_mask
 from evaluation.labels import labels_to_mask, resize_mask
-from evaluation.masks import Mask, MaskClip, MaskTask, find_files
+from evaluation.masks import Mask, MaskClip, MaskTask, find_files, size_of
 from evaluation.propagation import PropagationSettings
 from evaluation.task import Array, SequenceResult, check_sequence_name, chosen_sequences, frame_name, read_list
 from evaluation.vip_scores import CLASSES, class_iou, confusion, mean_iou, mean_iou_per_video
@@ -46,9 +46,9 @@ class VipCommand(EvaluationCommand, VipOptions):
 
     program: ClassVar[str] = "python -m evaluation vip"
 
-    long_side: int = Field(default=880, ge=1)
+    long_side: int = Field(default=880, ge=1, le=2**16)
     """Longer side of the network's input, pixels; a multiple of the patch size."""
-    side_multiple: int = Field(default=64, ge=1)
+    side_multiple: int = Field(default=64, ge=1, le=2**16)
     """The shorter side keeps the aspect ratio and is rounded down to a multiple of this."""
     propagation: PropagationSettings = PropagationSettings(top_k=10)
 
@@ -60,6 +60,10 @@ def network_size(frame: tuple[int, int], long_side: int, multiple: int) -> tuple
     return (short, long_side) if height <= width else (long_side, short)
 
 
+def _without_void(mask: Mask) -> Mask:
+    return np.where(mask == VOID, np.uint8(0), mask)
+
+
 class Vip(MaskTask):
     """VIP in one folder."""
 
@@ -67,6 +71,8 @@ class Vip(MaskTask):
     title = "VIP"
     columns = ("mIoU", "mIoU-per-video")
     detail = "class"
+    late_ids = "counted like all others, although labels of the first frame cannot lead to them"
+    unknown_ids = f"void ({VOID}) counts as background, a class with an IoU of 0"
 
     def __init__(self, options: VipOptions) -> None:
         self._options = options
@@ -89,17 +95,15 @@ class Vip(MaskTask):
     def open(self, name: str) -> MaskClip:
         """Collect frames and masks; the network's size follows from the first frame."""
         check_sequence_name(name)
-        frames, masks = find_files(self._options.data / "Images" / name, self._masks / name)
-        size = image_size(frames[0])
+        files = find_files(self._options.data / "Images" / name, self._masks / name)
+        size = files.frames[0].size
         if isinstance(self._options, VipCommand):
             size = network_size(size, self._options.long_side, self._options.side_multiple)
-        return self.make_clip(name, frames, masks, size)
+        return self.make_clip(name, files, size)
 
     def read_mask(self, path: Path) -> Mask:
         """Part classes, void as background."""
-        mask = self._classes(path)
-        mask[mask == VOID] = 0
-        return mask
+        return _without_void(self._classes(path))
 
     def _classes(self, path: Path) -> Mask:
         mask = read_mask(path)
@@ -110,19 +114,30 @@ class Vip(MaskTask):
     def predict(self, clip: MaskClip, labels: Tensor) -> Array:
         """A mask of the network's size, brought to the size of the annotations as in the official scorer."""
         mask = labels_to_mask(labels, clip.ids, clip.network_size, clip.network_size)
-        return resize_mask(mask, (clip.first_mask.shape[0], clip.first_mask.shape[1]))
+        return resize_mask(mask, size_of(clip.first_mask))
 
     def load(self, path: Path, clip: MaskClip) -> Array:
-        """A mask of classes, brought to the size of the annotations as in the official scorer."""
-        return resize_mask(self.read_mask(path), (clip.first_mask.shape[0], clip.first_mask.shape[1]))
+        """A mask of classes and void, of any size."""
+        return self._classes(path)
+
+    def truth(self, clip: MaskClip, number: int) -> Array | None:
+        """The mask of the frame with its void."""
+        return self._classes(clip.masks[number]) if number in clip.masks else None
+
+    def draw(self, frame: Mask, prediction: Array) -> Mask:
+        """Parts tinted in their colours, void as background."""
+        return super().draw(frame, _without_void(prediction))
 
     def is_scored(self, clip: MaskClip, number: int) -> bool:
         """Every frame that has a mask, the first one too."""
         return number in clip.masks
 
-    def compare(self, clip: MaskClip, number: int, prediction: Array) -> Array:
-        """Pixels (20, 20) by true and predicted class; void pixels are left out."""
-        return confusion(self._classes(clip.masks[number]), prediction)
+    def compare(self, clip: MaskClip, truth: Array, prediction: Array) -> Array:
+        """Pixels (20, 20) by true and predicted class; void pixels of the truth are left out.
+
+        The prediction is brought to the size of the truth as in the official scorer.
+        """
+        return confusion(truth, resize_mask(_without_void(prediction), size_of(truth)))
 
     def result(self, clip: MaskClip, judged: Mapping[int, Any]) -> SequenceResult:
         """From the confusion matrix of the clip."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from indexing.job import SearchSettings
-from pipeline.settings import Command
+from pipeline.settings import BATCH_LIMIT, THREAD_LIMIT, WORKER_LIMIT, Command
 from pipeline.storage import Folder, Place
 
 
@@ -32,22 +32,22 @@ class KnnCommand(Command):
     and rounded to float16."""
     out: Place
     """Folder for the table, or its address such as s3://bucket/folder."""
-    k: int = Field(5, ge=1, validation_alias=AliasChoices("k", "neighbours"))
+    k: int = Field(5, ge=1, le=2000, validation_alias=AliasChoices("k", "neighbours"))
     """Neighbours of an image; the paper uses 5."""
-    max_similarity: float | None = None
+    max_similarity: float | None = Field(None, ge=-1, le=1)
     """Leave out neighbours that are more similar than this: 0.999 leaves out exact duplicates. Default: none."""
     exclude_same_group: str | None = Field(
         None, validation_alias=AliasChoices("exclude_same_group", "exclude-same-group")
     )
     r"""Regular expression whose first parenthesis finds the group in a sample's key; neighbours of the query's own
     group are left out. For video frames called CLIP_000123 give '^(.+)_\d+$'."""
-    gallery: int = Field(12, ge=0)
+    gallery: int = Field(12, ge=0, le=1000)
     """Queries drawn for gallery.html and gallery.png; 0 for none."""
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(64, ge=1, le=BATCH_LIMIT)
     """Images per forward pass."""
-    threads: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1, le=THREAD_LIMIT)
     """CPU threads of one process that computes features."""
-    workers: int | None = Field(None, ge=1)
+    workers: int | None = Field(None, ge=1, le=WORKER_LIMIT)
     """Processes that compute features at once; default one per GPU, else cores / threads."""
     search: SearchSettings = SearchSettings()
     """How neighbours are searched."""

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from indexing.store import unit_rows
 from pipeline.dataset import ShardDataset
-from pipeline.reader.graph import NORMALISATION
+from pipeline.reader.faults import DALI_ERRORS, BatchFrame, explain_failure
+from pipeline.reader.graph import NORMALISATION, decode_frames
 from pipeline.settings import UserError
-from pipeline.shards.images import check_jpeg
-from pipeline.shards.rejects import Rejected
 from pipeline.storage import Storage
+from training.environment import pin_float32
 from training.vit import VisionTransformer
 from training.weights import load_backbone
 
@@ -38,7 +38,7 @@ def crop_graph(feed: Callable[[], list[Any]], size: int, batch_size: int, thread
     @pipeline_def(batch_size=batch_size, num_threads=threads, device_id=device)  # type: ignore[untyped-decorator]
     def graph() -> DataNode:
         encoded = fn.external_source(source=feed, batch=True, dtype=types.UINT8, ndim=1)
-        image = fn.decoders.image(encoded, device="cpu" if device is None else "mixed", output_type=types.RGB)
+        image = decode_frames(encoded, on_gpu=device is not None)
         image = fn.resize(image, resize_shorter=round(RESIZE_OVER_CROP * size), interp_type=types.INTERP_CUBIC)
         return fn.crop_mirror_normalize(image, crop=(size, size), **NORMALISATION)
 
@@ -57,11 +57,16 @@ class ShardFeatures:
         self._batch_size, self._threads = batch_size, threads
         self._middle = self._dataset.num_frames // 2
         self._batches: Iterator[list[Any]] = iter(())
+        pin_float32()
         torch.set_num_threads(threads)  # sums are ordered by the number of threads
 
     @cached_property
     def _device(self) -> torch.device:
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+    @property
+    def _device_id(self) -> int | None:
+        return 0 if self._device.type == "cuda" else None
 
     @cached_property
     def _backbone(self) -> VisionTransformer:
@@ -69,9 +74,8 @@ class ShardFeatures:
 
     @cached_property
     def _pipeline(self) -> Pipeline:
-        device = 0 if self._device.type == "cuda" else None
         size = self._backbone.settings.image_size
-        return crop_graph(lambda: next(self._batches), size, self._batch_size, self._threads, device)
+        return crop_graph(lambda: next(self._batches), size, self._batch_size, self._threads, self._device_id)
 
     def _encoded(self, row: int) -> NDArray[np.uint8]:
         return self._dataset.frame(row, int(self._middle[row]))
@@ -88,21 +92,14 @@ class ShardFeatures:
             except StopIteration:
                 pipeline.reset()
                 return
-            except RuntimeError as error:
-                raise self._blame(rows, error) from error
+            except DALI_ERRORS as error:
+                raise self._explain(rows, error) from error
             yield torch.utils.dlpack.from_dlpack(crops.as_tensor())
 
-    def _blame(self, rows: NDArray[np.int64], error: RuntimeError) -> UserError:
-        """Name the image that DALI could not decode."""
-        for row in rows.tolist():
-            try:
-                check_jpeg(self._encoded(row).tobytes())
-            except Rejected as rejected:
-                return UserError(
-                    f"the image of sample {self._dataset.keys[row]} in {self._dataset.folder} is damaged: "
-                    f"{rejected.detail}. Remove its shard and run `make shards` again"
-                )
-        return UserError(f"DALI cannot decode images of {self._dataset.folder}: {error}")
+    def _explain(self, rows: NDArray[np.int64], error: Exception) -> UserError:
+        """Name the image that DALI failed on."""
+        frames = [BatchFrame(self._dataset, row, int(self._middle[row])) for row in rows.tolist()]
+        return explain_failure(error, "while computing features", frames, self._device_id)
 
     @torch.inference_mode()
     def features(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:

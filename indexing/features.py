@@ -20,10 +20,10 @@ import training
 from indexing.cluster import run_on_actors
 from indexing.extract import PARTS, ShardFeatures, part_name
 from indexing.resume import begin, cannot_write
-from indexing.store import FEATURES, write_features
+from indexing.store import FEATURES, read_metadata, write_features
 from pipeline.dataset import ShardDataset
 from pipeline.files import sha256_file
-from pipeline.settings import Command, run_command
+from pipeline.settings import BATCH_LIMIT, THREAD_LIMIT, WORKER_LIMIT, Command, run_command
 from pipeline.shards.cluster import ray_session
 from pipeline.storage import Folder, Place, Storage, open_storage
 from training.weights import load_backbone
@@ -46,11 +46,11 @@ class FeaturesCommand(Command):
     """Backbone written by `python -m training.export`."""
     out: Place
     """Folder for features.parquet, or its address."""
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(64, ge=1, le=BATCH_LIMIT)
     """Images per forward pass."""
-    threads: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1, le=THREAD_LIMIT)
     """CPU threads of one actor. The same batch size and threads give the same bytes on one kind of CPU."""
-    workers: int | None = Field(None, ge=1)
+    workers: int | None = Field(None, ge=1, le=WORKER_LIMIT)
     """Actors at once; default as many as there are GPUs, else cores / threads. Each takes about 1 GB of memory."""
 
 
@@ -58,6 +58,7 @@ def main(command: FeaturesCommand) -> None:
     """Compute what is missing, then write the features in row order."""
     started = time.perf_counter()
     dataset, out = ShardDataset(command.shards), open_storage(command.out)
+    read_metadata(out)  # refuses to replace a file of somebody else
     width = load_backbone(command.weights).settings.width
     hashes = {"dataset_hash": dataset.manifest.dataset_hash, "weights_hash": sha256_file(command.weights)}
     with out.alone(LOCK):

@@ -22,7 +22,7 @@ from indexing.engines import Device, make_nearest
 from indexing.resume import begin, cannot_write
 from indexing.search import Block, Neighbours, Rules, nothing_found, search_block
 from indexing.store import FeatureFile, unpack
-from pipeline.settings import Settings, UserError
+from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, FACTOR_LIMIT, THREAD_LIMIT, Settings, UserError
 from pipeline.shards.cluster import ray_session
 from pipeline.storage import Storage
 
@@ -39,17 +39,17 @@ class SearchSettings(Settings):
     """here: this process. ray: Ray actors over blocks of queries, on CPUs. auto: ray if RAY_ADDRESS is set."""
     device: Device = "auto"
     """Of a search in this process. auto: all GPUs that FAISS finds, else the CPU."""
-    memory_gb: float = Field(4.0, gt=0)
+    memory_gb: float = Field(4.0, gt=0, le=FACTOR_LIMIT)
     """Memory that a searching process may take, in 10^9 bytes; features that do not fit are read block by block."""
-    block: int = Field(8192, ge=1)
+    block: int = Field(8192, ge=1, le=BATCH_LIMIT)
     """Queries searched at once: the unit of work and of resuming."""
-    threads: int = Field(4, ge=1)
+    threads: int = Field(4, ge=1, le=THREAD_LIMIT)
     """Cores of one Ray actor; a search in this process takes all."""
     approximate: bool = False
     """Inverted lists (IVF) in place of the exact search; the report says what share of neighbours they find."""
-    approximate_from: int = Field(4_000_000, ge=1)
+    approximate_from: int = Field(4_000_000, ge=1, le=COUNT_LIMIT)
     """Fewest images for which that is allowed: below, exact search takes at most hours on one large machine."""
-    probes: int = Field(32, ge=1)
+    probes: int = Field(32, ge=1, le=COUNT_LIMIT)
     """Inverted lists looked through for each query."""
 
     @model_validator(mode="after")

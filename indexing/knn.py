@@ -18,7 +18,7 @@ from indexing.report import describe
 from indexing.resume import cannot_write
 from indexing.store import FEATURES, read_metadata
 from indexing.supplied import import_features, supplied_metadata
-from indexing.table import NEIGHBOURS, REPORT, table_metadata, write_neighbours
+from indexing.table import NEIGHBOURS, REPORT, read_report, refuse_foreign, table_metadata, write_neighbours
 from pipeline.dataset import ShardDataset
 from pipeline.files import as_json, sha256_file
 from pipeline.settings import UserError, run_command
@@ -137,8 +137,9 @@ def main(command: KnnCommand) -> None:
     hashes = _feature_hashes(command, dataset)
     identity = _identity(command, hashes)
     made_from = json.dumps(identity, sort_keys=True)
+    refuse_foreign(out, (GALLERY, SHEET))
     if (table_metadata(out) or {}).get("made_from") == made_from and out.size(REPORT) is not None:
-        print(f"the table is there already: {_summary(json.loads(out.read(REPORT)), out)}")
+        print(f"the table is there already: {_summary(read_report(out) or {}, out)}")
         return
     with out.alone(LOCK):
         feature_seconds = _make_features(command, dataset, out, hashes)

@@ -5,6 +5,7 @@ from typing import Any
 
 from indexing.cluster import KEPT
 from pipeline.files import as_json
+from pipeline.reading import reading
 from pipeline.settings import UserError
 from pipeline.storage import Storage
 
@@ -24,7 +25,8 @@ def begin(out: Storage, folder: str, identity: dict[str, Any]) -> None:
             out.write(name, as_json(identity))
             return
         out.clean(folder)
-        there = json.loads(out.read(name))
+        with reading(f"{out}/{name}", "valid JSON", f"Remove {out}/{folder}"):
+            there = dict(json.loads(out.read(name)))
     except OSError as error:
         raise cannot_write(out, error) from error
     if differing := sorted(key for key in identity.keys() | there.keys() if identity.get(key) != there.get(key)):

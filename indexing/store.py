@@ -11,10 +11,12 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pipeline.reading import reading, reason
 from pipeline.settings import UserError
 from pipeline.storage import Storage
 
 FEATURES = "features.parquet"
+_AGAIN = "Move it away and run the command again"
 _ROW_GROUP = 16_384
 _LOWEST_NORM = 1e-12
 
@@ -72,20 +74,27 @@ def _regrouped(blocks: Iterable[NDArray[np.float16]], rows: int) -> Iterator[NDA
         yield np.concatenate(waiting)
 
 
+def parquet_metadata(schema: pa.Schema) -> dict[str, str]:
+    """The metadata of a table, without what Arrow keeps there for itself."""
+    return {k.decode(): v.decode() for k, v in (schema.metadata or {}).items() if k != b"ARROW:schema"}
+
+
 def read_metadata(out: Storage) -> dict[str, str] | None:
     """What `features.parquet` was made from; None if it is not there.
 
     Raises:
-        UserError: it is damaged.
+        UserError: it is damaged, or was not written by `write_features`.
     """
     if out.size(FEATURES) is None:
         return None
-    try:
-        with out.parquet(FEATURES) as file:
-            metadata = file.schema_arrow.metadata or {}
-            return {**{k.decode(): v.decode() for k, v in metadata.items()}, "rows": str(file.metadata.num_rows)}
-    except pa.ArrowException as error:
-        raise UserError(f"{out}/{FEATURES} is damaged ({error}): remove it and run the command again") from error
+    with reading(f"{out}/{FEATURES}", "a Parquet file", _AGAIN), out.parquet(FEATURES) as file:
+        metadata = {**parquet_metadata(file.schema_arrow), "rows": str(file.metadata.num_rows)}
+    if "dataset_hash" not in metadata:
+        raise UserError(
+            f"{out}/{FEATURES} was not written by this program and would be replaced: move it away, or "
+            "choose another --out"
+        )
+    return metadata
 
 
 def unpack(out: Storage, name: str) -> None:
@@ -113,8 +122,10 @@ def unpack(out: Storage, name: str) -> None:
                     )
                 target.write(values.tobytes())
                 row += len(values)
-    except pa.ArrowException as error:
-        raise UserError(f"{out}/{FEATURES} is damaged ({error}): remove it and run the command again") from error
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # Arrow's own kinds and Python's
+        raise UserError(f"{out}/{FEATURES} is not a Parquet file ({reason(error)}). {_AGAIN}") from error
 
 
 class FeatureFile:

@@ -6,14 +6,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from indexing.store import unit_rows, write_features
+from indexing.store import parquet_metadata, unit_rows, write_features
 from pipeline.dataset import ShardDataset
+from pipeline.reading import reading
 from pipeline.settings import UserError
 from pipeline.storage import Storage
 
 _ROWS = 16_384
+_PARQUET = "a Parquet file"
 
 
 def import_features(path: Path, dataset: ShardDataset, out: Storage, metadata: dict[str, str]) -> None:
@@ -22,35 +25,24 @@ def import_features(path: Path, dataset: ShardDataset, out: Storage, metadata: d
     Raises:
         UserError: they are not one finite vector for each sample of the dataset, in its order.
     """
-    try:
-        open_kind = _open_npy if path.suffix == ".npy" else _open_parquet
-        if path.suffix not in (".npy", ".parquet"):
-            raise UserError(f"--features {path}: give a .npy array or a .parquet file with a column `feature`")
-        shape, blocks = open_kind(path, dataset)
-        if shape[0] != len(dataset):
-            raise UserError(f"{path} holds {shape[0]} vectors, but {dataset.folder} has {len(dataset)} samples")
-        if not shape[1]:
-            raise UserError(f"{path} holds vectors without values")
-        units = (unit_rows(block, row, f"the vectors of {path}") for row, block in blocks)
-        write_features(out, dataset.keys, units, shape[1], metadata)
-    except FileNotFoundError as error:
-        if Path(error.filename or "") != path:
-            raise
-        raise UserError(f"no features at {path}") from error
-    except pa.ArrowException as error:
-        raise UserError(f"{path} is no Parquet file that can be read: {error}") from error
+    open_kind = _open_npy if path.suffix == ".npy" else _open_parquet
+    if path.suffix not in (".npy", ".parquet"):
+        raise UserError(f"--features {path}: give a .npy array or a .parquet file with a column `feature`")
+    shape, blocks = open_kind(path, dataset)
+    if shape[0] != len(dataset):
+        raise UserError(f"{path} holds {shape[0]} vectors, but {dataset.folder} has {len(dataset)} samples")
+    if not shape[1]:
+        raise UserError(f"{path} holds vectors without values")
+    units = (unit_rows(block, row, f"the vectors of {path}") for row, block in blocks)
+    write_features(out, dataset.keys, units, shape[1], metadata)
 
 
 def supplied_metadata(path: Path) -> dict[str, str]:
     """The metadata of a Parquet file; empty for other files."""
     if path.suffix != ".parquet" or not path.is_file():
         return {}
-    try:
-        return {
-            k.decode(): v.decode() for k, v in (pq.read_schema(path).metadata or {}).items() if k != b"ARROW:schema"
-        }
-    except pa.ArrowException as error:
-        raise UserError(f"{path} is no Parquet file that can be read: {error}") from error
+    with reading(path, _PARQUET):
+        return parquet_metadata(pq.read_schema(path))
 
 
 Blocks = Iterator[tuple[int, NDArray[np.floating]]]
@@ -58,18 +50,17 @@ Blocks = Iterator[tuple[int, NDArray[np.floating]]]
 
 
 def _open_npy(path: Path, dataset: ShardDataset) -> tuple[tuple[int, int], Blocks]:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
-        raise UserError(f"{path} is no .npy array that can be read: {error}") from error
+    with reading(path, "a .npy array"):
+        array = npy.open_memmap(path, mode="r")
     if array.ndim != 2 or array.dtype.kind != "f":
         raise UserError(f"{path} holds {array.dtype} of shape {array.shape}; a float array (samples, width) is needed")
     return array.shape, ((row, np.asarray(array[row : row + _ROWS])) for row in range(0, len(array), _ROWS))
 
 
 def _open_parquet(path: Path, dataset: ShardDataset) -> tuple[tuple[int, int], Blocks]:
-    file = pq.ParquetFile(path)
-    schema = file.schema_arrow
+    with reading(path, _PARQUET):
+        file = pq.ParquetFile(path)
+        schema = file.schema_arrow
     if "feature" not in schema.names:
         raise UserError(f"{path} has no column `feature`, only {', '.join(schema.names)}")
     kind = schema.field("feature").type
@@ -79,17 +70,22 @@ def _open_parquet(path: Path, dataset: ShardDataset) -> tuple[tuple[int, int], B
     hash_there = supplied_metadata(path).get("dataset_hash")
     if hash_there not in (None, dataset.manifest.dataset_hash):
         raise UserError(f"{path} holds the features of another dataset than {dataset.folder} (dataset_hash differs)")
-    first = (
-        file.read_row_group(0, columns=["feature"])["feature"] if file.num_row_groups else pa.chunked_array([], kind)
-    )
+    with reading(path, _PARQUET):
+        groups = file.num_row_groups
+        first = file.read_row_group(0, columns=["feature"])["feature"] if groups else pa.chunked_array([], kind)
     width = len(first[0]) if len(first) and first[0].is_valid else 0
     return (file.metadata.num_rows, width), _parquet_blocks(file, path, dataset, width)
+
+
+def _batches(file: pq.ParquetFile, path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    with reading(path, _PARQUET):
+        yield from file.iter_batches(_ROWS, columns=columns)
 
 
 def _parquet_blocks(file: pq.ParquetFile, path: Path, dataset: ShardDataset, width: int) -> Blocks:
     row = 0
     columns = [name for name in ("feature", "key") if name in file.schema_arrow.names]
-    for batch in file.iter_batches(_ROWS, columns=columns):
+    for batch in _batches(file, path, columns):
         column = batch.column("feature")
         lengths = (
             np.array([width] * len(column))

@@ -1,15 +1,18 @@
 """The neighbour table on disk."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from indexing.store import parquet_metadata
 from pipeline.dataset import Manifest
+from pipeline.reading import reading
 from pipeline.settings import UserError
 from pipeline.storage import Storage
 
@@ -40,16 +43,46 @@ def write_neighbours(
         pq.write_table(table.replace_schema_metadata({**metadata, "k": json.dumps(k)}), path)
 
 
+def refuse_foreign(out: Storage, pages: Collection[str]) -> None:
+    """Make sure that table, report and `pages` in OUT, which will be replaced, are of an earlier job.
+
+    Raises:
+        UserError: one of them is not.
+    """
+    foreign = []
+    if out.size(NEIGHBOURS) is not None and "dataset_hash" not in (table_metadata(out) or {}):
+        foreign.append(NEIGHBOURS)
+    if out.size(REPORT) is None:
+        foreign += [name for name in pages if out.size(name) is not None]  # they are written after it
+    elif read_report(out) is None:
+        foreign.append(REPORT)
+    if foreign:
+        raise UserError(
+            f"{out}/{foreign[0]} was not written by this program and would be replaced: move it away, or "
+            "choose another --out"
+        )
+
+
+def read_report(out: Storage) -> dict[str, Any] | None:
+    """The report in `out`; None if the file there is none."""
+    try:
+        report = json.loads(out.read(REPORT))
+    except (ValueError, RecursionError):
+        return None
+    return report if isinstance(report, dict) and "dataset_hash" in report else None
+
+
 def table_metadata(out: Storage) -> dict[str, str] | None:
     """What the table in `out` was made from; None if there is none that can be read."""
     if out.size(NEIGHBOURS) is None:
         return None
     try:
         with out.open(NEIGHBOURS) as stream:
-            metadata = pq.read_schema(stream).metadata or {}
-    except pa.ArrowException:
+            return parquet_metadata(pq.read_schema(stream))
+    except OSError:
+        raise
+    except Exception:  # Arrow's own kinds and Python's
         return None
-    return {key.decode(): value.decode() for key, value in metadata.items()}
 
 
 def read_neighbours(folder: Path, manifest: Manifest) -> NDArray[np.int32]:
@@ -61,13 +94,11 @@ def read_neighbours(folder: Path, manifest: Manifest) -> NDArray[np.int32]:
     path = folder / NEIGHBOURS
     if not path.is_file():
         raise UserError(f"there is no neighbour table {path}: make it with `make knn`")
-    try:
+    with reading(path, "a neighbour table", "Make it with `make knn`"):
         table = pq.read_table(path).combine_chunks()
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"cannot read the neighbour table {path}: {error}. Make it with `make knn`") from error
-    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+        metadata = parquet_metadata(table.schema)
+        column = table["neighbours"].combine_chunks()
+        rows: NDArray[np.int32] = column.values.to_numpy().reshape(table.num_rows, column.type.list_size)
     if metadata.get("dataset_hash") != manifest.dataset_hash or table.num_rows != manifest.samples:
         raise UserError(f"{path} was made from other shards than the ones given: run `make knn` on these")
-    column = table["neighbours"].combine_chunks()
-    rows: NDArray[np.int32] = column.values.to_numpy().reshape(table.num_rows, column.type.list_size)
     return rows

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.reading import reading
 from pipeline.settings import UserError
 from pipeline.storage import open_storage
 
@@ -107,7 +108,9 @@ def parse_manifest(content: bytes, name: str) -> Manifest:
                 "write the shards again with `make shards`"
             )
         return Manifest.model_validate(fields)
-    except (ValueError, AttributeError) as error:
+    except UserError:
+        raise
+    except Exception as error:
         raise UserError(
             f"{name} is damaged ({type(error).__name__}); write the shards again with `make shards`"
         ) from error
@@ -181,11 +184,8 @@ class ShardDataset:
         self.manifest = read_manifest(self.folder)
         storage = open_storage(self.folder)
         name = f"{self.folder}/{INDEX}"
-        try:
-            with storage.local(INDEX) as path:
-                table = pq.read_table(path, memory_map=False)
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"cannot read {name}: {str(error).rstrip('.')}. {self.mending}") from error
+        with reading(name, "a Parquet file", self.mending), storage.local(INDEX) as path:
+            table = pq.read_table(path, memory_map=False)
         if not table.schema.equals(INDEX_SCHEMA) or table.num_rows != self.manifest.samples:
             raise UserError(f"{name} does not fit {MANIFEST}. {self.mending}")
         table = table.combine_chunks()

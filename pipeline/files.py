@@ -9,9 +9,11 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from pipeline.settings import UserError
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -38,15 +40,23 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, replaces: Collection[str] = ()) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success it is fsynced and renamed to `path`, otherwise removed.
 
-    The body may write one file or make one directory there; an existing directory at `path` is replaced.
-    The parent directory is created. A device such as /dev/null is refused; a file is never replaced by a directory.
-    A killed process may leave a name starting with `TEMPORARY_PREFIX`, never `path`.
+    The body may write one file or make one directory there. A directory takes the place of one that is empty or holds
+    nothing but files called as in `replaces`; a file takes that of a file, so a caller that is given the name by a user
+    checks first what lies there. Symbolic links are followed: they stay, and what they lead to is replaced. The parent
+    directory is created. A killed process may leave a name starting with `TEMPORARY_PREFIX`, never `path`.
+
+    Raises:
+        UserError: a directory at `path` holds something else; nothing in it is touched.
+        OSError: `path` is a device such as /dev/null, or of the other kind.
     """
+    path = path.resolve() if path.is_symlink() else path
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OSError(errno.EINVAL, "is a device, not a file or folder", str(path))
+    if path.is_dir():
+        refuse_others(path, replaces)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_name(path)
     try:
@@ -56,7 +66,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 _sync(file)
             _sync(temporary)
             if path.is_dir():
-                remove(path)
+                refuse_others(path, replaces)
+                remove_files(path, replaces)
         else:
             _sync(temporary)
         temporary.replace(path)
@@ -64,6 +75,35 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except BaseException:
         remove(temporary)
         raise
+
+
+def refuse_others(folder: Path, names: Collection[str]) -> None:
+    """Make sure that a folder holds nothing but files called as in `names`.
+
+    Raises:
+        UserError: it does; one of them is named.
+    """
+    with os.scandir(folder) as entries:
+        others = sorted(e.name for e in entries if e.name not in names or not e.is_file(follow_symlinks=False))
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise UserError(
+            f"{folder} holds {others[0]}{more}, which this program did not write there, and is not replaced: "
+            "give another name, or move that folder away"
+        )
+
+
+def remove_files(folder: Path, names: Collection[str]) -> None:
+    """Remove the files called as in `names`, in this order, and then the folder, which stays if it holds anything else.
+
+    A symbolic link in place of the folder stays, with all that it leads to.
+    """
+    if folder.is_symlink():
+        return
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 @contextlib.contextmanager

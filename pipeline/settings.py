@@ -6,15 +6,16 @@ A component keeps its `Settings` beside it; a program collects them in a `Comman
 import argparse
 import difflib
 import json
+import math
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, TypeVar, get_origin
+from typing import Annotated, Any, ClassVar, NoReturn, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -23,28 +24,64 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from pipeline import startup
+from pipeline.boundary import describe_fault, lasting_output
+
 CommandT = TypeVar("CommandT", bound="Command")
+
+Seed = Annotated[int, Field(ge=0, lt=2**64)]
+"""What all generators take: Philox and blake2b 64 bits, torch no more."""
+Share = Annotated[float, Field(ge=0, le=1)]
+COUNT_LIMIT = 10**9
+"""Bound of numbers that nothing else bounds: no run needs more, and sums and products of a few stay within 64 bits."""
+FACTOR_LIMIT = 10**6
+"""Bound of weights, rates and factors that nothing else bounds."""
+BATCH_LIMIT = 2**20
+"""Bound of what is put through a model or a search at once."""
+THREAD_LIMIT = 1024
+"""Bound of threads and processes of a machine, and of what is prepared ahead."""
+WORKER_LIMIT = 2**16
+"""Bound of processes of a cluster."""
 
 
 class UserError(Exception):
     """Something the user can mend; the message is one clear sentence and is all that is printed."""
 
 
+def _takes(annotation: object, *types: type) -> bool:
+    """Whether one of the plain types stands anywhere in an annotation."""
+    return annotation in types or any(_takes(part, *types) for part in get_args(annotation))
+
+
+def _plain_number(cls: type[BaseModel], value: object, info: ValidationInfo) -> object:
+    """Refuse `true` and `.inf` of a YAML file where a number is due; pydantic would take them for 1 and infinity."""
+    annotation = cls.model_fields[str(info.field_name)].annotation
+    if _takes(annotation, int, float):
+        for member in value if isinstance(value, list) else [value]:
+            if isinstance(member, bool) and not _takes(annotation, bool):
+                raise ValueError("must be a number; YAML reads yes and on as true, no and off as false")
+            if isinstance(member, float) and not math.isfinite(member):
+                raise ValueError("must be a finite number; .inf and .nan are none")
+    return value
+
+
 class Settings(BaseModel):
     """Base of a component's settings: immutable, unknown keys refused, docstrings below fields become `--help`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    _plain_numbers = field_validator("*", mode="before")(_plain_number)
 
 
 class Command(BaseSettings):
     """Base of a program's settings: command line over the YAML file given by `--config` over the defaults."""
 
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
     program: ClassVar[str]
     """How the program is called, shown in `--help`."""
 
     config: Path | None = None
     """YAML file with any of the options below, nested by their dots."""
+    _plain_numbers = field_validator("*", mode="before")(_plain_number)
 
     @classmethod
     def settings_customise_sources(
@@ -69,14 +106,48 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+_NOT_AS_WRITTEN = re.compile(r"[-+]?(0[\d_]+|.*:.*)")
+"""Numbers that YAML reads in base 8 or 60."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without its surprises: no key twice, keys are text, 010 and 1:30 are no numbers."""
+
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:  # as written: keys that `<<` merges come later and may be given again
+            line = key.start_mark.line + 1
+            if not key.tag.endswith((":str", ":merge")):
+                shown = key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping"
+                raise UserError(f"{self.name}, line {line}: a key must be text, not {shown}; put it in quotes")
+            if key.value in lines:
+                raise UserError(
+                    f"{self.name}: the key {key.value} is given twice, in lines {lines[key.value]} and {line}: keep one"
+                )
+            lines[key.value] = line
+        return node
+
+    def compose_scalar_node(self, anchor: dict[Any, yaml.Node]) -> yaml.ScalarNode:
+        node = super().compose_scalar_node(anchor)
+        if node.tag.endswith((":int", ":float")) and _NOT_AS_WRITTEN.fullmatch(node.value):
+            base, line = 60 if ":" in node.value else 8, node.start_mark.line + 1
+            raise UserError(
+                f"{self.name}, line {line}: YAML reads {node.value} as a number in base {base}: write a plain number, "
+                "or put it in quotes if it is text"
+            )
+        return node
+
+
 def load_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping.
 
     Raises:
-        UserError: the file is missing or is not a YAML mapping.
+        UserError: the file is missing, is not a YAML mapping, or holds a key twice.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        with path.open("rb") as stream:  # errors name it
+            content = yaml.load(stream, _Loader)
     except OSError as error:
         raise UserError(f"cannot read the config file {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -107,6 +178,45 @@ def _allowed_keys(model: type[BaseModel], location: Sequence[int | str]) -> list
     return sorted(model.model_fields)
 
 
+_RANGE = {"ge": "at least {}", "gt": "more than {}", "le": "at most {}", "lt": "less than {}"}
+_OUT_OF_RANGE = {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"}
+"""pydantic's names of what is wrong with a number."""
+
+
+def _range(model: type[BaseModel], location: Sequence[int | str]) -> str:
+    """The range of the number at a location: "at least 1 and at most 100"."""
+    annotation: Any = model
+    constraints: list[Any] = []
+    for part in location:
+        if isinstance(part, str) and isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            field = annotation.model_fields[part]
+            annotation, constraints = field.annotation, field.metadata
+        elif isinstance(part, int) and get_origin(annotation) is tuple:
+            members = [member for member in get_args(annotation) if member is not Ellipsis]
+            annotation, *details = get_args(members[min(part, len(members) - 1)]) or (members[0],)
+            constraints = [constraint for detail in details for constraint in detail.metadata]
+    stated = [
+        text.format(getattr(c, bound)) for c in constraints for bound, text in _RANGE.items() if hasattr(c, bound)
+    ]
+    return " and ".join(stated)
+
+
+def _hint(problem: Mapping[str, Any]) -> str:
+    """What to write instead, where YAML has read something else than was meant."""
+    value, kind = problem["input"], problem["type"]
+    if kind == "model_type":
+        return "must be a group of options, nested below it" + ("; nothing is" if value is None else "")
+    if value is None:
+        return "nothing follows its colon: give a value or remove the line"
+    if isinstance(value, bool) and kind in ("string_type", "path_type", "literal_error"):
+        return "YAML reads yes, no, on and off without quotes as true and false: put the text in quotes"
+    if kind in ("string_type", "path_type") and not isinstance(value, list | dict):
+        return "put it in quotes if it is text"
+    if kind == "int_parsing" and re.fullmatch(r"[-+]?[\d.]+[eE][-+]?\d+", value):
+        return f"write it without an exponent, as {float(value):.0f}"
+    return ""
+
+
 def _describe(model: type[BaseModel], error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
@@ -116,8 +226,12 @@ def _describe(model: type[BaseModel], error: ValidationError) -> str:
             lines.append(f"unknown key {key}; allowed here: {allowed}")
         elif problem["type"] == "missing":
             lines.append(f"--{key} is required")
+        elif problem["type"] in _OUT_OF_RANGE and (allowed := _range(model, problem["loc"])):
+            lines.append(f"{key} = {problem['input']}: must be {allowed}")
         else:
-            reason = problem["msg"].removeprefix("Value error, ")
+            reason = re.sub(r"^Value error, | for <class .*>$", "", problem["msg"])
+            if hint := _hint(problem):
+                reason = hint if problem["type"] == "model_type" else f"{reason}; {hint}"
             lines.append(f"{key} = {problem['input']!r}: {reason}" if key else reason)
     return "; ".join(lines)
 
@@ -152,10 +266,11 @@ def _options(model: type[BaseModel], prefix: str = "--") -> Iterator[tuple[str, 
 
 
 def _normalise(model: type[BaseModel], arguments: Sequence[str]) -> list[str]:
-    """Rewrite what pydantic-settings does not always read: `--list a,b`, `--flag true|false`, `--two-words`."""
+    """Rewrite what pydantic-settings does not always read: `--list a,b`, `--flag true|false`, `--two-words`, `--k`."""
     types = dict(_options(model))
     known = {name.replace("_", "-"): name for name in types if "_" in name}
     known |= {f"--no-{name[2:]}": f"--no-{known[name][2:]}" for name in known}
+    known |= {name: name[1:] for name in types if len(name) == len("--k")}  # a letter is called -k; --k is it, too
     words = iter(arguments)
     rewritten: list[str] = []
     for word in words:
@@ -200,17 +315,28 @@ def parse_command(command: type[CommandT], argv: Sequence[str] | None = None) ->
 
 
 def run_command(command: type[CommandT], main: Callable[[CommandT], int | None]) -> NoReturn:
-    """Parse the command line, run `main` and exit; a user's error, a full disk or Ctrl-C end in one line."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Parse the command line, run `main` and exit: the boundary of every program.
+
+    Whatever ends `main`, a user's error, a full disk, Ctrl-C or a fault of ours, is said in one line; nothing that is
+    printed can end it.
+    """
+    with lasting_output():
+        raise SystemExit(_status(command, main))
+
+
+def _status(command: type[CommandT], main: Callable[[CommandT], int | None]) -> int:
     try:
-        status = main(parse_command(command)) or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
+        startup.end()
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        return main(parse_command(command)) or 0
     except KeyboardInterrupt:
         print("interrupted; files that were finished are kept", file=sys.stderr)
-        status = 130
+        return 128 + signal.SIGINT
+    except UserError as error:
+        message, status = str(error), 2
     except OSError as error:  # a full disk, a folder that cannot be written
-        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
-        status = 2
-    raise SystemExit(status)
+        message, status = f"{error.filename or 'input or output'}: {error.strerror or error}", 2
+    except Exception as error:
+        message, status = describe_fault(error)
+    print(f"error: {message}", file=sys.stderr)
+    return status

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
@@ -14,10 +13,17 @@ import fsspec
 import pyarrow.parquet as pq
 from pydantic import BeforeValidator
 
-from pipeline.files import TEMPORARY_PREFIX, atomic_path, locked, open_regular, remove
+from pipeline.files import TEMPORARY_PREFIX, atomic_path, open_regular, remove
+from pipeline.lock import Holder, heartbeat, is_running, lock_file, read_holder, refusal, this_process, uptime_s
 from pipeline.settings import UserError
+from pipeline.temporary import full_disk_is_temporary, temporary_folder
 
-Place = Annotated[str, BeforeValidator(os.fspath)]
+
+def _as_text(place: object) -> object:
+    return os.fspath(place) if isinstance(place, os.PathLike) else place
+
+
+Place = Annotated[str, BeforeValidator(_as_text)]
 """A path, or an address such as `s3://bucket/folder` that fsspec knows."""
 
 
@@ -46,6 +52,11 @@ class Storage(ABC):
 
     def __str__(self) -> str:
         return self._given
+
+    @property
+    @abstractmethod
+    def location(self) -> str:
+        """Where the folder really is, the same however its path or address is spelled."""
 
     @abstractmethod
     def open(self, name: str) -> BinaryIO:
@@ -83,10 +94,11 @@ class Storage(ABC):
 
     @abstractmethod
     def alone(self, name: str) -> contextlib.AbstractContextManager[None]:
-        """Keep a second job out while the block runs, by the lock file `name`; an object store has no locks.
+        """Keep a second job out while the block runs, by the lock file `name` (see pipeline/lock.py).
 
         Raises:
-            UserError: another job is in, or the folder cannot be written.
+            UserError: another job is in, or has left its lock behind on another machine, or the folder cannot be
+                written.
         """
 
     @abstractmethod
@@ -124,6 +136,10 @@ class Storage(ABC):
                 self.remove(name)
 
 
+def _cannot_lock(storage: Storage, error: OSError) -> UserError:
+    return UserError(f"cannot write to the output folder {storage}: {error.strerror or error}")
+
+
 def _raise(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error  # a folder that cannot be read must not be taken for an empty one
@@ -135,6 +151,10 @@ class LocalStorage(Storage):
     @cached_property
     def _root(self) -> Path:
         return Path(self.place)
+
+    @property
+    def location(self) -> str:
+        return str(self._root.resolve())
 
     def open(self, name: str) -> BinaryIO:
         return open_regular(self._root / name)
@@ -187,16 +207,11 @@ class LocalStorage(Storage):
 
     @contextlib.contextmanager
     def alone(self, name: str) -> Iterator[None]:
-        path = self._root / name
         with contextlib.ExitStack() as stack:
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                held = stack.enter_context(locked(path, wait=False))
+                stack.enter_context(lock_file(self._root / name, str(self)))
             except OSError as error:
-                raise UserError(f"cannot write to the output folder {self}: {error.strerror or error}") from error
-            if not held:
-                raise UserError(f"another job is writing to {self}: wait for it or stop it first")
-            stack.callback(path.unlink, missing_ok=True)
+                raise _cannot_lock(self, error) from error
             yield
 
     def remove(self, name: str) -> None:
@@ -213,6 +228,11 @@ class ObjectStorage(Storage):
 
     def __getstate__(self) -> dict[str, str]:
         return {"place": self.place, "_given": self._given}  # connections stay where they were opened
+
+    @property
+    def location(self) -> str:
+        fs, root = self._located
+        return str(fs.unstrip_protocol(root))
 
     def _path(self, name: str) -> str:
         return f"{self._located[1]}/{name}" if name else self._located[1]
@@ -274,22 +294,48 @@ class ObjectStorage(Storage):
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, Path(name).name)
+        with temporary_folder() as folder, full_disk_is_temporary():
+            path = folder / Path(name).name
             yield path
             with self._plain_errors():
                 self._located[0].put_file(str(path), self._path(name))
 
     @contextlib.contextmanager
     def local(self, name: str) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, Path(name).name)
-            self._call("get_file", name, str(path))
+        with temporary_folder() as folder:
+            path = folder / Path(name).name
+            with full_disk_is_temporary():
+                self._call("get_file", name, str(path))
             yield path
 
     @contextlib.contextmanager
     def alone(self, name: str) -> Iterator[None]:
-        yield
+        here = this_process()
+        try:
+            self._claim(name, here)
+        except OSError as error:
+            raise _cannot_lock(self, error) from error
+        try:
+            with heartbeat(lambda: self.write(name, here.beating())):
+                yield
+        finally:
+            with contextlib.suppress(OSError):
+                holder = read_holder(self.read(name))
+                if holder is not None and holder.process == here.process:
+                    self.remove(name)
+
+    def _claim(self, name: str, here: Holder) -> None:
+        """Write the lock object unless a job holds it; of jobs that do so at once, one succeeds."""
+        try:
+            self._call("pipe_file", name, here.beating(), mode="create")
+        except FileExistsError:
+            holder = read_holder(self.read(name))
+            if holder is not None:
+                age_s = (here.heartbeat - holder.heartbeat).total_seconds()  # by the clocks of both machines
+                running = is_running(holder, here, None, age_s, uptime_s())
+                if said := refusal(str(self), f"{self}/{name}", holder, running, age_s):
+                    raise UserError(said) from None
+            self.write(name, here.beating())
 
     def remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -303,7 +349,9 @@ def open_storage(place: str) -> Storage:
         UserError: the address is of a kind for which no package is installed.
     """
     if "://" not in place:
-        return LocalStorage(str(Path(place).expanduser().absolute()), given=str(Path(place)))
+        path = Path(place).expanduser().absolute()
+        path = path.resolve() if ".." in path.parts else path  # what lies beside a folder is found by its path
+        return LocalStorage(str(path), given=str(Path(place)))
     storage = ObjectStorage(place.rstrip("/"))
     try:
         storage._located  # noqa: B018 - opens the file system

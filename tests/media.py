@@ -1,6 +1,7 @@
 """Clips and images made by code."""
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +34,32 @@ def write_image(path: Path, seed: int, size: tuple[int, int] = (160, 120)) -> No
     path.write_bytes(jpeg(picture(size[1], size[0], seed)))
 
 
-def jpeg(pixels: np.ndarray) -> bytes:
+def jpeg(pixels: np.ndarray, quality: int = 95) -> bytes:
     """JPEG bytes of (height, width, 3) uint8 pixels."""
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "JPEG", quality=95)
+    Image.fromarray(pixels).save(stream, "JPEG", quality=quality)
     return stream.getvalue()
+
+
+def exif_block(*fields: tuple[int, int, int, int], order: str = "<") -> bytes:
+    """An EXIF segment with these (tag, type, count, value) fields, the value a SHORT or, of types 1 and 7, a byte."""
+    entries = b"".join(
+        struct.pack(f"{order}HHI", tag, kind, count)
+        + struct.pack(order + ("B" if kind in (1, 7) else "H"), value).ljust(4, b"\0")
+        for tag, kind, count, value in fields
+    )
+    tiff = struct.pack(f"{order}2sHIH", b"II" if order == "<" else b"MM", 42, 8, len(fields)) + entries + bytes(4)
+    return app1(b"Exif\0\0" + tiff)
+
+
+def app1(body: bytes) -> bytes:
+    """An APP1 segment of a JPEG."""
+    return b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
+
+
+def with_segments(data: bytes, *segments: bytes) -> bytes:
+    """A JPEG with more segments at its start."""
+    return data[:2] + b"".join(segments) + data[2:]
 
 
 def decode(data: bytes | np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ masked current frame with the queried patch framed in red, and of each auxiliary
 """
 
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -14,18 +13,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import CliPositionalArg
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from pipeline.dataset import ShardDataset
 from pipeline.files import atomic_path
+from pipeline.outputs import claim
 from pipeline.reader.masks import draw_masks
 from pipeline.reader.sandwich import SandwichSettings
 from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD, centre_boxes
-from pipeline.settings import Command, UserError, run_command
-from training.checkpoint import MODEL
+from pipeline.reading import reason
+from pipeline.settings import COUNT_LIMIT, Command, UserError, run_command
+from training.checkpoint import load_checkpoint
 from training.model import TCoRe, TCoReSettings
 from training.run_config import CONFIG
 
@@ -48,7 +47,7 @@ class AttentionCommand(Command):
     """Folder for the pictures, one PNG a clip."""
     keys: tuple[str, ...] = ()
     """Sample keys of the clips; default: the first `clips` of the dataset."""
-    clips: int = Field(8, ge=1)
+    clips: int = Field(8, ge=1, le=COUNT_LIMIT)
     """How many clips are drawn without keys."""
 
 
@@ -150,15 +149,17 @@ def load_model(checkpoint: Path) -> tuple[TCoRe, SandwichSettings]:
     """The model of a checkpoint with its weights, and which frames it was trained on.
 
     Raises:
-        UserError: there is no such checkpoint, or it has no auxiliary branch over clips.
+        UserError: there is no such checkpoint, it is damaged, or it has no auxiliary branch over clips.
     """
+    content = load_checkpoint(checkpoint, optimiser=False)
     try:
-        config = json.loads((checkpoint / CONFIG).read_text())
-        model = TCoRe(TCoReSettings.model_validate(config["model"]))
-        model.load_state_dict(load_file(checkpoint / MODEL))
-        sandwich = SandwichSettings.model_validate(config["data"]["sandwich"])
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{checkpoint} is no complete training checkpoint ({error})") from error
+        model = TCoRe(TCoReSettings.model_validate(content.config["model"]))
+        sandwich = SandwichSettings.model_validate(content.config["data"]["sandwich"])
+        model.load_state_dict(content.model)
+    except (KeyError, TypeError, RuntimeError, ValidationError) as error:  # PyTorch names the tensors that do not fit
+        raise UserError(
+            f"{checkpoint / CONFIG} does not describe the model of this checkpoint: {reason(error)}"
+        ) from error
     if not model.auxiliary or not sandwich.auxiliary:
         raise UserError(f"{checkpoint} was trained without past or future frames: it has no cross-attention to draw")
     return model, sandwich
@@ -172,6 +173,7 @@ def main(command: AttentionCommand) -> None:
     if unknown := [key for key in command.keys if key not in known]:
         raise UserError(f"{command.shards} has no sample {unknown[0]}; its keys are in index.parquet")
     rows = [known[key] for key in command.keys] or list(range(min(command.clips, len(dataset))))
+    claim(command.out, command.program, [f"{dataset.keys[row]}.png" for row in rows])
     paths = draw_maps(model, dataset, rows, sandwich, model.settings.backbone.image_size, command.out)
     print(f"{len(paths)} pictures in {command.out}")
 

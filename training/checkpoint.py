@@ -9,17 +9,13 @@ That is the state of all ranks: random numbers are a function of seed, step and 
 parameters are gathered, so any number of ranks continues from it, with DDP or FSDP2.
 """
 
-import json
-import pickle
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -28,14 +24,18 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from pipeline.files import TEMPORARY_PREFIX, as_json, atomic_path, remove, sha256_file
+from pipeline.files import TEMPORARY_PREFIX, as_json, atomic_path, remove, remove_files, sha256_file
+from pipeline.reading import read_json
 from pipeline.settings import UserError
 from training.run_config import CONFIG, differences
+from training.tensor_files import check_finite, read_safetensors, read_torch, write_safetensors, write_torch
 
 CHECKPOINTS = "checkpoints"
 MODEL = "model.safetensors"
 OPTIMISER = "optimiser.pt"
 STATE = "state.json"
+FILES = (STATE, MODEL, OPTIMISER, CONFIG)
+"""All files of a checkpoint; without the first it is none."""
 _NAME = re.compile(r"step-(\d{8})")
 _GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _FULL = StateDictOptions(full_state_dict=True)
@@ -46,8 +46,11 @@ class Content(NamedTuple):
 
     path: Path
     step: int
-    model: dict[str, Any]
+    config: dict[str, Any]
+    """Settings of its run."""
+    model: dict[str, Tensor]
     optimiser: dict[str, Any]
+    """Empty where only the model was asked for."""
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -72,7 +75,10 @@ def save_checkpoint(
     keep_every: int | None = None,
     writes: bool = True,
 ) -> Path:
-    """Save the state after `step` steps, then remove what is `outdated`. All ranks call it, one of them `writes`."""
+    """Save the state after `step` steps, then remove what is `outdated`. All ranks call it, one of them `writes`.
+
+    Of an outdated checkpoint only its own files are removed: what somebody put beside them stays.
+    """
     path = run / CHECKPOINTS / f"step-{step:08d}"
     tensors: dict[str, Any] = get_model_state_dict(model, options=_GATHERED)
     optimiser_state = get_optimizer_state_dict(model, optimiser, options=_GATHERED)
@@ -80,17 +86,48 @@ def save_checkpoint(
         return path
     for left in path.parent.glob(f"{TEMPORARY_PREFIX}*"):  # of a run that was killed while it saved
         remove(left)
-    with atomic_path(path) as temporary:
+    with atomic_path(path, FILES) as temporary:
         temporary.mkdir()
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary / MODEL)
-        torch.save(optimiser_state, temporary / OPTIMISER)
+        write_safetensors(temporary / MODEL, tensors)
+        write_torch(temporary / OPTIMISER, optimiser_state)
         (temporary / CONFIG).write_bytes(as_json(config))
         hashes = {name: sha256_file(temporary / name) for name in (MODEL, OPTIMISER, CONFIG)}
         (temporary / STATE).write_bytes(as_json({"step": step, "sha256": hashes}))
     known = {int(old.name.removeprefix("step-")): old for old in checkpoints(run)}
     for number in outdated(known, keep, keep_every):
-        remove(known[number])
+        remove_files(known[number], FILES)
     return path
+
+
+def load_checkpoint(path: Path, optimiser: bool = True) -> Content:
+    """Read a checkpoint and check that it is what was written: the hash of every file, and that all weights are finite.
+
+    Without `optimiser`, as for an export, that file is neither read nor needed.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    if (path / CHECKPOINTS).is_dir():
+        raise UserError(f"{path} is the folder of a run: give one of {path / CHECKPOINTS}/step-*")
+    if not (path / STATE).is_file():
+        raise UserError(f"{path} is not a training checkpoint: it has no {STATE}")
+    try:
+        state = read_json(path / STATE)
+        recorded, step = state.get("sha256"), state.get("step")
+        if not isinstance(recorded, dict) or not isinstance(step, int):
+            raise UserError(f"{STATE} does not give the step and the hashes of the other files")
+        for name in (MODEL, OPTIMISER, CONFIG) if optimiser else (MODEL, CONFIG):
+            if sha256_file(path / name) != recorded.get(name):
+                raise UserError(f"{name} is not what was written")
+        config = read_json(path / CONFIG)
+        model = read_safetensors(path / MODEL)[1]
+        content = Content(path, step, config, model, read_torch(path / OPTIMISER) if optimiser else {})
+    except OSError as error:
+        raise UserError(f"the checkpoint {path} is damaged ({error.filename}: {error.strerror})") from error
+    except UserError as error:
+        raise UserError(f"the checkpoint {path} is damaged ({error})") from error
+    check_finite(content.model, path)
+    return content
 
 
 def read_checkpoint(path: Path, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Content:
@@ -99,23 +136,13 @@ def read_checkpoint(path: Path, config: Mapping[str, Any], shapes: Mapping[str, 
     Raises:
         UserError: it is damaged, of another run, or does not fit the model.
     """
-    try:
-        state = json.loads((path / STATE).read_text())
-        for name, sha256 in state["sha256"].items():
-            if sha256_file(path / name) != sha256:
-                raise ValueError(f"{name} is not what was written")
-        recorded = json.loads((path / CONFIG).read_text())
-        tensors = load_file(path / MODEL)
-        optimiser = torch.load(path / OPTIMISER, map_location="cpu", weights_only=True)
-        step = int(state["step"])
-    except (OSError, ValueError, KeyError, AttributeError, RuntimeError, SafetensorError, pickle.PickleError) as error:
-        raise UserError(f"the checkpoint {path} is damaged ({error})") from error
-    if different := differences(recorded, config):
+    content = load_checkpoint(path)
+    if different := differences(content.config, config):
         raise UserError(f"the checkpoint {path} is of a run with other settings: {'; '.join(different)}")
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    found = {name: tuple(tensor.shape) for name, tensor in content.model.items()}
     if wrong := sorted(name for name in found.keys() | shapes.keys() if found.get(name) != shapes.get(name)):
         raise UserError(f"the checkpoint {path} does not fit the model ({wrong[0]} and {len(wrong) - 1} more)")
-    return Content(path, step, tensors, optimiser)
+    return content
 
 
 def newest_usable(

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from evaluation.during_training import EvalSettings
 from pipeline.reader.loader import ReaderSettings
-from pipeline.settings import Command, Settings
+from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, Command, Seed, Settings
 from training.model import TCoReSettings
 from training.optimiser import OptimiserSettings
 from training.recompute import Recompute
@@ -17,15 +17,15 @@ from training.schedules import ScheduleSettings
 class TrainSettings(Settings):
     """Length, batch and bookkeeping of a run."""
 
-    total_batch_size: int = Field(256, ge=1)
+    total_batch_size: int = Field(256, ge=1, le=BATCH_LIMIT)
     """Clips in the global batch, over all ranks."""
-    micro_batch_size: int | None = Field(None, ge=1)
+    micro_batch_size: int | None = Field(None, ge=1, le=BATCH_LIMIT)
     """Clips that a rank puts through the model at a time; gradients add up. Default: all it has of the batch."""
-    epochs: int = Field(400, ge=1)
+    epochs: int = Field(400, ge=1, le=1_000_000)
     """Length of the run."""
-    steps_per_epoch: int | None = Field(None, ge=1)
+    steps_per_epoch: int | None = Field(None, ge=1, le=COUNT_LIMIT)
     """Default: as many whole batches as all datasets hold samples. The schedules count in epochs of this length."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of the initial weights and of stochastic depth."""
     precision: Literal["no", "bf16"] = "no"
     """bf16: matrix products of the forward pass and their gradients in bfloat16; all else stays in float32."""
@@ -34,19 +34,19 @@ class TrainSettings(Settings):
     recompute: Recompute = "none"
     """Activations of the student's blocks that are computed again in the backward pass instead of kept in memory.
     selective: the cheap ones, which costs little time. full: all."""
-    log_every: int = Field(10, ge=1)
+    log_every: int = Field(10, ge=1, le=COUNT_LIMIT)
     """Steps between two lines of metrics."""
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
     """Where metrics go beside metrics.jsonl; wandb must be installed for the second."""
-    maps_every: int | None = Field(None, ge=1)
+    maps_every: int | None = Field(None, ge=1, le=COUNT_LIMIT)
     """Steps between two pictures of the Patch Matching Module's cross-attention; default: none."""
-    checkpoint_every: int = Field(1000, ge=1)
+    checkpoint_every: int = Field(1000, ge=1, le=COUNT_LIMIT)
     """Steps between two checkpoints; the last step is always saved."""
-    keep_checkpoints: int = Field(2, ge=1)
+    keep_checkpoints: int = Field(2, ge=1, le=COUNT_LIMIT)
     """Newest checkpoints that stay on disk."""
-    keep_every: int | None = Field(None, ge=1)
+    keep_every: int | None = Field(None, ge=1, le=COUNT_LIMIT)
     """Checkpoints at multiples of so many steps stay on disk as well."""
-    nonfinite_steps: int = Field(1, ge=1)
+    nonfinite_steps: int = Field(1, ge=1, le=COUNT_LIMIT)
     """The run stops at so many steps with a loss or gradient that is not finite; those before are left out."""
 
 

@@ -4,18 +4,15 @@ The card that travels with the weights names the architecture, the preset and al
 hash (never by its place), the steps done, and what the run logged last.
 """
 
-import json
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import ValidationError
 from pydantic_settings import CliPositionalArg
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from pipeline.files import sha256_file
 from pipeline.settings import Command, UserError, run_command
-from training.checkpoint import CHECKPOINTS, MODEL, STATE
+from training.checkpoint import MODEL, Content, load_checkpoint
 from training.metrics import METRICS, read_metrics
 from training.run_config import CONFIG
 from training.transformers_format import save_transformers
@@ -50,42 +47,35 @@ def export(
     """Write the backbone of `part` to `out`; returns its SHA-256.
 
     Raises:
-        UserError: the checkpoint is incomplete, or its weights do not fit its configuration.
+        UserError: the checkpoint is damaged, its weights do not fit its configuration, or OUT holds something else.
     """
-    if (checkpoint / CHECKPOINTS).is_dir():
-        raise UserError(f"{checkpoint} is the folder of a run: give one of {checkpoint / CHECKPOINTS}/step-*")
-    config = _read_json(checkpoint / CONFIG)
+    content = load_checkpoint(checkpoint, optimiser=False)
     try:
-        settings = VitSettings.model_validate(config["model"]["backbone"])
+        settings = VitSettings.model_validate(content.config["model"]["backbone"])
     except (KeyError, TypeError, ValidationError) as error:
         raise UserError(f"{checkpoint / CONFIG} does not describe model.backbone of a training run") from error
-    path = checkpoint / MODEL
-    try:
-        state = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot read the weights {path}: {error}") from error
     prefix = f"{part}.backbone."
-    named = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    named = {name.removeprefix("module."): tensor for name, tensor in content.model.items()}
     tensors = {name.removeprefix(prefix): tensor for name, tensor in named.items() if name.startswith(prefix)}
-    backbone = build_backbone(settings, tensors, path)
+    backbone = build_backbone(settings, tensors, checkpoint / MODEL)
     sha256 = backbone_sha256(backbone)
     save = save_transformers if format == "transformers" else save_backbone
-    save(out, backbone, {**card(checkpoint, config), "part": part, "weights_sha256": sha256})
+    save(out, backbone, {**card(content), "part": part, "weights_sha256": sha256})
     return sha256
 
 
-def card(checkpoint: Path, config: dict[str, Any]) -> dict[str, Any]:
+def card(content: Content) -> dict[str, Any]:
     """Where weights come from, without any path of this machine."""
-    step = int(_read_json(checkpoint / STATE)["step"])
+    config = content.config
     settings = {key: value for key, value in config.items() if key not in ("preset", *DATA)}
     places = ("shards", "weight", "mix", "neighbours", "cache")
     settings["data"] = {key: value for key, value in config.get("data", {}).items() if key not in places}
     return {
         "preset": config.get("preset"),
         **{key: config.get(key) for key in DATA},
-        "steps": step,
+        "steps": content.step,
         "config": settings,
-        "logged": _logged(checkpoint.resolve().parents[1], step),
+        "logged": _logged(content.path.resolve().parent.parent, content.step),
     }
 
 
@@ -96,16 +86,6 @@ def _logged(run: Path, step: int) -> dict[str, Any]:
     lines = [line for line in read_metrics(run) if line["step"] <= step]
     kept = ("step", "loss/", "target_entropy/", "features/")
     return {key: value for key, value in lines[-1].items() if key.startswith(kept)} if lines else {}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path.parent} is no training checkpoint: {path.name}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from error
-    return content
 
 
 def main(command: ExportCommand) -> None:

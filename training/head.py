@@ -13,11 +13,11 @@ from training.vit import initialise_linear
 class HeadSettings(Settings):
     """Sizes of the projection head (released code)."""
 
-    hidden: int = Field(2048, ge=1)
+    hidden: int = Field(2048, ge=1, le=2**20)
     """Width of the two hidden layers."""
-    bottleneck: int = Field(256, ge=1)
+    bottleneck: int = Field(256, ge=1, le=2**16)
     """Width of the normalised projection."""
-    prototypes: int = Field(65536, ge=2)
+    prototypes: int = Field(65536, ge=2, le=2**24)
     """Number of prototypes K, the width of the logits."""
 
 

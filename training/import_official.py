@@ -1,17 +1,16 @@
 """`python -m training.import_official IN.pth OUT.safetensors`: the authors' published weights as portable weights."""
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import torch
 from pydantic_settings import CliPositionalArg
 from torch import Tensor
 
 from pipeline.files import sha256_file
 from pipeline.settings import Command, UserError, run_command
+from training.tensor_files import read_torch
 from training.transformers_format import save_transformers
 from training.vit import ARCHITECTURES, VitSettings
 from training.weights import backbone_sha256, build_backbone, save_backbone
@@ -38,15 +37,7 @@ def read_teacher_backbone(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: the file cannot be read, holds more than tensors, or has no teacher backbone.
     """
-    try:
-        stream = path.open("rb")
-    except OSError as error:
-        raise UserError(f"cannot read the weights {path}: {error.strerror}") from error
-    try:
-        with stream:
-            content = torch.load(stream, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, LookupError, EOFError, ValueError, OSError) as error:
-        raise UserError(f"{path} is not a complete PyTorch file of plain tensors") from error
+    content = read_torch(path)
     teacher = content.get("teacher") if isinstance(content, dict) else None
     if not isinstance(teacher, dict):
         raise UserError(f"{path} has no entry `teacher`: give the authors' teacher_checkpoint.pth")
@@ -86,7 +77,7 @@ def infer_settings(tensors: Mapping[str, Tensor], source: Path) -> VitSettings:
                 "mlp_ratio": len(tensors["blocks.0.mlp.fc1.bias"]) / width,
             }
         )
-    except (KeyError, ValueError) as error:
+    except (LookupError, ValueError, ZeroDivisionError) as error:
         raise UserError(f"{source} is not a ViT with register tokens as published: {error}") from error
 
 

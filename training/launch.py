@@ -1,7 +1,8 @@
 """`python -m training.launch [accelerate's options] training/pretrain.py ...`: `accelerate launch` for job schedulers.
 
 Options and effect are those of `accelerate launch`, but SIGTERM and SIGUSR1 reach the ranks, which save and stop; the
-exit status is that of the rank that ended first; and an error that a rank says in one line stays in one line.
+exit status is that of the rank that ended first; an error that a rank says in one line stays in one line; and what
+would start fewer ranks than were asked for, or change their results, is refused.
 """
 
 import logging
@@ -9,13 +10,26 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from argparse import Namespace
 from pathlib import Path
-from types import FrameType
 
-from accelerate.commands.launch import launch_command, launch_command_parser
+import yaml
+from accelerate.commands.config.config_args import default_config_file
+from accelerate.commands.launch import (
+    _validate_launch_command,
+    launch_command_parser,
+    multi_gpu_launcher,
+    simple_launcher,
+)
+from accelerate.utils import ComputeEnvironment
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-FORWARDED = (signal.SIGTERM, signal.SIGUSR1)
+from pipeline.settings import UserError
+from training.environment import ACCELERATE, refuse_hidden_settings
+from training.interrupt import exit_status
+
+FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 def child_processes() -> list[int]:
@@ -24,25 +38,116 @@ def child_processes() -> list[int]:
     return [int(number) for children in lists for number in children.read_text().split()]
 
 
-def forward(number: int, frame: FrameType | None) -> None:
-    """Send a signal on to the ranks."""
-    for child in child_processes():
+def forward(number: int) -> None:
+    """Send a signal on to the ranks; while there are none, as other machines are waited for, it ends this process."""
+    children = child_processes()
+    for child in children if number != signal.SIGINT else ():  # a terminal sends Ctrl-C to the ranks too
         os.kill(child, number)
+    if not children:
+        os._exit(exit_status(number))
+
+
+def forward_signals() -> None:
+    """Let a thread `forward` signals: the main one may wait inside PyTorch, where Python handles none."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def run() -> None:
+        while came := os.read(reader, 1):
+            if came[0] in FORWARDED:
+                forward(came[0])
+
+    for number in FORWARDED:
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(writer)
+    threading.Thread(target=run, name="signals", daemon=True).start()
+
+
+def resolve(parsed: Namespace) -> Namespace:
+    """The options with what launch file and defaults add; without --config_file, Accelerate's own file counts.
+
+    Raises:
+        UserError: they contradict each other, are for other machines, or the file cannot be read.
+    """
+    if parsed.config_file and not Path(parsed.config_file).is_file():
+        raise UserError(f"there is no launch file {parsed.config_file}: configs/accelerate/ holds some")
+    file = parsed.config_file or ("" if parsed.cpu or not Path(default_config_file).is_file() else default_config_file)
+    if file and not parsed.config_file:
+        print(f"note: without --config_file, {file} says how this run starts", flush=True)
+    try:
+        options, defaults, _ = _validate_launch_command(parsed)
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, yaml.YAMLError) as error:
+        said = f"the launch file {file}" if file else "these options of the launcher"
+        raise UserError(f"cannot start with {said}: {' '.join(str(error).split())}") from error
+    if options.tpu or (defaults and defaults.compute_environment != ComputeEnvironment.LOCAL_MACHINE):
+        said = f"the launch file {file} is" if file else "--tpu is"
+        raise UserError(f"{said} for machines of another kind: give one of configs/accelerate/ with --config_file")
+    resolved: Namespace = options
+    return resolved
+
+
+def starts_ranks(options: Namespace) -> bool:
+    """Whether Accelerate starts its processes as ranks that know of each other; else it starts a single process."""
+    return bool(options.multi_gpu or options.use_fsdp) and not options.cpu
+
+
+def check_ranks(options: Namespace) -> None:
+    """Make sure that as many processes will start as were asked for.
+
+    Raises:
+        UserError: fewer would; names the flag.
+    """
+    processes, machines = options.num_processes or 1, options.num_machines or 1
+    if starts_ranks(options):
+        if processes % machines:
+            raise UserError(
+                f"--num_processes {processes} counts the processes of all machines and does not divide by "
+                f"--num_machines {machines}: give a multiple of it"
+            )
+    elif max(processes, machines) > 1 and options.mpirun_hostfile is None:
+        where = "" if machines == 1 else f" on each of {machines} machines"
+        flag = (
+            "--config_file configs/accelerate/cpu.yaml in place of --cpu"
+            if options.cpu or options.use_cpu
+            else "--multi_gpu"
+        )
+        raise UserError(
+            f"--num_processes {processes} and --num_machines {machines} would start one process{where} that trains "
+            f"alone: give {flag}, or a launch file with distributed_type: MULTI_GPU"
+        )
+
+
+def check_settings(options: Namespace) -> None:
+    """Make sure that flags and launch file ask for nothing that would change the result of the ranks.
+
+    Raises:
+        UserError: they do.
+    """
+    asked = {
+        "ACCELERATE_MIXED_PRECISION": options.mixed_precision,
+        "ACCELERATE_DYNAMO_BACKEND": options.dynamo_backend,
+        "ACCELERATE_USE_DEEPSPEED": options.use_deepspeed,
+        "ACCELERATE_USE_MEGATRON_LM": options.use_megatron_lm,
+        "ACCELERATE_USE_PARALLELISM_CONFIG": options.use_parallelism_config,
+    }
+    refuse_hidden_settings({**os.environ, **{name: str(value) for name, value in asked.items()}}, ACCELERATE)
 
 
 def launch(arguments: list[str] | None = None) -> int:
     """Run `accelerate launch` with these arguments; returns the exit status of the first rank that failed, or 0."""
     parsed = launch_command_parser().parse_args(arguments)
-    if parsed.config_file and not Path(parsed.config_file).is_file():
-        print(f"error: there is no launch file {parsed.config_file}: configs/accelerate/ holds some", file=sys.stderr)
-        return 2
     parsed.signals_to_handle = "SIGHUP,SIGQUIT"  # torchrun's option; the others are handled here
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    for number in FORWARDED:
-        signal.signal(number, forward)
-    signal.signal(signal.SIGINT, lambda *_: None)  # a terminal sends Ctrl-C to the ranks too
     try:
-        launch_command(parsed)
+        options = resolve(parsed)
+        check_settings(options)
+        check_ranks(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    forward_signals()
+    try:
+        (multi_gpu_launcher if starts_ranks(options) else simple_launcher)(options)
     except subprocess.CalledProcessError as error:
         return error.returncode if error.returncode > 0 else 128 - error.returncode
     except ChildFailedError as error:
@@ -51,6 +156,9 @@ def launch(arguments: list[str] | None = None) -> int:
             why = ", perhaps for want of memory" if failure.exitcode == -signal.SIGKILL else ""
             print(f"error: rank {rank} was ended by signal {-failure.exitcode}{why}", file=sys.stderr)
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+    except (AssertionError, ValueError, TypeError, ConnectionError) as error:  # options that a launcher does not take
+        print(f"error: cannot start the ranks: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -1,5 +1,6 @@
 """What a run says of itself: a progress bar, `metrics.jsonl` and TensorBoard."""
 
+import itertools
 import json
 import math
 import resource
@@ -14,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.files import write_bytes
+from pipeline.reading import read_json_lines
 from training.model import TCoRe
 from training.step import StepResult
 
@@ -23,14 +25,13 @@ PROJECT = "tcore"
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """All complete lines of a run's metrics, in order; a torn last line of a killed run is left out."""
-    lines = []
-    for line in (run / METRICS).read_text().splitlines():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return lines
+    """All complete lines of a run's metrics, in order; a torn last line of a killed run is left out.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    lines = read_json_lines(run / METRICS)
+    return list(itertools.takewhile(lambda line: isinstance(line.get("step"), int), lines))
 
 
 def keep_metrics(run: Path, last_step: int) -> None:

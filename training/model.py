@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pipeline.reader.batch import Batch
-from pipeline.settings import Settings
+from pipeline.settings import FACTOR_LIMIT, Settings
 from training.centre import Centre
 from training.head import HeadSettings, ProjectionHead
 from training.losses import Comparison, PrototypeLosses, Teacher, koleo_loss, prototype_losses
@@ -23,19 +23,19 @@ from training.vit import VisionTransformer, VitSettings
 class LossSettings(Settings):
     """Weights and constants of the objective (paper sections 3.5 and B.3)."""
 
-    cls: float = Field(1.0, ge=0)
+    cls: float = Field(1.0, ge=0, le=FACTOR_LIMIT)
     """Weight of CLS self-distillation."""
-    koleo: float = Field(0.1, ge=0)
+    koleo: float = Field(0.1, ge=0, le=FACTOR_LIMIT)
     """Weight of KoLeo."""
     koleo_across_ranks: bool = False
     """Whether KoLeo looks for neighbours in the clips of all ranks; else each rank has its own (released code)."""
-    reconstruction: float = Field(0.8, ge=0)
+    reconstruction: float = Field(0.8, ge=0, le=FACTOR_LIMIT)
     """Weight of the reconstruction loss of each auxiliary frame."""
-    squeeze: float = Field(20.0, ge=0)
+    squeeze: float = Field(20.0, ge=0, le=FACTOR_LIMIT)
     """Weight of the squeeze loss between two auxiliary frames; 0 leaves it out."""
-    patch: float = Field(1.0, ge=0)
+    patch: float = Field(1.0, ge=0, le=FACTOR_LIMIT)
     """Weight of plain masked-patch distillation, which replaces reconstruction without auxiliary branch (DINOv2)."""
-    student_temperature: float = Field(0.1, gt=0)
+    student_temperature: float = Field(0.1, gt=0, le=FACTOR_LIMIT)
     """Temperature of the student's softmax."""
     centre_momentum: float = Field(0.9, ge=0, le=1)
     """Share of the old centre that stays at each step."""

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from pipeline.settings import Settings
+from pipeline.settings import FACTOR_LIMIT, Settings
 from training.model import TCoRe
 from training.schedules import StepValues
 
@@ -22,9 +22,9 @@ class OptimiserSettings(Settings):
     """Decay of the mean of squared gradients."""
     layer_decay: float = Field(0.9, gt=0, le=1)
     """Factor of the learning rate from one block to the one below it."""
-    patch_embed_lr_factor: float = Field(0.2, gt=0)
+    patch_embed_lr_factor: float = Field(0.2, gt=0, le=FACTOR_LIMIT)
     """Further factor of the patch embedding's learning rate."""
-    clip: float = Field(3.0, gt=0)
+    clip: float = Field(3.0, gt=0, le=1e9)
     """Largest L2 norm of the gradients of backbone, head and Patch Matching Module, each by itself."""
 
 

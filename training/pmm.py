@@ -9,17 +9,17 @@ from typing import NamedTuple
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.settings import Settings
+from pipeline.settings import FACTOR_LIMIT, Settings
 
 
 class PmmSettings(Settings):
     """Sizes of the Patch Matching Module; it has the width of the backbone."""
 
-    modules: int = Field(1, ge=1)
+    modules: int = Field(1, ge=1, le=1000)
     """Modules stacked one on the other, each with its own weights."""
-    heads: int = Field(16, ge=1)
+    heads: int = Field(16, ge=1, le=2**16)
     """Heads of both attentions; divides the width of the backbone."""
-    cross_attention_factor: float = 4.0
+    cross_attention_factor: float = Field(4.0, ge=0, le=FACTOR_LIMIT)
     """Factor of the cross-attention before the skip connection (released code; not in the paper)."""
 
 

@@ -1,6 +1,5 @@
 """A run in progress: model, optimiser, data and folder, and what belongs to a step."""
 
-import os
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, ProjectConfiguration, broadcast_object_list
+from accelerate.utils import DistributedType, broadcast_object_list
 
 from evaluation.during_training import DavisDuringTraining
 from pipeline.reader.batch import Batch
@@ -32,7 +31,7 @@ from training.model import TCoRe
 from training.nonfinite import FOLDER, broken_parts, write_report
 from training.optimiser import build_optimiser
 from training.recompute import recompute_activations
-from training.run_config import check_run_folder, check_shapes, read_data, run_config
+from training.run_config import check_run_folder, read_data, run_config
 from training.schedules import build_schedules
 from training.step import StepResult, random_seed, train_step
 from training.together import all_or_none
@@ -44,31 +43,21 @@ MAPS = 4
 class Run:
     """A run in progress: model, optimiser, data and folder, and how many steps are done."""
 
-    def __init__(self, command: PretrainCommand) -> None:
-        """Build everything and restore the checkpoint to continue from.
+    def __init__(self, command: PretrainCommand, accelerator: Accelerator) -> None:
+        """Build everything and restore the checkpoint to continue from; no other run may be in the folder.
 
         Raises:
             UserError: settings, data or checkpoints do not fit.
         """
         train = command.train
-        check_shapes(command)
         if "wandb" in train.trackers and find_spec("wandb") is None:
             raise UserError("train.trackers has wandb, which is not installed: run `pip install wandb` or leave it out")
-        self.command, self.out = command, command.out
-        project = ProjectConfiguration(str(command.out), logging_dir=str(command.out / "tensorboard"))
-        trackers = list(train.trackers)
-        cpu = not torch.cuda.is_available()  # or several ranks would not know of one another
-        self.accelerator = Accelerator(cpu=cpu, mixed_precision="no", log_with=trackers, project_config=project)
+        self.command, self.out, self.accelerator = command, command.out, accelerator
         if train.maps_every and self.accelerator.distributed_type == DistributedType.FSDP:
             raise UserError(
                 "train.maps_every needs a model that is not sharded: leave it out with FSDP, and draw the maps of a "
                 "checkpoint with `python -m training.attention`"
             )
-        if self.accelerator.device.type == "cpu":  # launchers leave one thread to a rank
-            cores, ranks = len(os.sched_getaffinity(0)), self.accelerator.num_processes
-            torch.set_num_threads(max(1, cores // ranks))
-            if ranks > 1:
-                self.accelerator.print(f"note: PyTorch sees no GPU, so {ranks} ranks share {cores} CPU cores a machine")
         self.data = all_or_none(self.accelerator, lambda: read_data(command.data))
         self.config = run_config(command, self.data)
         steps_per_epoch = train.steps_per_epoch or max(1, self.data.samples // train.total_batch_size)

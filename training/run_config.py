@@ -1,19 +1,22 @@
 """Settings of a run as its folder records them, and what must agree before a run begins or goes on."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from evaluation.during_training import BEST, LOG
 from indexing.table import read_neighbours
 from pipeline.dataset import read_manifest
 from pipeline.files import as_json, write_bytes
 from pipeline.reader.sources import SourceSettings
+from pipeline.reading import read_json
 from pipeline.settings import UserError, flatten
 from training.command import PretrainCommand
 
 CONFIG = "config.json"
+WRITTEN = (CONFIG, "checkpoints", "metrics.jsonl", "nonfinite", "attention", BEST, LOG)
+"""Files and folders of a run."""
 
 FREE_SETTINGS = frozenset(
     {
@@ -97,15 +100,22 @@ def check_run_folder(out: Path, config: dict[str, Any], begun: bool) -> None:
     """Make sure that `out` is of a run with `config` if that has `begun`, and record it there.
 
     Raises:
-        UserError: it is of another run (names the settings that differ), or the folder cannot be written.
+        UserError: it is of another run (names the settings that differ), holds files that no run wrote under the names
+            of a run's, or the folder cannot be written.
     """
     path = out / CONFIG
     try:
-        if begun and (different := differences(json.loads(path.read_text()), config)):
-            raise UserError(f"{out} holds a run with other settings: {'; '.join(different)}. Choose another --out")
+        if there := [name for name in WRITTEN if (out / name).exists()]:
+            hint = "Restore it or choose another --out"
+            recorded = read_json(path, hint) if CONFIG in there else {}
+            if not recorded.keys() >= {"model", "data", "train"}:
+                raise UserError(
+                    f"{out} holds {there[0]}, which would be replaced, but no {CONFIG} of a training run: "
+                    "choose another --out"
+                )
+            if begun and (different := differences(recorded, config)):
+                raise UserError(f"{out} holds a run with other settings: {'; '.join(different)}. Choose another --out")
         write_bytes(path, as_json(config))
-    except ValueError as error:
-        raise UserError(f"{path} is no valid JSON ({error}): restore it or choose another --out") from error
     except OSError as error:
         raise UserError(f"cannot write the run folder {out}: {error.strerror}") from error
 

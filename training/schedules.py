@@ -6,35 +6,35 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from pipeline.settings import Settings, UserError
+from pipeline.settings import FACTOR_LIMIT, Settings, UserError
 
 
 class ScheduleSettings(Settings):
     """Schedules over the run; lengths are in epochs."""
 
-    base_lr: float = Field(0.002, gt=0)
+    base_lr: float = Field(0.002, gt=0, le=FACTOR_LIMIT)
     """Learning rate of a global batch of 1024 clips; others take base_lr * sqrt(batch / 1024)."""
-    final_lr: float = Field(1e-6, ge=0)
+    final_lr: float = Field(1e-6, ge=0, le=FACTOR_LIMIT)
     """Learning rate at the end, of the Patch Matching Module too."""
-    warmup_epochs: int = Field(20, ge=0)
+    warmup_epochs: int = Field(20, ge=0, le=1_000_000)
     """Linear rise of the learning rates from zero."""
-    pmm_lr_factor: float = Field(0.1, ge=0)
+    pmm_lr_factor: float = Field(0.1, ge=0, le=FACTOR_LIMIT)
     """Learning rate of the Patch Matching Module after the warm-up, over that of the rest."""
-    freeze_last_layer_epochs: int = Field(1, ge=0)
+    freeze_last_layer_epochs: int = Field(1, ge=0, le=1_000_000)
     """Epochs with learning rate zero for the prototypes."""
-    weight_decay: float = Field(0.04, ge=0)
+    weight_decay: float = Field(0.04, ge=0, le=FACTOR_LIMIT)
     """Weight decay at the start."""
-    final_weight_decay: float = Field(0.4, ge=0)
+    final_weight_decay: float = Field(0.4, ge=0, le=FACTOR_LIMIT)
     """Weight decay at the end, approached on a half cosine."""
     momentum: float = Field(0.992, ge=0, le=1)
     """EMA momentum of the teacher at the start."""
     final_momentum: float = Field(1.0, ge=0, le=1)
     """EMA momentum of the teacher at the end, approached on a half cosine."""
-    teacher_temperature: float = Field(0.04, gt=0)
+    teacher_temperature: float = Field(0.04, gt=0, le=FACTOR_LIMIT)
     """Teacher temperature at the start."""
-    final_teacher_temperature: float = Field(0.07, gt=0)
+    final_teacher_temperature: float = Field(0.07, gt=0, le=FACTOR_LIMIT)
     """Teacher temperature after its warm-up."""
-    teacher_temperature_epochs: int = Field(30, ge=0)
+    teacher_temperature_epochs: int = Field(30, ge=0, le=1_000_000)
     """Linear rise of the teacher temperature."""
 
 

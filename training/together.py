@@ -1,6 +1,8 @@
 """What the ranks of a run do together, so that none waits for one that has ended."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -8,6 +10,9 @@ from accelerate import Accelerator
 from torch import distributed
 
 from pipeline.settings import UserError
+from pipeline.storage import open_storage
+
+LOCK = ".training.lock"
 
 Result = TypeVar("Result")
 
@@ -39,3 +44,24 @@ def all_or_none(accelerator: Accelerator, act: Callable[[], Result]) -> Result:
     if failed:
         raise UserError(f"rank {accelerator.process_index} stops because rank {failed - 1} failed, which says why")
     return result
+
+
+@contextlib.contextmanager
+def alone(accelerator: Accelerator, out: Path) -> Iterator[None]:
+    """Keep other runs out of the folder `out` while the block runs; all ranks call it, the main one holds the lock.
+
+    What a killed run left half-written in the folder is removed.
+
+    Raises:
+        UserError: another run is in it, or it cannot be written.
+    """
+    storage = open_storage(str(out))
+    with contextlib.ExitStack() as stack:
+
+        def enter() -> None:
+            if accelerator.is_main_process:
+                stack.enter_context(storage.alone(LOCK))
+                storage.clean()
+
+        all_or_none(accelerator, enter)
+        yield

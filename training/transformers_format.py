@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.files import as_json, atomic_path
+from pipeline.files import as_json, atomic_path, refuse_others, sha256_file
+from pipeline.reading import read_json
 from pipeline.settings import UserError
+from training.tensor_files import write_safetensors
 from training.vit import VisionTransformer, VitSettings
 
+MODEL, CONFIG, CARD = "model.safetensors", "config.json", "tcore_card.json"
+FILES = (CARD, MODEL, CONFIG)
+"""All files of such a folder."""
 _NAMES = {
     "attn.proj": "attention.output.dense",
     "ls1.gamma": "layer_scale1.lambda1",
@@ -66,21 +69,46 @@ def transformers_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_transformers(folder: Path, backbone: VisionTransformer, card: Mapping[str, Any]) -> None:
-    """Write config.json, model.safetensors and tcore_card.json as float32, atomically.
+    """Write config.json, model.safetensors (float32) and tcore_card.json, which has the hashes of both, atomically.
 
     Raises:
-        UserError: the folder cannot be written, or `transformers` cannot hold such a backbone.
+        UserError: the folder cannot be written or holds something else, or `transformers` cannot hold such a backbone.
     """
     settings = backbone.settings
     if settings.mlp_ratio != int(settings.mlp_ratio):
         raise UserError(f"transformers needs a whole number as mlp_ratio, not {settings.mlp_ratio}")
-    tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
+    tensors = {name: tensor.detach().float().cpu() for name, tensor in backbone.state_dict().items()}
     described = {"architecture": settings.model_dump(mode="json"), **card}
+    refuse_foreign(folder)
     try:
-        with atomic_path(folder) as temporary:
+        with atomic_path(folder, FILES) as temporary:
             temporary.mkdir()
-            save_file(transformers_tensors(tensors), temporary / "model.safetensors", metadata={"format": "pt"})
-            (temporary / "config.json").write_bytes(as_json(transformers_config(settings)))
-            (temporary / "tcore_card.json").write_bytes(as_json(described))
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write the weights {folder}: {error}") from error
+            write_safetensors(temporary / MODEL, transformers_tensors(tensors), {"format": "pt"})
+            (temporary / CONFIG).write_bytes(as_json(transformers_config(settings)))
+            hashes = {name: sha256_file(temporary / name) for name in (MODEL, CONFIG)}
+            (temporary / CARD).write_bytes(as_json({**described, "sha256": hashes}))
+    except OSError as error:
+        raise UserError(f"cannot write the weights {folder}: {error.strerror or error}") from error
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Make sure that a folder may be replaced: it is empty, or holds what an export wrote, unchanged, and nothing else.
+
+    Raises:
+        UserError: it is anything else; nothing in it is touched.
+    """
+    if folder.is_file():
+        raise UserError(f"{folder} is a file: give the name of a folder for the weights")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    refuse_others(folder, FILES)
+    try:
+        written = read_json(folder / CARD).get("sha256")
+        same = written == {name: sha256_file(folder / name) for name in (MODEL, CONFIG)}
+    except (OSError, UserError):
+        same = False
+    if not same:
+        raise UserError(
+            f"{folder} holds a model that is not the one an export wrote there: give another name, or move that folder "
+            "away"
+        )

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.settings import Settings
+from pipeline.settings import FACTOR_LIMIT, Settings
 
 ARCHITECTURES: dict[str, dict[str, int]] = {
     "tiny": {"width": 192, "depth": 6, "heads": 3},  # half of ViT-Ti's depth, for demonstrations on CPU
@@ -26,21 +26,21 @@ class VitSettings(Settings):
 
     architecture: Literal["tiny", "small", "base", "large"] | None = None
     """Sets width, depth and heads by name; leave it out to give the three as numbers."""
-    width: int = Field(384, ge=1)
+    width: int = Field(384, ge=1, le=2**16)
     """Embedding width D."""
-    depth: int = Field(12, ge=1)
+    depth: int = Field(12, ge=1, le=1000)
     """Number of blocks."""
-    heads: int = Field(6, ge=1)
+    heads: int = Field(6, ge=1, le=2**16)
     """Attention heads; divides width."""
-    patch_size: int = Field(16, ge=1)
+    patch_size: int = Field(16, ge=1, le=4096)
     """Side of a square patch, pixels."""
-    registers: int = Field(4, ge=0)
+    registers: int = Field(4, ge=0, le=1000)
     """Register tokens; they take no position."""
-    image_size: int = Field(224, ge=1)
+    image_size: int = Field(224, ge=1, le=2**16)
     """Side of the images the position table is made for, pixels; other sizes are interpolated."""
-    mlp_ratio: float = Field(4.0, gt=0)
+    mlp_ratio: float = Field(4.0, gt=0, le=1000)
     """Hidden width of the MLP over D."""
-    layer_scale: float = Field(1e-5, gt=0)
+    layer_scale: float = Field(1e-5, gt=0, le=FACTOR_LIMIT)
     """First value of the LayerScale factors."""
     drop_path: float = Field(0.1, ge=0, lt=1)
     """Share of the images that skip a residual branch in training (stochastic depth)."""

@@ -13,32 +13,54 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.files import atomic_path
+from pipeline.reading import reading
 from pipeline.settings import UserError
+from training.tensor_files import check_finite, read_safetensors, write_safetensors
 from training.vit import VisionTransformer, VitSettings, random_backbone
 
 __all__ = ["backbone_sha256", "build_backbone", "load_backbone", "random_backbone", "read_card", "save_backbone"]
 
 _HINT = "write one with `python -m training.export` or `python -m training.import_official`"
+_ADVICE = _HINT.capitalize()
+_CARD = "tcore_card"
+"""The key of the header's metadata."""
 
 
 def save_backbone(path: Path, backbone: VisionTransformer, card: Mapping[str, Any]) -> None:
     """Write the weights as float32, atomically; `card` is any JSON-able description of their origin.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: the file cannot be written, or there is one that is not of this function.
     """
-    tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
+    refuse_foreign(path)
+    tensors = {name: tensor.detach().float().cpu() for name, tensor in backbone.state_dict().items()}
     described = {"architecture": backbone.settings.model_dump(mode="json"), **card}
     try:
         with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata={"tcore_card": json.dumps(described, sort_keys=True)})
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write the weights {path}: {error}") from error
+            write_safetensors(temporary, tensors, {_CARD: json.dumps(described, sort_keys=True)})
+    except OSError as error:
+        raise UserError(f"cannot write the weights {path}: {error.strerror or error}") from error
+
+
+def refuse_foreign(path: Path) -> None:
+    """Make sure that a file at `path` may be replaced: it is empty, or weights that describe themselves.
+
+    Raises:
+        UserError: it is anything else.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give the name of a file for the weights")
+    if not path.is_file() or not path.stat().st_size:
+        return
+    try:
+        _architecture(read_card(path), path)
+    except UserError as error:
+        raise UserError(
+            f"{path} exists and is not a file of weights that this program wrote: give another name or move it away"
+        ) from error
 
 
 def load_backbone(path: Path) -> VisionTransformer:
@@ -48,18 +70,15 @@ def load_backbone(path: Path) -> VisionTransformer:
         UserError: the file is missing, broken, or holds something else.
     """
     card, tensors = _read(path)
-    try:
-        settings = VitSettings.model_validate(card["architecture"])
-    except (KeyError, ValidationError) as error:
-        raise UserError(f"{path} is a safetensors file without the description of a backbone; {_HINT}") from error
-    return build_backbone(settings, tensors, path)
+    return build_backbone(_architecture(card, path), tensors, path)
 
 
 def build_backbone(settings: VitSettings, tensors: Mapping[str, Tensor], source: Path) -> VisionTransformer:
     """A backbone with the given weights (names of `VisionTransformer`): eval mode, float32.
 
     Raises:
-        UserError: names the first tensors that are missing, unknown or of another shape, and the file `source`.
+        UserError: names the first tensors that are missing, unknown, of another shape or not finite, and the file
+            `source`.
     """
     with torch.device("meta"):
         backbone = VisionTransformer(settings)
@@ -73,7 +92,9 @@ def build_backbone(settings: VitSettings, tensors: Mapping[str, Tensor], source:
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(f"{source} does not fit its architecture: {'; '.join(problems[:3])}{more}")
-    backbone.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    weights = {name: tensor.float() for name, tensor in tensors.items()}
+    check_finite(weights, source)
+    backbone.load_state_dict(weights, assign=True)
     return backbone.eval()
 
 
@@ -96,14 +117,17 @@ def backbone_sha256(backbone: VisionTransformer) -> str:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    metadata, tensors = read_safetensors(path, _ADVICE)
+    with reading(f"the {_CARD} of {path}", "a JSON object", _ADVICE):
+        card: dict[str, Any] = dict(json.loads(metadata.get(_CARD, "{}")))
+    return card, tensors
+
+
+def _architecture(card: Mapping[str, Any], path: Path) -> VitSettings:
     try:
-        with safe_open(path, framework="pt") as file:
-            card = json.loads((file.metadata() or {}).get("tcore_card", "{}"))
-            return card, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except OSError as error:
-        raise UserError(f"cannot read the weights {path}: {error.strerror or error}") from error
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a complete safetensors file ({error}); {_HINT}") from error
+        return VitSettings.model_validate(card["architecture"])
+    except (KeyError, ValidationError) as error:
+        raise UserError(f"{path} is a safetensors file without the description of a backbone; {_HINT}") from error
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from benchmarks.demo_data.generate import DemoSettings, generate
-from pipeline.settings import Command, run_command
+from pipeline.settings import THREAD_LIMIT, Command, run_command
 
 
 class DemoDataCommand(Command, DemoSettings):  # type: ignore[misc]  # both configurations agree
@@ -18,7 +18,7 @@ class DemoDataCommand(Command, DemoSettings):  # type: ignore[misc]  # both conf
 
     out: CliPositionalArg[Path]
     """Directory to fill: empty, new, or holding the same data set."""
-    workers: int | None = Field(None, ge=1)
+    workers: int | None = Field(None, ge=1, le=THREAD_LIMIT)
     """Processes; default: all cores. The data does not depend on it."""
 
 

@@ -1,6 +1,5 @@
 """The jobs of a demo data set, the processes that do them, and `demo_data.json`, which is written last."""
 
-import json
 import multiprocessing
 import os
 import platform
@@ -20,7 +19,8 @@ from tqdm import tqdm
 
 from benchmarks.demo_data import casting, trees
 from pipeline.files import TEMPORARY_PREFIX, as_json, remove, write_bytes
-from pipeline.settings import Settings, UserError
+from pipeline.reading import read_json
+from pipeline.settings import COUNT_LIMIT, Seed, Settings, UserError
 from pipeline.shards.ffmpeg import FfmpegError
 from pipeline.shards.versions import writer_versions
 
@@ -38,13 +38,13 @@ _CLIP, _IMAGE, _DAVIS, _VIP, _JHMDB = range(5)  # streams of random numbers
 class DemoSettings(Settings):
     """What is made."""
 
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Everything follows from it."""
-    clips: int = Field(48, ge=1)
+    clips: int = Field(48, ge=1, le=COUNT_LIMIT)
     """Training clips, dealt to 6 classes."""
-    images_per_class: int = Field(12, ge=1)
+    images_per_class: int = Field(12, ge=1, le=COUNT_LIMIT)
     """Images of each of the 8 classes."""
-    sequences: int = Field(4, ge=1)
+    sequences: int = Field(4, ge=1, le=COUNT_LIMIT)
     """Held-out DAVIS sequences; half as many are made for VIP and for JHMDB."""
 
 
@@ -204,12 +204,9 @@ def _is_finished(out: Path, record: dict[str, Any]) -> bool:
     if not out.is_dir():
         raise UserError(f"{out} is a file; give a directory that is empty or does not exist")
     for name in (FINISHED, UNFINISHED):
-        try:
-            found = json.loads((out / name).read_bytes())
-        except FileNotFoundError:
+        if not (out / name).is_file():
             continue
-        except ValueError as error:
-            raise UserError(f"{out / name} is not valid JSON; remove {out} or give another directory") from error
+        found = read_json(out / name, f"Remove {out} or give another directory")
         if found.get("made_from") != record["made_from"]:
             raise UserError(
                 f"{out} holds demo data made from {found.get('made_from')}, not {record['made_from']}; "

@@ -1,19 +1,20 @@
-"""`python -m pipeline.preview --shards DATASET`."""
+"""`python -m pipeline.preview DATASET`."""
 
 from pathlib import Path
 from typing import ClassVar
 
-import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_settings import CliPositionalArg
 from tqdm import tqdm
 
 from pipeline.dataset import MANIFEST, mending, read_manifest
 from pipeline.files import atomic_path, write_bytes
+from pipeline.outputs import claim
 from pipeline.preview import page, sheet
 from pipeline.preview.batch import batch_settings, write_batch
 from pipeline.preview.strips import read_strips
 from pipeline.preview.survey import choose, survey_dataset
-from pipeline.settings import Command, UserError, run_command
+from pipeline.settings import Command, Seed, UserError, run_command
 from pipeline.shards.parts import PARTS
 from pipeline.storage import LocalStorage, Place, Storage, open_storage
 
@@ -30,20 +31,33 @@ class PreviewCommand(Command):
 
     program: ClassVar[str] = "python -m pipeline.preview"
 
-    shards: Place
+    dataset: CliPositionalArg[Place | None] = None
     """Folder of the dataset, or its address such as s3://bucket/folder."""
+    shards: Place | None = None
+    """The same folder, given as an option."""
     out: Path = Path("preview")
     """Folder for the page and the sheet, outside of the dataset."""
     samples: int = Field(12, ge=1, le=200)
     """Clips or images to show, spread over the classes."""
     draws: int = Field(3, ge=1, le=20)
     """Triplets to show of each clip."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of the choice of samples, and of the draws, which are those of a training with this `data.seed`."""
     batch: bool = False
     """Also write OUT/batch.png: a batch of `samples` as the model sees it, with crops, boxes and masks."""
     training: Path | None = None
     """Preset of a training, or config.json of a run, whose data settings --batch draws with; default: the paper's."""
+
+    @model_validator(mode="after")
+    def _one_dataset(self) -> "PreviewCommand":
+        if bool(self.dataset) == bool(self.shards):
+            raise ValueError("give one dataset to show: python -m pipeline.preview DATASET")
+        return self
+
+    @property
+    def place(self) -> str:
+        """Path or address of the dataset."""
+        return self.dataset or self.shards or ""
 
 
 def _check_out(storage: Storage, out: Path) -> None:
@@ -55,21 +69,22 @@ def _check_out(storage: Storage, out: Path) -> None:
 
 def main(command: PreviewCommand) -> None:
     """Read, draw and write both files, and say where they are."""
-    storage = open_storage(command.shards)
-    manifest = read_manifest(command.shards)
+    storage = open_storage(command.place)
+    manifest = read_manifest(command.place)
     _check_out(storage, command.out)
-    settings = batch_settings(command.shards, manifest, command.seed, command.training)
+    settings = batch_settings(command.place, manifest, command.seed, command.training)
     try:
         survey = survey_dataset(storage, manifest)
         chosen = choose(storage, manifest, survey, command.samples, command.seed)
-    except (OSError, pa.ArrowException, LookupError) as error:
+    except Exception as error:  # Arrow's own kinds and Python's
         raise UserError(f"cannot read the tables of {storage} ({error}). {mending(storage)}") from error
     strips = read_strips(storage, manifest, chosen, command.draws, command.seed)
     sections, parts = [], []
     for strip in tqdm(strips, total=len(chosen), desc="preview", unit=" samples", delay=2):
         sections.append(page.sample(strip))
         parts.append(sheet.part(strip))
-    title = Path(command.shards.rstrip("/")).name or str(storage)
+    claim(command.out, command.program, [PAGE, SHEET] + [BATCH] * command.batch)
+    title = Path(command.place.rstrip("/")).name or str(storage)
     write_bytes(command.out / PAGE, page.render(title, manifest, survey, sections, command.seed).encode())
     clips = int(survey.classes.counts.sum())
     subtitle = f"{len(chosen):,} of {clips:,} {manifest.media}, {len(manifest.classes):,} classes"

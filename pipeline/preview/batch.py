@@ -1,7 +1,6 @@
 """The first batch as the model sees it: crops and masks, beside the frames that they are cut from."""
 
 import io
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from pipeline.reader.plan import BatchPlan, plan_batch
 from pipeline.reader.sources import is_remote
 from pipeline.reader.views import GLOBAL_VIEWS, IMAGENET_MEAN, IMAGENET_STD, Boxes
 from pipeline.settings import UserError, load_yaml
+from pipeline.temporary import full_disk_is_temporary, temporary_folder
 
 _FRAME, _VIEW, _GAP, _MARGIN = (300, 226), 184, 10, 32
 _CAPTION, _HEADER = 22, 96
@@ -170,9 +170,9 @@ def write_batch(settings: ReaderSettings, clips: int, out: Path) -> None:
     Raises:
         UserError: the data cannot be read.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder, full_disk_is_temporary():
         if is_remote(settings.shards):  # shards are fetched one by one, and not kept
-            one_by_one = {"order": OrderSettings(kind="window", window=1), "cache": Path(folder)}
+            one_by_one = {"order": OrderSettings(kind="window", window=1), "cache": folder}
             settings = settings.model_copy(update=one_by_one)
         picture = draw_batch(settings, clips)
     with atomic_path(out) as temporary:

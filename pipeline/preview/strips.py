@@ -139,7 +139,7 @@ def read_strips(
     for one in chosen:
         try:
             strip = _strip(storage, manifest, one, draws, seed)
-        except (OSError, EOFError, LookupError, ValueError, SyntaxError) as error:
+        except Exception as error:  # of a damaged picture, Pillow's decoders raise every kind
             raise UserError(
                 f"cannot read {one.rows[0]['key']} in {storage}/{one.rows[0]['shard']} ({type(error).__name__}). "
                 f"{mending(storage)}"

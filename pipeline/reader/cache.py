@@ -30,7 +30,8 @@ def _status(path: Path) -> os.stat_result | None:
 class ShardCache:
     """A folder of whole shards, shared by all processes of a machine, in which the least recently used make room.
 
-    A shard that is removed while somebody reads it stays readable until they close it.
+    A shard that is removed while somebody reads it stays readable until they close it. Only shards that were fetched
+    into the folder, each known by the lock file beside it, are counted and removed: it may hold other tars.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -83,7 +84,7 @@ class ShardCache:
         """Make room for a file of `size` bytes and take it at once, so that no other process does."""
         with locked(self.folder / f"cache{_LOCK}"):
             self._remove_abandoned()
-            files = [*self.folder.glob("*/*.tar"), *self.folder.glob(f"*/{TEMPORARY_PREFIX}*")]
+            files = [*self._fetched(), *self._unfinished()]
             found = {path: status for path in files if (status := _status(path))}
             room = self.limit - sum(status.st_size for status in found.values())
             for path, status in sorted(found.items(), key=lambda entry: entry[1].st_atime_ns):
@@ -100,11 +101,19 @@ class ShardCache:
 
     def _remove_abandoned(self) -> None:
         """Remove what killed processes left half-written."""
-        for temporary in self.folder.glob(f"*/{TEMPORARY_PREFIX}*"):
+        for temporary in self._unfinished():
             name = temporary.name.removeprefix(TEMPORARY_PREFIX).rpartition("-")[0]
             with locked(temporary.with_name(f"{name}{_LOCK}"), wait=False) as abandoned:
                 if abandoned:
                     remove(temporary)
+
+    def _fetched(self) -> list[Path]:
+        """Where shards lie that were fetched, or are being fetched."""
+        return [lock.with_name(lock.name.removesuffix(_LOCK)) for lock in self.folder.glob(f"*/*.tar{_LOCK}")]
+
+    def _unfinished(self) -> list[Path]:
+        """Files that become shards, or that a killed process left."""
+        return [file for path in self._fetched() for file in path.parent.glob(f"{TEMPORARY_PREFIX}{path.name}-*")]
 
     def request(self, storage: Storage, manifest: Manifest, numbers: Iterable[int]) -> None:
         """Fetch shards in the background, in this order; what fails is tried again, and told, when it is read."""

@@ -40,8 +40,28 @@ INPUTS: dict[str, tuple[Any, int]] = {
 }
 """DALI type and dimensions of what is given for each view."""
 
+ENCODED = "encoded"
 Feed = dict[str, Any]
 """One batch of `INPUTS`: a list of (size,) uint8 arrays, or an array with one row per view."""
+
+
+def decode_frames(encoded: DataNode, on_gpu: bool) -> DataNode:
+    """Decode JPEGs as they are stored: their orientation was settled when the shard was written."""
+    device = "mixed" if on_gpu else "cpu"
+    return fn.decoders.image(encoded, device=device, output_type=types.RGB, adjust_orientation=False)
+
+
+def build_decoder(device_id: int | None) -> Pipeline:
+    """Build a pipeline that decodes one frame at a time, which is fed under the name `ENCODED`."""
+
+    @pipeline_def(batch_size=1, num_threads=1, device_id=device_id, prefetch_queue_depth=1)  # type: ignore[untyped-decorator]
+    def graph() -> DataNode:
+        encoded = fn.external_source(name=ENCODED, dtype=types.UINT8, ndim=1)
+        return decode_frames(encoded, on_gpu=device_id is not None)
+
+    pipeline: Pipeline = graph()
+    pipeline.build()
+    return pipeline
 
 
 def _crop(image: DataNode, given: dict[str, DataNode]) -> DataNode:
@@ -108,8 +128,8 @@ def build_graph(
             ndim=[dimensions for _, dimensions in INPUTS.values()],
         )
         given = dict(zip(INPUTS, nodes))  # noqa: B905 - DALI's conditionals do not trace `strict`
-        if given["decoded"]:
-            image = fn.decoders.image(given["encoded"], device="mixed" if on_gpu else "cpu", output_type=types.RGB)
+        if given["decoded"]:  # noqa: SIM108 - DALI's conditionals trace no expression
+            image = decode_frames(given["encoded"], on_gpu)
         else:
             image = one_pixel([0.0, 0.0, 0.0], types.UINT8)
         image = fn.permute_batch(image, indices=given["frame"])

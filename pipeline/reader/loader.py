@@ -13,30 +13,52 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.reader.batch import Batch
+from pipeline.reader.faults import DALI_ERRORS, BatchFrame, explain_failure
 from pipeline.reader.feed import plan_feed
 from pipeline.reader.graph import Feed, build_graph
 from pipeline.reader.plan import BatchPlan, needed_frames, plan_batch
 from pipeline.reader.sources import Sources, SourceSettings, read_frames
 from pipeline.reader.views import GLOBAL_VIEWS, view_sizes
-from pipeline.settings import UserError
-from pipeline.shards.images import check_jpeg
-from pipeline.shards.rejects import Rejected
+from pipeline.settings import THREAD_LIMIT, UserError
 
 
 class ReaderSettings(SourceSettings):
     """Where the samples come from, what is made of them, and how far ahead."""
 
-    threads: int = Field(2, ge=1)
+    threads: int = Field(2, ge=1, le=THREAD_LIMIT)
     """CPU threads of DALI on each rank."""
-    prefetch: int = Field(2, ge=1)
+    prefetch: int = Field(2, ge=1, le=THREAD_LIMIT)
     """Batches that DALI prepares ahead."""
-    read_ahead: int = Field(4, ge=1)
+    read_ahead: int = Field(4, ge=1, le=THREAD_LIMIT)
     """Batches that are planned ahead of DALI, and whose frames the kernel is asked to read."""
 
 
 class _Prepared(NamedTuple):
     plan: BatchPlan
     feed: Feed
+
+
+_MOST_SAMPLES = 1 << 62
+"""Visits of all steps of a run; they are counted in 64 bits."""
+
+
+def _check_numbers(global_batch: int, first_step: int, last_step: int, rank: int, ranks: int) -> None:
+    """Make sure that there is a part of a batch to make.
+
+    Raises:
+        UserError: names the number that is out of its range.
+    """
+    if ranks < 1 or not 0 <= rank < ranks:
+        raise UserError(f"there is no rank {rank} of {ranks}: ranks count from 0")
+    if global_batch < 1:
+        raise UserError(f"the total batch size is {global_batch}; it must be at least 1")
+    if global_batch % ranks:
+        raise UserError(f"the total batch size {global_batch} does not divide by {ranks} ranks")
+    if first_step < 0 or last_step * global_batch > _MOST_SAMPLES:
+        raise UserError(
+            f"steps {first_step} to {last_step} of {global_batch} samples cannot be counted: they begin at 0 and visit "
+            f"at most {_MOST_SAMPLES} samples"
+        )
 
 
 class Loader:
@@ -59,10 +81,10 @@ class Loader:
         """Open the datasets and build the DALI graph; on a CUDA `device` decoding and views run there.
 
         Raises:
-            UserError: the data or the neighbour table cannot be used, or `global_batch` does not divide by `ranks`.
+            UserError: the data or the neighbour table cannot be used, `global_batch` does not divide by `ranks`, or
+                there is no such rank or step.
         """
-        if global_batch % ranks:
-            raise UserError(f"the total batch size {global_batch} does not divide by {ranks} ranks")
+        _check_numbers(global_batch, first_step, last_step, rank, ranks)
         self.sources = Sources(settings)
         self.dataset = self.sources.datasets[0]
         self.table = self.sources.table
@@ -71,6 +93,7 @@ class Loader:
         self._part = slice(rank * size, (rank + 1) * size)
         self._unplanned = deque(range(first_step, last_step))
         self._device = device or torch.device("cpu")
+        self._device_id = (self._device.index or 0) if self._device.type == "cuda" else None
         self._planned: deque[BatchPlan] = deque()
         self._prepared: deque[Future[_Prepared]] = deque()
         self._running: deque[BatchPlan] = deque()
@@ -82,7 +105,7 @@ class Loader:
             size * len(view_sizes(settings.views, self._auxiliary)),
             self._feed,
             settings.threads,
-            (self._device.index or 0) if self._device.type == "cuda" else None,
+            self._device_id,
             settings.prefetch,
         )
 
@@ -115,29 +138,26 @@ class Loader:
         self._running.append(plan)
         return feed
 
-    def _blame(self, plan: BatchPlan, error: RuntimeError) -> UserError:
-        """Name the frame that DALI could not decode."""
-        needed = needed_frames(plan)
-        for row, frame in zip(plan.source_rows[needed].tolist(), plan.frames[needed].tolist(), strict=True):
-            dataset, inner, key = self.sources.origin(row)
-            try:
-                check_jpeg(dataset.frame(inner, frame).tobytes())
-            except Rejected as rejected:
-                shard = dataset.manifest.shards[dataset.shard[inner]].file
-                return UserError(
-                    f"frame {frame} of sample {key} in {dataset.folder}/{shard} is damaged: "
-                    f"{rejected.detail}. {dataset.mending}"
-                )
-        return UserError(f"DALI failed in step {plan.step}: {error}. {self.sources.datasets[0].mending}")
+    def _explain(self, error: Exception) -> UserError:
+        """Name the frame that DALI failed on; batches come in order, so it should be one of the first that runs."""
+        frames = []
+        for plan in self._running:
+            needed = needed_frames(plan)
+            for row, frame in zip(plan.source_rows[needed].tolist(), plan.frames[needed].tolist(), strict=True):
+                origin = self.sources.origin(row)
+                frames.append(BatchFrame(origin.dataset, origin.row, frame))
+        return explain_failure(error, f"in step {self._running[0].step}", frames, self._device_id)
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
+        if self._pipeline is None:
+            raise UserError("this loader is closed: make a new one from the step that comes next")
         try:
             (views,) = self._pipeline.run()
-        except RuntimeError as error:
-            raise self._blame(self._running[0], error) from error
+        except DALI_ERRORS as error:
+            raise self._explain(error) from error
         plan = self._running.popleft()
         global_crops, local_crops, *auxiliary = self._tensors(views, len(plan.rows))
         mean_masked = plan.masked_in_global_batch / self._ranks

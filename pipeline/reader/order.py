@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipeline.reader.philox import Stream, permutation
-from pipeline.settings import Settings
+from pipeline.settings import COUNT_LIMIT, Settings
 
 Integers = NDArray[np.int64]
 
@@ -24,7 +24,7 @@ class OrderSettings(Settings):
 
     kind: Literal["global", "window"] = "global"
     """global: one permutation of everything. window: shards in random order, samples shuffled within the next few."""
-    window: int = Field(8, ge=1)
+    window: int = Field(8, ge=1, le=COUNT_LIMIT)
     """Shards whose samples are shuffled together in order `window`."""
 
 

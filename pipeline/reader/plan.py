@@ -24,18 +24,22 @@ from pipeline.reader.views import (
     view_boxes,
     view_kinds,
 )
-from pipeline.settings import Settings
+from pipeline.settings import Seed, Settings
 
 TRIPLET_FRAMES = {"past": 0, "current": 1, "future": 2}
 """Order of the frames of a sample in layout `triplets`."""
 
 
+_MOST_OF_FOUR = 0.75
+"""Share of a grid of 2 x 2 patches from which on no block is small enough: its sides are shorter than the grid's."""
+
+
 class PlanSettings(Settings):
     """Everything that is drawn for a sample."""
 
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of all draws of the reader."""
-    patch_size: int = Field(16, ge=1)
+    patch_size: int = Field(16, ge=1, le=4096)
     """Side of a patch in pixels; masks lie on the grid of patches of a global crop."""
     order: OrderSettings = OrderSettings()
     """How the samples of an epoch are shuffled."""
@@ -60,6 +64,12 @@ class PlanSettings(Settings):
             raise ValueError(
                 f"views.global_size = {self.views.global_size} holds fewer than 2 x 2 patches of {self.patch_size} "
                 "pixels, too few for masks: enlarge it, or set masks.probability to 0"
+            )
+        if self.grid[0] == 2 and self.masks.probability > 0 and self.masks.ratio[1] >= _MOST_OF_FOUR:
+            raise ValueError(
+                f"masks.ratio = {self.masks.ratio[0]}, {self.masks.ratio[1]} masks 3 of the 2 x 2 patches of "
+                f"views.global_size = {self.views.global_size}, which blocks cannot: keep it below {_MOST_OF_FOUR}, or "
+                "enlarge views.global_size"
             )
         return self
 

@@ -14,7 +14,7 @@ from pipeline.reader.cache import ShardCache
 from pipeline.reader.order import OrderSettings, Population, coming_shards
 from pipeline.reader.plan import BatchPlan, PlanSettings, SampleTable, needed_frames
 from pipeline.reader.views import Integers
-from pipeline.settings import Settings, UserError
+from pipeline.settings import COUNT_LIMIT, FACTOR_LIMIT, Settings, UserError
 from pipeline.storage import Place, open_storage
 
 NOTHING = np.zeros(1, np.uint8)
@@ -26,7 +26,7 @@ class MixSettings(Settings):
 
     shards: Place
     """Folder of a shard dataset, or its address such as s3://bucket/folder."""
-    weight: float = Field(1.0, gt=0)
+    weight: float = Field(1.0, gt=0, le=FACTOR_LIMIT)
     """How often it is drawn from, relative to `weight` of the first dataset."""
 
 
@@ -35,7 +35,7 @@ class SourceSettings(PlanSettings):
 
     shards: Place
     """Folder of a shard dataset, or its address such as s3://bucket/folder."""
-    weight: float = Field(1.0, gt=0)
+    weight: float = Field(1.0, gt=0, le=FACTOR_LIMIT)
     """How often it is drawn from, relative to the datasets in `mix`."""
     mix: tuple[MixSettings, ...] = ()
     """More datasets: '[{"shards": "DIR", "weight": 0.5}]'. Each has epochs of its own."""
@@ -43,7 +43,7 @@ class SourceSettings(PlanSettings):
     """Folder with `neighbours.parquet`: the auxiliary frame is then one of an image's nearest neighbours."""
     cache: Path | None = None
     """Folder on a local disk for shards of remote datasets."""
-    cache_gb: float = Field(100.0, gt=0)
+    cache_gb: float = Field(100.0, gt=0, le=COUNT_LIMIT)
     """Most gigabytes of shards in `cache`."""
 
     @model_validator(mode="after")

@@ -2,13 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from pipeline.settings import Settings
+from pipeline.settings import Settings, Share
 
 CROP_ASPECT = (3 / 4, 4 / 3)
 """Width to height of random crops, log-uniform, and the limits of the auxiliary frames' centre crop."""
@@ -26,18 +26,21 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
+_Sigma = Annotated[float, Field(gt=0, le=100)]
+
+
 class ViewSettings(Settings):
     """Views of a sample (paper, section 4.1; constants of the released code)."""
 
-    global_size: int = Field(224, ge=16)
+    global_size: int = Field(224, ge=16, le=4096)
     """Side of the two global crops and of the auxiliary views, in pixels."""
-    local_size: int = Field(96, ge=16)
+    local_size: int = Field(96, ge=16, le=4096)
     """Side of the local crops, in pixels."""
-    local_crops: int = Field(8, ge=0)
+    local_crops: int = Field(8, ge=0, le=1000)
     """Local crops of the current frame."""
-    global_area: tuple[float, float] = (0.32, 1.0)
+    global_area: tuple[Share, Share] = (0.32, 1.0)
     """Range of a global crop's share of the frame's area."""
-    local_area: tuple[float, float] = (0.05, 0.32)
+    local_area: tuple[Share, Share] = (0.05, 0.32)
     """Range of a local crop's share of the frame's area."""
     local_flip: float = Field(0.5, ge=0, le=1)
     """Probability that a local crop is mirrored; global crops never are."""
@@ -50,15 +53,23 @@ class ViewSettings(Settings):
     """Largest jitter of each; hue in turns."""
     grey: float = Field(0.2, ge=0, le=1)
     """Probability that a view loses its colour."""
-    blur: tuple[float, float, float] = (1.0, 0.1, 0.5)
+    blur: tuple[Share, Share, Share] = (1.0, 0.1, 0.5)
     """Blur probability of global crop 1, global crop 2 and local crops; the released code has 0, 0.9, 0.5."""
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_sigma: tuple[_Sigma, _Sigma] = (0.1, 2.0)
     """Range of the blur's standard deviation in pixels; the kernel has 9 taps."""
-    solarize: tuple[float, float, float] = (0.0, 0.2, 0.0)
+    solarize: tuple[Share, Share, Share] = (0.0, 0.2, 0.0)
     """Solarize probability of global crop 1, global crop 2 and local crops."""
     auxiliary_crop: Literal["frame", "current"] = "frame"
     """What the two auxiliary views show: frame, the whole frame (its centre where it is very wide or high); current,
     the boxes of the two global crops, for a teacher that is unaligned in time only."""
+
+    @model_validator(mode="after")
+    def _ranges_rise(self) -> "ViewSettings":
+        for name in ("global_area", "local_area", "blur_sigma"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} = {low}, {high} must be two positive numbers that do not fall")
+        return self
 
 
 def view_sizes(settings: ViewSettings, auxiliary: int) -> list[int]:

@@ -1,8 +1,11 @@
 """`python -m pipeline.shards`."""
 
 import time
+from pathlib import PurePosixPath
 
-from pipeline.dataset import REJECTS
+import pyarrow as pa
+
+from pipeline.dataset import INDEX, REJECTS, mending
 from pipeline.settings import UserError, run_command
 from pipeline.shards.command import ShardsCommand
 from pipeline.shards.job import Outcome, run_job
@@ -43,20 +46,46 @@ def _summary(command: ShardsCommand, outcome: Outcome, seconds: float) -> str:
     return "\n".join(lines)
 
 
+def _lost(command: ShardsCommand, outcome: Outcome) -> tuple[int, int]:
+    """Inputs that gave no sample, and all; under annotations a clip is lost if no file of its name gave one."""
+    manifest = outcome.manifest
+    if command.annotations is None or not manifest.rejects:
+        return manifest.rejects, manifest.inputs
+    stems = []
+    for table in (REJECTS, INDEX):
+        try:
+            with open_storage(command.out).parquet(table) as file:
+                sources = file.read(columns=["source"])["source"].to_pylist()
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"{command.out}/{table} cannot be read ({error}). {mending(command.out)}") from error
+        stems.append({PurePosixPath(source).stem for source in sources})
+    rejected, taken = stems
+    return len(rejected - taken), len(rejected | taken)
+
+
+def _advice(command: ShardsCommand, outcome: Outcome) -> str:
+    """What to do about many rejects, by what most of them are."""
+    most = max(outcome.reasons, key=lambda reason: outcome.reasons[reason])
+    if most == Reason.DUPLICATE_KEY.value and command.annotations is None:
+        if command.media == "frames":
+            return "Most have the folder name of another: give the folder of each clip a name of its own"
+        return "Most have the file name of another: are these frames of clips? Take them with --media frames"
+    if most == Reason.MIXED_NAMES.value:
+        return "Most hold images of several kinds: say which are the frames with --frames.pattern, in a new OUT"
+    return "If that is expected, raise --max_reject_fraction and run the same command again"
+
+
 def main(command: ShardsCommand) -> int:
     """Run the job and print its summary; returns the exit status."""
     started = time.perf_counter()
     outcome = run_job(command)
     print(_summary(command, outcome, time.perf_counter() - started))
-    manifest = outcome.manifest
-    if manifest.rejects > command.max_reject_fraction * manifest.inputs:
-        if outcome.reasons.get(Reason.DUPLICATE_KEY.value, 0) > manifest.inputs / 2:
-            advice = "Most have the file name of another: are these frames of clips? Take them with --media frames"
-        else:
-            advice = "If that is expected, raise --max_reject_fraction and run the same command again"
+    lost, inputs = _lost(command, outcome)
+    if lost > command.max_reject_fraction * inputs:
         raise UserError(
-            f"{manifest.rejects} of {manifest.inputs} inputs were rejected, more than max_reject_fraction = "
-            f"{command.max_reject_fraction:g}; the dataset is complete without them. {advice}"
+            f"{lost} of {inputs} inputs were rejected, more than max_reject_fraction = "
+            f"{command.max_reject_fraction:g}; the dataset is complete without them. "
+            f"{_advice(command, outcome)}"
         )
     return 0
 

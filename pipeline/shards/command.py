@@ -4,13 +4,21 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from pipeline.settings import Command
+from pipeline.settings import COUNT_LIMIT, WORKER_LIMIT, Command, Seed
 from pipeline.shards.frames import FrameSettings
 from pipeline.shards.images import ImageSettings
 from pipeline.shards.shard import Layout
 from pipeline.shards.sources import Media
 from pipeline.shards.triplets import TripletSettings
-from pipeline.storage import Place
+from pipeline.storage import Place, open_storage
+
+PLACES = ("data", "annotations")
+"""Options that say where the inputs are; what these are, not how it is spelled, makes a job the same."""
+
+
+def location_of(place: str | None) -> str | None:
+    """Where a path or address leads, however it is spelled."""
+    return place and open_storage(place).location
 
 
 class ShardsCommand(Command):
@@ -41,17 +49,17 @@ class ShardsCommand(Command):
     """Recorded in dataset.json; rows of the annotations with another split are left out."""
     layout: Layout = "frames"
     """frames: a sample is a clip with all its frames. triplets: a sample is past.jpg, current.jpg, future.jpg."""
-    samples_per_shard: int | None = Field(None, ge=1)
+    samples_per_shard: int | None = Field(None, ge=1, le=COUNT_LIMIT)
     """Inputs a shard, which is the unit of parallel work and of resuming. Default: a 32nd of the inputs, but
     between 4 and 256 clips (256 are about 100 MB) or 32 and 1024 images."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of the order in which inputs are spread over shards, and of the triplets."""
     max_reject_fraction: float = Field(0.25, ge=0, le=1)
     """End with an error if a larger share of the inputs was rejected; the dataset is complete without them."""
     retry_rejects: bool = False
     """Try the rejected inputs of a finished or unfinished job again, for instance after mending files or with a longer
     frames.deadline_s; only shards that gain a sample are rewritten, and nothing else is decoded."""
-    workers: int | None = Field(None, ge=1)
+    workers: int | None = Field(None, ge=1, le=WORKER_LIMIT)
     """Processes at once; default all cores, of this machine or of the cluster."""
     frames: FrameSettings = FrameSettings()
     """How frames are taken from clips."""
@@ -71,4 +79,4 @@ class ShardsCommand(Command):
         how = {"config", "out", "workers", "max_reject_fraction", "retry_rejects"}
         content = self.model_dump(mode="json", exclude=how)
         del content["frames"]["deadline_s"]
-        return content
+        return content | {name: location_of(content[name]) for name in PLACES}

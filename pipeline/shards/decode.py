@@ -1,7 +1,6 @@
 """One input -> its checked JPEG frames, whatever it is: a clip, an image, or a folder of frames."""
 
 import errno
-import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -10,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipeline.shards.frame_names import in_order
 from pipeline.shards.frames import FrameSettings, extract_frames
 from pipeline.shards.images import ImageSettings, check_jpeg, encode_image
 from pipeline.shards.plan import Planned
 from pipeline.shards.rejects import Reason, Rejected
-from pipeline.shards.sources import Media, media_of
+from pipeline.shards.sources import Media, frame_files
 from pipeline.storage import Storage
+from pipeline.temporary import full_disk_is_temporary, temporary_folder
 
 Seconds = defaultdict[str, float]
 """Time spent by stage: `decode` (ffmpeg or Pillow, encoding included), `fetch` (reading the input), `check`."""
@@ -44,7 +45,7 @@ class Decoded:
     size: tuple[int, int]
     """Width and height of every frame in pixels."""
     fields: dict[str, Any]
-    """What the record says of them: clips `fps` and `times_s`, images `encoding`."""
+    """What the record says of them: clips `fps`, `times_s` and what was done to their pictures, images `encoding`."""
 
 
 @contextmanager
@@ -72,10 +73,11 @@ def _local_file(inputs: Inputs, source: Planned, seconds: Seconds) -> Iterator[P
             with timed(seconds, "fetch"):
                 path = stack.enter_context(inputs.root.local(source.path))
         else:
-            path = Path(stack.enter_context(tempfile.TemporaryDirectory()), "clip").with_suffix(
-                PurePosixPath(source.path).suffix
-            )
-            path.write_bytes(_bytes(inputs, source, seconds))
+            folder = stack.enter_context(temporary_folder())
+            path = (folder / "clip").with_suffix(PurePosixPath(source.path).suffix)
+            data = _bytes(inputs, source, seconds)
+            with full_disk_is_temporary():
+                path.write_bytes(data)
         yield path
 
 
@@ -83,7 +85,7 @@ def _clip(inputs: Inputs, source: Planned, seconds: Seconds) -> tuple[list[bytes
     settings = inputs.frames
     with _local_file(inputs, source, seconds) as path, timed(seconds, "decode"):
         frames = extract_frames(path, settings)
-    return frames.jpegs, {"fps": settings.fps, "times_s": frames.times_s}
+    return frames.jpegs, {"fps": settings.fps, "times_s": frames.times_s, **frames.treatment.fields}
 
 
 def _image(inputs: Inputs, source: Planned, seconds: Seconds) -> tuple[list[bytes], dict[str, Any]]:
@@ -94,19 +96,20 @@ def _image(inputs: Inputs, source: Planned, seconds: Seconds) -> tuple[list[byte
 
 
 def _frame_folder(inputs: Inputs, source: Planned, seconds: Seconds) -> tuple[list[bytes], dict[str, Any]]:
-    """Images of a folder in the order of their names, taken as frames at the rate of the settings."""
+    """Images of a folder in the order of the numbers in their names, taken as frames at the rate of the settings."""
+    pattern = inputs.frames.pattern
     with timed(seconds, "fetch"):
-        names = [name for name in inputs.root.files(source.path) if media_of(name) == "images"]
+        paths = frame_files(inputs.root.files(source.path), pattern)
+        names = in_order((PurePosixPath(path).name for path in paths), chosen=pattern is not None)
     if not inputs.frames.min_frames <= len(names) <= inputs.frames.max_frames:
         few = len(names) < inputs.frames.min_frames
         limit = f"min_frames is {inputs.frames.min_frames}" if few else f"max_frames is {inputs.frames.max_frames}"
         raise Rejected(Reason.TOO_SHORT if few else Reason.TOO_LONG, f"{len(names)} frames; {limit}")
-    names.sort(key=lambda name: (len(name), name))  # 9.jpg before 10.jpg
     jpegs: list[bytes] = []
     encodings = Counter[str]()
     for name in names:
         try:
-            (jpeg,), fields = _image(inputs, source._replace(path=name), seconds)
+            (jpeg,), fields = _image(inputs, source._replace(path=f"{source.path}/{name}"), seconds)
         except Rejected as error:
             raise Rejected(error.reason, f"frame {len(jpegs)}: {error.detail}") from error
         jpegs.append(jpeg)
@@ -126,6 +129,8 @@ def decode(inputs: Inputs, source: Planned, seconds: Seconds) -> Decoded:
         Rejected: the input cannot be used.
         OSError: this machine lacks disk space, memory or open files.
     """
+    if source.fault:
+        raise Rejected(Reason.UNREADABLE, source.fault)
     if "\0" in source.path:
         raise Rejected(Reason.UNREADABLE, "no path has a NUL byte")
     try:
@@ -133,7 +138,8 @@ def decode(inputs: Inputs, source: Planned, seconds: Seconds) -> Decoded:
     except FileNotFoundError as error:
         raise Rejected(Reason.UNREADABLE, "no such file") from error
     except (OSError, EOFError) as error:
-        if getattr(error, "errno", None) in _FAULTS_OF_THE_MACHINE:
+        written_too_much = isinstance(error, OSError) and error.errno == errno.EFBIG and error.filename is None
+        if written_too_much or getattr(error, "errno", None) in _FAULTS_OF_THE_MACHINE:  # the first is `ulimit -f`
             raise
         raise Rejected(Reason.UNREADABLE, getattr(error, "strerror", None) or str(error)) from error
     sizes = set()

@@ -4,18 +4,24 @@ import contextlib
 import fcntl
 import functools
 import os
+import re
 import resource
 import select
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO
 
 import imageio_ffmpeg
 
+from pipeline.limits import shown_limit, smaller_limit, user_limit
+from pipeline.settings import UserError
+
 STDERR_BYTES_KEPT = 2000
+_ERROR = re.compile(rb"(\[[^\]]*\] )*?\[(error|fatal|panic)\] ")
+_NO_MEMORY = re.compile(rb"Cannot allocate memory|Resource temporarily unavailable|failed to map segment")
 
 
 class FfmpegError(Exception):
@@ -53,28 +59,45 @@ def _bind(process: int, lifeline: int, limits: dict[int, int]) -> None:
     """
     with contextlib.suppress(ProcessLookupError):  # it is over already
         for limit, value in limits.items():
-            resource.prlimit(process, limit, (value, value))
+            lower = smaller_limit(value, resource.prlimit(process, limit)[0])
+            resource.prlimit(process, limit, (lower, lower))
         fcntl.fcntl(lifeline, fcntl.F_SETOWN, process)
         fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
 
 
-def _drain(stream: IO[bytes], keep: int, deadline: float) -> bytes:
-    """Read `stream` to its end and return its first `keep` bytes.
+def _lines(stream: IO[bytes], deadline: float) -> Iterator[bytes]:
+    """The lines of `stream` to its end, as they come; of a long line parts.
 
     Raises:
         TimeoutError: it has not ended when the monotonic clock passes `deadline`.
     """
-    kept = b""
+    rest = b""
     poll = select.poll()
     poll.register(stream, select.POLLIN)
     while True:
         if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
             raise TimeoutError
         chunk = os.read(stream.fileno(), 1 << 16)
+        *lines, rest = (rest + chunk).splitlines(keepends=True) or [b""]
+        yield from lines
+        if not chunk or len(rest) >= 1 << 16 or rest.endswith(b"\n"):
+            yield rest
+            rest = b""
         if not chunk:
-            return kept
-        kept += chunk[: keep - len(kept)]
+            return
+
+
+def _blame_user_limits(status: int, said: bytes, max_memory: int, max_written: int) -> None:
+    """Raise UserError if ffmpeg failed because the user's limits are lower than those asked for: no fault of a clip."""
+    limits = {resource.RLIMIT_FSIZE: max_written, resource.RLIMIT_AS: max_memory}
+    lower = {kind for kind, ours in limits.items() if smaller_limit(ours, user_limit(kind)) != ours}
+    if status == -signal.SIGXFSZ and resource.RLIMIT_FSIZE in lower:
+        raise UserError(f"ffmpeg wrote more than `{shown_limit(resource.RLIMIT_FSIZE)}` allows: raise that limit")
+    short_of_memory = status in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGKILL) or _NO_MEMORY.search(said)
+    if short_of_memory and resource.RLIMIT_AS in lower:
+        limit = shown_limit(resource.RLIMIT_AS)
+        raise UserError(f"ffmpeg needs more memory than `{limit}` allows: raise that limit, to 4194304 for 8K clips")
 
 
 def run_ffmpeg(
@@ -84,19 +107,24 @@ def run_ffmpeg(
     pass_fds: Sequence[int] = (),
     max_memory: int = resource.RLIM_INFINITY,
     max_written: int = resource.RLIM_INFINITY,
+    watch: Callable[[bytes], None] | None = None,
 ) -> bytes:
     """Run `ffmpeg ARGUMENTS` and return its standard output.
 
     It inherits the descriptors `pass_fds` under their numbers. It is killed at the deadline, when it writes more than
     `max_written` bytes to its output or to one file, and when this process dies; memory beyond `max_memory` bytes of
-    address space is refused to it, which it reports as an error.
+    address space is refused to it, which it reports as an error. Lower limits of the user (`ulimit`) stay.
+
+    `watch` is called with each line that it says about its streams, at level "info"; what that raises ends ffmpeg.
 
     Raises:
         FfmpegError: it exited with an error.
         FfmpegTimeout: it ran longer than `deadline_s` seconds.
         FfmpegFlood: it wrote more than `max_written` bytes.
+        UserError: a limit of the user's stopped it that is lower than the one given here.
     """
-    command = [ffmpeg_path(), "-nostdin", "-hide_banner", "-loglevel", "error", *arguments]
+    level = ["-loglevel", "error"] if watch is None else ["-nostats", "-loglevel", "level+info"]
+    command = [ffmpeg_path(), "-nostdin", "-hide_banner", *level, *arguments]
     deadline = time.monotonic() + deadline_s
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(memory_file())
@@ -115,11 +143,18 @@ def run_ffmpeg(
         finally:
             os.close(lifeline)
         assert process.stderr is not None
+        said = b""
         try:
-            said = _drain(process.stderr, STDERR_BYTES_KEPT, deadline)
+            for line in _lines(process.stderr, deadline):
+                if watch is None or _ERROR.match(line):
+                    said += line[: STDERR_BYTES_KEPT - len(said)]
+                else:
+                    watch(line)
             status = process.wait(max(0.0, deadline - time.monotonic()))
         except (TimeoutError, subprocess.TimeoutExpired) as error:
             raise FfmpegTimeout(f"no end after {deadline_s:g} s") from error
+        if status != 0:
+            _blame_user_limits(status, said, max_memory, max_written)
         if status == -signal.SIGXFSZ:
             raise FfmpegFlood(f"more than {max_written} bytes of output")
         if status != 0:

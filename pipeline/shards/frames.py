@@ -11,14 +11,18 @@ from typing import IO, Literal
 import ffmpeg
 import numpy as np
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.files import open_regular
+from pipeline.jpeg import MAX_JPEG_SIDE
 from pipeline.settings import Settings
+from pipeline.shards.containers.completeness import missing_part, missing_pictures
+from pipeline.shards.containers.read import read_statement
 from pipeline.shards.ffmpeg import FfmpegError, FfmpegFlood, FfmpegTimeout, memory_file, run_ffmpeg
+from pipeline.shards.frame_names import NamePattern
 from pipeline.shards.images import check_side
-from pipeline.shards.matroska import missing_bytes
 from pipeline.shards.rejects import Reason, Rejected
+from pipeline.shards.treatment import PLAIN, Observer, Treatment, Untreated
 
 _CONTAINERS = "mov,matroska,avi,flv,mpeg,mpegvideo,mpegts,asf,ogg"
 """ffmpeg's demuxers that hold their pictures themselves; playlists, scripts and picture formats stay out."""
@@ -39,6 +43,13 @@ _REASONS = (
 """What ffmpeg says, and the reason and detail that it stands for; anything else is a decoding error."""
 
 
+_MAX_FRAMES = 1_000_000
+_MAX_PIXELS = 2**31 - 1
+"""What ffmpeg takes for its own bound."""
+_MAX_DEADLINE_S = 7 * 24 * 3600
+"""A week; waiting for much longer overflows the system's milliseconds."""
+
+
 class FrameSettings(Settings):
     """How frames are taken from clips."""
 
@@ -47,18 +58,27 @@ class FrameSettings(Settings):
     timing: Literal["exact", "reference"] = "exact"
     """`reference` decodes only pictures that others refer to and takes the nearest one: faster, but less even in time,
     and a frame may be missing at the end."""
-    short_side: int = Field(256, ge=16)
+    short_side: int = Field(256, ge=16, le=MAX_JPEG_SIDE)
     """Shorter side of a frame in pixels; smaller clips are not enlarged."""
     quality: int = Field(2, ge=1, le=31)
     """ffmpeg's JPEG quantiser scale: 1 best, 31 worst; 2 is about Pillow quality 95."""
-    min_frames: int = Field(8, ge=1)
+    min_frames: int = Field(8, ge=1, le=_MAX_FRAMES)
     """Clips with fewer frames are rejected; below 8 the sampling ranges of the method are empty."""
-    max_frames: int = Field(2000, ge=1)
+    max_frames: int = Field(2000, ge=1, le=_MAX_FRAMES)
     """Clips with more frames are rejected."""
-    max_pixels: int = Field(40_000_000, ge=1)
+    max_pixels: int = Field(40_000_000, ge=1, le=_MAX_PIXELS)
     """Clips whose pictures have more pixels are rejected; 8K has 33 million."""
-    deadline_s: float = Field(600.0, gt=0)
+    deadline_s: float = Field(600.0, gt=0, le=_MAX_DEADLINE_S)
     """A clip whose decoding takes longer is rejected."""
+    pattern: NamePattern | None = None
+    r"""With media = frames: regular expression for the names of the frames, such as 'img_\d+\.jpg', where folders hold
+    other images beside them."""
+
+    @model_validator(mode="after")
+    def _some_number_of_frames_is_allowed(self) -> "FrameSettings":
+        if self.min_frames > self.max_frames:
+            raise ValueError(f"min_frames = {self.min_frames} is more than max_frames = {self.max_frames}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -68,6 +88,8 @@ class Frames:
     jpegs: list[bytes]
     times_s: list[float]
     """Presentation time of the picture that each frame really shows, in seconds after the first picture."""
+    treatment: Treatment
+    """What was done to the pictures beyond scaling."""
 
 
 @dataclass(frozen=True)
@@ -109,26 +131,33 @@ def shown_pictures(pts: np.ndarray, frames: int, ticks_per_frame: int, nearest: 
     return np.searchsorted(np.maximum.accumulate(first_frame), np.arange(frames), side="right") - 1
 
 
-def ffmpeg_arguments(clip: str, times: str, settings: FrameSettings) -> list[str]:
+def ffmpeg_arguments(clip: str, times: str, settings: FrameSettings, treatment: Treatment = PLAIN) -> list[str]:
     """Arguments that make ffmpeg write the frames of `clip` to its standard output, as concatenated JPEGs.
 
     The presentation time of each decoded picture is written to `times`, a file or pipe that ffmpeg can open.
     Upright (ffmpeg applies rotation metadata), square pixels, 4:2:0 in JPEG's colour space (full range, BT.601
-    matrix), no metadata, one thread, the same bytes on any kind of CPU. Any decoding error ends it (`-xerror`), so a
-    damaged clip is never taken for a short one.
+    matrix), no metadata, one thread, the same bytes on any kind of CPU (of HDR clips this is not known: zscale chooses
+    its code by itself). Any decoding error ends it (`-xerror`), so a damaged clip is never taken for a short one.
     """
     clock = Clock.at(settings.fps)
     factor = f"min(1,{settings.short_side}/min(iw*sar,ih))"
     takes_over = "PTS" if settings.timing == "exact" else "if(isnan(PREV_INPTS),PTS,(PTS+PREV_INPTS)/2)"
+    scaling = "flags=bicubic+accurate_rnd+bitexact"
+    to_jpeg = f"out_range=full:out_color_matrix=bt601:{scaling}"
+    size = f"w='max(1,round(iw*sar*{factor}))':h='max(1,round(ih*{factor}))'"
+    if tones := treatment.tone_filters:  # of the small pictures: it takes long
+        color = (f"scale={size}:out_color_matrix=bt2020:{scaling}", "format=yuv444p12le", *tones, f"scale={to_jpeg}")
+    else:
+        color = (f"scale={size}:{to_jpeg}",)
     filters = (
+        *treatment.first_filters,
         f"settb=1/{clock.ticks_per_s}",
         "metadata=mode=add:key=t:value=t",  # pictures without metadata would not be printed
         "metadata=mode=print:file='{}'".format(times.replace(":", r"\:")),
         f"setpts='{takes_over}-STARTPTS'",
         f"fps=fps={clock.fps}:round=up",
         f"trim=end_frame={settings.max_frames + 1}",  # a gap in time is filled at once, before any frame is encoded
-        f"scale=w='max(1,round(iw*sar*{factor}))':h='max(1,round(ih*{factor}))'"
-        ":out_range=full:out_color_matrix=bt601:flags=bicubic+accurate_rnd+bitexact",
+        *color,
         "setsar=1",
         "format=yuv420p",
     )
@@ -197,27 +226,41 @@ def _rejected(said: str, clip: str, settings: FrameSettings) -> Rejected:
     return Rejected(Reason.DECODE_ERROR, first)
 
 
-def _decode(file: IO[bytes], settings: FrameSettings) -> tuple[bytes, bytes]:
-    """Run ffmpeg on an open clip; returns concatenated JPEGs and the printed times of the decoded pictures.
+@dataclass(frozen=True)
+class _Decoded:
+    jpegs: list[bytes]
+    report: bytes
+    """The printed times of the decoded pictures."""
+    track_id: int | None
+    treatment: Treatment
+
+
+def _decode_with(treatment: Treatment, file: IO[bytes], settings: FrameSettings) -> _Decoded:
+    """Run ffmpeg on an open clip.
 
     ffmpeg gets the clip as a descriptor: no file name can be taken for a pattern, an option or an address, and it
     makes no difference if the file is removed meanwhile.
+
+    Raises:
+        Untreated: the clip needs another treatment.
     """
     clip = f"file:/dev/fd/{file.fileno()}"
+    observer = Observer(treatment)
     try:
         with memory_file() as report:
-            arguments = ffmpeg_arguments(clip, f"pipe:{report.fileno()}", settings)
+            arguments = ffmpeg_arguments(clip, f"pipe:{report.fileno()}", settings, treatment)
             jpegs = run_ffmpeg(
                 arguments,
                 settings.deadline_s,
                 pass_fds=(file.fileno(), report.fileno()),
                 max_memory=_MAX_MEMORY,
                 max_written=_MAX_JPEG_BYTES,
+                watch=observer,
             )
             if report.seek(0, os.SEEK_END) > _MAX_TIMES_BYTES:
                 raise FfmpegFlood("more pictures than can be listed")
             report.seek(0)
-            return jpegs, report.read()
+            return _Decoded(split_jpegs(jpegs), report.read(), observer.track_id, treatment)
     except FfmpegTimeout as error:
         raise Rejected(Reason.TIMEOUT, str(error)) from error
     except FfmpegFlood as error:
@@ -226,33 +269,47 @@ def _decode(file: IO[bytes], settings: FrameSettings) -> tuple[bytes, bytes]:
         raise _rejected(str(error), clip, settings) from error
 
 
+def _decode(file: IO[bytes], settings: FrameSettings) -> _Decoded:
+    """Decode an open clip with the treatment that it needs."""
+    treatment = PLAIN
+    while True:  # each time with one more
+        try:
+            return _decode_with(treatment, file, settings)
+        except Untreated as found:
+            treatment = found.treatment
+
+
 def extract_frames(path: Path, settings: FrameSettings) -> Frames:
     """Decode the clip at `path` into JPEG frames.
 
     Raises:
-        Rejected: it cannot be read or decoded to its end, takes too long, has too few or too many frames or too small
-            or too large pictures, or its pictures change size or format on the way.
+        Rejected: it cannot be read or decoded to its end, lacks a part by what its container states, takes too long,
+            has too few or too many frames or too small or too large pictures, or its pictures change size or format
+            on the way.
     """
     with _open(path) as file:
-        if missing := missing_bytes(file):
-            raise Rejected(Reason.DECODE_ERROR, f"the file is cut off: its last {missing} bytes are missing")
-        file.seek(0)
-        stream, report = _decode(file, settings)
-    jpegs = split_jpegs(stream)
-    pictures = _TIME.findall(report)
+        statement = read_statement(file)
+        if missing := missing_part(statement, os.fstat(file.fileno()).st_size):
+            raise Rejected(Reason.DECODE_ERROR, missing)
+        decoded = _decode(file, settings)
+    jpegs = decoded.jpegs
+    pictures = _TIME.findall(decoded.report)
     if sum(number == b"0" for number, _ in pictures) > 1:  # ffmpeg started its filters anew
         raise Rejected(Reason.DECODE_ERROR, "the size or format of the pictures changes within the clip")
+    if len(jpegs) > settings.max_frames:
+        raise Rejected(Reason.TOO_LONG, f"more than max_frames = {settings.max_frames} frames at {settings.fps:g} fps")
+    clock = Clock.at(settings.fps)
+    pts = np.array([int(time) for _, time in pictures], dtype=np.int64)
+    stated_s = statement.pictures_s.get(decoded.track_id) if decoded.track_id is not None else None
+    if stated_s is not None and len(pts) and (missing := missing_pictures(stated_s, pts / clock.ticks_per_s)):
+        raise Rejected(Reason.DECODE_ERROR, missing)
     if len(jpegs) < settings.min_frames:
         raise Rejected(
             Reason.TOO_SHORT,
             f"{len(jpegs)} frame{'s' * (len(jpegs) != 1)} at {settings.fps:g} fps; min_frames is {settings.min_frames}",
         )
-    if len(jpegs) > settings.max_frames:
-        raise Rejected(Reason.TOO_LONG, f"more than max_frames = {settings.max_frames} frames at {settings.fps:g} fps")
     with Image.open(io.BytesIO(jpegs[0])) as first:
         check_side(first.size)
-    clock = Clock.at(settings.fps)
-    pts = np.array([int(time) for _, time in pictures], dtype=np.int64)
     shown = shown_pictures(pts, len(jpegs), clock.ticks_per_frame, settings.timing == "reference")
     times_s = (pts[shown] - pts[0]) / clock.ticks_per_s
-    return Frames(jpegs, [round(time, 6) for time in times_s.tolist()])
+    return Frames(jpegs, [round(time, 6) for time in times_s.tolist()], decoded.treatment)

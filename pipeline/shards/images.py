@@ -1,14 +1,14 @@
 """Still image -> JPEG that every decoder takes, and the check of JPEGs by decoding them."""
 
 import io
-import struct
 import warnings
-import zlib
 
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from pydantic import Field
 
+from pipeline.jpeg import MAX_JPEG_SIDE, exif_orientation, has_orderly_header, turning_segments, without_segments
 from pipeline.settings import Settings
+from pipeline.shards.pixels import mend_transparent_color, to_rgb
 from pipeline.shards.rejects import Reason, Rejected
 
 MIN_SIDE = 16
@@ -21,15 +21,26 @@ _PILLOWS_LIMIT = 178_956_970
 """Pixels beyond which Pillow opens no image."""
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 """What Pillow may read: pixels only, never formats that run a program or name other files (EPS, WMF)."""
-_DECODE_FAULTS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, LookupError, TypeError)
-"""What Pillow raises on broken files."""
+_JPEGS = ("JPEG", "MPO")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns a picture of an EXIF orientation upright."""
+_DECODE_FAULTS = (Exception,)
+"""What Pillow raises on broken files: its decoders use every kind."""
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `max_pixels` decides
 
 
 class ImageSettings(Settings):
     """How still images are taken."""
 
-    short_side: int | None = Field(None, ge=16)
+    short_side: int | None = Field(None, ge=16, le=MAX_JPEG_SIDE)
     """Shrink larger images to this shorter side in pixels; by default JPEGs are kept byte for byte."""
     quality: int = Field(95, ge=1, le=100)
     """Pillow's JPEG quality for images that must be re-encoded."""
@@ -52,28 +63,21 @@ def _check_scans(jpeg: bytes) -> None:
         raise Rejected(Reason.TOO_LARGE, f"{scans} scans; a JPEG may have {MOST_SCANS}")
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: Image.Image, data: bytes) -> int:
+    if image.format in _JPEGS:
+        return exif_orientation(data)
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except _DECODE_FAULTS:  # a broken EXIF block says nothing about the picture
         return 1
 
 
-def _to_rgb(image: Image.Image, orientation: int) -> Image.Image:
-    upright = ImageOps.exif_transpose(image) if orientation != 1 else image
-    if upright.mode.startswith("I"):  # 16 bits a pixel; Pillow would clip instead of scaling
-        upright = upright.point(lambda value: value / 256).convert("L")
-    if "A" in upright.getbands() or "transparency" in upright.info:
-        upright = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-    return upright.convert("RGB")
-
-
 def encode_image(data: bytes, settings: ImageSettings) -> tuple[bytes, str]:
     """Turn the bytes of an image file into an upright RGB JPEG; animations give their first picture.
 
-    Returns its bytes and how they were made: "copied" byte for byte (not decoded: see `check_jpeg`), or what was
-    converted, such as "from PNG RGBA" or "from JPEG RGB, rotated upright, resized".
+    Returns its bytes and how they were made: "copied" byte for byte (not decoded: see `check_jpeg`), "copied without
+    its orientation" where readers could have turned it by its metadata, or what was converted, such as "from PNG RGBA"
+    or "from JPEG RGB, rotated upright, resized". No reader finds an orientation in them.
 
     Raises:
         Rejected: it cannot be opened or decoded, or has too few or too many pixels.
@@ -84,12 +88,22 @@ def encode_image(data: bytes, settings: ImageSettings) -> tuple[bytes, str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # metadata that Pillow finds odd; the decode below is what counts
             return _encode(data, settings)
+    except Rejected:
+        raise
     except UnidentifiedImageError as error:  # its message holds a memory address
-        raise Rejected(Reason.NOT_MEDIA, f"no image of these formats: {', '.join(FORMATS)}") from error
+        raise _unidentified(data) from error
     except Image.DecompressionBombError as error:
         raise Rejected(Reason.TOO_LARGE, f"more than max_pixels = {settings.max_pixels} pixels") from error
     except _DECODE_FAULTS as error:
-        raise Rejected(Reason.DECODE_ERROR, str(error)) from error
+        raise Rejected(Reason.DECODE_ERROR, str(error) or type(error).__name__) from error
+
+
+def _unidentified(data: bytes) -> Rejected:
+    for kind in FORMATS:
+        _, begins_like_one = Image.OPEN[kind]
+        if begins_like_one is not None and begins_like_one(data[:16]):
+            return Rejected(Reason.DECODE_ERROR, f"a {kind} with a header or a kind of pixels that is not read")
+    return Rejected(Reason.NOT_MEDIA, f"no image of these formats: {', '.join(FORMATS)}")
 
 
 def _encode(data: bytes, settings: ImageSettings) -> tuple[bytes, str]:
@@ -99,19 +113,31 @@ def _encode(data: bytes, settings: ImageSettings) -> tuple[bytes, str]:
                 Reason.TOO_LARGE, f"{image.width} x {image.height} pixels; max_pixels is {settings.max_pixels}"
             )
         check_side(image.size)
-        orientation = _orientation(image)
+        mend_transparent_color(image)  # first, as Pillow decodes a PNG to read its EXIF
+        orientation = _orientation(image, data)
         shrink = settings.short_side is not None and min(image.size) > settings.short_side
-        if image.format == "JPEG" and image.mode == "RGB" and orientation == 1 and not shrink:
+        kept = image.format == "JPEG" and image.mode == "RGB" and has_orderly_header(data)
+        if kept and orientation == 1 and not shrink:
+            if turning := turning_segments(data):
+                return without_segments(data, turning), "copied without its orientation"
             return data, "copied"
-        if image.format in ("JPEG", "MPO"):
+        if image.format in _JPEGS:
             _check_scans(data)
-        done = [f"from {image.format} {image.mode}"] + ["rotated upright"] * (orientation != 1) + ["resized"] * shrink
-        upright = _to_rgb(image, orientation)
+        source = f"from {image.format} {image.mode}"
+        turn = _TURNS.get(orientation) if image.format != "TIFF" else None  # Pillow turns TIFFs as it decodes them
+        upright, gray_levels = to_rgb(image)
+    if turn is not None:
+        upright = upright.transpose(turn)
     if shrink and settings.short_side is not None:
         factor = settings.short_side / min(upright.size)
         upright = upright.resize(
             (round(upright.width * factor), round(upright.height * factor)), Image.Resampling.BICUBIC
         )
+    if max(upright.size) > MAX_JPEG_SIDE:
+        size = f"{upright.width} x {upright.height} pixels"
+        raise Rejected(Reason.TOO_LARGE, f"{size}; a side of a JPEG may have {MAX_JPEG_SIDE}")
+    done = [source] + [f"gray levels {gray_levels}"] * bool(gray_levels)
+    done += ["rotated upright"] * (orientation != 1) + ["resized"] * shrink
     stream = io.BytesIO()
     upright.save(stream, "JPEG", quality=settings.quality)
     return stream.getvalue(), ", ".join(done)
@@ -133,6 +159,6 @@ def check_jpeg(data: bytes) -> tuple[int, int]:
             image.load()
     except UnidentifiedImageError as error:
         raise Rejected(Reason.DECODE_ERROR, "no JPEG") from error
-    except (*_DECODE_FAULTS, Image.DecompressionBombError) as error:
+    except _DECODE_FAULTS as error:
         raise Rejected(Reason.DECODE_ERROR, f"the JPEG does not decode: {error}") from error
     return size

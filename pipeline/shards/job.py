@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,12 +14,13 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from pipeline.dataset import MANIFEST, REJECTS, Manifest, parse_manifest
+from pipeline.reading import reading
 from pipeline.settings import UserError, flatten
 from pipeline.shards.cluster import run_shards
-from pipeline.shards.command import ShardsCommand
+from pipeline.shards.command import PLACES, ShardsCommand, location_of
 from pipeline.shards.decode import Inputs
 from pipeline.shards.parts import PARTS, Part, read_part
-from pipeline.shards.plan import Plan, make_plan
+from pipeline.shards.plan import Plan, make_plan, read_shard_plan
 from pipeline.shards.publish import publish, reopen
 from pipeline.shards.record import dali_index_file
 from pipeline.shards.rejects import Reason
@@ -28,6 +28,7 @@ from pipeline.shards.shard import PLAN, ShardTask
 from pipeline.shards.sources import Source, data_root, list_sources
 from pipeline.shards.versions import writer_versions
 from pipeline.storage import Storage, open_storage
+from pipeline.temporary import full_disk_is_temporary, temporary_folder
 from pipeline.versions import installed_versions
 
 JOB, LOCK = f"{PARTS}/job.json", f"{PARTS}/lock"
@@ -85,7 +86,7 @@ def _header(command: ShardsCommand, plan: Plan) -> dict[str, Any]:
 
 def _list_and_plan(command: ShardsCommand, target: Path) -> Plan:
     try:
-        listing = list_sources(command.data, command.media, command.annotations, command.split)
+        listing = list_sources(command.data, command.media, command.annotations, command.split, command.frames.pattern)
     except OSError as error:
         raise _cannot_read(command.data, error) from error
     listing.sources = _readable(listing.sources, command.data)
@@ -95,7 +96,7 @@ def _list_and_plan(command: ShardsCommand, target: Path) -> Plan:
     return plan
 
 
-def _check_same(out: Storage, state: str, expected: dict[str, Any], found: dict[str, Any]) -> None:
+def _check_same(out: Storage, state: str, expected: dict[str, Any], found: dict[str, Any], advice: str) -> None:
     now, there = flatten(expected), flatten(found)
     if differing := [key for key in now if now[key] != there.get(key)]:
         of_inputs = {"inputs", "classes", "source_fingerprint"} & set(differing)
@@ -103,17 +104,35 @@ def _check_same(out: Storage, state: str, expected: dict[str, Any], found: dict[
         said = [f"{key} is {there.get(key)!r} there, {now[key]!r} now" for key in settings]
         if of_inputs:
             said.append(f"{found['inputs']} inputs there, {expected['inputs']} now, not the same")
-        raise UserError(
-            f"{out} holds {state} of other inputs or settings ({'; '.join(said)}): choose another --out or remove it"
+        raise UserError(f"{out} holds {state} of other inputs or settings ({'; '.join(said)}): {advice}")
+
+
+def _lists_the_same(command: ShardsCommand, out: Storage, plan: Plan) -> bool:
+    """Whether the inputs of `command` are those that the unfinished job in `out` has planned, wherever they lie."""
+    with temporary_folder() as folder, full_disk_is_temporary():
+        name = "plan.parquet"
+        now, here = _list_and_plan(command, folder / name), open_storage(str(folder))
+        return (now.fingerprint, now.classes) == (plan.fingerprint, plan.classes) and all(
+            list(read_shard_plan(out, PLAN, shard)) == list(read_shard_plan(here, name, shard))
+            for shard in range(plan.shards)
         )
 
 
-def _continue(out: Storage, identity: dict[str, Any]) -> Plan:
-    """The plan of the unfinished job in `out`."""
-    job = json.loads(out.read(JOB))
-    _check_same(out, "an unfinished job", identity, job["identity"])
-    print(f"continuing the job in {out} with the {job['plan']['inputs']} inputs that it listed when it began")
-    return Plan(**job["plan"])
+def _continue(command: ShardsCommand, out: Storage, identity: dict[str, Any]) -> Plan:
+    """The plan of the unfinished job in `out`; its inputs may have moved since, or be spelled otherwise."""
+    with reading(f"{out}/{JOB}", "valid JSON", f"Remove {out}/{PARTS} to begin anew"):
+        job = json.loads(out.read(JOB))
+    there = job["identity"]
+    settings = {name: value for name, value in identity.items() if name not in PLACES}
+    advice = "give those again to continue it, or choose another --out"
+    _check_same(out, "an unfinished job", settings, there, advice)
+    plan = Plan(**job["plan"])
+    moved = [name for name in PLACES if location_of(there.get(name)) != identity[name]]
+    if moved and not _lists_the_same(command, out, plan):
+        said = "; ".join(f"{name} is {there.get(name)} there, {identity[name]} now" for name in moved)
+        raise UserError(f"{out} holds an unfinished job of other inputs ({said}): {advice}")
+    print(f"continuing the job in {out} with the {plan.inputs} inputs that it listed when it began")
+    return plan
 
 
 def _pending(out: Storage, task: ShardTask, plan: Plan, retry: bool) -> tuple[dict[int, Part], list[int]]:
@@ -181,8 +200,8 @@ def _finished(
     Returns its rejects by reason, and whether there is something to do: rejects to try again, or shards that are lost
     or cut off.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        plan = _list_and_plan(command, Path(folder, "plan.parquet"))
+    with temporary_folder() as folder, full_disk_is_temporary():
+        plan = _list_and_plan(command, folder / "plan.parquet")
     expected = _header(command, plan)
     lost = [
         shard.file
@@ -193,7 +212,7 @@ def _finished(
         print(f"{len(lost)} shards of the finished dataset in {out} are missing or cut off: writing them again")
     if command.retry_rejects or lost:
         expected["versions"] = {**manifest.versions, **versions}
-    _check_same(out, "a finished dataset", expected, manifest.model_dump())
+    _check_same(out, "a finished dataset", expected, manifest.model_dump(), "choose another --out or remove it")
     try:
         with out.parquet(REJECTS) as file:
             reasons = dict(Counter(file.read(columns=["reason"])["reason"].to_pylist()))
@@ -206,7 +225,7 @@ def _begin(command: ShardsCommand, out: Storage, versions: dict[str, str], manif
     """The plan of the job in `out`: a new one, an unfinished one, or a finished one that is opened again."""
     identity = {**command.identity(), "versions": versions}
     if manifest is None and out.size(JOB) is not None:
-        return _continue(out, identity)
+        return _continue(command, out, identity)
     with out.writing(PLAN) as path:
         plan = _list_and_plan(command, path)
     out.write(JOB, json.dumps({"identity": identity, "plan": asdict(plan)}).encode())
@@ -234,7 +253,9 @@ def run_job(command: ShardsCommand) -> Outcome:
     if manifest is not None:
         reasons, unfinished = _finished(command, out, manifest, versions)
         if not unfinished:
-            out.remove(PARTS)
+            if out.files(PARTS):  # of a job that was killed when all was done
+                with out.alone(LOCK):
+                    out.remove(PARTS)
             return Outcome(manifest, reasons, {})
     elif out.size(JOB) is None and next(out.walk(), None) is not None:
         raise UserError(f"the output folder {out} is not empty and holds no unfinished job: choose another --out")

@@ -3,9 +3,7 @@
 import hashlib
 import os
 import sqlite3
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -18,6 +16,7 @@ from tqdm import tqdm
 from pipeline.settings import UserError
 from pipeline.shards.sources import NO_CLASS, Listing, Media, Source
 from pipeline.storage import Storage
+from pipeline.temporary import temporary_database
 
 _CACHE_KB = 16_000
 _SCHEMA = pa.schema(
@@ -28,6 +27,7 @@ _SCHEMA = pa.schema(
         ("label", pa.int32()),
         ("first_byte", pa.int64()),
         ("bytes", pa.int64()),
+        ("fault", pa.string()),
     ]
 )
 
@@ -40,6 +40,7 @@ class Planned(NamedTuple):
     class_name: str
     label: int
     span: tuple[int, int] | None
+    fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,14 +81,15 @@ def _store(database: sqlite3.Connection, sources: Iterable[Source], seed: int) -
     database.execute("PRAGMA synchronous = OFF")
     database.execute("PRAGMA temp_store = FILE")
     database.execute(
-        "CREATE TABLE input (path BLOB, key TEXT, class BLOB, media TEXT, first INTEGER, bytes INTEGER, rank BLOB)"
+        "CREATE TABLE input (path BLOB, key TEXT, class BLOB, media TEXT, first INTEGER, bytes INTEGER, fault TEXT, "
+        "rank BLOB)"
     )
     rows = (
-        (os.fsencode(s.path), s.key, os.fsencode(s.class_name), s.media, *(s.span or (None, None)), rank)
+        (os.fsencode(s.path), s.key, os.fsencode(s.class_name), s.media, *(s.span or (None, None)), s.fault, rank)
         for s in tqdm(sources, desc="listing", unit=" inputs", delay=3)
         for rank in (shuffle_rank(s.key, seed),)
     )
-    database.executemany("INSERT INTO input VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+    database.executemany("INSERT INTO input VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
 
 def _only_media(database: sqlite3.Connection, place: str, ignored: dict[str, int]) -> Media:
@@ -114,13 +116,11 @@ def make_plan(listing: Listing, place: str, seed: int, samples_per_shard: int | 
     first that decodes is the sample, the others are rejects. `place` is how errors name the data.
 
     Raises:
-        UserError: there is nothing to do, or both clips and images.
+        UserError: there is nothing to do, or both clips and images, or no room for temporary files.
+        OSError: `target` cannot be written.
     """
-    with tempfile.TemporaryDirectory() as folder, closing(sqlite3.connect(Path(folder, "plan"))) as database:
-        try:
-            _store(database, listing.sources, seed)
-        except sqlite3.OperationalError as error:
-            raise UserError(f"cannot list {place}: the temporary folder {folder}: {error}") from error
+    with temporary_database() as database:
+        _store(database, listing.sources, seed)
         ignored = dict(sorted(listing.ignored.items()))
         media = _only_media(database, place, ignored)
         folders = [os.fsdecode(name) for (name,) in database.execute("SELECT DISTINCT class FROM input ORDER BY class")]
@@ -128,12 +128,14 @@ def make_plan(listing: Listing, place: str, seed: int, samples_per_shard: int | 
         names = {name: readable(listing.names.get(name, name)) for name in labels}
         inputs, keys = database.execute("SELECT COUNT(*), COUNT(DISTINCT key) FROM input").fetchone()
         per_shard = samples_per_shard or default_samples_per_shard(media, inputs)
-        ordered = database.execute("SELECT path, key, class, first, bytes FROM input ORDER BY rank, key, path, class")
+        ordered = database.execute(
+            "SELECT path, key, class, first, bytes, fault FROM input ORDER BY rank, key, path, class"
+        )
         by_key = groupby(ordered, key=lambda row: row[1])
         with pq.ParquetWriter(target, _SCHEMA, write_statistics=False) as writer:
             for _ in range(-(-keys // per_shard)):
                 rows = [row for _, same in islice(by_key, per_shard) for row in same]
-                paths, of_keys, classes, firsts, sizes = zip(*rows, strict=True)
+                paths, of_keys, classes, firsts, sizes, faults = zip(*rows, strict=True)
                 named = [os.fsdecode(name) for name in classes]
                 columns = [
                     pa.array(paths, pa.binary()),
@@ -142,6 +144,7 @@ def make_plan(listing: Listing, place: str, seed: int, samples_per_shard: int | 
                     pa.array([labels.get(name, -1) for name in named], pa.int32()),
                     pa.array(firsts, pa.int64()),
                     pa.array(sizes, pa.int64()),
+                    pa.array(faults),
                 ]
                 writer.write_table(pa.table(columns, _SCHEMA), row_group_size=len(rows))
         return Plan(
@@ -158,6 +161,8 @@ def make_plan(listing: Listing, place: str, seed: int, samples_per_shard: int | 
 def read_shard_plan(storage: Storage, name: str, shard: int) -> Iterator[Planned]:
     """The inputs of one shard, in the order in which they are written."""
     with storage.parquet(name) as file:
-        table = file.read_row_group(shard)
-    for path, key, class_name, label, first, size in zip(*map(pa.ChunkedArray.to_pylist, table.columns), strict=True):
-        yield Planned(os.fsdecode(path), key, class_name, label, None if first is None else (first, size))
+        rows = file.read_row_group(shard).to_pylist()
+    for row in rows:
+        span = None if row["first_byte"] is None else (row["first_byte"], row["bytes"])
+        path, fault = os.fsdecode(row["path"]), row.get("fault", "")  # plans of earlier versions have no faults
+        yield Planned(path, row["key"], row["class_name"], row["label"], span, fault)

@@ -14,6 +14,8 @@ class Reason(str, Enum):
     """ffmpeg or Pillow could not decode it to its end."""
     TIMEOUT = "timeout"
     """Decoding ran past its deadline."""
+    MIXED_NAMES = "mixed_names"
+    """A folder of frames holds images of several kinds, or two of one number, told by their names."""
     TOO_SHORT = "too_short"
     """Fewer frames than `min_frames`."""
     TOO_LONG = "too_long"

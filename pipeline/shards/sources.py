@@ -1,8 +1,8 @@
 """The inputs of a job: one `Source` per clip or image, listed from the layouts in which the data sets come."""
 
 import csv
-import io
 import os
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,8 @@ from typing import Literal
 from urllib.parse import quote_from_bytes
 
 from pipeline.settings import UserError
-from pipeline.shards.tars import tar_entries
+from pipeline.shards.lists import AnnotatedClip, annotated_clips, text_lines, unquoted
+from pipeline.shards.tars import Entry, is_hidden, tar_entries
 from pipeline.storage import Storage, open_storage
 
 Media = Literal["clips", "images", "frames"]
@@ -23,11 +24,12 @@ IMAGE_EXTENSIONS = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", "
 LIST_EXTENSIONS = frozenset([".list", ".lst", ".txt", ".tsv"])
 CLASS_NAMES = "labels.txt"
 """Beside class folders: rows `FOLDER,NAME` that say what each class is called."""
+_PATH_AND_MORE = re.compile(
+    rf".*({'|'.join(map(re.escape, sorted(CLIP_EXTENSIONS | IMAGE_EXTENSIONS)))})[ ,;|:\"'\])}}>][^.]*", re.IGNORECASE
+)
+"""A line that goes on behind the path of a file that would be taken."""
 NO_CLASS = ""
 """Class of inputs that have none; their label is -1."""
-
-Entry = tuple[str, tuple[int, int] | None]
-"""Path of a file and, in a tar, its span."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Source:
     """One input: its `path` below the data root (a folder for `frames`), its sample key, its class and its kind.
 
     With a `span` (first byte, number of bytes) it lies within the tar that the job reads, and `path` names it there.
+    With a `fault` it cannot be read: a link in a tar that leads nowhere.
     """
 
     path: str
@@ -42,6 +45,7 @@ class Source:
     class_name: str
     media: Media
     span: tuple[int, int] | None = None
+    fault: str = ""
 
 
 @dataclass
@@ -73,104 +77,121 @@ def media_of(path: str) -> Media | None:
 
 
 def class_of(path: str) -> str:
-    """The first folder of a path."""
-    first, slash, _ = path.partition("/")
-    return first if slash else NO_CLASS
+    """The first folder of a relative path, the folder that holds the file of one that leads elsewhere."""
+    first, *others = PurePosixPath(posixpath.normpath(path)).parts
+    if first in ("/", "//", ".."):
+        return "" if len(others) < 2 else others[-2]
+    return first if others else NO_CLASS
 
 
-def _file(path: str, media: Media, class_name: str, span: tuple[int, int] | None = None) -> Source:
-    return Source(path, sample_key(PurePosixPath(path).stem), class_name, media, span)
+def _file(path: str, media: Media, class_name: str, span: tuple[int, int] | None = None, fault: str = "") -> Source:
+    return Source(path, sample_key(PurePosixPath(path).stem), class_name, media, span, fault)
 
 
 def _kind_of_file(path: str) -> str:
     """How files that are not taken are counted."""
-    name = PurePosixPath(path)
-    return "hidden files" if name.name.startswith(".") else name.suffix.lower()[:16] or "files without extension"
+    return "hidden files" if is_hidden(path) else PurePosixPath(path).suffix.lower()[:16] or "files without extension"
 
 
 def _files(entries: Iterable[Entry], media: Media | None, ignored: Counter[str]) -> Iterator[Source]:
     """Files with a known extension; the first folder is the class, whatever the depth."""
-    for path, span in entries:
+    for path, span, fault in entries:
         kind = media_of(path)
-        if kind and media in (None, kind) and not PurePosixPath(path).name.startswith("."):
-            yield _file(path, kind, class_of(path), span)
+        if kind and media in (None, kind) and not is_hidden(path):
+            yield _file(path, kind, class_of(path), span, fault)
         else:
             ignored[_kind_of_file(path)] += 1
 
 
-def _frame_folders(paths: Iterable[str], ignored: Counter[str]) -> Iterator[Source]:
-    """Each folder that directly holds images is one clip whose frames are those images."""
+def frame_files(paths: Iterable[str], pattern: str | None) -> Iterator[str]:
+    """Those that are frames of a clip: images that are not hidden and whose names the `pattern` takes."""
+    takes = re.compile(pattern or ".*", re.DOTALL).fullmatch
+    return (p for p in paths if media_of(p) == "images" and not is_hidden(p) and takes(PurePosixPath(p).name))
+
+
+def _frame_folders(paths: Iterable[str], pattern: str | None, ignored: Counter[str]) -> Iterator[Source]:
+    """Each folder that directly holds frames is one clip."""
     last = None
     for path in paths:
         folder = path.rpartition("/")[0]
-        if media_of(path) != "images" or not folder:
-            ignored[_kind_of_file(path)] += 1
+        if not folder or not any(frame_files([path], pattern)):
+            left_out = pattern is not None and any(frame_files([path], None))
+            ignored["images that frames.pattern leaves out" if left_out else _kind_of_file(path)] += 1
         elif folder != last:  # the files of a folder come one after the other
             yield Source(folder, sample_key(PurePosixPath(folder).name), class_of(folder), "frames")
             last = folder
 
 
 def _listed(lines: Iterable[str], place: str, media: Media | None, ignored: Counter[str]) -> Iterator[Source]:
-    """Lines of `PATH` or `PATH<tab>CLASS`; with `media` given, whatever their extensions.
+    """Lines of `PATH` or `PATH<tab>CLASS`, also in quotes; with `media` given, whatever their extensions.
 
-    Without a class it is the first folder of a relative path, and the folder that holds the file of an absolute one.
+    Without a class it is that of the path.
     """
     for number, line in enumerate(lines, start=1):
-        path, _, class_name = line.rstrip("\r\n").partition("\t")
-        kind = media or media_of(path)
+        given, _, class_name = line.rstrip("\r\n").partition("\t")
+        if not given.strip():
+            continue
+        where = f"{place}, line {number}"
         if "\t" in class_name:
-            raise UserError(f"{place}, line {number}: more than two columns; allowed are PATH or PATH<tab>CLASS")
-        if kind and path.strip():
-            folder = PurePosixPath(path).parent.name if path.startswith("/") else class_of(path)
-            yield _file(path, kind, class_name.strip() or folder)
-        elif media_of(re.split("[ ,;]", path)[0]):
-            raise UserError(f"{place}, line {number}: {path!r} has no tab; allowed are PATH or PATH<tab>CLASS")
-        elif path.strip():
+            raise UserError(f"{where}: more than two columns; allowed are PATH or PATH<tab>CLASS")
+        path = str(PurePosixPath(unquoted(given, where)))  # without ./ and //
+        if given[0] in "\"'":
+            class_name = unquoted(class_name, where)
+        if not media_of(path) and (media_of(re.split("[ ,;]", path)[0]) or _PATH_AND_MORE.fullmatch(path)):
+            raise UserError(f"{where}: {given!r} has no tab; allowed are PATH or PATH<tab>CLASS")
+        if "://" in given:
+            raise UserError(f"{where}: {given!r} is an address; allowed are paths, counted from the folder of the list")
+        kind = media or media_of(path)
+        if kind and not is_hidden(path):
+            yield _file(path, kind, class_name.strip() or class_of(path))
+        else:
             ignored[_kind_of_file(path)] += 1
 
 
 def _annotated(
-    lines: Iterable[str], place: str, files: dict[str, str], split: str, ignored: Counter[str]
+    clips: Iterable[AnnotatedClip], files: dict[str, list[str]], split: str, ignored: Counter[str]
 ) -> Iterator[Source]:
-    """Rows of a Kinetics annotation file; `files` gives the path of a clip by its file name without extension.
+    """Clips of an annotation file; `files` gives the paths that have the file name of a clip, whatever the extension.
 
-    Clips that are listed but not there stay inputs, so that they end as rejects.
+    All of them are inputs of one key, of which the first that decodes is the sample. Clips that are listed but not
+    there stay inputs, so that they end as rejects.
     """
-    table = csv.DictReader(lines)
     named = set()
-    try:
-        if missing := {"youtube_id", "time_start", "time_end"} - set(table.fieldnames or ()):
-            raise UserError(
-                f"{place} has no column {', '.join(sorted(missing))}; a Kinetics annotation file has the columns "
-                "label,youtube_id,time_start,time_end,split"
-            )
-        for row in table:
-            if row.get("split") not in (None, "", split):
-                ignored[f"rows of split {row['split']}"] += 1
-            else:
-                start, end = (int(float(row[column])) for column in ("time_start", "time_end"))
-                stem = f"{row['youtube_id']}_{start:06d}_{end:06d}"
-                named.add(stem)
-                yield _file(files.get(stem, f"{stem}.mp4"), "clips", row.get("label") or NO_CLASS)
-        if unnamed := len(files.keys() - named):
-            ignored["clips that the annotations do not name"] = unnamed
-    except csv.Error as error:
-        raise UserError(f"{place}, line {table.line_num}: {error}") from error
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{place}, line {table.line_num}: time_start and time_end must be seconds") from error
+    for clip in clips:
+        if clip.split not in ("", split):
+            ignored[f"rows of split {clip.split}"] += 1
+        else:
+            named.add(clip.stem)
+            for path in files.get(clip.stem, [f"{clip.stem}.mp4"]):
+                yield _file(path, "clips", clip.label or NO_CLASS)
+    if unnamed := sum(len(paths) for stem, paths in files.items() if stem not in named):
+        ignored["clips that the annotations do not name"] = unnamed
+
+
+def _clips_by_stem(paths: Iterable[str], ignored: Counter[str]) -> dict[str, list[str]]:
+    """Clips by their file names without extension; what is none is counted."""
+    files: dict[str, list[str]] = {}
+    for source in _files((Entry(path) for path in paths), "clips", ignored):
+        files.setdefault(PurePosixPath(source.path).stem, []).append(source.path)
+    return files
 
 
 def _lines(storage: Storage, name: str) -> Iterator[str]:
     with storage.open(name) as stream:
-        yield from io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        yield from text_lines(stream, f"{storage}/{name}")
 
 
 def _class_names(folders: Iterable[Storage]) -> dict[str, str]:
     """`FOLDER,NAME` rows of the first labels.txt found; {} without one."""
     for storage in folders:
         if storage.size(CLASS_NAMES) is not None:
-            rows = csv.reader(_lines(storage, CLASS_NAMES))
-            return {row[0].strip(): row[1].strip() for row in rows if len(row) > 1}
+            rows = csv.reader(_lines(storage, CLASS_NAMES), strict=True)  # or an open quote would take in what follows
+            try:
+                return {row[0].strip(): row[1].strip() for row in rows if len(row) > 1}
+            except csv.Error as error:
+                raise UserError(
+                    f"{storage}/{CLASS_NAMES}, line {rows.line_num}: {error}; rows are FOLDER,NAME with quotes in pairs"
+                ) from error
     return {}
 
 
@@ -202,7 +223,11 @@ def _split_file(place: str) -> tuple[Storage, str]:
 
 
 def list_sources(
-    data: str, media: Media | None = None, annotations: str | None = None, split: str = "train"
+    data: str,
+    media: Media | None = None,
+    annotations: str | None = None,
+    split: str = "train",
+    pattern: str | None = None,
 ) -> Listing:
     """List the inputs at `data`: a folder, an uncompressed tar (also of tars), or a text file of paths.
 
@@ -211,26 +236,29 @@ def list_sources(
         media: what to take; None takes every clip and image. `frames` takes folders of images as clips.
         annotations: Kinetics annotation CSV that names clips and their classes; `data` is then the folder of clips.
         split: rows of `annotations` to take.
+        pattern: regular expression for the names of frames; folders without any are no clips.
 
     Raises:
         UserError: `data` is none of these; a list or CSV is malformed (raised while `sources` is read).
     """
     root, tar = data_root(data)
     listing = Listing(root, tar, iter(()))
+    ignored = listing.ignored
     if root.place != open_storage(data).place:
         if annotations is not None or media == "frames":
             raise UserError(f"{data} is a file; annotations and media = frames need a folder")
         if tar is not None:
-            listing.sources = _files(tar_entries(root, tar), media, listing.ignored)
+            listing.sources = _files(tar_entries(root, tar, ignored), media, ignored)
         else:
-            listing.sources = _listed(_lines(*_split_file(data)), data, media, listing.ignored)
+            listing.sources = _listed(_lines(*_split_file(data)), data, media, ignored)
         return listing
     listing.names = _class_names((root, _split_file(data)[0]))
     if annotations is not None:
-        files = {PurePosixPath(path).stem: path for path in root.walk() if media_of(path) == "clips"}
-        listing.sources = _annotated(_lines(*_split_file(annotations)), annotations, files, split, listing.ignored)
+        files = _clips_by_stem(root.walk(), ignored)
+        clips = annotated_clips(_lines(*_split_file(annotations)), annotations)
+        listing.sources = _annotated(clips, files, split, ignored)
     elif media == "frames":
-        listing.sources = _frame_folders(root.walk(), listing.ignored)
+        listing.sources = _frame_folders(root.walk(), pattern, ignored)
     else:
-        listing.sources = _files(((path, None) for path in root.walk()), media, listing.ignored)
+        listing.sources = _files((Entry(path) for path in root.walk()), media, ignored)
     return listing

@@ -10,7 +10,7 @@ from pydantic_settings import CliPositionalArg
 from tqdm import tqdm
 
 from pipeline.dataset import INDEX, MANIFEST, REJECTS, Manifest, parse_manifest
-from pipeline.settings import Command, UserError, run_command
+from pipeline.settings import THREAD_LIMIT, Command, UserError, run_command
 from pipeline.shards.parts import PARTS
 from pipeline.storage import Place, Storage, open_storage
 from pipeline.verify.finding import Finding
@@ -33,7 +33,7 @@ class VerifyCommand(Command):
 
     dataset: CliPositionalArg[Place]
     """Folder of the dataset, or its address such as s3://bucket/folder."""
-    workers: int | None = Field(None, ge=1)
+    workers: int | None = Field(None, ge=1, le=THREAD_LIMIT)
     """Processes at once, each with one shard; default all cores."""
 
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from pipeline.dataset import INDEX, MANIFEST, Manifest
+from pipeline.jpeg import has_orderly_header, turning_segments
 from pipeline.shards.images import check_jpeg
 from pipeline.shards.record import Member, frame_names
 from pipeline.shards.rejects import Rejected
@@ -46,14 +47,23 @@ def read_contents(members: list[Member], read: Callable[[Member], bytes], manife
                 contents.facts = json.loads(data)
                 contents.frames, faults = _check_facts(contents.facts, manifest)
                 contents.faults += faults
-            except (ValueError, TypeError, LookupError, AttributeError) as error:
+            except Exception as error:  # json that is damaged may hold anything
                 contents.faults.append(f"json is not what the job writes ({type(error).__name__}: {error})")
         else:
             try:
                 contents.sizes[member.extension] = check_jpeg(data)
+                contents.faults += [f"{member.extension}: {fault}" for fault in _header_faults(data)]
             except Rejected as error:
                 contents.faults.append(f"{member.extension}: {error.detail}")
     return contents
+
+
+def _header_faults(jpeg: bytes) -> Iterator[str]:
+    """What the job writes no more, as decoders see different pictures in it."""
+    if turning_segments(jpeg):
+        yield "its metadata makes some readers turn it, though not ours; written anew it has none of it"
+    if not has_orderly_header(jpeg):
+        yield "stray bytes in its header end some decoders, DALI among them; it would be encoded anew now"
 
 
 def _check_facts(facts: Row, manifest: Manifest) -> tuple[int, list[str]]:

@@ -45,7 +45,7 @@ def read_tar(stream: BinaryIO, size: int, file: str, say: Say) -> list[TarSample
                 if not samples or samples[-1].key != key:
                     samples.append(TarSample(key, []))
                 samples[-1].members.append(Member(extension, member.offset_data, member.size))
-    except tarfile.TarError as error:
+    except Exception as error:  # of a damaged header, tarfile raises more than its own kind
         say(Finding(file, samples[-1].key if samples else "", f"the tar cannot be read from here on: {error}"))
         return samples
     stream.seek(end)

@@ -1,3 +1,4 @@
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,6 +122,18 @@ def test_folders_of_other_models_are_refused(tmp_path: Path, content: str | None
     if content is not None:
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match=message):
+        open_checkpoint(tmp_path, "w", device=CPU)
+
+
+def test_a_model_of_transformers_that_holds_code_is_refused_without_advice_to_run_it(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "dinov2"}')
+    torch.save({"weight": Namespace()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"pytorch_model\.bin holds the options of a training program") as refused:
+        open_checkpoint(tmp_path, "w", device=CPU)
+    assert "weights_only" not in str(refused.value)
+    (tmp_path / "pytorch_model.bin").unlink()
+    (tmp_path / "model.safetensors").write_bytes(b"\xff" * 100)
+    with pytest.raises(UserError, match=r"the model in .* is not one that transformers can load"):
         open_checkpoint(tmp_path, "w", device=CPU)
 
 

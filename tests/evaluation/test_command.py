@@ -10,7 +10,7 @@ from pipeline.settings import UserError
 def test_an_output_folder_of_another_kind_is_left_alone(tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
     (out / "predictions" / "mine").mkdir(parents=True)
-    with pytest.raises(UserError, match="was not made by this task"):
+    with pytest.raises(UserError, match="was not made by `python -m evaluation"):
         prepare_output(out, data, "davis")
     assert (out / "predictions" / "mine").exists()
     (tmp_path / "file").touch()
@@ -22,11 +22,32 @@ def test_an_interrupted_run_of_the_same_task_is_replaced_and_other_files_stay(tm
     prepare_output(tmp_path / "out", tmp_path / "data", "davis")
     (tmp_path / "out" / "predictions" / "dog").mkdir(parents=True)
     (tmp_path / "out" / "notes.txt").touch()
-    with pytest.raises(UserError, match="was not made by this task"):
+    with pytest.raises(UserError, match="was not made by `python -m evaluation"):
         prepare_output(tmp_path / "out", tmp_path / "data", "vip")
     prepare_output(tmp_path / "out", tmp_path / "data", "davis")
     assert not (tmp_path / "out" / "predictions").exists()
     assert (tmp_path / "out" / "notes.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["predictions/dog/notes.md", "checkpoints/step-1/model.safetensors", "sheets/link.png"]
+)
+def test_what_somebody_put_among_results_is_not_removed(tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    made = [out / "davis.json", out / "predictions/do.g/00000.png", out / "checkpoints/a.b/predictions/dog/0.txt"]
+    made += [out / "checkpoints/a.b/davis.json", out / "checkpoints/a.b/sheets/dog.png", out / "sheets/dog.png"]
+    prepare_output(out, tmp_path / "data", "davis")
+    for path in made:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    prepare_output(out, tmp_path / "data", "davis")
+    assert not any(path.exists() for path in made)
+    (out / name).parent.mkdir(parents=True)
+    (tmp_path / "mine").touch()
+    (out / name).symlink_to(tmp_path / "mine")
+    with pytest.raises(UserError, match=f"{name} was not made by `python -m evaluation davis`; choose another --out"):
+        prepare_output(out, tmp_path / "data", "davis")
+    assert (out / name).exists()
 
 
 def test_missing_numbers_are_null(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from evaluation.frames import read_index_mask
 from evaluation.pictures import save_mask
 from evaluation.program import run_predictions, run_weights
 from pipeline.settings import UserError
-from tests.evaluation.trees import moving_squares, use_patch_filter, write_sequence
+from tests.evaluation.trees import moving_squares, store_turned, use_patch_filter, write_sequence
 from tests.reference_data import read_arrays
 
 
@@ -60,7 +61,7 @@ def test_the_recorded_clips_give_the_recorded_masks_and_scores(tmp_path: Path) -
 
 def test_result_predictions_and_sheets_are_complete(data: Path) -> None:
     result, out = evaluate(data), data.parent / "out"
-    made = {"davis.json", "predictions", "sheets", "report.html", ".evaluation"}
+    made = {"davis.json", "predictions", "sheets", "report.html", ".made-by.json"}
     assert {path.name for path in out.iterdir()} == made
     assert len(list((out / "predictions" / "two").iterdir())) == 5
     with Image.open(out / "sheets" / "one.png") as sheet:
@@ -97,7 +98,7 @@ def test_frames_without_a_mask_are_not_scored(data: Path) -> None:
 def test_nothing_to_score_is_said(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in (1, 2, 3, 4):
         annotation(data, "two", number).unlink()
-    assert evaluate(data, sequences=("two",))["scores"] is None
+    assert evaluate(data, status=1, sequences=("two",))["scores"] is None
     assert "No score: none of 1 sequences could be scored." in capsys.readouterr().out
 
 
@@ -108,8 +109,9 @@ def test_only_objects_of_the_first_mask_count(tmp_path: Path) -> None:
     write_sequence(tmp_path / "data", "gaps", frames, dict(enumerate(masks)))
     sequence = evaluate(tmp_path / "data")["sequences"]["gaps"]
     assert set(sequence["details"]) == {"2", "5"}
-    assert [note.split(":")[0] for note in sequence["notes"]] == [
-        f"the first mask has no object {one}" for one in (1, 3, 4)
+    assert sequence["notes"] == [
+        "ids in the truth but not in the first mask: 9 (first in frame 00002); not counted",
+        *(f"the first mask has no object {one}: not counted" for one in (1, 3, 4)),
     ]
     prediction = read_index_mask(tmp_path / "out" / "predictions" / "gaps" / "00003.png")
     assert set(np.unique(prediction)) == {0, 2, 5}
@@ -118,13 +120,51 @@ def test_only_objects_of_the_first_mask_count(tmp_path: Path) -> None:
 def test_a_clip_of_one_frame_has_a_prediction_and_no_score(tmp_path: Path) -> None:
     frames, masks = moving_squares(1)
     write_sequence(tmp_path / "data", "still", frames, {0: masks[0]})
-    assert evaluate(tmp_path / "data")["sequences"]["still"]["status"] == "unscored"
+    assert evaluate(tmp_path / "data", status=1)["sequences"]["still"]["status"] == "unscored"
 
 
 def test_frames_need_not_have_the_size_of_the_masks(tmp_path: Path) -> None:
     frames, masks = moving_squares(4)
     write_sequence(tmp_path / "data", "large", frames.repeat(2, 1).repeat(2, 2), dict(enumerate(masks)))
-    assert evaluate(tmp_path / "data")["sequences"]["large"]["status"] == "scored"
+    sequence = evaluate(tmp_path / "data")["sequences"]["large"]
+    assert sequence["status"] == "scored"
+    assert sequence["notes"] == ["size of the frames 320x192, of the masks 160x96; one is stretched to the other"]
+
+
+def test_names_orientation_and_hidden_files_do_not_change_the_scores(tmp_path: Path) -> None:
+    frames, masks = moving_squares(12)
+    write_sequence(tmp_path / "data", "one", frames, dict(enumerate(masks)))
+    expected = evaluate(tmp_path / "data", report={"enabled": False})
+    for folder, suffix in (("JPEGImages", ".jpg"), ("Annotations", ".png")):
+        for file in (tmp_path / "data" / folder / "480p" / "one").iterdir():
+            if folder == "JPEGImages":
+                store_turned(file)
+            file.with_name(f"._{file.name}").write_bytes(b"\0\5\26\7")
+            file.rename(file.with_name(f"{int(file.stem)}{suffix}"))
+    found = evaluate(tmp_path / "data", report={"enabled": False})
+    assert found["scores"] == expected["scores"]
+    assert found["sequences"]["one"]["notes"] == ["frames with an EXIF orientation: 12 (first 0); turned upright"]
+    assert list(found["sequences"]["one"]["over_time"]) == [str(number) for number in range(1, 11)]
+
+
+def test_notes_are_in_result_report_and_terminal_also_of_a_failed_sequence(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind, suffix in (("JPEGImages", "jpg"), ("Annotations", "png")):
+        for name in ("one", "two"):
+            (data / kind / "480p" / name / f"00002.{suffix}").unlink()
+    broken_frame(data)
+    result = evaluate(data, status=1)
+    note = "gaps in the frame numbers: 1 (first between 00001 and 00003); taken as if no time had passed there"
+    assert [one["notes"] for one in result["sequences"].values()] == [[note], [note]]
+    assert capsys.readouterr().out.count(f"\n  note: {note}\n") == 2
+    page = (data.parent / "out" / "report.html").read_text()
+    assert [f"<li>{name}: {note}</li>" in page for name in ("one", "two")] == [True, True]
+
+
+def binary_masks(data: Path) -> None:
+    for number in range(5):
+        save_mask(annotation(data, "one", number), moving_squares(5, (255, 255))[1][number])
 
 
 def empty_first_mask(data: Path) -> None:
@@ -161,6 +201,7 @@ def no_frames(data: Path) -> None:
     ("damage", "named"),
     [
         (empty_first_mask, "00000.png shows no object"),
+        (binary_masks, "only void (255); masks of 0 and 255, as in DAVIS-2016"),
         (missing_first_mask, "00000.png to start from"),
         (mask_of_another_size, "00003.png measures 159x96"),
         (missing_frame, "00002.jpg"),
@@ -245,6 +286,21 @@ def test_masks_on_disk_that_miss_or_do_not_fit_fail_by_name(data: Path) -> None:
     sequences = score(data, predictions, status=1)["sequences"]
     assert "one/00002.png" in sequences["one"]["reason"]
     assert "two/00001.png measures 159x96, the truth 160x96" in sequences["two"]["reason"]
+
+
+def test_predicted_ids_that_are_no_objects_are_noted_and_count_as_background(data: Path) -> None:
+    predictions = data.parent / "predictions"
+    shutil.copytree(data / "Annotations" / "480p", predictions)
+    for number, value in ((1, 127), (2, 254), (3, 255)):
+        mask = moving_squares(5)[1][number]
+        mask[mask == 0] = value
+        save_mask(predictions / "one" / f"{number:05d}.png", mask)
+    result = score(data, predictions, report={"enabled": False})
+    assert result["scores"]["J&F-Mean"] == 1
+    assert result["sequences"]["one"]["notes"] == [
+        "ids in the predictions but not in the truth: 127, 254, 255 (first in frame 00001); counted as background"
+    ]
+    assert result["sequences"]["two"]["notes"] == []
 
 
 def test_scoring_never_removes_the_predictions(data: Path) -> None:

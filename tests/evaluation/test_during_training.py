@@ -99,6 +99,18 @@ def test_faults_are_found_before_training(data: Path, tmp_path: Path) -> None:
         DavisDuringTraining(settings(data), tmp_path, 16, CPU)
 
 
+def test_notes_are_printed_before_training_and_logged(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("JPEGImages", "Annotations"):
+        next((data / folder / "480p" / "squares-2").glob("00002.*")).unlink()
+    evaluator = DavisDuringTraining(settings(data, sequences=("squares-2",)), tmp_path, 16, CPU)
+    note = "gaps in the frame numbers: 1 (first between 00001 and 00003); taken as if no time had passed there"
+    assert capsys.readouterr().out == f"--eval.davis {data}: squares-2: {note}\n"
+    evaluator.evaluate(random_backbone(TINY, 0), 1)
+    assert logged(tmp_path)[0]["notes"] == {"squares-2": [note]}
+
+
 def test_evaluations_are_due_at_their_steps_and_at_the_end(data: Path, tmp_path: Path) -> None:
     evaluator = DavisDuringTraining(settings(data, every=4), tmp_path, 16, CPU)
     assert [step for step in range(1, 11) if evaluator.is_due(step, 10)] == [4, 8, 10]

@@ -45,9 +45,9 @@ def test_frames_are_scored_beside_the_thread_that_propagates(tmp_path: Path) -> 
     scored_by: set[int] = set()
 
     class Watched(Davis):
-        def compare(self, clip: MaskClip, number: int, prediction: Any) -> Any:
+        def compare(self, clip: MaskClip, truth: Any, prediction: Any) -> Any:
             scored_by.add(threading.get_ident())
-            return super().compare(clip, number, prediction)
+            return super().compare(clip, truth, prediction)
 
     frames, masks = moving_squares(5)
     write_sequence(tmp_path, "one", frames, dict(enumerate(masks)))

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import scipy.io
 from numpy.typing import NDArray
+from PIL import ExifTags, Image
 
 from benchmarks.demo_data import casting, trees
 from evaluation.jhmdb import Jhmdb, JhmdbCommand, JhmdbScoreCommand, read_joints
 from evaluation.program import run_predictions, run_weights
 from pipeline.settings import UserError
-from tests.evaluation.trees import moving_squares, use_patch_filter, write_jhmdb_clip
+from tests.evaluation.trees import moving_squares, store_turned, use_patch_filter, write_jhmdb_clip
 from tests.reference_data import read_arrays
 
 
@@ -47,11 +48,11 @@ def evaluate(data: Path, *, status: int = 0, **options: Any) -> dict[str, Any]:
     return result
 
 
-def score(data: Path, **options: Any) -> dict[str, Any]:
+def score(data: Path, *, status: int = 0, **options: Any) -> dict[str, Any]:
     command = JhmdbScoreCommand(
         data=data, predictions=data.parent / "out" / "predictions", out=data.parent / "scored", **options
     )
-    run_predictions(Jhmdb(command), command)
+    assert run_predictions(Jhmdb(command), command) == status
     result: dict[str, Any] = json.loads((data.parent / "scored" / "jhmdb.json").read_text())
     return result
 
@@ -93,7 +94,7 @@ def test_joints_on_disk_that_miss_or_are_none_fail_by_name(data: Path) -> None:
     predictions = data.parent / "out" / "predictions"
     (predictions / "catch" / "one" / "00002.txt").unlink()
     (predictions / "walk" / "two" / "00003.txt").write_text("1 2\n3 4\n")
-    sequences = score(data)["sequences"]
+    sequences = score(data, status=1)["sequences"]
     assert "catch/one/00002.txt" in sequences["catch/one"]["reason"]
     assert "walk/two/00003.txt must have 15 lines" in sequences["walk/two"]["reason"]
 
@@ -116,6 +117,50 @@ def test_frames_beyond_the_annotation_are_not_scored(data: Path) -> None:
     assert sequences["catch/one"]["frames_scored"] == 2
     assert sequences["walk/two"]["status"] == "unscored"
     assert sequences["walk/two"]["reason"] == "only the first frame has joints"
+
+
+def test_names_orientation_and_hidden_files_do_not_change_the_scores(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_jhmdb_clip(data, "catch/one", moving_squares(11)[0], joints(11))
+    expected = evaluate(data, report={"enabled": False})
+    for file in (data / "Rename_Images" / "catch/one").iterdir():
+        store_turned(file)
+        file.with_name(f"._{file.name}").write_bytes(b"\0\5\26\7")
+        file.rename(file.with_name(f"{int(file.stem)}.png"))
+    (data / "splits" / "._catch_test_split1.txt").write_bytes(b"\0\5\26\7")
+    (data / "splits" / "catch_test_split1.txt").write_text("\ufeffone.avi 2\n", "utf-8")
+    found = evaluate(data, report={"enabled": False})
+    assert found["scores"] == expected["scores"]
+    assert found["sequences"]["catch/one"]["notes"] == ["frames with an EXIF orientation: 11 (first 1); turned upright"]
+
+
+def test_frames_are_not_turned_where_the_joints_fit_their_pixels(data: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    for file in (data / "Rename_Images" / "catch/one").iterdir():
+        with Image.open(file) as image:
+            image.save(file, exif=exif)
+    scipy.io.savemat(annotation(data, "catch/one"), {"pos_img": np.add(joints(4), [[[80]], [[0]]])})
+    clip = Jhmdb(JhmdbScoreCommand(data=data, predictions=data)).open("catch/one")
+    assert (clip.size, clip.frames[0].orientation) == ((96, 160), 1)
+    assert [note.split(";")[1][:11] for note in clip.notes] == [" not turned"]
+
+
+def test_frames_of_another_size_are_noted(data: Path) -> None:
+    file = data / "Rename_Images" / "catch/one" / "00003.png"
+    with Image.open(file) as image:
+        image.resize((80, 48)).save(file)
+    notes = evaluate(data, sequences=("catch/one",), report={"enabled": False})["sequences"]["catch/one"]["notes"]
+    assert [note.split(";")[0] for note in notes] == [
+        "frames of another size than the first one's 160x96: 1 (first 00003, 80x48)"
+    ]
+
+
+def test_nothing_to_score_ends_with_status_1(data: Path) -> None:
+    for name in ("catch/one", "walk/two"):
+        scipy.io.savemat(annotation(data, name), {"pos_img": joints(1)})
+    assert evaluate(data, status=1)["scores"] is None
+    assert score(data, status=1)["scores"] is None
 
 
 def test_frames_are_stretched_to_the_recorded_size() -> None:
@@ -143,8 +188,20 @@ def broken_annotation(data: Path) -> None:
     annotation(data, "catch/one").write_bytes(b"MATLAB 5.0 and nothing more")
 
 
+def damaged_annotation(data: Path) -> None:
+    path = annotation(data, "catch/one")
+    scipy.io.savemat(path, {"pos_img": joints(4)}, do_compression=True)
+    path.write_bytes(path.read_bytes()[:160] + bytes(20) + path.read_bytes()[180:])
+
+
 def other_joints(data: Path) -> None:
     scipy.io.savemat(annotation(data, "catch/one"), {"pos_img": np.zeros((2, 14, 4))})
+
+
+def lost_joint(data: Path) -> None:
+    moved = joints(4)
+    moved[0, 2, 1] = np.nan
+    scipy.io.savemat(annotation(data, "catch/one"), {"pos_img": moved})
 
 
 def missing_frame(data: Path) -> None:
@@ -164,7 +221,9 @@ def unreadable_frame(data: Path) -> None:
     [
         (no_annotation, "catch/one/joint_positions.mat: No such file"),
         (broken_annotation, "joint_positions.mat is no MATLAB file"),
-        (other_joints, "has the shape (2, 14, 4)"),
+        (damaged_annotation, "joint_positions.mat is no MATLAB file"),
+        (other_joints, "has the shape (2, 14, 4); it must be 2 x 15 x frames"),
+        (lost_joint, "has no finite position for the face in frame 2; every joint must have one"),
         (missing_frame, "frame 2 is missing"),
         (missing_end, "has 3 frames"),
         (unreadable_frame, "00003.png"),

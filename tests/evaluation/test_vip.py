@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from benchmarks.demo_data import casting, trees
 from evaluation.program import run_predictions, run_weights
 from evaluation.vip import Vip, VipCommand, VipScoreCommand, network_size
 from evaluation.vip_scores import confusion, mean_iou
-from tests.evaluation.trees import moving_squares, use_patch_filter, write_vip_clip
+from tests.evaluation.trees import moving_squares, store_turned, use_patch_filter, write_vip_clip
 from tests.reference_data import read_arrays
 
 
@@ -98,6 +99,40 @@ def test_scoring_masks_on_disk_brings_them_to_the_size_of_the_truth(data: Path) 
     assert run_predictions(Vip(scored), scored) == 0
     result = json.loads((data.parent / "scored" / "vip.json").read_text())
     assert result["scores"] == evaluated["scores"]
+    assert result["sequences"]["videos1"]["notes"] == [
+        "predictions of another size than the truth's 160x96: 4 (first 000000000001, 320x192); brought to its size"
+    ]
+
+
+def test_names_and_orientation_do_not_change_the_scores(tmp_path: Path) -> None:
+    frames, masks = moving_squares(11)
+    write_vip_clip(tmp_path / "data", "videos1", frames, dict(enumerate(masks)))
+    expected = evaluate(tmp_path / "data", report={"enabled": False})
+    for folder in ("Images", "Annotations/Category_ids"):
+        for file in (tmp_path / "data" / folder / "videos1").iterdir():
+            if folder == "Images":
+                store_turned(file)
+            file.rename(file.with_name(f"{int(file.stem)}{file.suffix}"))
+    found = evaluate(tmp_path / "data", report={"enabled": False})
+    assert found["scores"] == expected["scores"]
+    assert found["sequences"]["videos1"]["notes"] == ["frames with an EXIF orientation: 11 (first 1); turned upright"]
+
+
+def test_classes_that_enter_later_and_predicted_ones_that_the_truth_lacks_are_noted(data: Path) -> None:
+    mask = np.array(Image.open(mask_file(data, "videos1", 2)))
+    mask[:8] = 9
+    Image.fromarray(mask).save(mask_file(data, "videos1", 2))
+    predictions = data.parent / "predictions"
+    shutil.copytree(data / "Annotations" / "Category_ids", predictions)
+    file = predictions / "videos1" / f"{4:012d}.png"
+    mask = np.array(Image.open(file))
+    mask[:4], mask[4:8] = 5, 255
+    Image.fromarray(mask).save(file)
+    command = VipScoreCommand(data=data, predictions=predictions, out=data.parent / "scored")
+    assert run_predictions(Vip(command), command) == 0
+    first, second = json.loads((data.parent / "scored" / "vip.json").read_text())["sequences"]["videos1"]["notes"]
+    assert first.startswith("ids in the truth but not in the first mask: 9 (first in frame 000000000003); counted")
+    assert second.startswith("ids in the predictions but not in the truth: 5, 255 (first in frame 000000000004); void")
 
 
 def unknown_class(data: Path) -> None:

@@ -10,7 +10,7 @@ import scipy.io
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 from evaluation import program
 from evaluation.backbones import Checkpoint, Extractor
@@ -69,6 +69,14 @@ def use_patch_filter(monkeypatch: pytest.MonkeyPatch, weights: NDArray[Any]) -> 
         ]
 
     monkeypatch.setattr(program, "open_checkpoints", open_checkpoints)
+
+
+def store_turned(path: Path) -> None:
+    """Store the pixels of a frame turned by 90 degrees, with the EXIF orientation that undoes it."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    with Image.open(path) as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(path, format="PNG", exif=exif)
 
 
 def write_vip_clip(root: Path, name: str, frames: Frames, masks: Mapping[int, Frames]) -> None:

@@ -63,7 +63,7 @@ def test_a_damaged_image_is_named(image_dataset: Path, weights: Path, tmp_path: 
     content[start + 200 : start + len(jpeg)] = bytes(len(jpeg) - 200)
     shard.write_bytes(content)
     worker = ShardFeatures(copy, weights, open_storage(str(tmp_path)), batch_size=4, threads=1)
-    with pytest.raises(UserError, match=f"image of sample {dataset.keys[5]} in .*copy is damaged"):
+    with pytest.raises(UserError, match=f"frame 0 of sample {dataset.keys[5]} in .*copy/shard-000001.tar is damaged"):
         worker.run(int(dataset.shard[5]))
 
 

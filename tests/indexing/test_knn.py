@@ -13,8 +13,9 @@ from PIL import Image
 
 from indexing.command import KnnCommand
 from indexing.job import SearchSettings
-from indexing.knn import LOCK, group_numbers, main
+from indexing.knn import GALLERY, LOCK, SHEET, group_numbers, main
 from indexing.search import Rules
+from indexing.store import FEATURES
 from indexing.table import NEIGHBOURS, REPORT, read_neighbours
 from pipeline.dataset import ShardDataset, read_manifest
 from pipeline.files import sha256_file
@@ -194,6 +195,18 @@ def test_bad_input_is_one_sentence(change: dict[str, Any], message: str, frames:
         knn(**{**values, **change})
 
 
+@pytest.mark.parametrize("name", [FEATURES, NEIGHBOURS, REPORT, GALLERY, SHEET])
+def test_files_of_somebody_else_are_not_replaced(name: str, frames: Path, tmp_path: Path) -> None:
+    table = pa.table({"feature": unit_vectors(40).tolist()})
+    pq.write_table(table, tmp_path / "out.parquet")
+    own = (tmp_path / "out.parquet").read_bytes() if name.endswith(".parquet") else b'{"mine": 1}'
+    (tmp_path / name).write_bytes(own)
+    features = tmp_path / (name if name == FEATURES else "out.parquet")  # --features OUT/features.parquet
+    with pytest.raises(UserError, match=f"{name} was not written by this program and would be replaced: move it away"):
+        knn(shards=frames, features=features, out=tmp_path, k=2, gallery=0)
+    assert (tmp_path / name).read_bytes() == own
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -202,7 +215,7 @@ def test_bad_input_is_one_sentence(change: dict[str, Any], message: str, frames:
         ("--weights w --features f.npy", "give either --weights or --features"),
         ("--features f.npy --exclude_same_group (", "no regular expression"),
         ("--features f.npy --exclude-same-group abc", "put parentheses around"),
-        ("--features f.npy -k 0", "k = .*greater than or equal to 1"),
+        ("--features f.npy -k 0", "k = .*must be at least 1"),
         ("--features f.npy --search.where ray --search.approximate", "ray does not go with search.approximate"),
         ("--features f.npy --search.where ray --search.device gpu", "ray does not go with search.device = gpu"),
     ],
@@ -212,7 +225,7 @@ def test_bad_options_are_one_sentence(words: str, message: str) -> None:
         parse_command(KnnCommand, ["--shards", "s", "--out", "o", *words.split()])
 
 
-@pytest.mark.parametrize("option", ["-k", "--neighbours"])
+@pytest.mark.parametrize("option", ["-k", "--k", "--neighbours"])
 def test_k_has_a_long_name_too(option: str) -> None:
     assert parse_command(KnnCommand, ["--shards", "s", "--out", "o", "--weights", "w", option, "7"]).k == 7
 

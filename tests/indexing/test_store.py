@@ -71,7 +71,11 @@ def test_damaged_features_are_one_sentence(tmp_path: Path) -> None:
     assert read_metadata(out) is None
     content = write(tmp_path, [], unit_vectors(50, 8))
     (tmp_path / FEATURES).write_bytes(content[:-200])
-    with pytest.raises(UserError, match=r"is damaged .*: remove it and run the command again"):
+    with pytest.raises(UserError, match=r"is not a Parquet file \(.*\)\. Move it away and run the command again"):
+        read_metadata(out)
+    write(tmp_path, [], unit_vectors(50, 8))
+    pq.write_table(pq.read_table(tmp_path / FEATURES).replace_schema_metadata({}), tmp_path / FEATURES)
+    with pytest.raises(UserError, match="was not written by this program and would be replaced: move it away"):
         read_metadata(out)
     write(tmp_path, [], np.full((50, 8), np.nan))
     with pytest.raises(UserError, match="holds in row 0 what is no unit vector"):

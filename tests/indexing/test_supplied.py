@@ -92,8 +92,11 @@ def test_features_that_say_they_are_of_another_dataset_are_refused(dataset: Shar
         imported(tmp_path / "f.parquet", dataset, tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"nothing of the kind", b"", b"PAR1PAR1", b"\x93NUMPY\x01\x00\xff\xff{'descr'"])
 @pytest.mark.parametrize("name", ["f.npy", "f.parquet", "f.txt"])
-def test_a_file_of_another_kind_is_one_sentence(name: str, dataset: ShardDataset, tmp_path: Path) -> None:
-    (tmp_path / name).write_text("nothing of the kind")
+def test_a_file_of_another_kind_is_one_sentence(
+    name: str, content: bytes, dataset: ShardDataset, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=name):
         imported(tmp_path / name, dataset, tmp_path)

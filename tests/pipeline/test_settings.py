@@ -2,9 +2,10 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import pytest
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from pipeline.settings import Command, Settings, UserError, flatten, parse_command, run_command
+from pipeline.storage import Place
 
 
 class Frames(Settings):
@@ -25,6 +26,10 @@ class Example(Command):
     keep_all: bool = False
     limit: Literal["fast"] | int | None = None
     """How much."""
+    mode: Literal["no", "bf16"] = "no"
+    name: str = "x"
+    folder: Path = Path()
+    place: Place = ""
 
 
 @pytest.fixture
@@ -97,9 +102,31 @@ def test_environment_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     ("yaml", "message"),
     [
         ("frames: {fsp: 3}", "unknown key frames.fsp; allowed here: area, fps"),
-        ("frames: {fps: -1}", "frames.fps = -1: Input should be greater than 0"),
-        ("framez: 1", "unknown key framez; allowed here: config, data, fast, frames"),
+        ("frames: {fps: -1}", "frames.fps = -1: must be more than 0"),
+        ("framez: 1", "unknown key framez; allowed here: config, data, fast, folder, frames"),
         ("- a list", "must hold `key: value` lines, not a list"),
+        (
+            "data: x\nframes: {fps: 3}\nfast: true\nframes: {min_side: 2}",
+            "the key frames is given twice, in lines 2 and 4",
+        ),
+        ("frames:\n  fps: 3\n\n  'fps': 4", "the key fps is given twice, in lines 2 and 4"),
+        ("no: 1", "line 1: a key must be text, not no"),
+        ("? [a]\n: 1", "line 1: a key must be text, not a list or mapping"),
+        ("frames: {fps: .inf}", "frames.fps = inf: must be a finite number"),
+        ("frames: {area: [.nan, 0.4]}", "frames.area = [nan, 0.4]: must be a finite number"),
+        ("frames: {fps: true}", "frames.fps = True: must be a number; YAML reads yes and on as true"),
+        ("frames: {min_side: off}", "frames.min_side = False: must be a number"),
+        ("limit: yes", "limit = True: must be a number"),
+        ("folder: no", "folder = False: Input is not a valid path; YAML reads yes, no, on and off without quotes"),
+        ("place: 7", "place = 7: Input should be a valid string; put it in quotes if it is text"),
+        ("mode: no", "mode = False: Input should be 'no' or 'bf16'; YAML reads yes, no, on and off without quotes"),
+        ("name: on", "name = True: Input should be a valid string; YAML reads yes, no, on and off without quotes"),
+        ("name: 2017", "name = 2017: Input should be a valid string; put it in quotes if it is text"),
+        ("frames: {min_side: 1e3}", "unable to parse string as an integer; write it without an exponent, as 1000"),
+        ("frames: {min_side: 010}", "line 1: YAML reads 010 as a number in base 8"),
+        ("frames:\n  fps: 1:30", "line 2: YAML reads 1:30 as a number in base 60"),
+        ("frames:", "frames = None: must be a group of options, nested below it; nothing is"),
+        ("frames: {fps: }", "frames.fps = None: Input should be a valid number; nothing follows its colon"),
         ("a: [", "not valid YAML"),
     ],
 )
@@ -109,6 +136,16 @@ def test_bad_yaml_is_named(tmp_path: Path, yaml: str, message: str) -> None:
     with pytest.raises(UserError) as error:
         parse_command(Example, ["--data", "x", "--config", str(path)])
     assert message in str(error.value)
+
+
+def test_what_yaml_reads_well_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "good.yaml"
+    text = "frames: &a {<<: {fps: 3}, fps: 1e-4, area: [0.1, 1e-1]}\nfast: yes\nmode: 'no'\nname: ünï\nlimit: 0x10\n"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        path.write_text(text, encoding=encoding)
+        command = parse_command(Example, ["--data", "x", "--config", str(path)])
+        assert command.frames == Frames(fps=1e-4, area=(0.1, 0.1)), "a key may stand beside one that << merges"
+        assert (command.fast, command.mode, command.name, command.limit) == (True, "no", "ünï", 16)
 
 
 def test_missing_config_file_is_named() -> None:
@@ -139,6 +176,9 @@ def test_help_shows_description_and_docstrings(capsys: pytest.CaptureFixture[str
         (UserError("the key is wrong"), 2, "error: the key is wrong\n"),
         (OSError(28, "No space left on device", "out/shard.tar"), 2, "error: out/shard.tar: No space left on device\n"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (MemoryError(), 2, "error: out of memory: MemoryError\n"),
+        (RuntimeError("CUDA out of memory. Tried\nto"), 2, "error: out of memory: CUDA out of memory. Tried to\n"),
+        (ZeroDivisionError("by\nzero"), 70, "error: this is a fault of the program, please report it: ZeroDivisionErr"),
     ],
 )
 def test_faults_end_in_one_line(
@@ -155,6 +195,18 @@ def test_faults_end_in_one_line(
     captured = capsys.readouterr().err
     assert captured.startswith(says)
     assert captured.count("\n") == 1
+    assert ("test_settings.py:" in captured) == (status == 70), "where a fault arose is part of its line"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [(["-k", "3"], 3), (["--k", "3"], 3), (["--k=3"], 3), (["-k=3"], 3), (["--many", "3"], 3)]
+)
+def test_an_option_of_one_letter_has_one_dash_or_two(option: list[str], value: int) -> None:
+    class Short(Command):
+        program: ClassVar[str] = "python -m short"
+        k: int = Field(5, validation_alias=AliasChoices("k", "many"))
+
+    assert parse_command(Short, option).k == value
 
 
 def test_nested_settings_have_dotted_names() -> None:

@@ -2,14 +2,17 @@ import io
 import os
 import pickle
 import threading
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import s3fs
 
+from pipeline.lock import read_holder, this_process
 from pipeline.settings import UserError
 from pipeline.storage import Storage, open_storage
 
@@ -41,6 +44,16 @@ def test_files_come_back(storage: Storage) -> None:
     assert storage.files("none") == []
     assert sorted(storage.walk()) == ["a/b c.txt", "a/empty", "top"]
     assert not storage.is_missing()
+
+
+def test_the_location_is_the_same_however_it_is_spelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("a")
+    monkeypatch.chdir(tmp_path / "a")
+    for spelled in (".", f"{tmp_path}/a/", "../a", "b/..", "../link/.", "../link/b/../"):
+        assert open_storage(spelled).location == str(tmp_path / "a")
+    for spelled in ("s3://bucket/x", "s3://bucket/x/", "s3a://bucket/x"):
+        assert open_storage(spelled).location == "s3://bucket/x"
 
 
 def test_a_file_is_complete_or_not_there(storage: Storage) -> None:
@@ -76,17 +89,48 @@ def test_messages_name_a_folder_as_it_was_given(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "some" / "folder" / "file").is_file(), "the folder is that of the time when it was opened"
 
 
-def test_a_second_job_is_kept_out_until_the_first_one_ends(tmp_path: Path) -> None:
-    first, second = open_storage(str(tmp_path)), open_storage(str(tmp_path))
+def test_a_second_job_is_kept_out_until_the_first_one_ends(storage: Storage) -> None:
+    first, second = storage, pickle.loads(pickle.dumps(storage))
     with (
         first.alone("parts/lock"),
-        pytest.raises(UserError, match=r"another job is writing to .*: wait for it or stop it first"),
+        pytest.raises(
+            UserError, match=r"another job is writing to .* on .*, process \d+, .*: wait for it or stop it first"
+        ),
         second.alone("parts/lock"),
     ):
         pass
     with second.alone("parts/lock"):
         assert list(first.walk()) == ["parts/lock"]
     assert list(first.walk()) == []
+
+
+def test_a_lock_that_another_machine_left_is_refused_and_one_that_died_here_is_taken(storage: Storage) -> None:
+    here = this_process()
+    foreign = here.model_copy(
+        update={"host": "node7", "boot": "other", "heartbeat": here.heartbeat - timedelta(hours=3)}
+    )
+    storage.write("lock", foreign.model_dump_json().encode())
+    with storage.local("lock") as path:
+        os.utime(path, (0, path.stat().st_mtime - 3 * 3600))  # a file's age is that of its time
+    with (
+        pytest.raises(UserError, match=r"without a sign of life for 3 hours: .* remove .*/lock$"),
+        storage.alone("lock"),
+    ):
+        pass
+    dead = here.model_copy(update={"pid": 2**22})  # more than there can be
+    storage.write("lock", dead.model_dump_json().encode())
+    with storage.alone("lock"):
+        assert read_holder(storage.read("lock")) == here.model_copy(update={"heartbeat": ANY})
+    assert list(storage.walk()) == []
+
+
+def test_the_lock_of_a_later_job_stays(storage: Storage) -> None:
+    """Somebody followed the advice and removed a lock whose holder still ran."""
+    later = this_process().model_copy(update={"host": "node7", "boot": "other"}).model_dump_json().encode()
+    with storage.alone("lock"):
+        storage.remove("lock")
+        storage.write("lock", later)
+    assert storage.read("lock") == later
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:

@@ -29,14 +29,25 @@ class Lives:
         )
 
     def run(
-        self, options: Mapping[str, object], send: int = 0, after_s: float = 0.0, at_file: Path | None = None
+        self,
+        options: Mapping[str, object],
+        send: int = 0,
+        after_s: float = 0.0,
+        at_file: Path | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> tuple[int, str]:
-        """Train with `options`; returns exit status (negative: signal) and what was said.
+        """Train with `options` and these variables beside ours; returns exit status (negative: signal) and output.
 
         With `send`, that signal is sent `after_s` seconds after the start, or once `at_file` is there.
         """
         arguments = [f"--{key}={value}" for key, value in options.items()]
-        order = {"arguments": arguments, "send": send, "after_s": after_s, "at_file": str(at_file or "")}
+        order: dict[str, object] = {
+            "arguments": arguments,
+            "send": send,
+            "after_s": after_s,
+            "at_file": str(at_file or ""),
+        }
+        order["environment"] = dict(environment or {})
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         self._server.stdin.write(json.dumps(order) + "\n")
@@ -90,6 +101,7 @@ def _serve() -> None:
         with os.fdopen(os.memfd_create("said"), "w+") as said:
             child = os.fork()
             if not child:
+                os.environ |= order["environment"]
                 _live(order["arguments"], said.fileno())
             if order["send"]:
                 due, at_file = time.monotonic() + order["after_s"], order["at_file"]

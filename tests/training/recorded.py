@@ -1,10 +1,15 @@
 """The recorded training step of the authors' code as tensors and models (see `tests/reference/README.md`)."""
 
 import functools
+import json
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
+from pipeline.files import sha256_file
 from pipeline.reader.batch import Batch
 from tests.reference_data import read_arrays
 from training.head import HeadSettings
@@ -48,6 +53,22 @@ def recorded_model(settings: TCoReSettings = TINY_MODEL) -> TCoRe:
     expected = model.state_dict().keys()
     model.load_state_dict({name: tensor for name, tensor in recorded("train_step_state").items() if name in expected})
     return model
+
+
+def write_checkpoint(folder: Path, model: TCoRe, config: dict[str, Any], step: int = 7, prefix: str = "") -> Path:
+    """A checkpoint of a model as a run leaves it, but for the optimizer's state, which no export needs."""
+    folder.mkdir(parents=True)
+    state = {prefix + name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model": model.settings.model_dump(mode="json"), **config}))
+    return seal(folder, step)
+
+
+def seal(folder: Path, step: int = 7) -> Path:
+    """Write the hashes of a checkpoint's files, so that a reader takes them for what was written."""
+    hashes = {name: sha256_file(folder / name) for name in ("model.safetensors", "config.json")}
+    (folder / "state.json").write_text(json.dumps({"step": step, "sha256": hashes}))
+    return folder
 
 
 def recorded_views() -> Batch:

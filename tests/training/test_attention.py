@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 from typing import Any
 
@@ -6,12 +5,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from pipeline.dataset import ShardDataset
 from pipeline.reader.sandwich import SandwichSettings
 from pipeline.settings import UserError, parse_command
-from tests.training.recorded import TINY_MODEL, assert_near, recorded, recorded_model, recorded_views
+from tests.training.recorded import (
+    TINY_MODEL,
+    assert_near,
+    recorded,
+    recorded_model,
+    recorded_views,
+    write_checkpoint,
+)
 from training.attention import (
     AttentionCommand,
     ClipFrames,
@@ -25,19 +30,15 @@ from training.attention import (
 
 def checkpoint(folder: Path, auxiliary_branch: bool = True) -> Path:
     settings = TINY_MODEL.model_copy(update={"auxiliary_branch": auxiliary_branch})
-    folder.mkdir()
-    config = {"model": settings.model_dump(mode="json"), "data": {"sandwich": SandwichSettings().model_dump()}}
-    (folder / "config.json").write_text(json.dumps(config))
-    state = recorded_model(settings).state_dict()
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "model.safetensors")
-    return folder
+    return write_checkpoint(folder, recorded_model(settings), {"data": {"sandwich": SandwichSettings().model_dump()}})
 
 
 def test_a_picture_a_clip_with_current_masked_past_and_future(clip_dataset: Path, tmp_path: Path) -> None:
     keys = [str(key) for key in ShardDataset(clip_dataset).keys[:2]]
     options = [str(checkpoint(tmp_path / "c")), "--shards", str(clip_dataset), "--out", str(tmp_path / "maps")]
     main(parse_command(AttentionCommand, [*options, "--keys", ",".join(keys)]))
-    assert sorted(path.stem for path in (tmp_path / "maps").iterdir()) == sorted(keys)
+    assert sorted(path.stem for path in (tmp_path / "maps").glob("*.png")) == sorted(keys)
+    main(parse_command(AttentionCommand, [*options, "--clips", "1"]))  # its own pictures are replaced
     with Image.open(tmp_path / "maps" / f"{keys[0]}.png") as picture:
         assert picture.size == (4 * 68 - 4, 64)
     with pytest.raises(UserError, match="has no sample nobody"):
@@ -80,5 +81,20 @@ def test_a_model_without_auxiliary_branch_has_nothing_to_draw(clip_dataset: Path
     options = ["--shards", str(clip_dataset), "--out", str(tmp_path / "maps")]
     with pytest.raises(UserError, match="without past or future frames"):
         main(parse_command(AttentionCommand, [str(checkpoint(tmp_path / "c", False)), *options]))
-    with pytest.raises(UserError, match="is no complete training checkpoint"):
+    with pytest.raises(UserError, match="is not a training checkpoint"):
         main(parse_command(AttentionCommand, [str(tmp_path / "nowhere"), *options]))
+
+
+def test_a_damaged_checkpoint_and_pictures_of_others_are_left_alone(clip_dataset: Path, tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "c")
+    picture = tmp_path / "maps" / f"{ShardDataset(clip_dataset).keys[0]}.png"
+    options = [str(folder), "--shards", str(clip_dataset), "--out", str(picture.parent)]
+    picture.parent.mkdir()
+    picture.write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"\.png was not made by `python -m training\.attention`"):
+        main(parse_command(AttentionCommand, options))
+    assert picture.read_bytes() == b"mine"
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[:-4] + bytes(4))
+    with pytest.raises(UserError, match=r"is damaged \(model\.safetensors is not what was written\)"):
+        main(parse_command(AttentionCommand, options))

@@ -1,3 +1,4 @@
+import contextlib
 import json
 from pathlib import Path
 
@@ -96,8 +97,56 @@ def test_damaged_checkpoint_is_named(tmp_path: Path, name: str, how: str) -> Non
     (path / name).unlink()
     if how != "absent":
         (path / name).write_bytes(content)
-    with pytest.raises(UserError, match="step-00000005 is damaged"):
+    expected = "is not a training checkpoint" if (name, how) == ("state.json", "absent") else "is damaged"
+    with pytest.raises(UserError, match=f"step-00000005 {expected}"):
         read(path)
+
+
+def test_weights_that_are_not_finite_are_not_continued_from(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    model, optimiser = state()
+    model.bias.data[1] = torch.nan
+    path = save_checkpoint(tmp_path, 10, model, optimiser, CONFIG, keep=9)
+    with pytest.raises(UserError, match="step-00000010 holds NaN or infinity in bias"):
+        read(path)
+    content, refused = newest_usable(checkpoints(tmp_path), CONFIG, state_shapes(model))
+    assert content is not None
+    assert (content.step, len(refused)) == (5, 1)
+
+
+def test_what_somebody_put_into_a_checkpoint_outlives_it(tmp_path: Path) -> None:
+    (save(tmp_path, 5) / "teacher.safetensors").write_bytes(b"mine")
+    (tmp_path / "elsewhere").mkdir()
+    moved = save(tmp_path, 6).rename(tmp_path / "elsewhere" / "step-00000006")
+    (tmp_path / "checkpoints" / moved.name).symlink_to(moved)
+    for step in (10, 15):
+        save_checkpoint(tmp_path, step, *state(), CONFIG, keep=1)
+    assert [path.name for path in (tmp_path / "checkpoints" / "step-00000005").iterdir()] == ["teacher.safetensors"]
+    assert (moved / STATE).is_file()
+    assert not (tmp_path / "checkpoints" / "step-00000010").exists()
+    with pytest.raises(UserError, match=r"step-00000005 holds teacher\.safetensors, which this program did not write"):
+        save(tmp_path, 5)
+
+
+@pytest.mark.parametrize("room", [0, 12_000])  # bytes: none for the weights, or for them but not for the optimiser
+def test_a_full_disk_is_an_error_of_the_system_and_leaves_nothing(small_disk: Path, room: int) -> None:
+    model = nn.Linear(512, 4)
+    optimiser = torch.optim.AdamW(model.parameters())
+    model(torch.randn(1, 512)).sum().backward()
+    optimiser.step()
+    fill(small_disk, room)
+    with pytest.raises(OSError, match="No space left on device"):
+        save_checkpoint(small_disk, 5, model, optimiser, CONFIG, keep=9)
+    assert list((small_disk / "checkpoints").iterdir()) == []
+
+
+def fill(disk: Path, room: int) -> None:
+    """Leave so many bytes on a small disk, or nearly so many."""
+    with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as stream:
+        while True:
+            stream.write(bytes(4096))
+    with (disk / "filler").open("r+b") as stream:
+        stream.truncate((disk / "filler").stat().st_size - room)
 
 
 def test_checkpoint_of_another_run_or_model_is_named(tmp_path: Path) -> None:

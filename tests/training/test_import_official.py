@@ -1,6 +1,8 @@
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -53,7 +55,10 @@ class Harmful:
         ({"student": {}}, "no entry `teacher`"),
         ({"teacher": {"dino_head.mlp.0.weight": torch.zeros(1)}}, "no tensors"),
         ({"teacher": {"backbone.cls_token": torch.zeros(1, 1, 64)}}, "not a ViT with register tokens"),
-        ({"teacher": Harmful()}, "not a complete PyTorch file of plain tensors"),
+        ({"teacher": {"backbone.cls_token": torch.full((1, 1, 64), torch.nan)}}, "not a ViT with register tokens"),
+        ({"teacher": Harmful()}, r"holds .*Harmful, an object that can run code when it is loaded; it was not"),
+        ({"teacher": {}, "args": Namespace(lr=1)}, r"holds the options of a training program \(argparse\.Namespace\)"),
+        ({"teacher": {}, "loss": np.float64(1)}, r"holds numpy\.\S+scalar, an object that can run code"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, content: Any, words: str) -> None:
@@ -69,13 +74,22 @@ def test_missing_torn_and_incomplete_files_are_refused(tmp_path: Path) -> None:
         import_official(source, tmp_path / "out.safetensors")
     teacher = made_up_teacher()
     torch.save({"teacher": teacher}, source)
-    source.write_bytes(source.read_bytes()[:5000])
-    with pytest.raises(UserError, match="not a complete PyTorch file"):
-        import_official(source, tmp_path / "out.safetensors")
-    source.write_bytes(b"")
-    with pytest.raises(UserError, match="not a complete PyTorch file"):
-        import_official(source, tmp_path / "out.safetensors")
+    for content, words in (
+        (source.read_bytes()[:5000], "is cut off or damaged: copy or download it again"),
+        (b"", "is empty: copy or download it again"),
+        (b"\n<!DOCTYPE html><html>Sign in</html>", "is a web page, not weights"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+        (b"\x93NUMPY\x01\x00", "is not a PyTorch file of plain tensors"),
+    ):
+        source.write_bytes(content)
+        with pytest.raises(UserError, match=words) as refused:
+            import_official(source, tmp_path / "out.safetensors")
+        assert "weights_only" not in str(refused.value), "never advise to run what is in a file"
     del teacher["backbone.blocks.2.ls1.gamma"]
+    torch.save({"teacher": teacher}, source)
+    torch.save({"teacher": {**teacher, "backbone.blocks.2.ls1.gamma": torch.full((128,), torch.inf)}}, source)
+    with pytest.raises(UserError, match=r"NaN or infinity in blocks\.2\.ls1\.gamma"):
+        import_official(source, tmp_path / "out.safetensors")
     torch.save({"teacher": teacher}, source)
     with pytest.raises(UserError, match=r"blocks\.2\.ls1\.gamma is absent where 128 is expected"):
         import_official(source, tmp_path / "out.safetensors")

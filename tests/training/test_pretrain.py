@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.files import sha256_file
+from pipeline.storage import open_storage
 from tests.processes import heed_ctrl_c, left_in_session
 from tests.training.lives import Lives, lives
 from tests.training.recorded import without_key_biases
@@ -26,6 +29,7 @@ from training.checkpoint import STATE, checkpoints
 from training.interrupt import INTERRUPTED_STATUS, REQUEUE_STATUS
 from training.metrics import read_metrics
 from training.model import TCoRe, TCoReSettings
+from training.together import LOCK
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -175,7 +179,7 @@ def test_a_torn_and_a_foreign_checkpoint_are_refused_by_name_and_the_one_before_
     shutil.copytree(older, foreign)
     (foreign / "config.json").write_text((older / "config.json").read_text().replace('"epochs": 2', '"epochs": 3'))
     state = json.loads((foreign / STATE).read_text())
-    del state["sha256"]["config.json"]
+    state["sha256"]["config.json"] = sha256_file(foreign / "config.json")
     (foreign / STATE).write_text(json.dumps(state))
     status, said = trainer.run(small(clip_dataset, out))
     assert status == 0
@@ -203,7 +207,7 @@ def test_another_runs_checkpoint_is_where_resume_says(
     assert "nothing is left to do: all 12 steps are done" in said
     status, said = trainer.run(small(clip_dataset, out, resume=tmp_path / "nowhere"))
     assert status == 2
-    assert "nowhere is damaged" in said
+    assert "nowhere is not a training checkpoint" in said
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_all_that_is_needed_to_repeat_it(
@@ -249,6 +253,35 @@ def test_a_mixture_counts_all_its_samples_and_goes_on_with_the_same_mixture_only
     status, said = trainer.run(options("other", 0.25))
     assert status == 2
     assert "datasets.1.weight = 0.5 there, 0.25 here. Choose another --out" in said
+
+
+def test_the_environment_changes_nothing_or_is_refused(
+    trainer: Lives, undisturbed: Path, clip_dataset: Path, tmp_path: Path
+) -> None:
+    asked = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4", "MASTER_ADDR": "node1"}
+    status, said = trainer.run(small(clip_dataset, tmp_path / "run"), environment=asked)
+    assert status == 2
+    assert "ACCELERATE_GRADIENT_ACCUMULATION_STEPS = 4: set --train.micro_batch_size instead" in said
+    status, said = trainer.run(small(clip_dataset, tmp_path / "run"), environment={"MASTER_ADDR": "node1"})
+    assert status == 2
+    assert "error: MASTER_ADDR = node1 speaks of other ranks, but this process was started alone: start all" in said
+    assert not (tmp_path / "run").exists()
+    harmless = {"ACCELERATE_DYNAMO_MODE": "max-autotune", "FSDP_VERSION": "1", "RAY_ADDRESS": "head:6379"}
+    status, said = trainer.run(small(clip_dataset, tmp_path / "run"), environment=harmless)
+    assert status == 0, said
+    assert said.startswith("1 machine, 1 rank, cpu\n")
+    assert_same_run(undisturbed, tmp_path / "run")
+
+
+def test_a_second_run_in_a_folder_is_kept_out(trainer: Lives, clip_dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with open_storage(str(tmp_path / "run")).alone(LOCK):
+        status, said = trainer.run(small(clip_dataset, tmp_path / "run"))
+        assert status == 2
+        assert re.search(
+            rf"error: another job is writing to {tmp_path}/run \(.*process {os.getpid()}.*stop it first", said
+        )
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
 
 
 @pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed")

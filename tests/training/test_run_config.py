@@ -13,8 +13,11 @@ from pipeline.reader.loader import ReaderSettings
 from pipeline.reader.sources import SourceSettings
 from pipeline.settings import UserError
 from pipeline.storage import open_storage
+from training.checkpoint import CHECKPOINTS
 from training.command import PretrainCommand
-from training.run_config import RunData, check_run_folder, check_shapes, differences, read_data, run_config
+from training.metrics import METRICS
+from training.nonfinite import FOLDER
+from training.run_config import WRITTEN, RunData, check_run_folder, check_shapes, differences, read_data, run_config
 
 DATA = RunData([{"dataset_hash": "a", "weight": 1.0}, {"dataset_hash": "b", "weight": 0.5}], None, 18)
 
@@ -41,16 +44,30 @@ def test_contradicting_settings_are_named(values: dict[str, Any], message: str) 
 
 def test_a_run_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    check_run_folder(out, {"train": {"epochs": 1, "log_every": 1}, "dataset_hash": "a"}, begun=False)
-    check_run_folder(out, {"train": {"epochs": 2, "log_every": 1}, "dataset_hash": "a"}, begun=False)
-    check_run_folder(out, {"train": {"epochs": 2, "log_every": 5}, "dataset_hash": "a"}, begun=True)
+
+    def config(epochs: int, log_every: int = 1, dataset_hash: str = "a") -> dict[str, Any]:
+        train = {"epochs": epochs, "log_every": log_every}
+        return {"train": train, "model": {}, "data": {}, "dataset_hash": dataset_hash}
+
+    check_run_folder(out, config(1), begun=False)
+    check_run_folder(out, config(2), begun=False)
+    check_run_folder(out, config(2, log_every=5), begun=True)
     with pytest.raises(UserError, match=r"train\.epochs = 2 there, 3 here\. Choose another --out"):
-        check_run_folder(out, {"train": {"epochs": 3, "log_every": 5}, "dataset_hash": "a"}, begun=True)
+        check_run_folder(out, config(3, log_every=5), begun=True)
     with pytest.raises(UserError, match="dataset_hash = a there, b here"):
-        check_run_folder(out, {"train": {"epochs": 2, "log_every": 5}, "dataset_hash": "b"}, begun=True)
+        check_run_folder(out, config(2, 5, "b"), begun=True)
     (out / "config.json").write_text("{")
-    with pytest.raises(UserError, match="no valid JSON"):
-        check_run_folder(out, {}, begun=True)
+    with pytest.raises(UserError, match=r"not valid JSON .*Restore it or choose another --out"):
+        check_run_folder(out, config(2), begun=True)
+
+
+@pytest.mark.parametrize("name", [name for name in WRITTEN if "." in name])
+def test_a_run_replaces_no_file_of_somebody_else(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"model_type": "dinov2"}')
+    with pytest.raises(UserError, match=f"holds {name}, which would be replaced, but no config"):
+        check_run_folder(tmp_path, {"train": {}, "model": {}, "data": {}}, begun=False)
+    assert (tmp_path / name).read_text() == '{"model_type": "dinov2"}'
+    assert {CHECKPOINTS, METRICS, FOLDER} < set(WRITTEN)
 
 
 def test_only_what_can_change_the_result_tells_runs_apart() -> None:

@@ -19,10 +19,11 @@ from benchmarks.made_shards import make_shards
 from pipeline.dataset import ShardDataset
 from pipeline.reader.order import OrderSettings, Population, visits
 from pipeline.settings import UserError
+from pipeline.storage import open_storage
 from tests.processes import left_in_session
 from tests.training.test_pretrain import ROOT, launch_command, losses, small
 from training.checkpoint import checkpoints
-from training.together import all_or_none, largest
+from training.together import LOCK, all_or_none, alone, largest
 
 CLIPS = 12  # three steps of four
 NO_CHECKPOINTS = {"train.checkpoint_every": 1000}
@@ -45,17 +46,24 @@ def act_on_rank(rank: int, folder: Path) -> None:
     except (OSError, UserError) as error:
         seen.append(f"{type(error).__name__}: {error}")
     seen.append(all_or_none(accelerator, lambda: "again"))
+    try:
+        with alone(accelerator, folder / "run"):
+            pass
+    except UserError as error:
+        seen.append(str(error))
     torch.save(seen, folder / f"{rank}.pt")
     distributed.destroy_process_group()
 
 
 @pytest.mark.dist
 def test_what_fails_on_one_rank_fails_on_all(tmp_path: Path) -> None:
-    spawn(act_on_rank, args=(tmp_path,), nprocs=2)  # type: ignore[no-untyped-call]
-    assert torch.load(tmp_path / "0.pt") == [
-        [1, 5], 0, "UserError: rank 0 stops because rank 1 failed, which says why", "again"
-    ]  # fmt: skip
-    assert torch.load(tmp_path / "1.pt") == [[1, 5], 1, "OSError: no such disk", "again"]
+    with open_storage(str(tmp_path / "run")).alone(LOCK):
+        spawn(act_on_rank, args=(tmp_path,), nprocs=2)  # type: ignore[no-untyped-call]
+    first, second = torch.load(tmp_path / "0.pt"), torch.load(tmp_path / "1.pt")
+    assert first.pop().startswith(f"another job is writing to {tmp_path / 'run'} (")
+    assert second.pop() == "rank 1 stops because rank 0 failed, which says why"
+    assert first == [[1, 5], 0, "UserError: rank 0 stops because rank 1 failed, which says why", "again"]
+    assert second == [[1, 5], 1, "OSError: no such disk", "again"]
 
 
 def test_alone_a_failure_is_passed_on() -> None:
@@ -63,6 +71,14 @@ def test_alone_a_failure_is_passed_on() -> None:
     assert all_or_none(accelerator, lambda: 3) == 3
     with pytest.raises(ZeroDivisionError):
         all_or_none(accelerator, lambda: 1 // 0)
+
+
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path) -> None:
+    for name in (".tmp-config.json-0123456789ab", "config.json"):
+        (tmp_path / name).touch()
+    with alone(Accelerator(cpu=True), tmp_path):
+        assert sorted(path.name for path in tmp_path.iterdir()) == [LOCK, "config.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 @pytest.fixture

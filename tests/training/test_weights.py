@@ -53,6 +53,16 @@ def test_a_missing_a_torn_and_a_foreign_file_are_refused(tmp_path: Path) -> None
         load_backbone(path)
 
 
+@pytest.mark.parametrize("card", ["{", "[1, 2]", "3", '{"architecture": 5}', "[" * 20_000])
+def test_a_card_that_describes_nothing_is_named(tmp_path: Path, card: str) -> None:
+    path = tmp_path / "teacher.safetensors"
+    save_file({"weight": torch.zeros(2)}, path, metadata={"tcore_card": card})
+    with pytest.raises(UserError, match=r"Write one with|without the description of a backbone"):
+        load_backbone(path)
+    with pytest.raises(UserError, match="is not a file of weights that this program wrote"):
+        save_backbone(path, random_backbone(TINY_VIT, 0), {})
+
+
 def test_tensors_that_do_not_fit_are_named(tmp_path: Path) -> None:
     path = tmp_path / "teacher.safetensors"
     tensors = dict(random_backbone(TINY_VIT, 0).state_dict())

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pipeline.outputs import MARKER
 from pipeline.preview.__main__ import PAGE, SHEET, PreviewCommand, main
-from pipeline.settings import UserError
+from pipeline.settings import UserError, parse_command
 from pipeline.storage import open_storage
 
 
@@ -21,7 +22,7 @@ def test_page_and_sheet_are_written_and_named(
     assert str(tmp_path / "out" / PAGE) in said
     assert str(tmp_path / "out" / SHEET) in said
     assert said.startswith("4 of ")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [SHEET, PAGE]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MARKER, SHEET, PAGE]
     with Image.open(tmp_path / "out" / SHEET) as sheet:
         sheet.load()
     assert sorted(path.name for path in folder.iterdir()) == before
@@ -51,6 +52,25 @@ def test_the_dataset_is_left_alone(image_dataset: Path, tmp_path: Path) -> None:
         (tmp_path / "link").symlink_to(image_dataset)
         with pytest.raises(UserError, match="lies in the dataset"):
             main(PreviewCommand(shards=str(image_dataset), out=out))
+
+
+def test_the_dataset_is_given_as_for_verify_or_as_an_option() -> None:
+    for words in (["a/b"], ["--shards", "a/b"], ["--samples", "3", "a/b"]):
+        assert parse_command(PreviewCommand, words).place == "a/b"
+    for words in ([], ["a/b", "--shards", "a/b"]):
+        with pytest.raises(UserError, match=r"give one dataset to show: python -m pipeline\.preview DATASET"):
+            parse_command(PreviewCommand, words)
+
+
+@pytest.mark.parametrize("name", [PAGE, SHEET])
+def test_files_of_somebody_else_are_not_replaced(image_dataset: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"mine")
+    with pytest.raises(UserError, match=rf"{name} was not made by `python -m pipeline\.preview`; choose another --out"):
+        main(PreviewCommand(shards=str(image_dataset), out=tmp_path, samples=1))
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(name, b"mine")]
+    (tmp_path / name).unlink()
+    for _ in range(2):  # its own are
+        main(PreviewCommand(shards=str(image_dataset), out=tmp_path, samples=1))
 
 
 def test_what_cannot_be_shown_is_said(image_dataset: Path, tmp_path: Path) -> None:

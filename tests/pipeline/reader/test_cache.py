@@ -89,6 +89,20 @@ def test_the_least_recently_used_shard_makes_room(here: Path, remote: Storage, t
     assert names[-1] == {"shard-000000.tar", "shard-000002.tar"}
 
 
+def test_tars_that_were_not_fetched_are_not_removed(here: Path, remote: Storage, tmp_path: Path) -> None:
+    manifest = read_manifest(here)
+    mine = [tmp_path / "0123456789abcdef" / "mine.tar", tmp_path / "k400" / ".tmp-part.tar-1"]
+    for path in mine:
+        path.parent.mkdir()
+        path.write_bytes(bytes(3 * shard_bytes(here)))
+        os.utime(path, (0, 0))
+    cache = ShardCache(tmp_path, 2 * shard_bytes(here) + 1000)
+    for number in range(3):
+        cache.fetch(remote, manifest, number)
+    assert all(path.exists() for path in mine)
+    assert len(shards_in(tmp_path)) == 2 + 1
+
+
 def test_a_cache_that_is_too_small_is_refused_before_the_first_batch(
     here: Path, remote: Storage, tmp_path: Path
 ) -> None:
@@ -138,6 +152,7 @@ def test_what_a_killed_process_left_makes_room(here: Path, remote: Storage, tmp_
     left = cache.path(manifest, 1).with_name(".tmp-shard-000001.tar-0123456789ab")
     busy = cache.path(manifest, 2).with_name(".tmp-shard-000002.tar-0123456789ab")
     left.parent.mkdir(parents=True)
+    left.with_name("shard-000001.tar.lock").touch()  # is taken first, and stays
     for path in (left, busy):
         path.write_bytes(b"")
         os.truncate(path, size)

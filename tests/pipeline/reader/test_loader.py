@@ -18,7 +18,8 @@ from pipeline.reader.plan import plan_batch
 from pipeline.reader.sandwich import SandwichSettings
 from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD, ViewSettings
 from pipeline.settings import UserError
-from tests.media import decode
+from tests.media import decode, exif_block, jpeg, picture, with_segments
+from tests.pipeline.verify.damage import Copy
 
 VIEWS = ViewSettings(global_size=64, local_size=32, local_crops=3)
 PLAIN = ViewSettings(global_size=64, local_size=32, local_crops=1, jitter=0, grey=0, blur=(0, 0, 0), solarize=(0, 0, 0))
@@ -33,6 +34,35 @@ def made_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read(settings: ReaderSettings, first: int, last: int, batch: int = 4, rank: int = 0, ranks: int = 1) -> list[Batch]:
     with Loader(settings, batch, first, last, rank, ranks) as loader:
         return list(loader)
+
+
+@pytest.mark.parametrize(
+    ("batch", "steps", "rank", "ranks", "message"),
+    [
+        (0, (0, 1), 0, 1, "the total batch size is 0; it must be at least 1"),
+        (-4, (0, 1), 0, 1, "the total batch size is -4; it must be at least 1"),
+        (4, (0, 1), 0, 0, "there is no rank 0 of 0: ranks count from 0"),
+        (4, (0, 1), 2, 2, "there is no rank 2 of 2"),
+        (4, (0, 1), -1, 2, "there is no rank -1 of 2"),
+        (4, (0, 1), 0, -1, "there is no rank 0 of -1"),
+        (4, (0, 1), 0, 3, "the total batch size 4 does not divide by 3 ranks"),
+        (4, (-1, 1), 0, 1, "steps -1 to 1 of 4 samples cannot be counted: they begin at 0"),
+        (4, (2**62, 2**62 + 1), 0, 1, "cannot be counted: .* visit at most"),
+    ],
+)
+def test_numbers_out_of_range_are_named(
+    made_dataset: Path, batch: int, steps: tuple[int, int], rank: int, ranks: int, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        Loader(ReaderSettings(shards=made_dataset, views=VIEWS), batch, *steps, rank, ranks)
+
+
+def test_far_steps_are_read_and_a_closed_loader_says_so(made_dataset: Path) -> None:
+    with Loader(ReaderSettings(shards=made_dataset, views=VIEWS), 2, 10**12, 10**12 + 2) as loader:
+        assert next(loader).step == 10**12
+    loader.close()
+    with pytest.raises(UserError, match="this loader is closed: make a new one from the step that comes next"):
+        next(loader)
 
 
 def test_batches_have_the_documented_shapes(clip_dataset: Path) -> None:
@@ -159,6 +189,23 @@ def test_damaged_frame_is_named(made_dataset: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match=fault):
         read(ReaderSettings(shards=copy, views=VIEWS), 0, 1)
+
+
+def test_metadata_turns_no_frame(image_dataset: Path, tmp_path: Path) -> None:
+    """Photos of older shards, in which DALI sees an orientation that the index does not know."""
+    batches = []
+    for name, segment in (("odd", exif_block((0x0112, 1, 1, 6))), ("plain", b"")):
+        copy = Copy(Path(shutil.copytree(image_dataset, tmp_path / name)))
+        for number, sample in np.ndindex(3, 4):
+            pixels = picture(120, 160, seed=4 * number + sample)
+            size = copy.member(number, sample, "jpg")[2]
+            photo = with_segments(jpeg(pixels, quality=50), segment).ljust(size, b"\0")
+            copy.overwrite(number, sample, "jpg", lambda _, photo=photo: photo)  # type: ignore[misc]
+        settings = ReaderSettings(shards=copy.folder, views=PLAIN, sandwich=SandwichSettings(auxiliary=()))
+        batches.append(read(settings, 0, 2))
+    for odd, plain in zip(*batches, strict=True):
+        assert torch.equal(odd.global_crops, plain.global_crops)
+        assert torch.equal(odd.local_crops, plain.local_crops)
 
 
 @pytest.mark.parametrize("fault", ["cut", "rewritten", "replaced", "removed"])

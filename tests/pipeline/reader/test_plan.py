@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from pipeline.reader.plan import BatchPlan, PlanSettings, SampleTable, plan_batch
 from pipeline.reader.sandwich import SandwichSettings
@@ -112,3 +113,14 @@ def test_auxiliary_views_show_the_whole_frame_or_the_boxes_of_the_global_crops(c
     for edge, centre in zip(plan.boxes, whole, strict=True):
         expected = edge[:, :2] if crop == "current" else np.stack([centre, centre], axis=1)
         np.testing.assert_array_equal(edge[:, 5:], np.concatenate([expected, expected], axis=1))
+
+
+@pytest.mark.parametrize(("ratio", "fits"), [((0.1, 0.7), True), ((0.1, 0.75), False), ((1.0, 1.0), False)])
+def test_masks_that_no_block_can_fill_are_refused(ratio: tuple[float, float], fits: bool) -> None:
+    values = {"views": {"global_size": 32}, "masks": {"ratio": ratio}}
+    if fits:
+        PlanSettings.model_validate(values)
+    else:
+        with pytest.raises(ValidationError, match=r"masks 3 of the 2 x 2 patches of views\.global_size = 32"):
+            PlanSettings.model_validate(values)
+    PlanSettings.model_validate({"views": {"global_size": 48}, "masks": {"ratio": ratio}})

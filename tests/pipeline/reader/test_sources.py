@@ -129,7 +129,7 @@ def change_index(folder: Path, column: str, values: list[object]) -> None:
         ("unknown shard", r"index\.parquet names the shard other\.tar"),
         ("beyond the end", r"index\.parquet has a frame beyond the end of its shard"),
         ("other columns", r"index\.parquet does not fit dataset\.json"),
-        ("no table", r"cannot read .*index\.parquet"),
+        ("no table", r"index\.parquet is not a Parquet file"),
         ("too few frames", r"index\.parquet does not give a place for every frame"),
     ],
 )

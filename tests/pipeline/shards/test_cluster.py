@@ -1,6 +1,7 @@
 """A real Ray cluster of several nodes on this machine."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from ray.cluster_utils import Cluster
+from ray.data.exceptions import SystemException
 
-from pipeline.settings import UserError
-from pipeline.shards.cluster import check_ray_address, without_lines
+from pipeline.shards.cluster import _root, _why
 from tests.pipeline.shards.test_job import contents, job_command, wait_for_parts
 
 
@@ -75,22 +77,22 @@ def test_the_code_travels_to_the_nodes(cluster: Any, tmp_path: Path) -> None:
     assert "runtime_resources" in done.stdout.splitlines()[-1]
 
 
-def test_wrong_ray_address_is_named_at_once() -> None:
-    check_ray_address("")
-    check_ray_address("auto")
-    for address in ("127.0.0.1:1", "ray://127.0.0.1:1"):
-        with pytest.raises(UserError, match=f"no Ray cluster answers at RAY_ADDRESS = {address}"):
-            check_ray_address(address)
+def test_faults_of_the_cluster_are_told_apart_from_the_mark_that_ray_data_puts_behind_them() -> None:
+    fault = ray.exceptions.ActorUnschedulableError("no worker starts")
+    fault.__cause__ = SystemException()
+    assert _root(fault) is fault
+    outer = RuntimeError("outside")
+    outer.__cause__ = fault
+    assert _root(outer) is fault
 
 
-def test_stderr_is_held_back_without_some_lines_also_when_the_block_fails(capfd: pytest.CaptureFixture[str]) -> None:
-    def fail() -> None:
-        with without_lines(b"chatter"):
-            os.write(2, b"first\nsome chatter of C++\nlast\n")
-            assert capfd.readouterr().err == ""
-            raise UserError("it failed")
-
-    with pytest.raises(UserError):
-        fail()
-    os.write(2, b"afterwards\n")
-    assert capfd.readouterr().err == "first\nlast\nafterwards\n"
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("The current node timed out\nduring startup.", "timed out during startup. Is the machine busy, or short of"),
+        ("Failed to start GCS.  Last connection error: Traceback (most", "Failed to start GCS$"),
+        ("Version mismatch: The cluster was started with:\n Ray: 2.59", "Version mismatch: .* with: Ray: 2.59$"),
+    ],
+)
+def test_memory_is_asked_about_only_where_a_start_took_too_long(said: str, told: str) -> None:
+    assert re.search(told, _why(RuntimeError(said)))

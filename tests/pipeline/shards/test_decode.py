@@ -9,13 +9,14 @@ from typing import BinaryIO
 import pytest
 
 from pipeline.shards.decode import Inputs, decode
+from pipeline.shards.ffmpeg import run_ffmpeg
 from pipeline.shards.frames import FrameSettings
 from pipeline.shards.images import ImageSettings
 from pipeline.shards.plan import Planned
 from pipeline.shards.rejects import Reason, Rejected
 from pipeline.shards.sources import Media
 from pipeline.storage import LocalStorage, open_storage
-from tests.media import jpeg, picture, write_image
+from tests.media import exif_block, jpeg, picture, with_segments, write_image
 
 IMAGE = Planned("c/x.jpg", "x", "c", 0, None)
 
@@ -47,12 +48,23 @@ class Faulty(LocalStorage):
         yield
 
 
-@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EMFILE, errno.ENOMEM])
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EMFILE, errno.ENOMEM, errno.EFBIG])
 def test_faults_of_the_machine_are_no_rejects(tmp_path: Path, fault: int) -> None:
     storage = Faulty(str(tmp_path))
     storage.fault = fault
     with pytest.raises(OSError, match="failed"):
         decode(Inputs(storage, None, "images", FrameSettings(), ImageSettings()), IMAGE, defaultdict(float))
+
+
+def test_what_was_done_to_a_clip_is_in_its_fields(tmp_path: Path) -> None:
+    tags = "setparams=color_primaries=bt2020:color_trc=smpte2084:colorspace=bt2020nc,format=yuv420p10le"
+    for name, filters in (("plain", "null"), ("hdr", f"{tags},setfield=tff")):
+        source = ["-f", "lavfi", "-i", "testsrc=d=4:s=64x48:r=4", "-vf", filters, "-c:v", "ffv1"]
+        run_ffmpeg([*source, f"file:{tmp_path / name}.mkv"], 60)
+    clips = Inputs(open_storage(str(tmp_path)), None, "clips", FrameSettings(), ImageSettings())
+    plain, hdr = (decode(clips, IMAGE._replace(path=f"{name}.mkv"), defaultdict(float)) for name in ("plain", "hdr"))
+    assert set(plain.fields) == {"fps", "times_s"}
+    assert hdr.fields == {**plain.fields, "deinterlaced": True, "color": "tone-mapped from smpte2084"}
 
 
 def test_faults_of_the_input_are(tmp_path: Path) -> None:
@@ -92,3 +104,17 @@ def test_frames_of_different_sizes_are_a_reject(tmp_path: Path) -> None:
     source = Inputs(open_storage(str(tmp_path)), None, "frames", FrameSettings(), ImageSettings())
     with pytest.raises(Rejected, match=r"size changes within the clip: \[\(96, 128\), \(128, 96\)\]"):
         decode(source, IMAGE._replace(path="c/clip"), defaultdict(float))
+
+
+def test_frames_of_a_folder_are_as_upright_as_images(tmp_path: Path) -> None:
+    """One frame lost its orientation on the way through an editor, which added a block that only some readers find."""
+    plain = jpeg(picture(48, 64, seed=0))
+    odd = with_segments(plain, exif_block((0x0110, 2, 1, 65)), exif_block((0x0112, 3, 1, 6)))
+    for number in range(8):
+        path = tmp_path / "c" / f"{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(odd if number == 5 else plain)
+    source = Inputs(open_storage(str(tmp_path)), None, "frames", FrameSettings(), ImageSettings())
+    decoded = decode(source, Planned("c", "x", "c", 0, None), defaultdict(float))
+    assert decoded.jpegs == [plain] * 8
+    assert decoded.fields["encoding"] == {"copied": 7, "copied without its orientation": 1}

@@ -69,6 +69,54 @@ def test_memory_is_limited() -> None:
         run_ffmpeg(large, 60, max_memory=64 << 20)
 
 
+UNDER_LIMITS = """
+import resource
+from pipeline.settings import UserError
+from pipeline.shards.ffmpeg import FfmpegError, run_ffmpeg
+large = ["-f", "lavfi", "-i", "color=s=8000x8000:r=1", "-frames:v", "1", "-f", "rawvideo", "pipe:"]
+resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
+assert len(run_ffmpeg(large, 60, max_memory=16 << 30, max_written=2 << 30)) == 96_000_000
+for limit, value in ((resource.RLIMIT_FSIZE, 1 << 20), (resource.RLIMIT_AS, 300 << 20)):
+    resource.setrlimit(limit, (value, value))
+    try:
+        run_ffmpeg(large, 60, max_memory=16 << 30, max_written=2 << 30)
+    except UserError as error:
+        print(error)
+try:
+    run_ffmpeg(large, 60, max_memory=200 << 20, max_written=1 << 10)
+except FfmpegError:
+    print("ours")
+"""
+
+
+def test_limits_of_the_user_are_kept_and_named() -> None:
+    run = subprocess.run([sys.executable, "-c", UNDER_LIMITS], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines() == [
+        "ffmpeg wrote more than `ulimit -f 1024` allows: raise that limit",
+        "ffmpeg needs more memory than `ulimit -v 307200` allows: raise that limit, to 4194304 for 8K clips",
+        "ours",
+    ]
+
+
+def test_what_ffmpeg_says_of_its_streams_can_be_watched_and_ends_it() -> None:
+    lines: list[bytes] = []
+    short = ["-f", "lavfi", "-i", "testsrc=d=1", "-f", "null", "-"]
+    assert run_ffmpeg(short, 30, watch=lines.append) == b""
+    assert any(b"Stream #0:0 -> #0:0" in line for line in lines)
+
+    def enough(line: bytes) -> None:
+        if b"Stream mapping" in line:
+            raise StopAsyncIteration
+
+    started = time.monotonic()
+    with pytest.raises(StopAsyncIteration):
+        run_ffmpeg(ENDLESS, 60, watch=enough)
+    assert time.monotonic() - started < 20
+    with pytest.raises(FfmpegError, match=r"^\[in#0 @ \w+\] \[error\] Error opening input: No such file"):
+        run_ffmpeg(["-i", "file:/missing", "-f", "null", "-"], 30, watch=lines.append)
+
+
 def test_ffmpeg_dies_with_its_parent() -> None:
     program = f"from pipeline.shards.ffmpeg import run_ffmpeg; run_ffmpeg({ENDLESS!r}, 600)"
     parent = subprocess.Popen([sys.executable, "-c", program])

@@ -157,7 +157,7 @@ def test_pixels_are_made_square_and_pictures_upright(tmp_path: Path) -> None:
         ("yuv420p", "bt601", ()),
         ("yuv444p", "bt709", ("bt709", "bt709", "bt709")),
         ("yuv422p10le", "bt601", ("smpte170m", "smpte170m", "smpte170m")),
-        ("yuv420p10le", "bt2020", ("bt2020nc", "bt2020", "smpte2084")),  # tagged HDR: read as it is, not tone-mapped
+        ("yuv420p10le", "bt2020", ("bt2020nc", "bt2020", "bt2020-10")),
     ],
 )
 @pytest.mark.parametrize("full_range", [False, True])

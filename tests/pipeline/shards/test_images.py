@@ -2,14 +2,16 @@ import io
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
+from pipeline.jpeg import has_orderly_header
 from pipeline.shards.images import MOST_SCANS, ImageSettings, check_jpeg, encode_image
 from pipeline.shards.rejects import Reason, Rejected
-from tests.media import decode, jpeg, picture
+from tests.media import app1, decode, exif_block, jpeg, picture, with_segments
 
 PIXELS = picture(60, 84, seed=1)
 KEPT = ImageSettings()
@@ -70,6 +72,62 @@ def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
     for flip in flips:
         upright = {"h": upright[:, ::-1], "v": upright[::-1], "t": upright.swapaxes(0, 1)}[flip]
     assert np.abs(decode(encoded).astype(int) - upright).mean() < 6
+
+
+COMMENT = b"\xff\xfe\0\x04hi"
+ODD_METADATA = {
+    "an editor's block of its own": (exif_block((0x0110, 2, 1, 65)), exif_block((0x0112, 3, 1, 6))),
+    "a byte": (exif_block((0x0112, 1, 1, 6)),),
+    "no count": (exif_block((0x0112, 3, 0, 6)),),
+    "twice": (exif_block((0x0112, 3, 1, 1), (0x0112, 3, 1, 6)),),
+    "XMP": (app1(b'http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation="6"/>'),),
+    "first block": (exif_block((0x0112, 3, 1, 6)), exif_block((0x0112, 3, 1, 1))),
+    "stray bytes": (COMMENT + b"\0\0", exif_block((0x0112, 3, 1, 6))),
+}
+
+
+def test_every_decoder_sees_the_same_picture() -> None:
+    """Pillow with and without its transposition, and DALI with and without: what was written has one orientation."""
+    from nvidia.dali import fn, pipeline_def, types
+
+    encoded = {name: encode_image(with_segments(jpeg(PIXELS), *odd), KEPT) for name, odd in ODD_METADATA.items()}
+    assert {name: made for name, (_, made) in encoded.items()} == {
+        **dict.fromkeys(ODD_METADATA, "copied without its orientation"),
+        "first block": "from JPEG RGB, rotated upright",
+        "stray bytes": "from JPEG RGB, rotated upright",
+    }
+
+    @pipeline_def(batch_size=len(encoded), num_threads=1, device_id=None)  # type: ignore[untyped-decorator]
+    def graph() -> Any:
+        files = [np.frombuffer(data, np.uint8) for data, _ in encoded.values()]
+        source = fn.external_source(source=lambda: files, batch=True, dtype=types.UINT8, ndim=1)
+        return tuple(
+            fn.decoders.image(source, output_type=types.RGB, adjust_orientation=adjust) for adjust in (False, True)
+        )
+
+    decoded = graph().run()
+    for place, (name, (data, made)) in enumerate(encoded.items()):
+        image = Image.open(io.BytesIO(data))
+        assert image.size == check_jpeg(data) == ((60, 84) if "upright" in made else (84, 60)), name
+        stored = np.asarray(image)
+        assert (np.asarray(ImageOps.exif_transpose(image)) == stored).all(), name
+        for pixels in decoded:
+            assert (pixels.at(place) == stored).all(), name
+        upright = np.rot90(PIXELS, -1) if "upright" in made else PIXELS
+        assert np.abs(stored.astype(int) - upright).mean() < 10, name  # another turn differs by 60
+
+
+def test_a_header_with_stray_bytes_is_written_anew() -> None:
+    """Pillow skips them; DALI ends with an error."""
+    encoded, made = encode_image(with_segments(jpeg(PIXELS), COMMENT + b"\0\0"), KEPT)
+    assert made == "from JPEG RGB"
+    assert has_orderly_header(encoded)
+
+
+def test_a_side_that_no_jpeg_can_have() -> None:
+    assert reject(saved(Image.new("L", (65_501, 16)), "PNG")) == (
+        "too_large: 65501 x 16 pixels; a side of a JPEG may have 65500"
+    )
 
 
 def test_animations_give_their_first_picture() -> None:

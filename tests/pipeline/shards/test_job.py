@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,11 @@ from pipeline.files import sha256_file
 from pipeline.settings import UserError
 from pipeline.shards.__main__ import main
 from pipeline.shards.command import ShardsCommand
+from pipeline.shards.job import JOB, _begin, _task
+from pipeline.shards.parts import read_part
+from pipeline.shards.shard import write_shard
+from pipeline.shards.versions import writer_versions
+from pipeline.storage import open_storage
 from tests.conftest import write_dataset
 from tests.media import decode, jpeg, write_image
 from tests.processes import heed_ctrl_c, in_session, left_in_session
@@ -196,8 +202,12 @@ def test_ctrl_c_leaves_no_half_file_and_no_process(slow_job: Any, tmp_path: Path
 
 @pytest.mark.slow
 def test_workers_that_are_killed_while_ray_starts_stop_nothing(image_tree: Path, tmp_path: Path) -> None:
-    """As the kernel kills them where memory is short."""
-    environment = {**os.environ, "RAY_worker_register_timeout_seconds": "5"}  # then Ray starts others in their place
+    """As the kernel kills them where memory is short. Nothing stays in HOME, nor in a TMPDIR too long for sockets."""
+    home, tmpdir = tmp_path / "home", tmp_path / "scheduler" / ("0123456789" * 10)
+    home.mkdir()
+    tmpdir.mkdir(parents=True)
+    environment = {**os.environ, "HOME": str(home), "TMPDIR": str(tmpdir)}
+    environment["RAY_worker_register_timeout_seconds"] = "5"  # then Ray starts others in their place
     command = job_command(image_tree, tmp_path / "out", "--workers", "2")
     killed, deadline = set[int](), time.monotonic() + 120
     with subprocess.Popen(command, env=environment, start_new_session=True) as job:
@@ -215,6 +225,32 @@ def test_workers_that_are_killed_while_ray_starts_stop_nothing(image_tree: Path,
                     os.kill(process, signal.SIGKILL)
     assert killed
     assert read_manifest(tmp_path / "out").samples == 12
+    assert list(home.rglob("*")) == list(tmpdir.rglob("*")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "started"), [(signal.SIGTERM, "gcs_server"), (signal.SIGINT, "raylet/raylet")])
+def test_signals_while_ray_starts_end_in_one_line(number: int, started: str, image_tree: Path, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="t") as tmpdir:
+        job = subprocess.Popen(
+            job_command(image_tree, tmp_path / "out", "--workers", "1"),
+            env={**os.environ, "TMPDIR": tmpdir},
+            start_new_session=True,
+            preexec_fn=heed_ctrl_c,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        while not any(started in said for said in in_session(job.pid).values()):
+            assert job.poll() is None
+        os.kill(job.pid, number)
+        _, said = job.communicate(timeout=60)
+        assert job.returncode == 130, said
+        assert said.splitlines()[-1] == "interrupted; files that were finished are kept"
+        assert "Traceback" not in said
+        assert "***" not in said, "no stack of C++ functions"
+        assert left_in_session(job.pid) == []
+        assert list(Path(tmpdir).iterdir()) == []
 
 
 def test_finished_dataset_is_left_alone_and_foreign_folders_refused(
@@ -243,6 +279,70 @@ def test_unfinished_job_of_other_settings_is_refused_by_their_names(image_tree: 
     differing = r"seed is 7 there, 0 now; frames\.short_side is 128 there, 256 now"
     with pytest.raises(UserError, match=rf"an unfinished job of other inputs or settings \({differing}"):
         main(wanted(image_tree, out))
+
+
+def begin(command: ShardsCommand, **recorded: str) -> Path:
+    """Leave an unfinished job, with other places recorded in it if asked; returns its output folder."""
+    out = open_storage(command.out)
+    _begin(command, out, writer_versions(), None)
+    job = json.loads(out.read(JOB))
+    job["identity"].update(recorded)
+    out.write(JOB, json.dumps(job).encode())
+    return Path(command.out)
+
+
+def test_an_unfinished_job_goes_on_however_its_data_is_spelled(
+    image_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(image_tree, data)
+    (tmp_path / "link").symlink_to("data")
+    (tmp_path / "list.txt").write_text("".join(f"data/{path.relative_to(data)}\n" for path in data.rglob("*.JPEG")))
+    monkeypatch.chdir(tmp_path)
+    spellings = [f"{data}/", f"{data}/n00000000/..", "data", "./data/.", "link", f"file://{data}/"]
+    begin(wanted(data, out))
+    for spelled in spellings:
+        command = wanted(spelled, out)
+        assert _begin(command, open_storage(command.out), writer_versions(), None).inputs == 12
+    for recorded in (*spellings, "/not/there/any/more", "elsewhere"):  # by earlier versions: as it was typed
+        command = wanted(data, begin(wanted(data, tmp_path / "old"), data=recorded))
+        assert _begin(command, open_storage(command.out), writer_versions(), None).inputs == 12
+        shutil.rmtree(tmp_path / "old")
+    data.rename(tmp_path / "moved")
+    command, storage = wanted("moved/", out), open_storage(str(out))
+    plan = _begin(command, storage, writer_versions(), None)
+    assert "continuing the job" in capsys.readouterr().out
+    write_shard(0, _task(command, storage, plan))
+    part = read_part(storage, "shard-000000")
+    assert part is not None
+    assert (plan.shards, part.samples) == (1, 12)
+
+
+def test_an_unfinished_job_of_other_data_is_refused_without_advice_to_remove_it(
+    image_tree: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(image_tree, tmp_path / "data")
+    out = begin(wanted(image_tree, tmp_path / "out"))
+    next((tmp_path / "data").rglob("*.JPEG")).rename(tmp_path / "data" / "other.JPEG")
+    with pytest.raises(UserError, match="an unfinished job of other inputs") as error:
+        main(wanted(tmp_path / "data", out))
+    said = f"(data is {image_tree} there, {tmp_path / 'data'} now): give those again to continue it, or choose another"
+    assert said in str(error.value)
+    assert "remove" not in str(error.value)
+
+
+def test_a_tar_of_the_same_files_in_another_order_is_other_data(image_tree: Path, tmp_path: Path) -> None:
+    paths = sorted(image_tree.rglob("*.JPEG"))
+    for name, members in (("a", paths), ("b", paths[::-1])):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
+            for path in members:
+                tar.add(path, str(path.relative_to(image_tree)))
+    shutil.copy(tmp_path / "a.tar", tmp_path / "c.tar")
+    out = begin(wanted(tmp_path / "a.tar", tmp_path / "out"))
+    same = wanted(tmp_path / "c.tar", out)
+    assert _begin(same, open_storage(same.out), writer_versions(), None).inputs == 12
+    with pytest.raises(UserError, match="an unfinished job of other inputs"):
+        main(wanted(tmp_path / "b.tar", out))
 
 
 @pytest.mark.usefixtures("ray_here")

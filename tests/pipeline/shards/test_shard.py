@@ -24,7 +24,7 @@ from pipeline.shards.sources import Media, data_root, list_sources
 from pipeline.shards.triplets import TripletSettings, draw_triplets
 from pipeline.storage import Storage, open_storage
 from tests.media import decode, jpeg, picture, write_clip, write_image
-from tests.pipeline.shards.test_tars import tar_of
+from tests.pipeline.shards.test_tars import tar_of, tar_with
 
 
 def one_shard(data: Path, out: Path, media: Media | None = None, **changes: Any) -> ShardTask:
@@ -85,6 +85,22 @@ def test_images_from_a_nested_tar_are_the_same_as_from_folders(tmp_path: Path) -
     assert contents(tmp_path / "out-data") == contents(tmp_path / "out-train.tar") != {}
 
 
+def test_links_in_a_tar_are_samples_or_rejects(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg", seed=0)
+    a = (tmp_path / "a.jpg").read_bytes()
+    linked = tar_with(("cat/a.jpg", a), ("dog/b.jpg", "../cat/a.jpg"), ("dog/c.jpg", "../../outside.jpg"))
+    (tmp_path / "data.tar").write_bytes(linked)
+    (tmp_path / "dog").mkdir()
+    write_image(tmp_path / "dog" / "c.jpg", seed=1)  # beside the tar, not in it
+    task = one_shard(tmp_path / "data.tar", tmp_path / "out")
+    write_shard(0, task)
+    found = members(tmp_path / "out" / "shard-000000.tar")
+    assert {name: found[name] for name in found if name.endswith("jpg")} == {"a.jpg": a, "b.jpg": a}
+    assert rejects(task.out) == {
+        "dog/c.jpg": ("unreadable", "a link to outside.jpg, where the tar holds no file"),
+    }
+
+
 def test_clips_in_a_tar(tmp_path: Path) -> None:
     write_clip(tmp_path / "a.mp4", 5.0, seed=0)
     (tmp_path / "clips.tar").write_bytes(tar_of({"riding/a.mp4": (tmp_path / "a.mp4").read_bytes()}))
@@ -114,6 +130,27 @@ def test_folders_of_frames_are_packed_byte_for_byte_in_order_of_number(tmp_path:
     assert rejects(task.out)["yoga/short"] == ("too_short", "1 frames; min_frames is 8")
     reason, detail = rejects(task.out)["yoga/broken"]
     assert (reason, detail.startswith("frame 5: ")) == ("decode_error", True)
+
+
+def test_frames_beside_other_pictures_must_be_chosen(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "yoga" / "clip"
+    folder.mkdir(parents=True)
+    pictures = {
+        f"img_{number}.{'jpg' if number % 2 else 'jpeg'}": jpeg(picture(96, 128, number)) for number in range(12)
+    }
+    for name, content in pictures.items():
+        (folder / name).write_bytes(content)
+        (folder / f"._{name}").write_bytes(b"AppleDouble")
+        (folder / f"flow_x_{name}").write_bytes(content)
+    task = one_shard(tmp_path / "data", tmp_path / "out", "frames")
+    write_shard(0, task)
+    kinds = r"12 of 'flow_x_img_\d+\.(jpeg|jpg)', 12 of 'img_\d+\.(jpeg|jpg)'"
+    said = f"names of several kinds: {kinds}; choose with --frames.pattern"
+    assert rejects(task.out) == {"yoga/clip": ("mixed_names", said)}
+    settings = FrameSettings(pattern=r"img_\d+\.(jpeg|jpg)")
+    write_shard(0, replace(task, inputs=replace(task.inputs, frames=settings)), retry=True)
+    found = members(tmp_path / "out" / "shard-000000.tar")
+    assert [found[f"clip.{number:02d}.jpg"] for number in range(12)] == list(pictures.values())
 
 
 def test_triplets_are_frames_of_the_clip(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.settings import UserError
-from pipeline.shards.sources import Source, data_root, list_sources, sample_key
+from pipeline.shards.sources import Media, Source, data_root, list_sources, sample_key
 
 
 def touch(path: Path, content: str = "") -> None:
@@ -69,7 +69,8 @@ def test_annotation_file_names_clips_and_classes(tmp_path: Path) -> None:
     [
         ("id,start\na,1\n", "has no column time_end, time_start, youtube_id"),
         ("youtube_id,time_start,time_end\nabc,one,2\n", "line 2: time_start and time_end must be seconds"),
-        ("youtube_id,time_start,time_end\n" + "a" * 200_000 + ",1,2\n", "line 1: field larger than field limit"),
+        ("youtube_id,time_start,time_end\n" + "a" * 200_000 + ",1,2\n", "line 2: field larger than field limit"),
+        ('youtube_id,time_start,time_end\n"abc,1,2\ndef,3,4\n', "line 2: unexpected end of data"),
         ("youtube_id,time_start,time_end\nabc\n", "line 2: time_start and time_end must be seconds"),
     ],
 )
@@ -78,6 +79,76 @@ def test_broken_annotations_are_named(tmp_path: Path, content: str, message: str
     touch(tmp_path / "train.csv", content)
     with pytest.raises(UserError, match=message):
         list(list_sources(str(tmp_path / "clips"), annotations=str(tmp_path / "train.csv")).sources)
+
+
+def test_all_files_of_an_annotated_name_are_inputs_of_one_key(tmp_path: Path) -> None:
+    names = ["train/a_000001_000011.mp4", "replacement/a_000001_000011.mp4", "train/b_000001_000011.mp4"]
+    names += ["train/b_000001_000011.mkv", "train/._a_000001_000011.mp4", "notes.txt"]
+    for name in names:
+        touch(tmp_path / "clips" / name)
+    touch(tmp_path / "train.csv", "label,youtube_id,time_start,time_end\nrun,a,1,11\nrun,b,1,11\n")
+    listing = list_sources(str(tmp_path / "clips"), annotations=str(tmp_path / "train.csv"))
+    stem = {name: Path(name).stem for name in sorted(names[:4])}
+    assert found(list(listing.sources)) == [(name, key, "run") for name, key in stem.items()]
+    assert listing.ignored == {"hidden files": 1, ".txt": 1}
+
+
+@pytest.mark.parametrize(
+    ("lines", "sources", "ignored"),
+    [
+        (
+            "./cat/1.mp4\n./dog/a//2.mp4\n./3.mp4\n./cat/._1.mp4\n./.x/4.mp4\n./readme\n",
+            [("3.mp4", ""), ("cat/1.mp4", "cat"), ("dog/a/2.mp4", "dog")],
+            {"hidden files": 2, "files without extension": 1},
+        ),
+        (
+            "../cat/1.mp4\n../2.mp4\nx/../dog/3.mp4\n/4.mp4\n/data/.d/yoga/5.mp4\n/data/.d/6.mp4\n",
+            [
+                ("../2.mp4", ""),
+                ("../cat/1.mp4", "cat"),
+                ("/4.mp4", ""),
+                ("/data/.d/yoga/5.mp4", "yoga"),
+                ("x/../dog/3.mp4", "dog"),
+            ],
+            {"hidden files": 1},
+        ),
+        ("\"cat/a b.mp4\"\n'dog/2.mp4'\t'big dog'\n", [("cat/a b.mp4", "cat"), ("dog/2.mp4", "big dog")], {}),
+        (
+            "ffconcat version 1.0\nfile 'cat/1.mp4'\nfile  \"dog/it's.mp4\"\nfile 'dog/it'\\''s 2.mp4'\n",
+            [("cat/1.mp4", "cat"), ("dog/it's 2.mp4", "dog"), ("dog/it's.mp4", "dog")],
+            {".0": 1},
+        ),
+    ],
+    ids=["find", "elsewhere", "quoted", "concat"],
+)
+def test_lists_of_other_programs(
+    tmp_path: Path, lines: str, sources: list[tuple[str, str]], ignored: dict[str, int]
+) -> None:
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        (tmp_path / "list.txt").write_text(lines, encoding=encoding)
+        listing = list_sources(str(tmp_path / "list.txt"))
+        assert [(path, class_name) for path, _, class_name in found(list(listing.sources))] == sources
+        assert listing.ignored == ignored
+
+
+@pytest.mark.parametrize("media", [None, "clips"])
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("file cat/1.mp4", "looks like a line of an ffmpeg concat list: remove the word file"),
+        ("'a.mp4' 'b.mp4'", "has quotes around something other than one path"),
+        ('"a.mp4",', "has no tab; allowed are PATH or PATH<tab>CLASS"),
+        ("my clip.mp4 0", "has no tab"),
+        ("s3://bucket/a.mp4", "is an address; allowed are paths"),
+        ("cat/1\0.mp4", "holds a NUL byte; it must be UTF-8 text"),
+    ],
+)
+def test_listed_lines_that_cannot_be_read_are_named(
+    tmp_path: Path, line: str, message: str, media: Media | None
+) -> None:
+    touch(tmp_path / "list.txt", f"cat/0.mp4\n{line}\n")
+    with pytest.raises(UserError, match=rf"list\.txt, line 2: .*{message}"):
+        list(list_sources(str(tmp_path / "list.txt"), media).sources)
 
 
 def test_list_file(tmp_path: Path) -> None:
@@ -110,6 +181,22 @@ def test_folders_of_frames_are_clips(tmp_path: Path) -> None:
     assert listing.names == {"abseiling": "Abseiling", "yoga": "Yoga (class)"}
 
 
+def test_names_that_are_no_frames_do_not_make_a_folder_a_clip(tmp_path: Path) -> None:
+    for name in ("yoga/x/img_1.jpg", "yoga/x/flow_1.jpg", "yoga/x/._img_1.jpg", "yoga/y/flow_1.jpg", "yoga/z/._1.jpg"):
+        touch(tmp_path / name)
+    listing = list_sources(str(tmp_path), "frames", pattern=r"img_\d+\.jpg")
+    assert [source.path for source in listing.sources] == ["yoga/x"]
+    assert listing.ignored == {"images that frames.pattern leaves out": 2, "hidden files": 2}
+
+
+@pytest.mark.parametrize("rest", ["yoga,Yoga\n", "x" * 200_000])
+def test_a_quote_left_open_in_the_names_of_classes_is_named(tmp_path: Path, rest: str) -> None:
+    touch(tmp_path / "yoga" / "a.mp4")
+    touch(tmp_path / "labels.txt", f'abseiling,"Abseiling\n{rest}')
+    with pytest.raises(UserError, match=r"labels\.txt, line [123]: .*; rows are FOLDER,NAME with quotes in pairs"):
+        list_sources(str(tmp_path))
+
+
 def test_keys_have_no_dot_or_separator_and_stay_different() -> None:
     names = ["a.b", "a b", "a%20b", "a~b", "ä", os.fsdecode(b"\xff"), "x\ny", "..", "-a"]
     keys = [sample_key(name) for name in names]
@@ -125,6 +212,16 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     touch(tmp_path / "data" / "clip.mp4")
     found = sorted(s.path for s in list_sources(str(tmp_path / "data")).sources)
     assert found == ["class/link/clip.mp4", "clip.mp4"]
+
+
+def test_what_lies_beside_a_folder_is_found_however_it_is_spelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path / "train" / "n1" / "a.mp4")
+    touch(tmp_path / "labels.txt", "n1,crane\n")
+    monkeypatch.chdir(tmp_path / "train" / "n1")
+    for spelled in (tmp_path / "train", f"{tmp_path}/train/", f"{tmp_path}/train/n1/..", "..", "../../train/."):
+        assert list_sources(str(spelled)).names == {"n1": "crane"}
 
 
 def test_data_that_cannot_be_used_is_named(tmp_path: Path) -> None:

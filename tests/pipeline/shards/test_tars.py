@@ -1,5 +1,8 @@
 import io
+import os
+import subprocess
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,107 @@ def tar_of(files: dict[str, bytes]) -> bytes:
     return stream.getvalue()
 
 
+def tar_with(*members: tuple[str, bytes | str], links: bytes = tarfile.SYMTYPE) -> bytes:
+    """A tar of files, and of links where text stands for their target."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            if isinstance(content, str):
+                member.type, member.linkname = links, content
+            else:
+                member.size = len(content)
+            tar.addfile(member, io.BytesIO(content) if isinstance(content, bytes) else None)
+    return stream.getvalue()
+
+
+def read_tar(folder: Path, tar: bytes) -> tuple[dict[str, bytes | str], Counter[str]]:
+    """What is read of each file, or why it is not; and what is counted."""
+    (folder / "data.tar").write_bytes(tar)
+    storage, ignored = open_storage(str(folder)), Counter[str]()
+    entries = tar_entries(storage, "data.tar", ignored)
+    return {path: storage.read("data.tar", span) if span else fault for path, span, fault in entries}, ignored
+
+
+def classes(folder: Path, tar: bytes) -> tuple[dict[str, str], Counter[str]]:
+    """Class of each input, and what is counted."""
+    (folder / "data.tar").write_bytes(tar)
+    listing = list_sources(str(folder / "data.tar"))
+    return {source.path: source.class_name for source in listing.sources}, listing.ignored
+
+
+def test_links_are_followed_to_the_bytes_of_their_target(tmp_path: Path) -> None:
+    a, b = b"a" * 700, b"b" * 10
+    links = [
+        ("d/s.jpg", "../c/a.jpg"),
+        ("d/ss.jpg", "s.jpg"),
+        ("d/early.jpg", "/c/b.jpg"),
+        ("d/out.jpg", "../../x.jpg"),
+    ]
+    links += [("d/loop.jpg", "loop.jpg"), ("d/folder.jpg", "../c")]
+    read, _ = read_tar(tmp_path, tar_with(("./c/a.jpg", a), *links, ("c/b.jpg", b)))
+    assert [read[f"d/{name}.jpg"] for name in ("s", "ss", "early")] == [a, a, b]
+    assert read["d/out.jpg"] == "a link to x.jpg, where the tar holds no file"
+    for name in ("loop", "folder"):
+        assert "where the tar holds no file" in str(read[f"d/{name}.jpg"])
+    hard = [("d/h.jpg", "c/a.jpg"), ("d/hh.jpg", "d/h.jpg"), ("d/early.jpg", "c/b.jpg")]
+    read, _ = read_tar(tmp_path, tar_with(("c/a.jpg", a), *hard, ("c/b.jpg", b), links=tarfile.LNKTYPE))
+    assert [read[f"d/{name}.jpg"] for name in ("h", "hh")] == [a, a]
+    assert read["d/early.jpg"] == "a hard link to c/b.jpg, which is not before it in the tar"
+
+
+def test_a_later_member_replaces_an_earlier_one_but_not_what_was_linked(tmp_path: Path) -> None:
+    members = (("c/a.jpg", b"old"), ("c/h.jpg", "c/a.jpg"), ("./c/a.jpg", b"newer"), ("c/b.jpg", b"b"))
+    read, ignored = read_tar(tmp_path, tar_with(*members, links=tarfile.LNKTYPE))
+    assert read == {"c/a.jpg": b"newer", "c/h.jpg": b"old", "c/b.jpg": b"b"}
+    assert ignored == {"members that a later one of the same name replaces": 1}
+
+
+def test_joined_tars_are_read_to_their_end(tmp_path: Path) -> None:
+    one, two = tar_of({"c/a.jpg": b"a"}), tar_of({"d/b.jpg": b"b"})
+    for joined in (one + two, one[:1536] + two, one + bytes(3 << 20) + two, tar_of({}) + one + two):
+        assert read_tar(tmp_path, joined)[0] == {"c/a.jpg": b"a", "d/b.jpg": b"b"}
+    inner = {"x.tar": one + two, "y.tar": one}
+    assert set(read_tar(tmp_path, tar_of(inner))[0]) == {"x/c/a.jpg", "x/d/b.jpg", "y/c/a.jpg"}
+
+
+def test_absolute_names_keep_their_classes_and_hidden_things_are_counted(tmp_path: Path) -> None:
+    names = [
+        "/home/.u/cat/a.jpg",
+        "/home/.u/dog/b.jpg",
+        "/home/.u/dog/.thumbs/b.jpg",
+        "/home/.u/dog/._b.jpg",
+        "../e/f.jpg",
+    ]
+    found, ignored = classes(tmp_path, tar_of(dict.fromkeys(names, b"x")))
+    assert found == {names[0]: "cat", names[1]: "dog", names[4]: "e"}
+    assert ignored == {"hidden files": 2}
+    hidden = [".ipynb_checkpoints/a.jpg", "cat/.thumbs/a.jpg", "__MACOSX/cat/._a.jpg", "cat/._n.tar"]
+    found, ignored = classes(tmp_path, tar_of(dict.fromkeys(["cat/a.jpg", *hidden], b"x")))
+    assert (found, ignored) == ({"cat/a.jpg": "cat"}, {"hidden files": 4})
+
+
+def test_members_that_are_no_plain_files_are_rejects_or_counted(tmp_path: Path) -> None:
+    (tmp_path / "c").mkdir()
+    with (tmp_path / "c" / "holes.jpg").open("wb") as file:
+        file.write(b"x" * 1000)
+        file.truncate(1 << 20)
+    os.mkfifo(tmp_path / "c" / "pipe.jpg")
+    subprocess.run(["tar", "-S", "-cf", "made.tar", "c"], cwd=tmp_path, check=True)
+    read, ignored = read_tar(tmp_path, (tmp_path / "made.tar").read_bytes())
+    assert read == {"c/holes.jpg": "it is stored with holes (tar --sparse); unpack the tar to read it"}
+    assert ignored == {"devices and other special files": 1}
+
+
+def test_long_and_foreign_names(tmp_path: Path) -> None:
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        stream = io.BytesIO()
+        with tarfile.open(fileobj=stream, mode="w", format=form) as tar:
+            member = tarfile.TarInfo("./кошка/" + "ж" * 120 + ".jpg")
+            tar.addfile(member)
+        assert classes(tmp_path, stream.getvalue())[0] == {member.name[2:]: "кошка"}
+
+
 def test_nested_tar_of_imagenet_is_listed_in_place(tmp_path: Path) -> None:
     contents = {f"n0000000{c}/n0000000{c}_{i}.JPEG": bytes([c, i]) * (300 * i + 1) for c in (1, 2) for i in range(4)}
     inner = {
@@ -28,7 +132,8 @@ def test_nested_tar_of_imagenet_is_listed_in_place(tmp_path: Path) -> None:
     }
     (tmp_path / "train.tar").write_bytes(tar_of({**inner, "readme.txt": b"hello", "./n3/loose.JPEG": b"x" * 1000}))
     storage = open_storage(str(tmp_path))
-    read = {path: storage.read("train.tar", span) for path, span in tar_entries(storage, "train.tar")}
+    entries = tar_entries(storage, "train.tar", Counter())
+    read = {path: storage.read("train.tar", span) for path, span, _ in entries}
     assert read == {**contents, "readme.txt": b"hello", "n3/loose.JPEG": b"x" * 1000}
     listing = list_sources(str(tmp_path / "train.tar"))
     assert {(s.key, s.class_name) for s in listing.sources} == {
@@ -38,15 +143,26 @@ def test_nested_tar_of_imagenet_is_listed_in_place(tmp_path: Path) -> None:
     assert listing.ignored == {".txt": 1}
 
 
-def test_damaged_and_compressed_tars_are_named(tmp_path: Path) -> None:
-    storage = open_storage(str(tmp_path))
-    (tmp_path / "packed.tar").write_bytes(b"\x1f\x8b" + bytes(2000))
-    with pytest.raises(UserError, match=r"packed\.tar is damaged or compressed"):
-        list(tar_entries(storage, "packed.tar"))
-    whole = tar_of({"a/x.jpg": bytes(5000), "a/y.jpg": bytes(5000)})
-    (tmp_path / "cut.tar").write_bytes(whole[:8000])
-    with pytest.raises(UserError, match=r"cut\.tar is damaged or compressed"):
-        list(tar_entries(storage, "cut.tar"))
-    (tmp_path / "outer.tar").write_bytes(tar_of({"n1.tar": b"no tar" * 200}))
-    with pytest.raises(UserError, match=r"n1\.tar in .*outer\.tar is damaged"):
-        list(tar_entries(storage, "outer.tar"))
+WHOLE = tar_of({"a/x.jpg": b"x" * 5000, "a/y.jpg": b"y" * 5000})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x1f\x8b" + bytes(2000), r"data\.tar is damaged or compressed \("),
+        (WHOLE[:8000], "unexpected end of data"),
+        (WHOLE[: 2 * (512 + 5120)], r"cut off, there is no end mark at byte 11264\)"),
+        (WHOLE[: 512 + 5120], r"cut off, there is no end mark at byte 5632\)"),
+        (WHOLE[: 512 + 5120 + 100], "cut off, there is no end mark at byte 5632"),
+        (WHOLE[:5632] + b"?" * 512 + WHOLE[5632 + 512 :], "invalid header at byte 5632"),
+        (WHOLE + b"?" * 512, r"behind the end mark at byte \d+: invalid header"),
+        (tar_of({"n1.tar": b"no tar" * 200}), r"n1\.tar in .*data\.tar is damaged"),
+        (tar_of({"n1.tar": WHOLE[:5632], "n2.tar": WHOLE}), r"n1\.tar in .*data\.tar is damaged .*cut off"),
+        (tar_of({"n1.tar": WHOLE[:8000], "n2.tar": WHOLE}), r"n1\.tar in .*data\.tar is damaged .*unexpected end"),
+        (tar_of({"n1.tar": b""}), r"n1\.tar in .*data\.tar is empty"),
+        (b"", r"data\.tar is empty"),
+    ],
+)
+def test_damaged_cut_and_compressed_tars_are_named(tmp_path: Path, content: bytes, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_tar(tmp_path, content)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.media import exif_block, jpeg, picture, with_segments
 from tests.pipeline.verify.damage import HASH, Copy, expect, found_in
 
 
@@ -15,6 +16,23 @@ def test_a_picture_that_does_not_decode(trusted: bool, clips: Copy, capsys: pyte
         clips.trust(1)
     hashed = [] if trusted else [rf"shard-000001\.tar: {HASH}"]
     expect(found_in(clips.folder, capsys), *hashed, rf"shard-000001\.tar: {key}: 03\.jpg: the JPEG does not decode: .*")
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        (exif_block((0x0112, 1, 1, 6)), "its metadata makes some readers turn it, though not ours; .*"),
+        (b"\xff\xfe\0\x04hi\0\0", "stray bytes in its header end some decoders, .*"),
+    ],
+)
+def test_a_header_that_decoders_read_differently(
+    header: bytes, said: str, images: Copy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Shards that were written before have such photos as they came."""
+    odd = with_segments(jpeg(picture(120, 160, seed=0), quality=50), header)
+    key = images.overwrite(1, 1, "jpg", lambda old: odd.ljust(len(old), b"\0"))
+    images.trust(1)
+    expect(found_in(images.folder, capsys), rf"shard-000001\.tar: {key}: jpg: {said}")
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
-"""Whether a Matroska or WebM file was cut off: ffmpeg takes the end of such a file for the end of the clip."""
+"""Matroska and WebM: the segment states its size (RFC 8794, section 4; RFC 9559, section 5.1)."""
 
 import os
 from typing import IO
+
+from pipeline.shards.containers.completeness import Statement
 
 _EBML, _SEGMENT = 0x1A45DFA3, 0x18538067
 
 
 def _number(file: IO[bytes], with_marker: bool) -> int | None:
-    """A variable-length number (RFC 8794, section 4); None if it is unknown or the file ends."""
+    """A variable-length number; None if it is unknown or the file ends."""
     first = file.read(1)
     if not first or first[0] == 0:
         return None
@@ -22,13 +24,11 @@ def _number(file: IO[bytes], with_marker: bool) -> int | None:
     return None if value == (1 << 7 * length) - 1 else value  # all ones: a live recording that knows no size
 
 
-def missing_bytes(file: IO[bytes]) -> int:
-    """How many bytes the file lacks by the size that its segment states; 0 if it states none or is no Matroska file."""
-    file.seek(0)
+def read_matroska(file: IO[bytes]) -> Statement | None:
+    """What a Matroska file states; None if it is none."""
     if _number(file, with_marker=True) != _EBML or (header := _number(file, with_marker=False)) is None:
-        return 0
+        return None
     file.seek(header, os.SEEK_CUR)
     if _number(file, with_marker=True) != _SEGMENT or (size := _number(file, with_marker=False)) is None:
-        return 0
-    end = file.tell() + size
-    return max(0, end - file.seek(0, os.SEEK_END))
+        return Statement()
+    return Statement(end=file.tell() + size)

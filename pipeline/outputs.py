@@ -1,0 +1,37 @@
+"""Output folders that may hold other things too: a program replaces in them only what it wrote there before."""
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from pipeline.files import as_json, write_bytes
+from pipeline.reading import read_json
+from pipeline.settings import UserError
+
+MARKER = ".made-by.json"
+"""In an output folder: by file or folder name, the program that writes it."""
+
+
+def claim(
+    out: Path, program: str, names: Collection[str], is_output: Callable[[Path], bool] = lambda path: True
+) -> list[Path]:
+    """Note in `out` that `program` writes the files and folders `names`; returns those that it left there before.
+
+    `is_output` says of a path, relative to `out`, whether the program writes files so called into those folders.
+
+    Raises:
+        UserError: `out` is a file; or one of the names is there but not by this program, or is a link; or one of the
+            folders holds a file of somebody else.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file; it must be a folder or not exist yet")
+    marker = out / MARKER
+    makers = read_json(marker, "Remove it and what this program wrote beside it") if marker.is_file() else {}
+    found = [out / name for name in names if (out / name).exists() or (out / name).is_symlink()]
+    for path in found:
+        if makers.get(path.name) != program or path.is_symlink():
+            raise UserError(f"{path} was not made by `{program}`; choose another --out or remove it")
+        for inner in sorted(path.rglob("*")):
+            if inner.is_symlink() or (inner.is_file() and not is_output(inner.relative_to(out))):
+                raise UserError(f"{inner} was not made by `{program}`; choose another --out or move it away")
+    write_bytes(marker, as_json({**makers, **dict.fromkeys(names, program)}))
+    return found

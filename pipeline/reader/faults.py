@@ -1,0 +1,111 @@
+"""What DALI stumbled over: its failures name no sample, so the frames of the batch are tried one at a time."""
+
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from pipeline.dataset import INDEX, ShardDataset
+from pipeline.reader.graph import ENCODED, build_decoder
+from pipeline.settings import UserError
+from pipeline.shards.images import check_jpeg
+from pipeline.shards.rejects import Rejected
+
+DALI_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, MemoryError)
+"""What DALI turns the errors of its operators into."""
+_MOST_NAMED = 3
+
+
+class BatchFrame(NamedTuple):
+    """A frame that was in a batch."""
+
+    dataset: ShardDataset
+    row: int
+    """Row of its sample within the dataset."""
+    frame: int
+
+    @property
+    def sample(self) -> str:
+        """Key and shard of its sample."""
+        shard = self.dataset.manifest.shards[self.dataset.shard[self.row]].file
+        return f"sample {self.dataset.keys[self.row]} in {self.dataset.folder}/{shard}"
+
+
+class _Decoder:
+    """The decoder of the reader's graph, for one frame at a time."""
+
+    def __init__(self, device_id: int | None) -> None:
+        self._pipeline = build_decoder(device_id)
+
+    def size(self, jpeg: np.ndarray) -> tuple[int, int]:
+        """Width and height as decoded; raises one of `DALI_ERRORS` for a frame that cannot be, and ever after."""
+        self._pipeline.feed_input(ENCODED, [jpeg])
+        (picture,) = self._pipeline.run()
+        height, width, _ = picture.shape()[0]
+        return width, height
+
+
+def _decoder(device_id: int | None) -> _Decoder | None:
+    """A decoder that works, or None where not even a picture that was made here decodes."""
+    stream = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(stream, "JPEG")
+    try:
+        decoder = _Decoder(device_id)
+        decoder.size(np.frombuffer(stream.getvalue(), np.uint8))
+    except DALI_ERRORS:
+        return None
+    return decoder
+
+
+def _first_words(error: Exception) -> str:
+    """What DALI says between the places in its program."""
+    message = str(error).rpartition("encountered:")[2]
+    lines = [line.strip() for line in message.splitlines()]
+    said = [line for line in lines if line and not line.startswith("Critical error in pipeline")]
+    return said[0].rstrip(".") if said else type(error).__name__
+
+
+def _fault(frame: BatchFrame, decoder: _Decoder | None) -> str | None:
+    """A sentence on what is wrong with a frame, and what to do; None if nothing is."""
+    dataset, row, number = frame
+    name = f"frame {number} of {frame.sample}"
+    jpeg = dataset.frame(row, number)
+    size = int(dataset.width[row]), int(dataset.height[row])
+    try:
+        stored = check_jpeg(jpeg.tobytes())
+    except Rejected as rejected:
+        return f"frame {number} of {frame.sample} is damaged: {rejected.detail}. {dataset.mending}"
+    if stored != size:
+        return f"{name} has {stored[0]} x {stored[1]} pixels, but {INDEX} says {size[0]} x {size[1]}. {dataset.mending}"
+    if decoder is None:
+        return None
+    remedy = "Leave its input out, or save that as an ordinary JPEG, and write these shards anew"
+    try:
+        decoded = decoder.size(jpeg)
+    except DALI_ERRORS as error:
+        return f"{name} is whole, but DALI cannot decode it: {_first_words(error)}. {remedy}"
+    if decoded != size:
+        return f"{name} has {size[0]} x {size[1]} pixels, but DALI decodes {decoded[0]} x {decoded[1]}. {remedy}"
+    return None
+
+
+def explain_failure(error: Exception, where: str, frames: Sequence[BatchFrame], device_id: int | None) -> UserError:
+    """The error to raise when DALI failed `where` (such as "in step 7") on some frames: it names the one at fault.
+
+    If each of them decodes alone, it names their samples.
+    """
+    decoder = _decoder(device_id)
+    for frame in frames:
+        if (fault := _fault(frame, decoder)) is not None:
+            return UserError(fault)
+    samples = list(dict.fromkeys(frame.sample for frame in frames))
+    named = ", ".join(samples[:_MOST_NAMED])
+    more = f" and {len(samples) - _MOST_NAMED} more" if len(samples) > _MOST_NAMED else ""
+    cause = (
+        "Each of their frames decodes alone, so the data are whole; possibly out of memory: use a smaller batch"
+        if decoder is not None
+        else "It decodes nothing any more, not even a picture made here: look at this machine's memory and GPU"
+    )
+    return UserError(f"DALI failed {where}, on {named}{more}: {_first_words(error)}. {cause}")

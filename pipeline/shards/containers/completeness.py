@@ -1,0 +1,71 @@
+"""What a container states against what is there, as a sentence or nothing."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+TOLERANCE_S = 0.5
+"""Seconds by which a clip may be shorter than stated: muxers round, and leave out how long the last picture lasts."""
+TOLERANCE_SHARE = 0.02
+"""The same as a share of what is stated."""
+TOLERANCE_PICTURES = 2
+"""The same in pictures: decoders drop some that refer to pictures before the clip."""
+
+
+class Extent(NamedTuple):
+    """A stated duration, and how much of it the file holds, in seconds."""
+
+    stated_s: float
+    present_s: float
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What a container states of itself; what it does not state is left out."""
+
+    end: int | None = None
+    """Where its media data end, in bytes from the start of the file."""
+    extents: list[Extent] = field(default_factory=list)
+    """Durations that can be compared without decoding: stated in one place of the file, present in another."""
+    hole_s: tuple[float, float] | None = None
+    """Start and end of a part that is missing inside, in seconds."""
+    pictures_s: dict[int, float] = field(default_factory=dict)
+    """Seconds from the first picture to the last by video track: track ID, or number of the stream where there is none.
+    """
+
+
+def _shorter(extent: Extent, spacing_s: float = 0.0) -> bool:
+    tolerance_s = max(TOLERANCE_S, TOLERANCE_SHARE * extent.stated_s, TOLERANCE_PICTURES * spacing_s)
+    return extent.present_s < extent.stated_s - tolerance_s
+
+
+def missing_part(statement: Statement, size: int) -> str:
+    """What a file of `size` bytes lacks, as a sentence; empty if nothing shows."""
+    if statement.end is not None and size < statement.end:
+        return (
+            f"the file is cut off: its last {statement.end - size} bytes are missing; it states {statement.end} bytes "
+            f"and has {size}"
+        )
+    if statement.hole_s is not None:
+        start_s, end_s = statement.hole_s
+        return f"the file has a hole: its fragments end at {start_s:.3f} s and go on at {end_s:.3f} s"
+    for extent in statement.extents:
+        if _shorter(extent):
+            return f"the file is cut off: it states {extent.stated_s:.3f} s and holds {extent.present_s:.3f} s"
+    return ""
+
+
+def missing_pictures(stated_s: float, times_s: np.ndarray) -> str:
+    """What decoded pictures lack of the stated seconds from first to last, as a sentence; empty if nothing.
+
+    Args:
+        stated_s: what the container states of the track that was decoded.
+        times_s: (pictures,) presentation times, of which 0 is the start of the file.
+    """
+    ordered = np.unique(times_s)
+    spacing_s = float(np.median(np.diff(ordered))) if len(ordered) > 1 else 0.0
+    reached_s = float(max(ordered[-1], ordered[-1] - ordered[0]))  # what cannot be decoded at its start is not the end
+    if not _shorter(Extent(stated_s, reached_s), spacing_s):
+        return ""
+    return f"the file is cut off: it states pictures until {stated_s:.3f} s and the last is at {reached_s:.3f} s"

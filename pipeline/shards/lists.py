@@ -1,0 +1,108 @@
+"""Lists of paths and annotation tables as editors, spreadsheets and other programs write them."""
+
+import codecs
+import csv
+import io
+import itertools
+import re
+import shlex
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO, NamedTuple
+
+from pipeline.settings import UserError
+
+_DELIMITERS = ",;\t"
+_STATED_DELIMITER = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
+"""First line that spreadsheets write for one another."""
+_QUOTED = re.compile(r"""(?:file\s+)?((["']).*\2)\s*""")
+"""A path in quotes, also after the word `file` of ffmpeg's concat lists."""
+
+
+class AnnotatedClip(NamedTuple):
+    """One row of a Kinetics annotation file."""
+
+    stem: str
+    """Name of the clip's file without extension."""
+    label: str
+    """Its class; empty without one."""
+    split: str
+    """Empty where the file names none."""
+
+
+def text_lines(stream: BinaryIO, place: str) -> Iterator[str]:
+    """Lines of UTF-8, or of UTF-16 with a byte order mark; bytes that are not UTF-8 become surrogates, as in paths.
+
+    Raises:
+        UserError: it is no text; `place` is how the message names it.
+    """
+    marked = stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    stream.seek(0)
+    encoding, errors = ("utf-16", "strict") if marked else ("utf-8-sig", "surrogateescape")
+    try:
+        for number, line in enumerate(io.TextIOWrapper(stream, encoding, errors, newline=""), start=1):
+            if "\0" in line:
+                raise UserError(
+                    f"{place}, line {number}: holds a NUL byte; it must be UTF-8 text with one path or row on each line"
+                )
+            yield line
+    except UnicodeDecodeError as error:
+        raise UserError(f"{place} begins as UTF-16 text but is none ({error.reason}): save it as UTF-8") from error
+
+
+def unquoted(text: str, where: str) -> str:
+    """The path or class that a column of a list gives: as it is, in quotes, or as `file 'PATH'`.
+
+    Raises:
+        UserError: it cannot be told what is meant; `where` is how the message names the line.
+    """
+    if quoted := _QUOTED.fullmatch(text):
+        try:
+            (path,) = shlex.split(quoted[1])
+        except ValueError as error:
+            raise UserError(f"{where}: {text!r} has quotes around something other than one path") from error
+        return path
+    if re.match(r"file\s+\S", text):
+        raise UserError(
+            f"{where}: {text!r} looks like a line of an ffmpeg concat list: remove the word file, or put the path in "
+            "quotes"
+        )
+    return text
+
+
+def annotated_clips(lines: Iterable[str], place: str) -> Iterator[AnnotatedClip]:
+    """Rows of a Kinetics annotation file, whose columns are divided by commas, semicolons or tabs.
+
+    Raises:
+        UserError: columns are missing, or a row cannot be read; names the line.
+    """
+    lines = iter(lines)
+    header = next(lines, "")
+    stated = _STATED_DELIMITER.fullmatch(header)
+    above = 1 if stated else 0
+    header = next(lines, "") if stated else header
+    delimiter = stated[1] if stated else max(_DELIMITERS, key=header.count)
+    table = csv.reader(itertools.chain([header], lines), delimiter=delimiter, skipinitialspace=True, strict=True)
+    line = above + 1
+    try:
+        columns = [name.strip().lower() for name in next(table, [])]
+        if missing := {"youtube_id", "time_start", "time_end"} - set(columns):
+            raise UserError(
+                f"{place} has no column {', '.join(sorted(missing))}; a Kinetics annotation file has the columns "
+                "label,youtube_id,time_start,time_end,split"
+            )
+        while True:
+            line = above + table.line_num + 1  # where the row begins: an open quote takes in those below it
+            row = next(table, None)
+            if row is None:
+                return
+            if any("\n" in value or "\r" in value for value in row):
+                raise csv.Error("a value goes over several lines")
+            if row:
+                values = dict(zip(columns, map(str.strip, row), strict=False))
+                start, end = (int(float(values[column])) for column in ("time_start", "time_end"))
+                stem = f"{values['youtube_id']}_{start:06d}_{end:06d}"
+                yield AnnotatedClip(stem, values.get("label", ""), values.get("split", ""))
+    except csv.Error as error:
+        raise UserError(f"{place}, line {line}: {error}; perhaps a quote is not closed") from error
+    except (KeyError, ValueError, OverflowError) as error:
+        raise UserError(f"{place}, line {line}: time_start and time_end must be seconds") from error

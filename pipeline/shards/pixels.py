@@ -1,0 +1,112 @@
+"""Pixels of every kind that Pillow reads -> RGB with 8 bits a channel, transparency laid on white."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, SAMPLEFORMAT, TiffImageFile
+
+from pipeline.shards.rejects import Reason, Rejected
+
+_SIGNED, _WHITE_IS_ZERO = 2, 0
+"""TIFF's SampleFormat of signed integers, and its PhotometricInterpretation of negatives."""
+_DARKEST = 1 / 8
+"""A picture must reach so much of the range that it is taken to have; a darker one may have another range."""
+_SLACK = 1 / 512
+"""So much of the range may lie outside of it: half a level of 256."""
+_PNG_LEVELS = {"L;2": 85, "L;4": 17, "RGB;16B": 1 / 256}
+"""By what Pillow scales the pixels of some PNGs, but not their transparent color."""
+
+
+class _Gray(NamedTuple):
+    """Gray levels that Pillow would clip, not scale."""
+
+    values: NDArray[np.generic]
+    """(height, width) numbers."""
+    whites: tuple[int, ...]
+    """Possible ranges: white is 1 if that is 1, else it is one below (256: 0 to 255)."""
+    negative: bool
+    """Whether 0 is white."""
+
+
+def _gray(image: Image.Image) -> _Gray | None:
+    """The gray levels of an image with more than 8 bits a pixel, or signed ones; None of any other image."""
+    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    bits = tags.get(BITSPERSAMPLE, (16,))[0]
+    signed = tags.get(SAMPLEFORMAT, (1,))[0] == _SIGNED
+    negative = tags.get(PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO
+    if image.mode.startswith("I;16"):
+        return _Gray(np.asarray(image), (1 << bits,), negative)  # the one kind whose range the formats state
+    if image.mode == "F":
+        return _Gray(np.asarray(image), (1, 1 << 8, 1 << 16), negative)
+    if image.mode == "I" or (image.mode == "L" and signed):
+        values = np.asarray(image)
+        full = 1 << (bits - signed)
+        integers = values.view(f"{'i' if signed else 'u'}{values.itemsize}")
+        return _Gray(integers, tuple(sorted({min(white, full) for white in (1 << 8, 1 << 16, full)})), negative)
+    return None
+
+
+def _white(gray: _Gray) -> int:
+    """The smallest of the possible ranges that holds all pixels.
+
+    Raises:
+        Rejected: none does, or the picture would be nearly black in it.
+    """
+    low, high = float(gray.values.min()), float(gray.values.max())
+    if not math.isfinite(high - low):
+        raise Rejected(Reason.DECODE_ERROR, "some gray levels are not finite numbers")
+    white = next((white for white in gray.whites if high <= white * (1 + _SLACK)), None)
+    guessed = len(gray.whites) > 1
+    if white is None or low < -white * _SLACK or (guessed and 0 < high < white * _DARKEST):
+        raise Rejected(
+            Reason.DECODE_ERROR, f"gray levels from {low:g} to {high:g}: which of them is white is not known"
+        )
+    return white
+
+
+def _eight_bits(gray: _Gray, white: int) -> Image.Image:
+    levels = np.clip(np.floor(gray.values.astype(np.float32) * np.float32(256 / white)), 0, 255).astype(np.uint8)
+    return Image.fromarray(~levels if gray.negative else levels)
+
+
+def mend_transparent_color(image: ImageFile.ImageFile) -> None:
+    """Bring the transparent color of a PNG that was just opened, and is not decoded, to the scale of its pixels."""
+    color = image.info.get("transparency")
+    factor = _PNG_LEVELS.get(str(image.tile[0].args)) if image.format == "PNG" and image.tile else None
+    if factor is not None and isinstance(color, int):
+        image.info["transparency"] = color * factor
+    elif factor is not None and isinstance(color, tuple):
+        image.info["transparency"] = tuple(int(channel * factor) for channel in color)
+
+
+def to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
+    """Decode an image into RGB; returns it, and the range of its gray levels if that had to be told from them.
+
+    Integers and floats without a stated range are taken for 0 to 1 (floats), 255, 65535 or all that fits the type:
+    the first of these that holds the picture.
+
+    Raises:
+        Rejected: no such range fits.
+        OSError, ValueError and others of Pillow's: it cannot be decoded.
+    """
+    image.load()
+    told = ""
+    if (gray := _gray(image)) is not None:
+        white = _white(gray)
+        if len(gray.whites) > 1:
+            told = f"0 to {white - (white > 1)}"
+        transparent = image.info.pop("transparency", None)
+        upright = _eight_bits(gray, white)
+        if transparent is not None:
+            upright.paste(255, mask=Image.fromarray(gray.values == transparent))
+        upright.info = image.info
+        image = upright
+    if image.mode == "La":  # premultiplied
+        image = image.convert("LA")
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB"), told

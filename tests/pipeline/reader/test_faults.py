@@ -1,0 +1,87 @@
+"""Whatever DALI fails on, the error names dataset, shard and sample, and advises what helps."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks.made_shards import make_shards
+from pipeline.dataset import ShardDataset
+from pipeline.reader.faults import BatchFrame, explain_failure
+from pipeline.reader.loader import Loader, ReaderSettings
+from pipeline.reader.views import ViewSettings
+from pipeline.settings import UserError
+from tests.media import jpeg, with_segments
+
+SIZE = (96, 80)
+SAID = RuntimeError(
+    "Critical error in pipeline:\nError in CPU operator `nvidia.dali.fn.resize`,\nwhich was used in the pipeline "
+    'definition with the following traceback:\n\n  File "graph.py", line 1\n\nencountered:\n\nstd::bad_alloc\n'
+    "Current pipeline object is no longer valid."
+)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """8 clips of 8 frames in 2 shards."""
+    return make_shards(tmp_path_factory.mktemp("made") / "clips", 8, frames=8, size=SIZE, per_shard=4)
+
+
+def failure(folder: Path) -> str:
+    """What the loader says when it comes to the frames that DALI cannot take."""
+    settings = ReaderSettings(shards=folder, views=ViewSettings(global_size=32, local_size=16, local_crops=1))
+    with Loader(settings, 2, 0, 8) as loader, pytest.raises(UserError) as error:
+        list(loader)
+    return str(error.value)
+
+
+def test_a_size_that_the_index_does_not_know(clips: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(clips, tmp_path / "copy"))
+    table = pq.read_table(copy / "index.parquet")
+    width = [SIZE[0] * (10 if row == 5 else 1) for row in range(8)]
+    column = pa.array(width, table.schema.field("width").type)
+    pq.write_table(table.set_column(table.schema.get_field_index("width"), "width", column), copy / "index.parquet")
+    said = failure(copy)
+    assert (
+        f"of sample clip000005 in {copy}/shard-000001.tar has 96 x 80 pixels, but index.parquet says 960 x 80" in said
+    )
+    assert f"Run `python -m pipeline.verify {copy}`" in said
+
+
+def test_a_frame_that_only_dali_cannot_decode(clips: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(clips, tmp_path / "copy"))
+    dataset = ShardDataset(copy)
+    content = (copy / "shard-000001.tar").read_bytes()
+    odd = with_segments(jpeg(np.zeros((*SIZE[::-1], 3), np.uint8)), b"\xff\xfe\0\x04hi\0\0")
+    for frame in range(8):
+        old = dataset.frame(6, frame).tobytes()
+        content = content.replace(old, odd.ljust(len(old), b"\0"))
+    (copy / "shard-000001.tar").write_bytes(content)
+    said = failure(copy)
+    named = f"of sample clip000006 in {copy}/shard-000001.tar is whole, but DALI cannot decode it: nvImageCodec failure"
+    assert named in said
+    assert "Leave its input out, or save that as an ordinary JPEG" in said
+    assert "pipeline.verify" not in said
+
+
+def test_samples_are_named_where_each_decodes_alone(clips: Path) -> None:
+    dataset = ShardDataset(clips)
+    frames = [BatchFrame(dataset, row, frame) for row in range(5) for frame in (0, 7)]
+    said = str(explain_failure(SAID, "in step 7", frames, None))
+    shard = f"{clips}/shard-000000.tar"
+    assert said == (
+        f"DALI failed in step 7, on sample clip000000 in {shard}, sample clip000001 in {shard}, "
+        f"sample clip000002 in {shard} and 2 more: std::bad_alloc. "
+        "Each of their frames decodes alone, so the data are whole; possibly out of memory: use a smaller batch"
+    )
+
+
+def test_data_are_not_blamed_where_nothing_decodes(clips: Path) -> None:
+    """As on a machine whose GPU is gone: here there is none."""
+    said = str(explain_failure(SAID, "in step 7", [BatchFrame(ShardDataset(clips), 0, 0)], device_id=99))
+    assert said.endswith(
+        "It decodes nothing any more, not even a picture made here: look at this machine's memory and GPU"
+    )

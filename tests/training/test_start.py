@@ -1,0 +1,27 @@
+"""Whether the ranks that were asked for are there."""
+
+import pytest
+
+from training.start import missing_ranks, number_of_machines
+
+
+@pytest.mark.parametrize(
+    ("environment", "ranks", "said"),
+    [
+        ({}, 1, None),
+        ({"WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8", "MASTER_ADDR": "node1"}, 16, None),
+        ({"WORLD_SIZE": "1", "MASTER_ADDR": "node1"}, 1, None),
+        ({"PMI_SIZE": "2", "WORLD_SIZE": "16"}, 16, None),
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": "node1"}, 1, "WORLD_SIZE = 2, but this run has 1 rank"),
+        ({"OMPI_COMM_WORLD_SIZE": "8"}, 1, "OMPI_COMM_WORLD_SIZE = 8, but this run has 1 rank"),
+        ({"MASTER_ADDR": "node1"}, 1, "MASTER_ADDR = node1 speaks of other ranks, but this process was started alone"),
+    ],
+)
+def test_missing_ranks_are_noticed(environment: dict[str, str], ranks: int, said: str | None) -> None:
+    found = missing_ranks(environment, ranks)
+    assert (found and found.partition(": start all ranks together")[0]) == said
+
+
+def test_machines_are_counted() -> None:
+    assert number_of_machines({}, 1) == 1
+    assert number_of_machines({"LOCAL_WORLD_SIZE": "8"}, 16) == 2

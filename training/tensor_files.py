@@ -1,0 +1,129 @@
+"""Files of tensors, safetensors and PyTorch's own: the one place that reads and writes them.
+
+No code in a file is run. Whatever is wrong with a file is said in a sentence; a disk that is full is an OSError.
+"""
+
+import errno
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipeline.reading import reading
+from pipeline.settings import UserError
+
+_HEAD_BYTES = 512
+
+
+def _system_error(error: BaseException, path: Path) -> OSError:
+    """What the system said when a library could not write to `path`: safetensors and PyTorch wrap it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno:
+            return OSError(cause.errno, os.strerror(cause.errno), str(path))
+        cause = cause.__cause__ or cause.__context__
+    number = re.search(r"os error (\d+)", str(error))
+    code = int(number[1]) if number else errno.EIO
+    return OSError(code, os.strerror(code), str(path))
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write named tensors.
+
+    Raises:
+        OSError: the file cannot be written, for instance because the disk is full.
+    """
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=metadata)
+    except SafetensorError as error:
+        raise _system_error(error, path) from error
+
+
+def write_torch(path: Path, content: object) -> None:
+    """Write what `torch.save` can write; raises as `write_safetensors`."""
+    try:
+        with path.open("wb") as stream:  # of a stream, unlike a path, the system's error survives
+            torch.save(content, stream)
+    except RuntimeError as error:
+        raise _system_error(error, path) from error
+
+
+def read_safetensors(path: Path, hint: str = "") -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file.
+
+    Raises:
+        UserError: it cannot be read, or is cut off or something else; the sentence ends with `hint`.
+    """
+    check_content(path)
+    with reading(path, "a complete safetensors file", hint), safe_open(path, framework="pt") as file:
+        return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def read_torch(path: Path) -> Any:  # noqa: ANN401 - whatever was saved
+    """The content of a file of `torch.save`: tensors in lists and dicts, on the CPU.
+
+    Raises:
+        UserError: it cannot be read, is cut off or something else, or holds more than tensors.
+    """
+    check_content(path)
+    try:
+        with path.open("rb") as stream:
+            return torch.load(stream, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(_refusal(path, error)) from error
+
+
+def check_content(path: Path) -> None:
+    """Refuse what is often found in place of weights.
+
+    Raises:
+        UserError: the file cannot be read, is empty, a web page, or a pointer of Git LFS.
+    """
+    with reading(f"the weights {path}", "a file"), path.open("rb") as stream:
+        head = stream.read(_HEAD_BYTES)
+    if not head:
+        raise UserError(f"{path} is empty: copy or download it again")
+    if head.lstrip().startswith(b"<"):
+        raise UserError(f"{path} is a web page, not weights: open it in a browser to see why, then download it again")
+    if head.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path} is a pointer of Git LFS, not the weights: fetch them with `git lfs pull`")
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    """What is wrong with a file that PyTorch refuses; its own words advise to run the code in it."""
+    words = str(error)
+    if held := re.search(r"GLOBAL (\S+)", words):
+        if held[1] == "argparse.Namespace":
+            return (
+                f"{path} holds the options of a training program (argparse.Namespace) beside its tensors, and nothing "
+                "but tensors is read: save these alone, with `with torch.serialization.safe_globals("
+                "[argparse.Namespace]): torch.save({'teacher': torch.load(FILE)['teacher']}, NEW_FILE)`"
+            )
+        return (
+            f"{path} holds {held[1]}, an object that can run code when it is loaded; it was not, since nothing but "
+            "tensors is read: get a file of tensors from whoever made it"
+        )
+    if "TorchScript" in words:
+        return f"{path} is a TorchScript program, and nothing but tensors is read: get a file of tensors"
+    damaged = ("central directory", "unexpected EOF", "truncated", "invalid header or archive is corrupted")
+    if isinstance(error, EOFError | OSError | IndexError) or any(sign in words for sign in damaged):
+        return f"{path} is cut off or damaged: copy or download it again"
+    return f"{path} is not a PyTorch file of plain tensors: give one that was written by torch.save"
+
+
+def check_finite(tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Refuse weights that no program can use.
+
+    Raises:
+        UserError: a tensor holds NaN or infinity; names it and the file or folder `source`.
+    """
+    broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    if broken:
+        more = f" and {len(broken) - 1} more tensors" if len(broken) > 1 else ""
+        raise UserError(f"{source} holds NaN or infinity in {broken[0]}{more}: give weights from before that step")
