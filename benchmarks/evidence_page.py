@@ -1,13 +1,12 @@
 """docs/evidence.md and its curves, from the numbers in benchmarks/results/evidence.json alone."""
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence_rows import MEASURES, ROWS, TITLES, Table, orderings, paragraph, row, signed, spread
-from evaluation.report_parts import chart, colour
 from pipeline.files import write_bytes
+from pipeline.report import plots
 
 CURVES = "evidence-curves.svg"
 RULE = (
@@ -47,15 +46,10 @@ def curves(runs: dict[str, list[dict[str, Any]]]) -> str:
     scored = {name: found[0]["curve"] for name, found in runs.items() if found[0].get("curve")}
     if not scored:
         return ""
-    lines = {row(name).title: [start, *(score for _, score in curve)] for name, curve in scored.items()}
+    lines = [[start, *(score for _, score in curve)] for curve in scored.values()]
     last = max(step for curve in scored.values() for step, _ in curve)
-    drawn = chart(lines, x_title=f"J&F (%) of the first seed over {last} steps")
-    legend = "".join(
-        f'<text x="{56 + 150 * (number % 4)}" y="276" style="fill:{colour(number)}">{escape(title)}</text>'
-        for number, title in enumerate(lines)
-    )
-    opening = '<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="12" viewBox="0 0 640 284">'
-    return opening + drawn.partition(">")[2].removesuffix("</svg>") + legend + "</svg>\n"
+    label = f"J&F (%) of the first seed over {last} steps"
+    return plots.curves(lines, label, [row(name).title for name in scored])
 
 
 def table_of(runs: dict[str, list[dict[str, Any]]]) -> Table:

@@ -8,11 +8,11 @@ from pydantic import Field
 from tqdm import tqdm
 
 from pipeline.dataset import MANIFEST, mending, read_manifest
-from pipeline.files import atomic_path, write_bytes
+from pipeline.files import write_bytes
 from pipeline.preview import page, sheet
-from pipeline.preview.batch import batch_settings, write_batch
 from pipeline.preview.strips import read_strips
 from pipeline.preview.survey import choose, survey_dataset
+from pipeline.report.contact_sheet import contact_sheet
 from pipeline.settings import Command, UserError, run_command
 from pipeline.shards.parts import PARTS
 from pipeline.storage import LocalStorage, Place, Storage, open_storage
@@ -58,26 +58,28 @@ def main(command: PreviewCommand) -> None:
     storage = open_storage(command.shards)
     manifest = read_manifest(command.shards)
     _check_out(storage, command.out)
-    settings = batch_settings(command.shards, manifest, command.seed, command.training)
+    if command.batch or command.training:  # only these load torch and DALI
+        from pipeline.preview.batch import batch_settings, write_batch
+
+        settings = batch_settings(command.shards, manifest, command.seed, command.training)
     try:
         survey = survey_dataset(storage, manifest)
         chosen = choose(storage, manifest, survey, command.samples, command.seed)
     except (OSError, pa.ArrowException, LookupError) as error:
         raise UserError(f"cannot read the tables of {storage} ({error}). {mending(storage)}") from error
     strips = read_strips(storage, manifest, chosen, command.draws, command.seed)
-    sections, parts = [], []
+    samples, parts = [], []
     for strip in tqdm(strips, total=len(chosen), desc="preview", unit=" samples", delay=2):
-        sections.append(page.sample(strip))
+        samples.append(page.sample(strip))
         parts.append(sheet.part(strip))
     title = Path(command.shards.rstrip("/")).name or str(storage)
-    write_bytes(command.out / PAGE, page.render(title, manifest, survey, sections, command.seed).encode())
+    write_bytes(command.out / PAGE, page.render_page(title, manifest, survey, samples, command.seed).encode())
     clips = int(survey.classes.counts.sum())
-    subtitle = f"{len(chosen):,} of {clips:,} {manifest.media}, {len(manifest.classes):,} classes"
-    with atomic_path(command.out / SHEET) as temporary:
-        sheet.compose(title, subtitle, parts).save(temporary, "PNG")
+    note = f"{len(chosen):,} of {clips:,} {manifest.media}, {len(manifest.classes):,} classes"
+    write_bytes(command.out / SHEET, contact_sheet(sheet.arrange(parts), title, note))
     if command.batch:
         write_batch(settings, command.samples, command.out / BATCH)
-    print(f"{subtitle}: open {command.out / PAGE} or {command.out / SHEET}")
+    print(f"{note}: open {command.out / PAGE} or {command.out / SHEET}")
 
 
 if __name__ == "__main__":
