@@ -10,10 +10,9 @@ from tqdm import tqdm
 from evaluation.evaluate import Results, mean_over_time
 from evaluation.pictures import Picture, shrink, spread
 from evaluation.sheets import drawn_prediction, drawn_truth
-from evaluation.task import Clip, Scores, Task, frame_name
+from evaluation.task import Clip, Task, frame_name
 from pipeline.files import write_bytes
 from pipeline.report.page import animation_uri, jpeg_uri, percent, render
-from pipeline.report.palette import series
 from pipeline.report.plots import curves, sparkline
 
 MOST_PICTURED = 40
@@ -38,10 +37,6 @@ Attention = Mapping[str, Mapping[str, Picture]]
 """Pictures by checkpoint and sequence."""
 Figure = tuple[str, str]
 """Address of a picture and its caption."""
-Line = tuple[str, str, Sequence[float | None]]
-"""Line of a table: name of a color or nothing, title, fractions."""
-Table = tuple[list[str], list[Line]]
-"""Head and lines."""
 
 
 def write_report(
@@ -56,57 +51,38 @@ def write_report(
     order = ranked(task, contenders[0].results)
     half = MOST_PICTURED // 2
     pictured = set(order) if len(order) <= MOST_PICTURED else {*order[:half], *order[-half:]}
-    names = [contender.name for contender in contenders]
-    totals: list[Scores] = [contender.record["scores"] or {} for contender in contenders]
+    results = [(name, result) for contender in contenders for name, result in contender.results.items()]
+    scores = {one.name: one.record["scores"][task.columns[0]] for one in contenders if one.record["scores"]}
     over_time = [mean_over_time(contender.results) for contender in contenders]
     count = min(num_clips, len(order) // 2)
     page = render(
         Path(__file__).with_name("report.html"),
-        title=f"{task.title}: {', '.join(names)}",
+        title=f"{task.title}: {', '.join(contender.name for contender in contenders)}",
         heading=task.title,
         subtitle=_subtitle(contenders),
-        names=names,
-        main=task.columns[0],
-        problems={
-            name: result.reason or ""
-            for contender in contenders
-            for name, result in contender.results.items()
-            if result.status != "scored"
-        },
-        facts=[(percent(totals[0][name]), name) for name in task.columns[:4]] if len(names) == 1 and totals[0] else [],
-        scores=(
-            ["", *task.columns],
-            [
-                (series(number), name, [total.get(column) for column in task.columns])
-                for number, (name, total) in enumerate(zip(names, totals, strict=True))
-            ],
-        ),
-        best=max(total[task.columns[0]] for total in totals if total) if sum(map(bool, totals)) > 1 else None,
+        task=task,
+        contenders=contenders,
+        problems={name: result.reason for name, result in results if result.status != "scored"},
+        best=[name for name, score in scores.items() if score == max(scores.values())] if len(scores) > 1 else [],
         curves=curves(over_time, "share of the sequence") if any(over_time) else "",
-        details_title=_plural(task.detail).capitalize(),
-        details=_overall_details(contenders),
         extremes=[
             ("Best sequences", _animations(task, clips, contenders, order[:count])),
             ("Worst sequences", _animations(task, clips, contenders, order[::-1][:count])),
         ],
         pictured="" if len(pictured) == len(order) else f"Pictures of the {half} best and the {half} worst.",
-        sequences=[
-            {
-                "name": name,
-                "scores": [_score(task, contender, name) for contender in contenders],
-                "curves": sparkline([list(contender.results[name].over_time.values()) for contender in contenders]),
-                "rows": _stills(task, clips[name], contenders, attention) if name in pictured else [],
-                "details": _details(task, name, contenders),
-            }
+        sequences=(
+            (
+                name,
+                sparkline([list(contender.results[name].over_time.values()) for contender in contenders]),
+                _stills(task, clips[name], contenders, attention) if name in pictured else [],
+            )
             for name in tqdm(order, desc="report", unit="sequence", mininterval=1)
-        ],
-        notes=dict.fromkeys(
-            (name, note)
-            for contender in contenders
-            for name, result in contender.results.items()
-            for note in result.notes
         ),
-        origins={contender.name: _origin(contender) for contender in contenders},
+        notes=dict.fromkeys((name, note) for name, result in results for note in result.notes),
+        origins=[
+            json.dumps({key: one.record[key] for key in _ORIGIN if key in one.record}, indent=2, default=str)
+            for one in contenders
+        ],
     )
     write_bytes(path, page.encode())
 
@@ -126,21 +102,6 @@ def _subtitle(contenders: Sequence[Contender]) -> str:
     return f"{many}{scored} of {len(results)} sequences, {frames} scored frames. All scores in percent."
 
 
-def _plural(word: str) -> str:
-    return f"{word}es" if word.endswith("s") else f"{word}s"
-
-
-def _overall_details(contenders: Sequence[Contender]) -> Table | None:
-    """Scores of each object, class or joint over all sequences."""
-    known: list[dict[str, Scores]] = [contender.record.get("details", {}) for contender in contenders]
-    names = list(dict.fromkeys(name for details in known for name in details))
-    if not names:
-        return None
-    columns = list(known[0].get(names[0], {}))
-    head = ["", *(f"{column}, {c.name}" if len(contenders) > 1 else column for c in contenders for column in columns)]
-    return head, [("", name, [d.get(name, {}).get(column) for d in known for column in columns]) for name in names]
-
-
 def _animations(
     task: Task[Any], clips: Mapping[str, Clip], contenders: Sequence[Contender], names: Sequence[str]
 ) -> list[Figure]:
@@ -150,14 +111,10 @@ def _animations(
             numbers = spread(len(clips[name].frames), MOVING_FRAMES)
             drawn = [drawn_prediction(task, clips[name], n, contender.predictions / name) for n in numbers]
             if frames := [shrink(picture) for picture in drawn if picture is not None]:
-                caption = f"{name} · {contender.name} · {percent(_score(task, contender, name))}"
+                score = (contender.results[name].scores or {}).get(task.columns[0])
+                caption = f"{name} · {contender.name} · {percent(score)}"
                 figures.append((animation_uri(frames), caption))
     return figures
-
-
-def _score(task: Task[Any], contender: Contender, name: str) -> float | None:
-    scores = contender.results[name].scores
-    return None if scores is None else scores[task.columns[0]]
 
 
 def _stills(task: Task[Any], clip: Clip, contenders: Sequence[Contender], attention: Attention) -> list[list[Figure]]:
@@ -180,21 +137,3 @@ def _stills(task: Task[Any], clip: Clip, contenders: Sequence[Contender], attent
     maps = {contender.name: attention.get(contender.name, {}).get(clip.name) for contender in contenders}
     rows.append([figure(m, name, "attention of the CLS token") for name, m in maps.items() if m is not None])
     return rows
-
-
-def _details(task: Task[Any], name: str, contenders: Sequence[Contender]) -> Table | None:
-    """Scores of each object, class or joint of a sequence, one checkpoint after the other."""
-    kinds = {
-        (number, kind): scores
-        for number, contender in enumerate(contenders)
-        for kind, scores in contender.results[name].details.items()
-    }
-    rows: list[Line] = [
-        (series(number), f"{task.detail} {kind}", list(scores.values())) for (number, kind), scores in kinds.items()
-    ]
-    return (["", *next(iter(kinds.values()))], rows) if kinds else None
-
-
-def _origin(contender: Contender) -> str:
-    known = {key: contender.record[key] for key in _ORIGIN if key in contender.record}
-    return json.dumps(known, indent=2, default=str)

@@ -34,52 +34,24 @@ def shown(queries: Iterable[int], rows: NDArray[np.int32], similarity: NDArray[n
     return [Shown(query, rows[query].tolist(), similarity[query].tolist()) for query in queries]
 
 
-def tile(dataset: ShardDataset, row: int) -> Image.Image:
-    """The center of a sample's (middle) frame, `TILE` pixels square."""
+def tile(dataset: ShardDataset, row: int, heading: str, edge: str = "") -> Tile:
+    """The center of a sample's (middle) frame, `TILE` pixels square, with its class and key."""
     frame = dataset.frame(row, int(dataset.num_frames[row]) // 2)
     with Image.open(io.BytesIO(frame.tobytes())) as image:
-        return ImageOps.fit(image.convert("RGB"), (TILE, TILE), Image.Resampling.LANCZOS)
-
-
-def class_name(dataset: ShardDataset, row: int) -> str:
-    """Name of a sample's class, empty without one."""
+        picture = ImageOps.fit(image.convert("RGB"), (TILE, TILE), Image.Resampling.LANCZOS)
     label = int(dataset.label[row])
-    return dataset.manifest.classes[label] if label >= 0 else ""
-
-
-def edge_color(dataset: ShardDataset, query: int, row: int) -> str:
-    """Name of the color of a neighbour's edge: of its query's class, of another, or unknown."""
-    labels = int(dataset.label[query]), int(dataset.label[row])
-    return "gray" if min(labels) < 0 else ("green" if labels[0] == labels[1] else "red")
+    name = dataset.manifest.classes[label] if label >= 0 else "without class"
+    return Tile(picture, f"{heading}\n{name}\nrow {row}: {dataset.keys[row]}", edge)
 
 
 def tiles(dataset: ShardDataset, row: Shown) -> list[Tile]:
-    """The query, and its neighbours with their similarities."""
-    shown = [("query", row.query, "")]
-    for number, similarity in zip(row.rows, row.similarity, strict=True):
-        shown.append((f"{similarity:.3f}", number, edge_color(dataset, row.query, number)))
-    captions = [
-        "\n".join(filter(None, (heading, class_name(dataset, number), f"row {number}: {dataset.keys[number]}")))
-        for heading, number, _ in shown
-    ]
-    return [
-        Tile(tile(dataset, number), caption, edge) for (_, number, edge), caption in zip(shown, captions, strict=True)
-    ]
-
-
-def _facts(report: dict[str, Any]) -> list[tuple[str, str]]:
-    facts = [
-        (f"{report['images']:,}", "images"),
-        (str(report["k"]), "neighbours of an image"),
-        (f"{report['similarity_quantiles']['0.5']:.3f}", "median similarity"),
-        (f"{report['most_popular_row_appears']} times", "most popular image appears"),
-    ]
-    if report["same_class_rate"] is not None:
-        rate, chance = report["same_class_rate"], report["same_class_rate_by_chance"]
-        facts.append((f"{100 * rate:.1f} % (chance {100 * chance:.1f} %)", "of the query's class"))
-    if report["recall"] is not None:
-        facts.append((f"{report['recall']:.3f}", "recall of the approximate search"))
-    return facts
+    """The query, and its neighbours with their similarities and edges that say whether they have its class."""
+    shown = [tile(dataset, row.query, "query")]
+    for neighbour, similarity in zip(row.rows, row.similarity, strict=True):
+        labels = int(dataset.label[row.query]), int(dataset.label[neighbour])
+        edge = "gray" if min(labels) < 0 else ("green" if labels[0] == labels[1] else "red")
+        shown.append(tile(dataset, neighbour, f"{similarity:.3f}", edge))
+    return shown
 
 
 def page(
@@ -112,7 +84,7 @@ def page(
         title=f"Neighbours of {Path(dataset.folder).name}",
         subtitle=f"Features by weights with file hash {report['weights_hash'][:12]}, {report['metric']} similarity, "
         f"{report['search']} search.",
-        facts=_facts(report),
+        report=report,
         sections=[
             (heading, note, [tiles(dataset, row) for row in shown(queries, rows, similarity)])
             for heading, note, queries in sections

@@ -1,5 +1,6 @@
 """`python -m pipeline.preview --shards DATASET`."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ from tqdm import tqdm
 from pipeline.dataset import MANIFEST, mending, read_manifest
 from pipeline.files import write_bytes
 from pipeline.preview import page, sheet
-from pipeline.preview.strips import read_strips
+from pipeline.preview.strips import Strip, read_strips
 from pipeline.preview.survey import choose, survey_dataset
 from pipeline.report.contact_sheet import contact_sheet
 from pipeline.settings import Command, UserError, run_command
@@ -68,12 +69,15 @@ def main(command: PreviewCommand) -> None:
     except (OSError, pa.ArrowException, LookupError) as error:
         raise UserError(f"cannot read the tables of {storage} ({error}). {mending(storage)}") from error
     strips = read_strips(storage, manifest, chosen, command.draws, command.seed)
-    samples, parts = [], []
-    for strip in tqdm(strips, total=len(chosen), desc="preview", unit=" samples", delay=2):
-        samples.append(page.sample(strip))
-        parts.append(sheet.part(strip))
+    parts = []
+
+    def samples() -> Iterator[Strip]:
+        for strip in tqdm(strips, total=len(chosen), desc="preview", unit=" samples", delay=2):
+            parts.append(sheet.part(strip))
+            yield strip
+
     title = Path(command.shards.rstrip("/")).name or str(storage)
-    write_bytes(command.out / PAGE, page.render_page(title, manifest, survey, samples, command.seed).encode())
+    write_bytes(command.out / PAGE, page.render_page(title, manifest, survey, samples(), command.seed).encode())
     clips = int(survey.classes.counts.sum())
     note = f"{len(chosen):,} of {clips:,} {manifest.media}, {len(manifest.classes):,} classes"
     write_bytes(command.out / SHEET, contact_sheet(sheet.arrange(parts), title, note))

@@ -10,8 +10,6 @@ from pipeline.report.palette import LIGHT
 
 EDGE = 3
 _MARGIN, _GAP = 24, 8
-_TITLE, _NOTE, _HEADING, _CAPTION = 26, 15, 15, 12
-"""Font sizes."""
 _LEAST_WIDTH = 640
 
 
@@ -58,38 +56,39 @@ def contact_sheet(rows: Sequence[Row], title: str = "", note: str = "") -> bytes
     """PNG bytes of a grid of tiles whose columns are as wide as their widest picture; pictures keep their size."""
     across = max((len(row.tiles) for row in rows), default=0)
     widths = [max(row.tiles[i].picture.width for row in rows if i < len(row.tiles)) for i in range(across)]
-    heights = [max((tile.picture.height for tile in row.tiles), default=0) for row in rows]
-    lines = [max((tile.caption.count("\n") + bool(tile.caption) for tile in row.tiles), default=0) for row in rows]
-    head = sum(bool(text) * (size + 14) for text, size in ((title, _TITLE), (note, _NOTE)))
-    places = [_heading(row) + height + 4 + 16 * count for row, height, count in zip(rows, heights, lines, strict=True)]
-    width = max(_LEAST_WIDTH, 2 * _MARGIN + sum(widths) + _GAP * (across - 1))
-    sheet = Image.new("RGB", (width, 2 * _MARGIN + head + sum(places) + 2 * _GAP * len(rows)), LIGHT["paper"])
-    pen = ImageDraw.Draw(sheet)
-
-    def write(text: str, left: int, top: int, room: int, size: int, color: str) -> None:
-        pen.text((left, top), fit(text, room, size), LIGHT[color], ImageFont.load_default(size))
-
+    width = max(_LEAST_WIDTH, sum(widths) + _GAP * (across - 1))
+    parts = [_line(title, width, 26, "ink"), _line(note, width, 15, "soft")]
+    for row in rows:
+        parts += [_line(row.heading, width, 15, "ink"), _tiles(row.tiles, widths, width)]
+    sheet = Image.new("RGB", (width + 2 * _MARGIN, sum(part.height for part in parts) + 2 * _MARGIN), LIGHT["paper"])
     top = _MARGIN
-    for text, size, color in ((title, _TITLE, "ink"), (note, _NOTE, "soft")):
-        if text:
-            write(text, _MARGIN, top, width - 2 * _MARGIN, size, color)
-            top += size + 14
-    for row, height, place in zip(rows, heights, places, strict=True):
-        write(row.heading, _MARGIN, top, width - 2 * _MARGIN, _HEADING, "ink")
-        left, upper = _MARGIN, top + _heading(row)
-        for tile, room in zip(row.tiles, widths, strict=False):
-            sheet.paste(tile.picture, (left, upper))
-            if tile.edge:
-                corner = left + tile.picture.width - 1, upper + tile.picture.height - 1
-                pen.rectangle((left, upper, *corner), outline=LIGHT[tile.edge], width=EDGE)
-            for number, line in enumerate(tile.caption.split("\n")):
-                write(line, left, upper + height + 4 + 16 * number, room, _CAPTION, "soft" if number else "ink")
-            left += room + _GAP
-        top += place + 2 * _GAP
+    for part in parts:
+        sheet.paste(part, (_MARGIN, top))
+        top += part.height
     stream = io.BytesIO()
     sheet.save(stream, "PNG")
     return stream.getvalue()
 
 
-def _heading(row: Row) -> int:
-    return _HEADING + 10 if row.heading else 0
+def _line(text: str, width: int, size: int, color: str) -> Image.Image:
+    """A line of text, of no height if there is none."""
+    line = Image.new("RGB", (width, bool(text) * (size + size // 2)), LIGHT["paper"])
+    ImageDraw.Draw(line).text((0, 0), fit(text, width, size), LIGHT[color], ImageFont.load_default(size))
+    return line
+
+
+def _tiles(tiles: Sequence[Tile], widths: Sequence[int], width: int) -> Image.Image:
+    """Tiles side by side in columns of some widths."""
+    tallest = max((tile.picture.height for tile in tiles), default=0)
+    lines = max((len(tile.caption.splitlines()) for tile in tiles), default=0)
+    row = Image.new("RGB", (width, tallest + 18 * lines + 20), LIGHT["paper"])
+    left = 0
+    for tile, room in zip(tiles, widths, strict=False):
+        row.paste(tile.picture, (left, 0))
+        if tile.edge:
+            box = (left, 0, left + tile.picture.width - 1, tile.picture.height - 1)
+            ImageDraw.Draw(row).rectangle(box, outline=LIGHT[tile.edge], width=EDGE)
+        for number, line in enumerate(tile.caption.splitlines()):
+            row.paste(_line(line, room, 12, "soft" if number else "ink"), (left, tallest + 4 + 18 * number))
+        left += room + _GAP
+    return row

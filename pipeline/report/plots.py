@@ -3,7 +3,7 @@
 import io
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,17 +23,8 @@ _STYLE = {
     **{"axes.spines.left": False, "axes.spines.right": False, "axes.spines.top": False, "text.parse_math": False},
     **{"xtick.major.size": 0, "ytick.major.size": 0, "legend.frameon": False, "xtick.major.pad": 8},
 }
-_MOST_BARS = 24
 _TAIL = 0.005
-"""Share of the counts at each end that may lie beyond the outer bars."""
-
-
-class Histogram(NamedTuple):
-    """A distribution, and what it says in words."""
-
-    title: str
-    svg: str
-    note: str
+"""Share of the counts at each end that the outer bars of a histogram take in."""
 
 
 def inline(svg: str) -> str:
@@ -51,55 +42,36 @@ def quantile(counts: Counts, share: float) -> int:
     return int(np.searchsorted(below, max(1, share * below[-1]), side="left"))
 
 
-def bins(counts: Counts) -> tuple[Counts, Counts]:
-    """Edges (b + 1,) and heights (b,) of at most about `_MOST_BARS` bars of a round width; counts must not all be 0.
-
-    The outer bars hold the rare values beyond them as well.
-    """
+def histogram(counts: Counts, scale: float, unit: str) -> tuple[str, str]:
+    """The distribution of whole numbers times `scale`, in `unit`, and what it says; counts must not all be 0."""
     from matplotlib.ticker import MaxNLocator
 
     low, high = quantile(counts, _TAIL), quantile(counts, 1 - _TAIL)
-    ticks = MaxNLocator(_MOST_BARS, steps=[1, 2, 5, 10], integer=True).tick_values(low, high + 1)
-    edges = np.rint(ticks).astype(np.int64)
-    edges = edges[np.searchsorted(edges, low, "right") - 1 : np.searchsorted(edges, high, "right") + 1]
-    values = np.flatnonzero(counts)
-    heights, _ = np.histogram(values.clip(edges[0], edges[-1] - 1), edges, weights=counts[values])
-    return edges, heights.astype(np.int64)
-
-
-def histogram(title: str, counts: Counts, scale: float, unit: str) -> Histogram:
-    """The distribution of whole numbers times `scale`, in `unit`; counts must not all be 0."""
-    edges, heights = bins(counts)
-    values = np.flatnonzero(counts)
-    labels = [_number(edge * scale) for edge in edges]
-    labels[0] = "≤ " * bool(values[0] < edges[0]) + labels[0]
-    labels[-1] = "≥ " * bool(values[-1] >= edges[-1]) + labels[-1]
+    edges = np.asarray(MaxNLocator(24, integer=True).tick_values(low, high + 1))
 
     def draw(axes: "Axes") -> None:
-        step = int(edges[1] - edges[0])
-        bars = axes.bar(edges[:-1], heights, 0.92 * step, align="edge", color=LIGHT["blue"])
-        for place, bar in enumerate(bars):
-            bar.set_gid(f"title:{labels[place]} to {labels[place + 1]} {unit}: {heights[place]:,}")
-        shown = sorted({0, len(edges) // 2, len(edges) - 1})
-        around = max(0, 8 - len(heights)) * step / 2
-        axes.set(xlim=(edges[0] - around, edges[-1] + around), yticks=[])
-        axes.set_xticks(edges[shown], [labels[place] for place in shown])
+        values = np.arange(len(counts)).clip(low, high)
+        axes.hist(values * scale, (edges * scale).tolist(), weights=counts, rwidth=0.92, color=LIGHT["blue"])
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        axes.grid(axis="y")
 
     middle, first, last = (_number(quantile(counts, share) * scale) for share in (0.5, 0.05, 0.95))
     note = f"median {middle} {unit}; nine in ten lie between {first} and {last}"
-    return Histogram(title, _on_axes((360, 170), (26, 24, 26, 8), draw), note)
+    if np.flatnonzero(counts)[-1] > high or np.flatnonzero(counts)[0] < low:
+        note += "; the outer bars hold what lies beyond them"
+    return _on_axes((360, 170), draw), note
 
 
 def falling(counts: NDArray[np.integer]) -> str:
     """Counts (n,) from the largest to the smallest as one area."""
-    heights = np.sort(counts)[::-1]
-    places = np.unique(np.linspace(0, len(heights) - 1, min(len(heights), 500)).astype(np.int64))
+    shown = np.unique(np.linspace(0, len(counts) - 1, 500).astype(np.int64))
 
     def draw(axes: "Axes") -> None:
-        axes.fill_between(places, heights[places], color=LIGHT["blue"], linewidth=0)
-        axes.set(xlim=(0, max(1, len(heights) - 1)), ylim=(0, max(1, 1.05 * heights[0])), xticks=[], yticks=[])
+        axes.stairs(np.sort(counts)[::-1][shown], fill=True, color=LIGHT["blue"])
+        axes.set(xlim=(0, len(shown)), ylim=(0, None), xticks=[], yticks=[])
 
-    return _on_axes((1000, 120), (0, 1, 0, 0), draw)
+    return _on_axes((1000, 120), draw)
 
 
 def curves(lines: Sequence[Sequence[float]], x_label: str, names: Sequence[str] = ()) -> str:
@@ -113,13 +85,13 @@ def curves(lines: Sequence[Sequence[float]], x_label: str, names: Sequence[str] 
             for number, line in enumerate(lines)
         ]
         axes.set(xlim=(0, 1), xticks=[0, 1], xticklabels=["first", "last"])
-        axes.set_xlabel(x_label, labelpad=-14)
+        axes.set_xlabel(x_label)
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.grid(axis="y")
         if names:
-            axes.legend(drawn, names, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0)
+            axes.figure.legend(drawn, names, loc="outside upper left", ncols=4)
 
-    return _on_axes((680, 280), (36, 32, 16, 34 if names else 10), draw)
+    return _on_axes((680, 280), draw)
 
 
 def sparkline(lines: Sequence[Sequence[float]]) -> str:
@@ -140,17 +112,16 @@ def _number(value: float) -> str:
     return f"{value:,.1f}".removesuffix(".0") if value < 1000 else f"{value:,.0f}"
 
 
-def _on_axes(size: tuple[int, int], margins: tuple[int, int, int, int], draw: Callable[["Axes"], None]) -> str:
-    """An SVG document of `size` with axes inside of left, bottom, right and top margins."""
-    (width, height), (left, bottom, right, top) = size, margins
-    inner = (left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height)
+def _on_axes(size: tuple[int, int], draw: Callable[["Axes"], None]) -> str:
+    """An SVG document of `size` pixels with axes."""
 
     def on_axes(figure: "Figure") -> None:
-        axes = figure.add_axes(inner)
+        figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03)
+        axes = figure.add_subplot()
         axes.set_axisbelow(True)
         draw(axes)
-        for artist in (*axes.lines, *axes.patches, *axes.collections, *axes.get_ygridlines()):
-            artist.set_clip_on(False)
+        for artist in axes.findobj():
+            artist.set_clip_on(False)  # clip paths have ids, which would have to be unique in a page
 
     return _document(size, on_axes)
 
@@ -167,4 +138,4 @@ def _document(size: tuple[int, int], draw: Callable[["Figure"], None]) -> str:
         draw(figure)
         no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(stream, format="svg", transparent=True, metadata=no_metadata)
-    return re.sub(r'<g id="title:([^"]*)">', r"<g><title>\1</title>", stream.getvalue())
+    return stream.getvalue()

@@ -3,14 +3,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.dataset import Manifest, read_manifest
-from pipeline.preview.page import MOST_CLASSES, render_page, sample
+from pipeline.preview.page import MOST_CLASSES, render_page
 from pipeline.preview.strips import Draw
 from pipeline.preview.survey import RejectedInputs, Survey, survey_dataset
 from pipeline.storage import open_storage
 from tests.pipeline.preview.test_sheet import strip
 from tests.pipeline.report.test_page import HOSTILE, Page
 
-SAMPLE = sample(strip([Draw("epoch 0", (2, 4, 6)), Draw("epoch 1", (3, 6, 8))], frames=10))
+DRAWS = [Draw("epoch 0", (2, 4, 6)), Draw("epoch 1", (3, 6, 8))]
 
 
 @pytest.fixture
@@ -24,8 +24,11 @@ def survey(clip_dataset: Path, manifest: Manifest) -> Survey:
 
 
 def test_the_page_tells_samples_counts_and_rejects(manifest: Manifest, survey: Survey) -> None:
-    html = render_page("k400", manifest, survey, [SAMPLE], seed=3)
-    page = Page(html)
+    """Whatever the names in the files."""
+    named = manifest.model_copy(update={"classes": [HOSTILE, "b"], "split": HOSTILE})
+    survey.rejects[HOSTILE] = RejectedInputs(1, [(HOSTILE, HOSTILE)])
+    page = Page(render_page(HOSTILE, named, survey, [strip(DRAWS, frames=10, name=HOSTILE)], seed=3))
+    assert page.text.count(HOSTILE) >= 8
     assert len(page.all("img")) == 10 + 2 * 3
     marks = [
         (mark.get("title"), (mark["style"] or "").partition(";")[0]) for mark in page.all("span", **{"class": "dot"})
@@ -38,22 +41,13 @@ def test_the_page_tells_samples_counts_and_rejects(manifest: Manifest, survey: S
         ("current: frame 6", "left: 65.00%"),
         ("future: frame 8", "left: 85.00%"),
     ]
-    for said in ("past, 1.00 s", "current, 2.00 s", "future, 3.00 s", "past, 1.50 s", "10 frames, 5.0 s, 320 x 240"):
+    for said in (
+        *("past, 1.00 s", "current, 2.00 s", "future, 3.00 s", "past, 1.50 s", "10 frames, 5.0 s, 320 x 240"),
+        *("6clips", "2classes", "rejects, 25.0 % of the inputs", "too_short", "riding/short_000001_000002.mp4"),
+        *("The largest has 4 clips, the median 2, the smallest 2", "data.seed 3"),
+    ):
         assert said in page.text
-    for said in ("k400", "6clips", "2classes", "rejects, 25.0 % of the inputs", "too_short", "not_media"):
-        assert said in page.text
-    assert "riding/short_000001_000002.mp4" in page.text
-    assert "The largest has 4 clips, the median 2, the smallest 2" in page.text
-    assert "data.seed 3" in page.text
     assert len(page.all("svg")) == 4
-
-
-def test_text_from_files_is_escaped(manifest: Manifest, survey: Survey) -> None:
-    hostile = manifest.model_copy(update={"classes": [HOSTILE, "b"], "split": HOSTILE})
-    survey.rejects[HOSTILE] = RejectedInputs(1, [(HOSTILE, HOSTILE)])
-    page = Page(render_page(HOSTILE, hostile, survey, [{**SAMPLE, "name": HOSTILE, "facts": HOSTILE}], seed=0))
-    assert len(page.all("img")) == 16
-    assert page.text.count(HOSTILE) >= 8
 
 
 def test_many_classes_are_shown_by_their_ends(manifest: Manifest, survey: Survey) -> None:

@@ -6,11 +6,11 @@ from pipeline.preview.sheet import arrange, part
 from pipeline.preview.strips import Draw, Strip
 
 
-def strip(draws: list[Draw], size: tuple[int, int] = (320, 240), frames: int = 20) -> Strip:
+def strip(draws: list[Draw], size: tuple[int, int] = (320, 240), frames: int = 20, name: str = "riding") -> Strip:
     """Frame k is a gray of level 10 k."""
     return Strip(
         key="key",
-        class_name="riding",
+        class_name=name,
         source="riding/file.mp4",
         size=size,
         num_frames=frames,
