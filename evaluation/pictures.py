@@ -10,7 +10,6 @@ from evaluation.jhmdb_scores import LIMBS
 
 TILE_WIDTH = 320
 OPACITY = 0.55
-SHEET_FRAMES = 6
 
 Picture = NDArray[np.uint8]
 
@@ -68,8 +67,3 @@ def shrink(picture: Picture, width: int = TILE_WIDTH) -> Image.Image:
     """A picture (H, W, 3) at a width that suits a page."""
     height = max(1, round(width * picture.shape[0] / picture.shape[1]))
     return Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR)
-
-
-def spread(num_frames: int, most: int = SHEET_FRAMES) -> list[int]:
-    """At most so many frames of a clip: evenly spaced, the first and the last among them."""
-    return [int(number) for number in np.unique(np.linspace(0, num_frames - 1, most).round())]

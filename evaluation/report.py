@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from evaluation.evaluate import Results, mean_over_time
-from evaluation.pictures import Picture, shrink, spread
+from evaluation.pictures import Picture, shrink
 from evaluation.sheets import drawn_prediction, drawn_truth
 from evaluation.task import Clip, Task, frame_name
 from pipeline.files import write_bytes
+from pipeline.report.contact_sheet import spread
 from pipeline.report.page import animation_uri, jpeg_uri, percent, render
 from pipeline.report.plots import curves, sparkline
 

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.frames import read_frame
-from evaluation.pictures import Picture, shrink, spread
+from evaluation.pictures import Picture, shrink
 from evaluation.task import Clip, Task, frame_name
 from pipeline.files import write_bytes
-from pipeline.report.contact_sheet import Row, Tile, blank, contact_sheet
+from pipeline.report.contact_sheet import Row, Tile, blank, contact_sheet, spread
+
+_FRAMES = 6
 
 
 def drawn_prediction(task: Task[Any], clip: Clip, number: int, predictions: Path) -> Picture | None:
@@ -25,7 +27,7 @@ def drawn_truth(task: Task[Any], clip: Clip, number: int) -> Picture | None:
 def save_sheet(path: Path, task: Task[Any], clip: Clip, predictions: Path) -> None:
     """Write the contact sheet of a clip; nothing if no frame that it would show has a prediction."""
     drawn, truths = [], []
-    for number in spread(len(clip.frames)):
+    for number in spread(len(clip.frames), _FRAMES):
         if (prediction := drawn_prediction(task, clip, number, predictions)) is not None:
             name, truth = frame_name(clip, number), drawn_truth(task, clip, number)
             drawn.append(Tile(shrink(prediction), name))

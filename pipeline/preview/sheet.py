@@ -1,9 +1,7 @@
 """The same samples as rows of a contact sheet."""
 
-import numpy as np
-
 from pipeline.preview.strips import ROLES, Strip
-from pipeline.report.contact_sheet import Row, Tile, shrink
+from pipeline.report.contact_sheet import Row, Tile, shrink, spread
 from pipeline.report.palette import ROLES as ROLE_COLORS
 
 _ACROSS = 10
@@ -16,9 +14,8 @@ def clip_row(strip: Strip) -> Row:
     """A clip in order of time: the frames of its first draw under the colors of their roles, and some others."""
     roles = dict(zip(strip.draws[0].frames, ROLES, strict=True))
     others = [frame for frame in strip.pictures if frame not in roles]
-    even = np.unique(np.linspace(0, len(others) - 1, min(len(others), _ACROSS - len(roles))).astype(int))
     tiles = []
-    for frame in sorted([*roles, *(others[number] for number in even)]):
+    for frame in sorted([*roles, *(others[number] for number in spread(len(others), _ACROSS - len(roles)))]):
         role = roles.get(frame, "")
         caption = ", ".join(filter(None, (role, f"{strip.times_s[frame]:.2f} s")))
         tiles.append(Tile(shrink(strip.pictures[frame], _FRAME), caption, ROLE_COLORS.get(role, "")))

@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.report.palette import LIGHT
@@ -28,6 +29,11 @@ class Row(NamedTuple):
 
     heading: str
     tiles: Sequence[Tile]
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most so many of the numbers 0, 1, ... `count` - 1: evenly spaced, the first and the last among them."""
+    return [int(number) for number in np.unique(np.linspace(0, count - 1, min(count, most)).round())]
 
 
 def blank(size: tuple[int, int]) -> Image.Image:

@@ -10,7 +10,6 @@ from evaluation.pictures import (
     heat,
     overlay,
     save_mask,
-    spread,
 )
 from tests.reference_data import read_arrays
 
@@ -36,12 +35,6 @@ def test_overlay_tints_objects_only() -> None:
     tinted = overlay(frame, np.array([[0, 1], [0, 0]], np.uint8))
     assert (tinted[[0, 1, 1], [0, 0, 1]] == 200).all()
     assert tinted[0, 1, 0] > tinted[0, 1, 1]
-
-
-def test_a_choice_of_frames_has_the_first_and_the_last() -> None:
-    assert spread(1) == [0]
-    assert spread(3) == [0, 1, 2]
-    assert (spread(50)[0], spread(50)[-1], len(spread(50)), len(spread(50, 4))) == (0, 49, 6, 4)
 
 
 def test_skeletons_leave_lost_joints_out() -> None:

@@ -1,9 +1,10 @@
 import io
 
 import numpy as np
+import pytest
 from PIL import Image, ImageColor, ImageFont
 
-from pipeline.report.contact_sheet import EDGE, Row, Tile, blank, contact_sheet, fit, shrink
+from pipeline.report.contact_sheet import EDGE, Row, Tile, blank, contact_sheet, fit, shrink, spread
 from pipeline.report.palette import LIGHT
 
 
@@ -51,3 +52,11 @@ def test_long_names_are_shortened_to_their_place() -> None:
     assert shown.endswith("…")
     assert ImageFont.load_default(14).getlength(shown) <= 200
     assert fit("short", 200, 14) == "short"
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 24, 25, 1000])
+def test_a_choice_is_evenly_spaced_with_the_first_and_the_last(count: int) -> None:
+    numbers = spread(count, 24)
+    assert len(numbers) == min(count, 24)
+    assert [*numbers[:1], *numbers[-1:]] == ([0, count - 1] if count else [])
+    assert len(numbers) < 2 or np.ptp(np.diff(numbers)) <= 1
