@@ -138,4 +138,4 @@ def _document(size: tuple[int, int], draw: Callable[["Figure"], None]) -> str:
         draw(figure)
         no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(stream, format="svg", transparent=True, metadata=no_metadata)
-    return stream.getvalue()
+    return " ".join(stream.getvalue().split()) + "\n"
