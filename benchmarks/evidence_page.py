@@ -1,14 +1,14 @@
 """docs/evidence.md and its curves, from the numbers in benchmarks/results/evidence.json alone."""
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence_rows import MEASURES, ROWS, TITLES, Table, orderings, paragraph, row, signed, spread
+from benchmarks.markdown import table
 from benchmarks.result import write_page as replace_page
-from evaluation.report_parts import chart, colour
 from pipeline.files import write_bytes
+from pipeline.report import plots
 
 CURVES = "evidence-curves.svg"
 RULE = (
@@ -19,27 +19,24 @@ RULE = (
 )
 
 
-def score_table(table: Table) -> str:
+def score_table(scores: Table) -> str:
     """Markdown: mean and standard deviation of each row in per cent."""
-    tasks = [task for task, key in MEASURES.items() if key in next(iter(table.values()))[0]]
-    lines = [f"| | {' | '.join(TITLES[task] for task in tasks)} |", "|---" * (len(tasks) + 1) + "|"]
-    for one in ROWS:
-        if one.name in table:
-            found = [spread([scores[MEASURES[task]] for scores in table[one.name]]) for task in tasks]
-            cells = [
-                f"{100 * cell.mean:.1f}" + (f" ± {100 * cell.deviation:.1f}" if cell.seeds > 1 else "")
-                for cell in found
-            ]
-            lines.append(f"| {one.title} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    tasks = [task for task, key in MEASURES.items() if key in next(iter(scores.values()))[0]]
+    lines = []
+    for one in (one for one in ROWS if one.name in scores):
+        found = [spread([seed[MEASURES[task]] for seed in scores[one.name]]) for task in tasks]
+        cells = [f"{100 * cell.mean:.1f}" + f" ± {100 * cell.deviation:.1f}" * (cell.seeds > 1) for cell in found]
+        lines.append([one.title, *cells])
+    return table(["", *(TITLES[task] for task in tasks)], lines)
 
 
-def ordering_table(table: Table) -> str:
+def ordering_table(scores: Table) -> str:
     """Markdown: the paper's orderings, and what became of them."""
-    lines = ["| in the paper | J&F, difference ± standard error | here |", "|---|---|---|"]
-    for better, worse, found in orderings(table):
-        lines.append(f"| {row(better).title} > {row(worse).title} | {signed(found)} | {found.verdict} |")
-    return "\n".join(lines)
+    lines = [
+        (f"{row(better).title} > {row(worse).title}", signed(found), found.verdict)
+        for better, worse, found in orderings(scores)
+    ]
+    return table(["in the paper", "J&F, difference ± standard error", "here"], lines)
 
 
 def curves(runs: dict[str, list[dict[str, Any]]]) -> str:
@@ -48,15 +45,10 @@ def curves(runs: dict[str, list[dict[str, Any]]]) -> str:
     scored = {name: found[0]["curve"] for name, found in runs.items() if found[0].get("curve")}
     if not scored:
         return ""
-    lines = {row(name).title: [start, *(score for _, score in curve)] for name, curve in scored.items()}
+    lines = [[start, *(score for _, score in curve)] for curve in scored.values()]
     last = max(step for curve in scored.values() for step, _ in curve)
-    drawn = chart(lines, x_title=f"J&F (%) of the first seed over {last} steps")
-    legend = "".join(
-        f'<text x="{56 + 150 * (number % 4)}" y="276" style="fill:{colour(number)}">{escape(title)}</text>'
-        for number, title in enumerate(lines)
-    )
-    opening = '<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="12" viewBox="0 0 640 284">'
-    return opening + drawn.partition(">")[2].removesuffix("</svg>") + legend + "</svg>\n"
+    label = f"J&F (%) of the first seed over {last} steps"
+    return plots.curves(lines, label, [row(name).title for name in scored])
 
 
 def table_of(runs: dict[str, list[dict[str, Any]]]) -> Table:
@@ -66,13 +58,13 @@ def table_of(runs: dict[str, list[dict[str, Any]]]) -> Table:
 
 def section(title: str, scene: dict[str, Any], settings: Sequence[str]) -> list[str]:
     """One scene: how, scores, orderings, and what they say."""
-    table = table_of(scene["runs"])
-    seeds = len(table["full"])
-    scores = [f"## {title}", " ".join(settings), score_table(table)]
+    scores = table_of(scene["runs"])
+    seeds = len(scores["full"])
+    parts = [f"## {title}", " ".join(settings), score_table(scores)]
     if seeds < 2:
-        return [*scores, "In per cent, of a single seed, which cannot tell a difference from chance."]
+        return [*parts, "In per cent, of a single seed, which cannot tell a difference from chance."]
     spreads = f"Mean ± standard deviation over seeds 0 to {seeds - 1}, in per cent."
-    return [*scores, spreads, ordering_table(table), paragraph(table)]
+    return [*parts, spreads, ordering_table(scores), paragraph(scores)]
 
 
 def page(result: dict[str, Any]) -> str:

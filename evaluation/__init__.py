@@ -7,7 +7,7 @@ task, masks      what a benchmark says of itself; what those of index masks shar
 davis, vip, jhmdb    the benchmarks: layout, protocol, scores; the measures alone in *_scores
 evaluate         a task's clips through network, propagation and scoring, with threads for the rest (background)
 program          the programs: one or several checkpoints, or predictions on disk -> result files
-report, sheets   report.html and contact sheets (pictures, attention, report_parts)
+report, sheets   report.html and contact sheets (pictures, attention)
 during_training  DAVIS on the teacher while it is trained, and the best weights
 
 A result is a pure function of data, weights and the protocol that its file records.

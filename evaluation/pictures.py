@@ -1,26 +1,21 @@
-"""Predictions to look at: palette masks, tinted objects, skeletons, heat maps, contact sheets."""
+"""Predictions to look at: palette masks, tinted objects, skeletons, heat maps."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from evaluation.jhmdb_scores import LIMBS
-from pipeline.files import atomic_path
 
 TILE_WIDTH = 320
-CAPTION_HEIGHT = 16
 OPACITY = 0.55
-SHEET_FRAMES = 6
 
 Picture = NDArray[np.uint8]
 
 
 def davis_palette() -> Picture:
-    """The 256 colours (256, 3) of DAVIS and PASCAL VOC masks: the bits of an id, three by three, from the highest."""
+    """The 256 colors (256, 3) of DAVIS and PASCAL VOC masks: the bits of an id, three by three, from the highest."""
     ids = np.arange(256)
     palette = np.zeros((256, 3), np.uint8)
     for bit in range(8):
@@ -37,7 +32,7 @@ def save_mask(path: Path, mask: Picture) -> None:
 
 
 def overlay(frame: Picture, mask: Picture) -> Picture:
-    """Frame (H, W, 3) with the objects of an index mask (H, W) tinted in their colours."""
+    """Frame (H, W, 3) with the objects of an index mask (H, W) tinted in their colors."""
     tinted = (1 - OPACITY) * frame + OPACITY * davis_palette()[mask]
     return np.where(mask[..., None] > 0, tinted, frame).astype(np.uint8)
 
@@ -72,35 +67,3 @@ def shrink(picture: Picture, width: int = TILE_WIDTH) -> Image.Image:
     """A picture (H, W, 3) at a width that suits a page."""
     height = max(1, round(width * picture.shape[0] / picture.shape[1]))
     return Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR)
-
-
-def spread(num_frames: int, most: int = SHEET_FRAMES) -> list[int]:
-    """At most so many frames of a clip: evenly spaced, the first and the last among them."""
-    return [int(number) for number in np.unique(np.linspace(0, num_frames - 1, most).round())]
-
-
-class Column(NamedTuple):
-    """One frame of a contact sheet."""
-
-    caption: str
-    prediction: Image.Image
-    truth: Image.Image | None
-    """None where the frame is not annotated."""
-
-
-def save_contact_sheet(path: Path, columns: Sequence[Column]) -> None:
-    """Write a PNG, atomically: the predictions in the upper row, the ground truth in the lower one."""
-    width, height = columns[0].prediction.size
-    row_height = CAPTION_HEIGHT + height
-    sheet = Image.new("RGB", (width * len(columns), 2 * row_height), "white")
-    draw = ImageDraw.Draw(sheet)
-    for number, column in enumerate(columns):
-        left = number * width
-        draw.text((left + 4, 2), f"{column.caption} prediction", fill="black")
-        sheet.paste(column.prediction, (left, CAPTION_HEIGHT))
-        known = "ground truth" if column.truth is not None else "no ground truth"
-        draw.text((left + 4, row_height + 2), f"{column.caption} {known}", fill="black")
-        if column.truth is not None:
-            sheet.paste(column.truth, (left, row_height + CAPTION_HEIGHT))
-    with atomic_path(path) as temporary:
-        sheet.save(temporary, format="PNG")

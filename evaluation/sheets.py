@@ -4,8 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.frames import read_frame
-from evaluation.pictures import Column, Picture, save_contact_sheet, shrink, spread
+from evaluation.pictures import Picture, shrink
 from evaluation.task import Clip, Task, frame_name
+from pipeline.files import write_bytes
+from pipeline.report.contact_sheet import Row, Tile, blank, contact_sheet, spread
+
+_FRAMES = 6
 
 
 def drawn_prediction(task: Task[Any], clip: Clip, number: int, predictions: Path) -> Picture | None:
@@ -27,11 +31,12 @@ def _picture(clip: Clip, number: int) -> Picture:
 
 def save_sheet(path: Path, task: Task[Any], clip: Clip, predictions: Path) -> None:
     """Write the contact sheet of a clip; nothing if no frame that it would show has a prediction."""
-    columns = []
-    for number in spread(len(clip.frames)):
+    drawn, truths = [], []
+    for number in spread(len(clip.frames), _FRAMES):
         if (prediction := drawn_prediction(task, clip, number, predictions)) is not None:
-            truth = drawn_truth(task, clip, number)
-            caption = f"{clip.name} {frame_name(clip, number)}"
-            columns.append(Column(caption, shrink(prediction), None if truth is None else shrink(truth)))
-    if columns:
-        save_contact_sheet(path, columns)
+            name, truth = frame_name(clip, number), drawn_truth(task, clip, number)
+            drawn.append(Tile(shrink(prediction), name))
+            known = blank(drawn[-1].picture.size) if truth is None else shrink(truth)
+            truths.append(Tile(known, name if truth is not None else f"{name} has no truth"))
+    if drawn:
+        write_bytes(path, contact_sheet([Row("Prediction", drawn), Row("Ground truth", truths)], clip.name))

@@ -1,5 +1,6 @@
 """`python -m pipeline.preview DATASET`."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -8,12 +9,12 @@ from pydantic_settings import CliPositionalArg
 from tqdm import tqdm
 
 from pipeline.dataset import MANIFEST, mending, read_manifest
-from pipeline.files import atomic_path, write_bytes
+from pipeline.files import write_bytes
 from pipeline.outputs import claim
 from pipeline.preview import page, sheet
-from pipeline.preview.batch import batch_settings, write_batch
-from pipeline.preview.strips import read_strips
+from pipeline.preview.strips import Strip, read_strips
 from pipeline.preview.survey import choose, survey_dataset
+from pipeline.report.contact_sheet import contact_sheet
 from pipeline.settings import Command, Seed, UserError, run_command
 from pipeline.shards.parts import PARTS
 from pipeline.storage import LocalStorage, Place, Storage, open_storage
@@ -72,27 +73,32 @@ def main(command: PreviewCommand) -> None:
     storage = open_storage(command.place)
     manifest = read_manifest(command.place)
     _check_out(storage, command.out)
-    settings = batch_settings(command.place, manifest, command.seed, command.training)
+    if command.batch or command.training:  # only these load torch and DALI
+        from pipeline.preview.batch import batch_settings, write_batch
+
+        settings = batch_settings(command.place, manifest, command.seed, command.training)
     try:
         survey = survey_dataset(storage, manifest)
         chosen = choose(storage, manifest, survey, command.samples, command.seed)
     except Exception as error:  # Arrow's own kinds and Python's
         raise UserError(f"cannot read the tables of {storage} ({error}). {mending(storage)}") from error
     strips = read_strips(storage, manifest, chosen, command.draws, command.seed)
-    sections, parts = [], []
-    for strip in tqdm(strips, total=len(chosen), desc="preview", unit=" samples", delay=2):
-        sections.append(page.sample(strip))
-        parts.append(sheet.part(strip))
+    parts = []
+
+    def samples() -> Iterator[Strip]:
+        for strip in tqdm(strips, total=len(chosen), desc="preview", unit=" samples", delay=2):
+            parts.append(sheet.part(strip))
+            yield strip
+
     claim(command.out, command.program, [PAGE, SHEET] + [BATCH] * command.batch)
     title = Path(command.place.rstrip("/")).name or str(storage)
-    write_bytes(command.out / PAGE, page.render(title, manifest, survey, sections, command.seed).encode())
+    write_bytes(command.out / PAGE, page.render_page(title, manifest, survey, samples(), command.seed).encode())
     clips = int(survey.classes.counts.sum())
-    subtitle = f"{len(chosen):,} of {clips:,} {manifest.media}, {len(manifest.classes):,} classes"
-    with atomic_path(command.out / SHEET) as temporary:
-        sheet.compose(title, subtitle, parts).save(temporary, "PNG")
+    note = f"{len(chosen):,} of {clips:,} {manifest.media}, {len(manifest.classes):,} classes"
+    write_bytes(command.out / SHEET, contact_sheet(sheet.arrange(parts), title, note))
     if command.batch:
         write_batch(settings, command.samples, command.out / BATCH)
-    print(f"{subtitle}: open {command.out / PAGE} or {command.out / SHEET}")
+    print(f"{note}: open {command.out / PAGE} or {command.out / SHEET}")
 
 
 if __name__ == "__main__":

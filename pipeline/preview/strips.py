@@ -13,6 +13,7 @@ from pipeline.dataset import Manifest, mending
 from pipeline.preview.survey import Chosen
 from pipeline.reader.philox import Stream, uniforms
 from pipeline.reader.sandwich import SandwichSettings, draw_frames, draws_needed
+from pipeline.report.contact_sheet import spread
 from pipeline.settings import UserError
 from pipeline.shards.record import dali_index_file
 from pipeline.storage import Storage
@@ -58,11 +59,6 @@ def reader_draws(row: int, num_frames: int, seed: int, count: int) -> list[Draw]
         Draw(f"epoch {epoch}", (int(past), int(current), int(future)))
         for epoch, (current, past, future) in enumerate(drawn)
     ]
-
-
-def evenly_spaced(count: int) -> list[int]:
-    """Numbers of at most `MOST_PICTURED` of `count` frames, from the first to the last."""
-    return [int(number) for number in np.unique(np.linspace(0, count - 1, min(count, MOST_PICTURED)).round())]
 
 
 def _picture(storage: Storage, row: dict[str, Any], frame: int) -> Image.Image:
@@ -111,7 +107,7 @@ def _strip(storage: Storage, manifest: Manifest, chosen: Chosen, draws: int, see
         if manifest.media == "clips":
             drawn = reader_draws(chosen.row, num_frames, seed, draws)
             times = dict(enumerate(_facts(storage, row)["times_s"]))
-        even = evenly_spaced(num_frames)
+        even = spread(num_frames, MOST_PICTURED)
         pictured = sorted({*even, *(frame for draw in drawn for frame in draw.frames)})
         pictures = {frame: _picture(storage, row, frame) for frame in pictured}
     return Strip(

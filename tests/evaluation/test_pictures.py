@@ -5,14 +5,11 @@ from PIL import Image
 
 from evaluation.frames import read_index_mask
 from evaluation.pictures import (
-    Column,
     davis_palette,
     draw_joints,
     heat,
     overlay,
-    save_contact_sheet,
     save_mask,
-    spread,
 )
 from tests.reference_data import read_arrays
 
@@ -38,23 +35,6 @@ def test_overlay_tints_objects_only() -> None:
     tinted = overlay(frame, np.array([[0, 1], [0, 0]], np.uint8))
     assert (tinted[[0, 1, 1], [0, 0, 1]] == 200).all()
     assert tinted[0, 1, 0] > tinted[0, 1, 1]
-
-
-def test_a_choice_of_frames_has_the_first_and_the_last() -> None:
-    assert spread(1) == [0]
-    assert spread(3) == [0, 1, 2]
-    assert (spread(50)[0], spread(50)[-1], len(spread(50)), len(spread(50, 4))) == (0, 49, 6, 4)
-
-
-def test_contact_sheet_has_the_prediction_above_the_truth(tmp_path: Path) -> None:
-    red, green = (Image.new("RGB", (320, 240), colour) for colour in ("red", "green"))
-    save_contact_sheet(tmp_path / "sheet.png", [Column("a", red, green), Column("b", red, None)])
-    with Image.open(tmp_path / "sheet.png") as image:
-        sheet = np.asarray(image.convert("RGB"))
-    assert sheet.shape == (2 * (16 + 240), 2 * 320, 3)
-    assert sheet[150, 100].tolist() == [255, 0, 0]
-    assert sheet[400, 100].tolist() == [0, 128, 0]
-    assert (sheet[400, 500] == 255).all()
 
 
 def test_skeletons_leave_lost_joints_out() -> None:

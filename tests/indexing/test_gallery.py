@@ -1,18 +1,16 @@
-import base64
 import io
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from indexing.gallery import TILE, page, random_queries, sheet, shown
 from indexing.report import describe
 from pipeline.dataset import ShardDataset
+from pipeline.report.palette import LIGHT
 from tests.indexing.made import write_rows
-
-SAME, OTHER = (0x2E, 0x9E, 0x5B), (0xD2, 0x60, 0x3A)
+from tests.pipeline.report.test_page import HOSTILE, Page, image_of
 
 
 def made(image_dataset: Path) -> tuple[ShardDataset, np.ndarray, np.ndarray, dict[str, object]]:
@@ -32,40 +30,36 @@ def made(image_dataset: Path) -> tuple[ShardDataset, np.ndarray, np.ndarray, dic
 
 def test_page_shows_each_query_beside_its_neighbours(image_dataset: Path) -> None:
     dataset, rows, similarity, report = made(image_dataset)
-    text = page(dataset, rows, similarity, report, 3)
-    assert not re.search(r'(src|href)="(?!data:)', text), "nothing is loaded from elsewhere"
-    assert "Features by weights with file hash 0123456789ab, cosine similarity, exact search." in text
-    lines = text.split('<div class="row">')[1:4]
-    for query, line in zip(random_queries(3, len(dataset)), lines, strict=True):
-        named = [int(row) for row in re.findall(r'title="row (\d+):', line)]
-        assert named == [query, *rows[query]]
-        assert all(f"{value:.3f}" in line for value in similarity[query])
-        pictures = [Image.open(io.BytesIO(base64.b64decode(data))) for data in re.findall('base64,([^"]+)', line)]
-        assert [picture.size for picture in pictures] == [(TILE, TILE)] * 3
+    seen = Page(page(dataset, rows, similarity, report, 3))
+    assert "Features by weights with file hash 0123456789ab, cosine similarity, exact search." in seen.text
+    figures = seen.all("figure")
+    for line, query in enumerate(random_queries(3, len(dataset))):
+        for place, row in enumerate([query, *rows[query]]):
+            lines = (figures[3 * line + place]["title"] or "").split("\n")
+            assert lines[0] == (f"{similarity[query, place - 1]:.3f}" if place else "query")
+            assert lines[-1] == f"row {row}: {dataset.keys[row]}"
+            same = dataset.label[row] == dataset.label[query]
+            edge = figures[3 * line + place].get("style")
+            assert edge == (f"--edge: var(--{'green' if same else 'red'})" if place else None)
+    assert {image_of(picture["src"]).size for picture in seen.all("img")} == {(TILE, TILE)}
 
 
-def test_sheet_frames_neighbours_by_class(image_dataset: Path) -> None:
+def test_sheet_has_edges_by_class(image_dataset: Path) -> None:
     dataset, rows, similarity, _ = made(image_dataset)
-    picture = np.asarray(Image.open(io.BytesIO(sheet(dataset, shown([4], rows, similarity)))))
-    for neighbour, colour in zip(rows[4], picture_edges(picture), strict=True):
-        assert colour == (SAME if dataset.label[neighbour] == dataset.label[4] else OTHER)
-
-
-def picture_edges(picture: np.ndarray) -> list[tuple[int, ...]]:
-    """Colours of the frames of the first line, from left to right."""
-    line = picture[34 + TILE // 2]
-    starts = [x for x in range(1, len(line)) if tuple(line[x]) in (SAME, OTHER) and tuple(line[x - 1]) == (255,) * 3]
-    return [tuple(int(value) for value in line[x]) for x in starts]
+    pixels = np.asarray(Image.open(io.BytesIO(sheet(dataset, shown([4], rows, similarity)))))
+    for neighbour in rows[4]:
+        edge = "green" if dataset.label[neighbour] == dataset.label[4] else "red"
+        assert (pixels == np.array(ImageColor.getrgb(LIGHT[edge]))).all(-1).sum() >= 2 * TILE
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
     dataset = ShardDataset(write_rows(tmp_path / "a<b", 4, name="<script>{}"))
     rows = np.array([[1], [2], [3], [0]], np.int32)
     similarity = np.ones((4, 1), np.float32)
-    report = {"images": 4, "k": 1, "recall": 0.5, "weights_hash": "<i>", "metric": "cosine", "search": "exact"}
-    text = page(dataset, rows, similarity, {**report, **describe(rows, similarity, dataset.label)}, 2)
-    for mark in ("<script>", "a<b", "<i>"):
-        assert mark not in text
+    report = {"images": 4, "k": 1, "recall": 0.5, "weights_hash": HOSTILE, "metric": "cosine", "search": HOSTILE}
+    seen = Page(page(dataset, rows, similarity, {**report, **describe(rows, similarity, dataset.label)}, 2))
+    for said in ("Neighbours of a<b", "<script>0", HOSTILE):
+        assert said in seen.text
 
 
 @pytest.mark.parametrize(("count", "expected"), [(3, 3), (50, 10)])

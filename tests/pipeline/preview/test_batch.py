@@ -14,7 +14,7 @@ from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD, ViewSettings
 from pipeline.settings import UserError
 
 
-def test_a_view_is_shown_in_its_own_colours() -> None:
+def test_a_view_is_shown_in_its_own_colors() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     normalised = (pixels / 255 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
     view = torch.from_numpy(normalised.transpose(2, 0, 1)).float()
@@ -34,14 +34,14 @@ def test_preview_writes_a_picture_of_the_batch(dataset: str, request: pytest.Fix
     folder: Path = request.getfixturevalue(dataset)
     main(PreviewCommand(shards=str(folder), out=tmp_path, samples=2, batch=True))
     with Image.open(tmp_path / BATCH) as picture:
-        assert picture.width > (1900 if dataset != "image_dataset" else 1000)
+        assert picture.width > (1700 if dataset != "image_dataset" else 1000)
         assert len(picture.convert("RGB").getcolors(1 << 24) or ()) > 1000
 
 
 def test_the_same_settings_give_the_same_picture(clip_dataset: Path) -> None:
     views = ViewSettings(global_size=64, local_size=32, local_crops=3)
     pictures = [draw_batch(ReaderSettings(shards=clip_dataset, views=views, seed=seed), 2) for seed in (1, 1, 2)]
-    assert pictures[0].tobytes() == pictures[1].tobytes() != pictures[2].tobytes()
+    assert pictures[0] == pictures[1] != pictures[2]
 
 
 def test_still_images_are_shown_without_a_past(image_dataset: Path) -> None:

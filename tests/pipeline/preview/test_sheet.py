@@ -1,78 +1,54 @@
 import numpy as np
-from PIL import Image, ImageColor, ImageFont
+import pytest
+from PIL import Image
 
-from pipeline.preview.sheet import WIDTH, clip_row, compose, fit, part
+from pipeline.preview.sheet import arrange, part
 from pipeline.preview.strips import Draw, Strip
-from pipeline.preview.style import ROLE_COLOURS
 
 
-def strip(draws: list[Draw], size: tuple[int, int] = (320, 240)) -> Strip:
-    """Frame k is a grey of level 10 k."""
+def strip(draws: list[Draw], size: tuple[int, int] = (320, 240), frames: int = 20, name: str = "riding") -> Strip:
+    """Frame k is a gray of level 10 k."""
     return Strip(
         key="key",
-        class_name="riding a very tall horse through a very narrow street",
-        source="source",
+        class_name=name,
+        source="riding/file.mp4",
         size=size,
-        num_frames=20,
-        duration_s=10.0,
-        times_s={frame: frame / 2 for frame in range(20)},
-        pictures={frame: Image.new("RGB", size, (10 * frame,) * 3) for frame in range(20)},
-        even=list(range(20)) if draws else [],
+        num_frames=frames,
+        duration_s=frames / 2,
+        times_s={frame: frame / 2 for frame in range(frames)},
+        pictures={frame: Image.new("RGB", size, (10 * frame,) * 3) for frame in range(frames)},
+        even=list(range(frames)) if draws else [],
         draws=draws,
     )
 
 
-def places_of(picture: Image.Image, role: str) -> np.ndarray:
-    """(n, 2) x and y of the pixels of a role's colour."""
-    colour = np.array(ImageColor.getrgb(ROLE_COLOURS[role]))
-    y, x = np.nonzero((np.asarray(picture) == colour).all(-1))
-    return np.stack([x, y], axis=1)
+@pytest.mark.parametrize("size", [(320, 240), (256, 455)])
+def test_a_clip_is_in_order_of_time_and_its_first_draw_has_the_colors_of_the_roles(size: tuple[int, int]) -> None:
+    row = part(strip([Draw("epoch 0", (6, 9, 13)), Draw("epoch 1", (5, 8, 12))], size))
+    assert row.heading == f"riding: key, 20 frames, 10.0 s, {size[0]} x {size[1]}"
+    pictures = [tile.picture for tile in row.tiles]
+    levels = [int(np.asarray(picture).mean()) for picture in pictures]
+    assert len(levels) == 10
+    assert levels == sorted(set(levels))
+    assert (levels[0], levels[-1]) == (0, 190)
+    assert max(picture.height for picture in pictures) <= 150
+    edged = {tile.edge: (tile.caption, level) for tile, level in zip(row.tiles, levels, strict=True) if tile.edge}
+    assert edged == {
+        "blue": ("past, 3.00 s", 60),
+        "orange": ("current, 4.50 s", 90),
+        "green": ("future, 6.50 s", 130),
+    }
 
 
-def test_draws_are_marked_below_their_frames() -> None:
-    row = clip_row(strip([Draw("epoch 0", (6, 9, 13))]))
-    pixels = np.asarray(row)
-    top = pixels[1]
-    starts = np.array([np.flatnonzero((top == 10 * frame).all(-1))[0] for frame in range(1, 20)])
-    assert (np.diff(starts) > 0).all()
-    for role, frame in zip(ROLE_COLOURS, (6, 9, 13), strict=True):
-        marked = places_of(row, role)
-        dot = marked[(marked[:, 1] > 30) & (marked[:, 0] < starts[-1] + 60)]
-        centre = dot[:, 0].mean()
-        assert starts[frame - 1] < centre < starts[frame], "frame k begins at starts[k - 1]"
+def test_a_clip_of_three_frames_shows_them() -> None:
+    row = part(strip([Draw("triplet 0", (0, 1, 2))], frames=3))
+    assert [tile.edge for tile in row.tiles] == ["blue", "orange", "green"]
 
 
-def test_the_first_draw_is_shown_large_under_its_colours() -> None:
-    row = clip_row(strip([Draw("epoch 0", (6, 9, 13)), Draw("epoch 1", (5, 8, 12))]))
-    pixels = np.asarray(row)
-    for role, frame in zip(ROLE_COLOURS, (6, 9, 13), strict=True):
-        bar = places_of(row, role)
-        bar = bar[bar[:, 1] == 0]
-        assert len(bar) > 150
-        assert (pixels[60, bar[:, 0].min() + 5] == 10 * frame).all()
-
-
-def test_portraits_do_not_stretch_the_sheet() -> None:
-    draws = [Draw("epoch 0", (6, 9, 13))]
-    assert clip_row(strip(draws, (256, 455))).height < 300
-    assert clip_row(strip(draws, (455, 256))).width == WIDTH
-
-
-def test_rows_and_tiles_fill_the_sheet() -> None:
-    rows = [clip_row(strip([Draw("epoch 0", (6, 9, 13))])) for _ in range(3)]
-    sheet = compose("title", "subtitle", rows)
-    assert sheet.width == WIDTH
-    assert sheet.height >= sum(row.height for row in rows)
-    lowest = np.asarray(sheet.crop((0, sheet.height - rows[0].height - 32, WIDTH, sheet.height - 32)))
-    assert np.array_equal(lowest, np.asarray(rows[0])), "nothing covers the last row"
-    tiles = [part(strip([])) for _ in range(8)]
-    assert compose("title", "subtitle", tiles).height < 2.6 * tiles[0].height + 160
-    assert compose("title", "no samples", []).width == WIDTH
-
-
-def test_long_names_are_shortened_to_their_place() -> None:
-    text = "n" * 500
-    shown = fit(text, 200, 14)
-    assert shown.endswith("…")
-    assert ImageFont.load_default(14).getlength(shown) <= 200
-    assert fit("short", 200, 14) == "short"
+def test_images_stand_side_by_side_and_clips_do_not() -> None:
+    images = arrange([part(strip([], frames=1)) for _ in range(8)])
+    assert [len(row.tiles) for row in images] == [6, 2]
+    assert images[0].tiles[0].caption == "riding\nkey"
+    clips = [part(strip([Draw("epoch 0", (6, 9, 13))]))] * 2
+    assert arrange(clips) == clips
+    assert arrange([]) == []

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.dataset import ShardDataset, read_manifest
-from pipeline.preview.strips import MOST_PICTURED, Strip, evenly_spaced, reader_draws
+from pipeline.preview.strips import Strip, reader_draws
 from pipeline.preview.strips import read_strips as read
 from pipeline.preview.survey import choose, survey_dataset
 from pipeline.reader.plan import PlanSettings, SampleTable, plan_batch
@@ -30,16 +30,6 @@ def test_draws_are_those_of_the_reader() -> None:
         for row, (current, past, future) in zip(plan.rows, plan.frames, strict=True):
             draw = reader_draws(int(row), int(frames[row]), seed=7, count=3)[epoch]
             assert draw == (f"epoch {epoch}", (past, current, future))
-
-
-@pytest.mark.parametrize("count", [1, 2, 8, MOST_PICTURED, MOST_PICTURED + 1, 1000])
-def test_even_frames_span_the_clip(count: int) -> None:
-    numbers = evenly_spaced(count)
-    assert numbers[0] == 0
-    assert numbers[-1] == count - 1
-    assert len(numbers) == min(count, MOST_PICTURED)
-    steps = np.diff(numbers)
-    assert not len(steps) or steps.max() - steps.min() <= 1
 
 
 def test_pictures_are_the_frames_of_the_clip(clip_dataset: Path) -> None:

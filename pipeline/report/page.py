@@ -1,0 +1,55 @@
+"""Pages: a jinja2 template and its values become one HTML file that loads nothing from outside."""
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from pipeline.report.palette import DARK, LIGHT, series
+from pipeline.report.plots import inline
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def percent(value: float | None) -> str:
+    """A fraction in percent with one decimal; a dash where there is none."""
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+
+
+def render(template: Path, **values: object) -> str:
+    """The page of a template that extends base.html; every value is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    loader = FileSystemLoader([template.parent, _TEMPLATES])
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": percent, "jpeg": jpeg_uri, "inline": lambda svg: Markup(inline(svg))}
+    environment.globals |= {"light": LIGHT, "dark": DARK, "series": series}
+    return environment.get_template(template.name).render(values)
+
+
+def jpeg_uri(picture: Image.Image, box: tuple[int, int] | None = None) -> str:
+    """A picture as the address of an `<img>`, shrunk into `box` if it is larger."""
+    if box:
+        picture = picture.copy()
+        picture.thumbnail(box)
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=82)
+    return _uri("jpeg", stream)
+
+
+def animation_uri(pictures: Sequence[Image.Image], milliseconds: int = 120) -> str:
+    """Pictures that follow one another without end as the address of an `<img>` (animated WebP)."""
+    stream = io.BytesIO()
+    following = list(pictures[1:])
+    pictures[0].save(stream, "WEBP", save_all=True, append_images=following, duration=milliseconds, loop=0, quality=60)
+    return _uri("webp", stream)
+
+
+def _uri(kind: str, stream: io.BytesIO) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
