@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -23,7 +22,7 @@ from pipeline.settings import UserError
 from pipeline.storage import open_storage
 from tests.indexing.made import unit_vectors, write_npy, write_rows
 from tests.indexing.oracle import all_neighbours
-from tests.pipeline.shards.test_cluster import cluster  # noqa: F401 - a fixture
+from tests.pipeline.shards.test_address import Home, home, ray_cluster
 
 ROWS = 3000
 STREAMED = SearchSettings(block=257, memory_gb=0.40055)
@@ -168,19 +167,17 @@ def test_a_full_disk_is_one_sentence_and_room_completes_the_search(
 
 
 @pytest.mark.slow
-def test_a_cluster_that_loses_a_node_finds_the_same(
-    cluster: Any,  # noqa: F811
-    shards: Path,
-    vectors: Path,
-    tmp_path: Path,
-) -> None:
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    out = tmp_path / "cluster"
+def test_a_cluster_that_loses_a_node_finds_the_same(shards: Path, vectors: Path, tmp_path: Path) -> None:
+    user, out = home(tmp_path / "user", token="t" * 64, mode="token"), tmp_path / "cluster"
     words = [*command(shards, vectors, out), "--search.block=100", "--search.threads=1"]
-    search = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    wait_for_blocks(out, 3, search)
-    cluster.remove_node(nodes[0], allow_graceful=False)
-    said = search.communicate(timeout=120)[1]
+    with ray_cluster(user) as cluster:
+        cluster.start_head()
+        cluster.start_node()
+        environment = {**Home(user.folder).environment(), "RAY_ADDRESS": cluster.address}
+        search = subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        wait_for_blocks(out, 3, search)
+        cluster.kill(cluster.nodes[1])
+        said = search.communicate(timeout=120)[1]
     assert search.returncode == 0, said
     found = read_neighbours(out, read_manifest(shards))
     np.testing.assert_array_equal(found, all_neighbours(few(ROWS), Rules(5)).rows)

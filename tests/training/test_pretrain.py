@@ -126,13 +126,13 @@ def test_a_run_leaves_what_it_should(undisturbed: Path) -> None:
     assert 0 < (teacher - start).norm() < (student - start).norm()
 
 
-def test_twenty_kills_lose_nothing(trainer: Lives, clip_dataset: Path, tmp_path: Path) -> None:
+def test_kills_lose_nothing(trainer: Lives, clip_dataset: Path, tmp_path: Path) -> None:
     options = {"train.epochs": 3, "train.checkpoint_every": 2}
     started = time.monotonic()
     assert trainer.run(small(clip_dataset, tmp_path / "whole", **options))[0] == 0
     longest = time.monotonic() - started
     moments, kills, round_number, reached = random.Random(0), 0, 0, 0
-    while kills < 20:
+    while kills < 6:
         out = tmp_path / f"killed-{round_number}"
         status, said = trainer.run(
             small(clip_dataset, out, **options), signal.SIGKILL, after_s=moments.uniform(0.1, 0.6) * longest
@@ -356,11 +356,11 @@ def test_ctrl_c_in_a_terminal_ends_in_order(clip_dataset: Path, tmp_path: Path) 
 def test_training_on_real_clips_lowers_the_loss(trainer: Lives, real_clip_dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = {"config": "configs/tiny.yaml", "data.shards": real_clip_dataset, "out": out}
-    options |= {"train.epochs": 5, "train.steps_per_epoch": 10, "train.log_every": 1}
+    options |= {"train.epochs": 3, "train.steps_per_epoch": 10, "train.log_every": 1, "train.total_batch_size": 8}
     status, said = trainer.run(options)
     assert status == 0, said
     curve = list(losses(out).values())
-    assert len(curve) == 50
+    assert len(curve) == 30
     assert all(map(math.isfinite, curve))
     assert sum(curve[-10:]) < 0.95 * sum(curve[:10])
 

@@ -49,7 +49,7 @@ def home(folder: Path, token: str | None = None, mode: str | None = None) -> Hom
 
 
 class RayCluster:
-    """`ray start --head` and `ray start --address=...` with one CPU each."""
+    """`ray start --head`, and `ray start --address=...` for every further node."""
 
     def __init__(self, user: Home, dashboard: bool, folder: str) -> None:
         self._user, self.nodes = user, list["subprocess.Popen[str]"]()
@@ -59,24 +59,29 @@ class RayCluster:
         self._head += ["--disable-usage-stats", f"--include-dashboard={dashboard}"]
         self._head += [f"--dashboard-port={self.dashboard}"] if dashboard else []
 
-    def start(self) -> None:
-        for options in (self._head, [f"--address={self.address}"]):
-            agent, metrics = free_ports(2)
-            ports = (f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}")
-            node = subprocess.Popen(
-                [RAY, "start", "--block", "--num-cpus=1", *ports, *options],
-                env=self._user.environment(),
-                start_new_session=True,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            self.nodes.append(node)
-            assert node.stdout is not None
-            said = list[str]()
-            while "Ray runtime started" not in (line := node.stdout.readline()):
-                said.append(line)
-                assert line, "".join(said)
+    def start_head(self, cpus: int = 1) -> None:
+        self._start(cpus, self._head)
+
+    def start_node(self) -> None:
+        self._start(1, [f"--address={self.address}"])
+
+    def _start(self, cpus: int, options: list[str]) -> None:
+        agent, metrics = free_ports(2)
+        ports = (f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}")
+        node = subprocess.Popen(
+            [RAY, "start", "--block", f"--num-cpus={cpus}", *ports, *options],
+            env=self._user.environment(),
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.nodes.append(node)
+        assert node.stdout is not None
+        said = list[str]()
+        while "Ray runtime started" not in (line := node.stdout.readline()):
+            said.append(line)
+            assert line, "".join(said)
 
     def kill(self, node: "subprocess.Popen[str]") -> None:
         while left := in_session(node.pid):
@@ -92,7 +97,6 @@ def ray_cluster(user: Home, dashboard: bool = False) -> Iterator[RayCluster]:
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # short, for Ray's sockets
     cluster = RayCluster(user, dashboard, folder)
     try:
-        cluster.start()
         yield cluster
     finally:
         for node in list(cluster.nodes):
@@ -100,6 +104,26 @@ def ray_cluster(user: Home, dashboard: bool = False) -> Iterator[RayCluster]:
         shutil.rmtree(folder)
 
 
+def kill_workers(node: "subprocess.Popen[str]") -> None:
+    """Kill the processes that write shards on a node."""
+    killed = [number for number, command in in_session(node.pid).items() if "ray::MapWorker" in command]
+    assert killed
+    for process in killed:
+        os.kill(process, signal.SIGKILL)
+
+
+WHERE = """
+import ray
+from pipeline.shards.cluster import ray_session
+
+@ray.remote
+def where():
+    import pipeline.shards.shard
+    return pipeline.shards.shard.__file__
+
+with ray_session(None):
+    print(ray.get(where.remote()))
+"""
 REFUSED = """
 import os, sys
 from pipeline.settings import UserError
@@ -116,17 +140,21 @@ for home, path in (("none", ""), ("other", ""), ("other", "/missing")):
 
 
 @pytest.mark.slow
-def test_a_cluster_with_a_token_does_the_work_and_loses_a_node(
+def test_a_cluster_with_a_token_does_the_work_and_loses_workers_and_a_node(
     slow_job: Any, image_tree: Path, image_dataset: Path, tmp_path: Path
 ) -> None:
     """As docs/cluster.md says: the mode for every node, the token in every home; the driver needs no mode."""
     data, undisturbed = slow_job
     user = home(tmp_path / "user", token="t" * 64, mode="token")
     with ray_cluster(user, dashboard=True) as cluster:
+        cluster.start_head()
+        cluster.start_node()
         environment = {**Home(user.folder).environment(), "RAY_ADDRESS": cluster.address}
         out = tmp_path / "out"
         with subprocess.Popen(job_command(data, out), env=environment, stderr=subprocess.PIPE, text=True) as job:
             wait_for_parts(out, 2, job)
+            kill_workers(cluster.nodes[0])
+            wait_for_parts(out, 4, job)
             cluster.kill(cluster.nodes[1])
             _, said = job.communicate(timeout=120)
         assert job.returncode == 0, said
@@ -159,15 +187,28 @@ def test_a_cluster_with_a_token_does_the_work_and_loses_a_node(
 
 
 @pytest.mark.slow
-def test_a_cluster_without_a_token_is_joined_also_by_who_has_one(
+def test_a_cluster_without_a_token_is_joined_also_by_who_has_one_and_waits_for_nodes(
     image_tree: Path, image_dataset: Path, tmp_path: Path
 ) -> None:
     with ray_cluster(home(tmp_path / "cluster")) as cluster:
+        cluster.start_head(cpus=0)
         driver = home(tmp_path / "driver", token="d" * 64)
         environment = {**driver.environment(), "RAY_ADDRESS": cluster.address}
         out = tmp_path / "out"
-        subprocess.run(job_command(image_tree, out, "--samples_per_shard", "4"), env=environment, check=True)
+        command = job_command(image_tree, out, "--samples_per_shard", "4")
+        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as job:
+            assert job.stderr is not None
+            assert any("no node with CPUs is in the Ray cluster: waiting for one" in line for line in job.stderr)
+            cluster.start_node()
+            _, said = job.communicate(timeout=120)
+        assert job.returncode == 0, said
         assert contents(out) == contents(image_dataset)
+
+        # Run elsewhere: from the project's folder the nodes, which are on this machine, would find the code there.
+        where = subprocess.run(
+            [sys.executable, "-c", WHERE], env=environment, cwd=tmp_path, check=True, capture_output=True, text=True
+        )
+        assert "runtime_resources" in where.stdout.splitlines()[-1]
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
