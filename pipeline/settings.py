@@ -75,7 +75,9 @@ class Settings(BaseModel):
 class Command(BaseSettings):
     """Base of a program's settings: command line over the YAML file given by `--config` over the defaults."""
 
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, case_sensitive=True
+    )
     program: ClassVar[str]
     """How the program is called, shown in `--help`."""
 
@@ -300,6 +302,8 @@ def parse_command(command: type[CommandT], argv: Sequence[str] | None = None) ->
     config_parser.add_argument("--config", type=Path)
     preset_path = config_parser.parse_known_args(arguments)[0].config
     preset = load_yaml(preset_path) if preset_path else {}
+    if "config" in preset:
+        raise UserError(f"{preset_path}: a config file cannot name another one (config): put its lines in here")
     parser = _Parser(prog=command.program, description=command.__doc__, allow_abbrev=False)
     try:
         source: CliSettingsSource[Any] = CliSettingsSource(

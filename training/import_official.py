@@ -45,7 +45,7 @@ def read_teacher_backbone(path: Path) -> dict[str, Tensor]:
     tensors = {
         name.removeprefix(prefix): tensor
         for name, tensor in teacher.items()
-        if name.startswith(prefix) and isinstance(tensor, Tensor)
+        if isinstance(name, str) and name.startswith(prefix) and isinstance(tensor, Tensor)
     }
     if not tensors:
         raise UserError(f"{path} has no tensors `teacher -> {prefix}*`: give the authors' teacher_checkpoint.pth")
@@ -77,7 +77,9 @@ def infer_settings(tensors: Mapping[str, Tensor], source: Path) -> VitSettings:
                 "mlp_ratio": len(tensors["blocks.0.mlp.fc1.bias"]) / width,
             }
         )
-    except (LookupError, ValueError, ZeroDivisionError) as error:
+    except KeyError as error:
+        raise UserError(f"{source} is not a ViT with register tokens as published: it has no {error}") from error
+    except (IndexError, ValueError, ZeroDivisionError) as error:
         raise UserError(f"{source} is not a ViT with register tokens as published: {error}") from error
 
 

@@ -25,7 +25,7 @@ from accelerate.commands.launch import (
 from accelerate.utils import ComputeEnvironment
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from pipeline.settings import UserError
+from pipeline.settings import UserError, load_yaml
 from training.environment import ACCELERATE, refuse_hidden_settings
 from training.interrupt import exit_status
 
@@ -74,6 +74,8 @@ def resolve(parsed: Namespace) -> Namespace:
     file = parsed.config_file or ("" if parsed.cpu or not Path(default_config_file).is_file() else default_config_file)
     if file and not parsed.config_file:
         print(f"note: without --config_file, {file} says how this run starts", flush=True)
+    if file and not load_yaml(Path(file)):
+        raise UserError(f"the launch file {file} is empty: configs/accelerate/ holds some")
     try:
         options, defaults, _ = _validate_launch_command(parsed)
     except (ValueError, TypeError, KeyError, AttributeError, OSError, yaml.YAMLError) as error:
@@ -97,6 +99,10 @@ def check_ranks(options: Namespace) -> None:
     Raises:
         UserError: fewer would; names the flag.
     """
+    counts = {"num_processes": options.num_processes, "num_machines": options.num_machines}
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise UserError(f"--{name} {count}: must be at least 1")
     processes, machines = options.num_processes or 1, options.num_machines or 1
     if starts_ranks(options):
         if processes % machines:
@@ -156,7 +162,7 @@ def launch(arguments: list[str] | None = None) -> int:
             why = ", perhaps for want of memory" if failure.exitcode == -signal.SIGKILL else ""
             print(f"error: rank {rank} was ended by signal {-failure.exitcode}{why}", file=sys.stderr)
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
-    except (AssertionError, ValueError, TypeError, ConnectionError) as error:  # options that a launcher does not take
+    except (AssertionError, ValueError, TypeError, OSError) as error:  # options that a launcher does not take
         print(f"error: cannot start the ranks: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0

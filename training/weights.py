@@ -70,7 +70,11 @@ def load_backbone(path: Path) -> VisionTransformer:
         UserError: the file is missing, broken, or holds something else.
     """
     card, tensors = _read(path)
-    return build_backbone(_architecture(card, path), tensors, path)
+    backbone = build_backbone(_architecture(card, path), tensors, path)
+    recorded = card.get("weights_sha256")
+    if recorded is not None and recorded != backbone_sha256(backbone):
+        raise UserError(f"the weights in {path} are not those that it describes: copy the file again, or {_HINT}")
+    return backbone
 
 
 def build_backbone(settings: VitSettings, tensors: Mapping[str, Tensor], source: Path) -> VisionTransformer:
@@ -83,7 +87,7 @@ def build_backbone(settings: VitSettings, tensors: Mapping[str, Tensor], source:
     with torch.device("meta"):
         backbone = VisionTransformer(settings)
     expected = {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items() if tensor.is_floating_point()}
     problems = [
         f"{name} is {_shape(found.get(name))} where {_shape(expected.get(name))} is expected"
         for name in sorted(expected.keys() | found.keys())

@@ -38,6 +38,7 @@ _REASONS = (
     (r"Cannot allocate memory", Reason.TOO_LARGE, "decoding takes too much memory"),
     (r"does not contain any stream|is not a decoding option", Reason.NOT_MEDIA, "no video stream"),
     (r"^(Error opening input|the input): Invalid data", Reason.NOT_MEDIA, "no video container that is read"),
+    (r"Impossible to convert between the formats", Reason.DECODE_ERROR, "colors that ffmpeg cannot convert"),
     (r"not on whitelist|Not detecting m3u8", Reason.NOT_MEDIA, "no video container that is read"),
 )
 """What ffmpeg says, and the reason and detail that it stands for; anything else is a decoding error."""

@@ -38,7 +38,7 @@ def _gray(image: Image.Image) -> _Gray | None:
     signed = tags.get(SAMPLEFORMAT, (1,))[0] == _SIGNED
     negative = tags.get(PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO
     if image.mode.startswith("I;16"):
-        return _Gray(np.asarray(image), (1 << bits,), negative)  # the one kind whose range the formats state
+        return _Gray(np.asarray(image), (1 << bits,), negative)  # the range that the formats state
     if image.mode == "F":
         return _Gray(np.asarray(image), (1, 1 << 8, 1 << 16), negative)
     if image.mode == "I" or (image.mode == "L" and signed):
@@ -59,8 +59,7 @@ def _white(gray: _Gray) -> int:
     if not math.isfinite(high - low):
         raise Rejected(Reason.DECODE_ERROR, "some gray levels are not finite numbers")
     white = next((white for white in gray.whites if high <= white * (1 + _SLACK)), None)
-    guessed = len(gray.whites) > 1
-    if white is None or low < -white * _SLACK or (guessed and 0 < high < white * _DARKEST):
+    if white is None or low < -white * _SLACK or 0 < high < white * _DARKEST:
         raise Rejected(
             Reason.DECODE_ERROR, f"gray levels from {low:g} to {high:g}: which of them is white is not known"
         )

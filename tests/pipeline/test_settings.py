@@ -104,6 +104,8 @@ def test_environment_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("frames: {fsp: 3}", "unknown key frames.fsp; allowed here: area, fps"),
         ("frames: {fps: -1}", "frames.fps = -1: must be more than 0"),
         ("framez: 1", "unknown key framez; allowed here: config, data, fast, folder, frames"),
+        ("frames: {fps: 3}\nFrames: {min_side: 2}", "unknown key Frames; allowed here: config, data"),
+        ("config: other.yaml", "a config file cannot name another one"),
         ("- a list", "must hold `key: value` lines, not a list"),
         (
             "data: x\nframes: {fps: 3}\nfast: true\nframes: {min_side: 2}",

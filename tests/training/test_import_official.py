@@ -54,8 +54,9 @@ class Harmful:
     [
         ({"student": {}}, "no entry `teacher`"),
         ({"teacher": {"dino_head.mlp.0.weight": torch.zeros(1)}}, "no tensors"),
-        ({"teacher": {"backbone.cls_token": torch.zeros(1, 1, 64)}}, "not a ViT with register tokens"),
+        ({"teacher": {"backbone.cls_token": torch.zeros(1, 1, 64)}}, "it has no 'patch_embed.proj.weight'"),
         ({"teacher": {"backbone.cls_token": torch.full((1, 1, 64), torch.nan)}}, "not a ViT with register tokens"),
+        ({"teacher": {1: torch.zeros(1)}}, "no tensors"),
         ({"teacher": Harmful()}, r"holds .*Harmful, an object that can run code when it is loaded; it was not"),
         ({"teacher": {}, "args": Namespace(lr=1)}, r"holds the options of a training program \(argparse\.Namespace\)"),
         ({"teacher": {}, "loss": np.float64(1)}, r"holds numpy\.\S+scalar, an object that can run code"),

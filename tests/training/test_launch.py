@@ -69,6 +69,7 @@ TWO_MACHINES = (
         ((*TWO_MACHINES, "--num_processes", "2"), "start one process on each of 2 machines .*: give --multi_gpu,"),
         (("--cpu", "--num_processes", "2"), "one process that .*: give --config_file configs/accelerate/cpu.yaml in"),
         (("--multi_gpu", *TWO_MACHINES, "--num_processes", "3"), "3 counts .* all machines and does not divide by"),
+        (("--num_processes", "0"), "--num_processes 0: must be at least 1"),
         (("--multi_gpu", *TWO_MACHINES, "--num_processes", "16"), None),
         (("--multi_gpu", "--num_processes", "8"), None),
         (("--config_file", "configs/accelerate/single.yaml"), None),
@@ -107,6 +108,17 @@ def test_settings_of_the_default_launch_file_are_said_and_refused(
     file.write_text(file.read_text().replace("LOCAL_MACHINE", "AMAZON_SAGEMAKER"))
     assert launch(["program.py"]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("", "is empty: configs/accelerate/"), ("num_machines: 1\nnum_machines: 2\n", "num_machines is given twice")],
+)
+def test_a_launch_file_that_says_nothing_or_contradicts_itself(tmp_path: Path, content: str, said: str) -> None:
+    file = tmp_path / "launch.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError, match=said):
+        resolved("--config_file", str(file))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

@@ -63,11 +63,23 @@ def test_a_card_that_describes_nothing_is_named(tmp_path: Path, card: str) -> No
         save_backbone(path, random_backbone(TINY_VIT, 0), {})
 
 
+def test_weights_other_than_those_described_are_refused(tmp_path: Path) -> None:
+    path, backbone = tmp_path / "teacher.safetensors", random_backbone(TINY_VIT, 0)
+    save_backbone(path, backbone, {"weights_sha256": backbone_sha256(backbone)})
+    load_backbone(path)
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="are not those that it describes: copy the file again"):
+        load_backbone(path)
+
+
 def test_tensors_that_do_not_fit_are_named(tmp_path: Path) -> None:
     path = tmp_path / "teacher.safetensors"
     tensors = dict(random_backbone(TINY_VIT, 0).state_dict())
     tensors["norm.bias"] = torch.zeros(3)
     del tensors["cls_token"]
+    tensors["mask_token"] = tensors["mask_token"].int()
     save_file(tensors, path, metadata={"tcore_card": json.dumps({"architecture": TINY_VIT.model_dump()})})
-    with pytest.raises(UserError, match=r"cls_token is absent where 1x1x64 is expected; norm\.bias is 3 where 64"):
+    with pytest.raises(UserError, match=r"cls_token is absent .*; mask_token is absent .*; norm\.bias is 3 where 64"):
         load_backbone(path)

@@ -109,6 +109,11 @@ def test_a_range_that_is_not_known_is_rejected(levels: np.ndarray, sample_format
         encoded(tiff(levels.tobytes(), 32, sample_format))
 
 
+def test_twelve_bits_in_sixteen_are_no_black_sample() -> None:
+    with pytest.raises(Rejected, match="gray levels from 48 to 4080: which of them is white is not known"):
+        encoded(tiff((RAMP.astype("<u2") * 16).tobytes(), 16, UNSIGNED))
+
+
 def test_signed_bytes_have_no_negative_levels() -> None:
     with pytest.raises(Rejected, match="decode_error: gray levels from -125 to 127"):
         encoded(tiff(RAMP.tobytes(), 8, SIGNED))
