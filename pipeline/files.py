@@ -52,6 +52,8 @@ def atomic_path(path: Path, replaces: Collection[str] = ()) -> Iterator[Path]:
         UserError: a directory at `path` holds something else; nothing in it is touched.
         OSError: `path` is a device such as /dev/null, or of the other kind.
     """
+    if path.name in ("", ".."):
+        raise OSError(errno.EINVAL, "must be given by its name, not as a dot", str(path))
     path = path.resolve() if path.is_symlink() else path
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OSError(errno.EINVAL, "is a device, not a file or folder", str(path))

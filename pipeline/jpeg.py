@@ -38,6 +38,8 @@ class _Field(NamedTuple):
 
 
 _UPRIGHT = _Field(_SHORT, 1, 1)
+_CUT_OFF = _Field(0, 0, 0)
+"""Stands for a directory that ends within its entries, of which readers take different parts."""
 
 
 def _header(jpeg: bytes) -> Iterator[Segment | None]:
@@ -79,7 +81,7 @@ def _body(jpeg: bytes, segment: Segment) -> bytes:
 
 
 def _orientation_fields(exif: bytes) -> list[_Field]:
-    """The orientation fields of the first directory of an EXIF block; a block that is cut off or broken has none."""
+    """The orientation fields of the first directory of an EXIF block; a broken block has none."""
     tiff = exif[len(_EXIF) :]
     order = _TIFF_HEADERS.get(tiff[:4])
     if not exif.startswith(_EXIF) or order is None or len(tiff) < 8:
@@ -88,7 +90,8 @@ def _orientation_fields(exif: bytes) -> list[_Field]:
     if start + 2 > len(tiff):
         return []
     (entries,) = struct.unpack_from(f"{order}H", tiff, start)
-    entries = min(entries, (len(tiff) - start - 2) // 12)
+    if start + 2 + 12 * entries > len(tiff):
+        return [_CUT_OFF]
     found = (struct.unpack_from(f"{order}HHIH", tiff, start + 2 + 12 * entry) for entry in range(entries))
     return [_Field(kind, count, value) for tag, kind, count, value in found if tag == _ORIENTATION]
 

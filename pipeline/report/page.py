@@ -44,9 +44,10 @@ def jpeg_uri(picture: Image.Image, box: tuple[int, int] | None = None) -> str:
 
 
 def animation_uri(pictures: Sequence[Image.Image], milliseconds: int = 120) -> str:
-    """Pictures that follow one another without end as the address of an `<img>` (animated WebP)."""
+    """Pictures that follow one another without end as the address of an `<img>` (animated WebP), of the first's size."""
     stream = io.BytesIO()
-    following = list(pictures[1:])
+    size = pictures[0].size
+    following = [picture if picture.size == size else picture.resize(size) for picture in pictures[1:]]
     pictures[0].save(stream, "WEBP", save_all=True, append_images=following, duration=milliseconds, loop=0, quality=60)
     return _uri("webp", stream)
 

@@ -3,7 +3,8 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import zip_longest
+from fractions import Fraction
+from itertools import pairwise, zip_longest
 from pathlib import PurePosixPath
 from typing import Annotated
 
@@ -37,10 +38,24 @@ def _parts(name: str) -> tuple[list[str], list[str]]:
     return _NUMBER.split(stem), _NUMBER.findall(stem)
 
 
-def _are_counters(numbers: Iterable[str]) -> bool:
-    """Whether the dot divides two counters, as in 1.9, 1.10, rather than a fraction, as in 1.5, 1.25."""
+def _have_even_steps(numbers: Iterable[Fraction]) -> bool:
+    ordered = sorted(numbers)
+    return len({after - before for before, after in pairwise(ordered)}) == 1
+
+
+def _are_counters(numbers: Sequence[str]) -> bool:
+    """Whether the dot divides two counters, as in 1.9, 1.10, rather than a fraction, as in 1.5, 1.25.
+
+    It does where fractions of different lengths end in zeros, or rise in even steps as counters but not as fractions.
+    """
+    wholes = {number.partition(".")[0] for number in numbers}
     fractions = {fraction for _, _, fraction in (number.partition(".") for number in numbers) if fraction}
-    return len(set(map(len, fractions))) > 1 and any(len(f) > 1 and f.endswith("0") for f in fractions)
+    if len(set(map(len, fractions))) < 2:
+        return False
+    if any(len(fraction) > 1 and fraction.endswith("0") for fraction in fractions):
+        return True
+    even_as_counters = len(wholes) == 1 and _have_even_steps(map(Fraction, fractions))
+    return even_as_counters and not _have_even_steps(map(Fraction, set(numbers)))
 
 
 def _keys(names: Sequence[str]) -> dict[str, Key]:

@@ -102,6 +102,9 @@ def test_devices_and_files_in_the_way_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "device")
     with pytest.raises(OSError, match="is a device"):
         write_bytes(tmp_path / "device", b"")
+    for dots in (Path(), Path("..")):
+        with pytest.raises(OSError, match="must be given by its name"):
+            write_bytes(dots, b"")
     write_bytes(tmp_path / "file", b"mine")
 
     def replace_file() -> None:

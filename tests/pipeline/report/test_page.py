@@ -82,7 +82,8 @@ def test_pictures_and_animations_come_back() -> None:
     pictures = [Image.new("RGB", (64, 32), color) for color in ("red", "green", "blue")]
     assert image_of(jpeg_uri(pictures[0], (16, 16))).size == (16, 8)
     assert image_of(jpeg_uri(pictures[0], (160, 160))).size == (64, 32)
-    assert getattr(image_of(animation_uri(pictures)), "n_frames", 1) == 3
+    odd = Image.new("RGB", (48, 40))
+    assert getattr(image_of(animation_uri([*pictures, odd])), "n_frames", 1) == 4
 
 
 def test_percent() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import pytest
 
 from pipeline.settings import UserError
@@ -106,10 +107,11 @@ def ray_cluster(user: Home, dashboard: bool = False) -> Iterator[RayCluster]:
 
 def kill_workers(node: "subprocess.Popen[str]") -> None:
     """Kill the processes that write shards on a node."""
-    killed = [number for number, command in in_session(node.pid).items() if "ray::MapWorker" in command]
+    below = psutil.Process(node.pid).children(recursive=True)
+    killed = [process for process in below if "ray::MapWorker" in "".join(process.cmdline())]
     assert killed
     for process in killed:
-        os.kill(process, signal.SIGKILL)
+        process.kill()
 
 
 WHERE = """

@@ -23,6 +23,7 @@ def numbers(form: str, count: int = 12) -> list[str]:
         [f"t{i * 0.05:.2f}.jpg" for i in range(12)],
         [f"{1699999995 + i * 0.5:.1f}.jpg" for i in range(12)],
         numbers("clip.1.{}.jpg", 30),  # 1.9 before 1.10: two counters
+        [f"movie.mp4.{i}.jpg" for i in range(1, 60, 5)],  # .6 before .11
         [f"scene{i // 7}_{i % 7}.jpg" for i in range(21)],
         [f"2026-11-26 10.{i // 60:02d}.{i % 60:02d}.jpg" for i in range(50, 70)],
         ["only.jpg"],
