@@ -44,7 +44,7 @@ def jpeg_uri(picture: Image.Image, box: tuple[int, int] | None = None) -> str:
 
 
 def animation_uri(pictures: Sequence[Image.Image], milliseconds: int = 120) -> str:
-    """Pictures that follow one another without end as the address of an `<img>` (animated WebP), of the first's size."""
+    """Pictures that follow one another without end, as the address of an `<img>` (animated WebP)."""
     stream = io.BytesIO()
     size = pictures[0].size
     following = [picture if picture.size == size else picture.resize(size) for picture in pictures[1:]]

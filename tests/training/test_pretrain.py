@@ -55,6 +55,10 @@ SMALL = {
 }
 
 
+OVERFLOWING = {"model.loss.student_temperature": 1e-38}
+"""Makes every loss infinite or NaN."""
+
+
 def launch_command(options: Mapping[str, object], config: str = "single", module: str = "training.launch") -> list[str]:
     launcher = [sys.executable, "-m", module, "--config_file", f"configs/accelerate/{config}.yaml"]
     return [*launcher, "training/pretrain.py", *(f"--{key}={value}" for key, value in options.items())]
@@ -215,22 +219,22 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_all_that_is_needed_to_repe
 ) -> None:
     out = tmp_path / "run"
     status, said = trainer.run(
-        small(clip_dataset, out, **{"schedule.base_lr": 1e30, "train.nonfinite_steps": 2, "train.keep_every": 1})
+        small(clip_dataset, out, **OVERFLOWING, **{"train.nonfinite_steps": 2, "train.keep_every": 1})
     )
     assert status == 2
-    assert "step 1 is not finite and was left out" in said
-    assert "error: not finite in step 2: loss cls_local" in said
-    report = json.loads((out / "nonfinite" / "step-00000002-rank-0.json").read_text())
+    assert "step 0 is not finite and was left out" in said
+    assert "error: not finite in step 1: loss cls_local" in said
+    report = json.loads((out / "nonfinite" / "step-00000001-rank-0.json").read_text())
     assert "gradient of the backbone" in report["broken"]
     assert len(report["samples"]) == 4
-    with np.load(out / "nonfinite" / "step-00000002-rank-0.npz") as plan:
+    with np.load(out / "nonfinite" / "step-00000001-rank-0.npz") as plan:
         assert plan["rows"].shape == (4,)
         assert plan["boxes.top"].shape == (4, 8)
     (before,) = checkpoints(out / "nonfinite")
-    assert before.name == "step-00000002"
-    again, said = trainer.run(small(clip_dataset, tmp_path / "again", resume=before, **{"schedule.base_lr": 1e30}))
+    assert before.name == "step-00000001"
+    again, said = trainer.run(small(clip_dataset, tmp_path / "again", resume=before, **OVERFLOWING))
     assert again == 2
-    assert "error: not finite in step 2: loss cls_local" in said
+    assert "error: not finite in step 1: loss cls_local" in said
 
 
 def test_a_mixture_counts_all_its_samples_and_goes_on_with_the_same_mixture_only(

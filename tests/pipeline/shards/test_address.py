@@ -107,9 +107,10 @@ def ray_cluster(user: Home, dashboard: bool = False) -> Iterator[RayCluster]:
 
 def kill_workers(node: "subprocess.Popen[str]") -> None:
     """Kill the processes that write shards on a node."""
-    below = psutil.Process(node.pid).children(recursive=True)
-    killed = [process for process in below if "ray::MapWorker" in "".join(process.cmdline())]
-    assert killed
+    killed = list[psutil.Process]()
+    while not killed:
+        below = psutil.Process(node.pid).children(recursive=True)
+        killed = [process for process in below if "ray::MapWorker" in "".join(process.cmdline())]
     for process in killed:
         process.kill()
 
