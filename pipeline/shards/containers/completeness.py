@@ -49,7 +49,7 @@ def missing_part(statement: Statement, size: int) -> str:
         )
     if statement.hole_s is not None:
         start_s, end_s = statement.hole_s
-        return f"the file has a hole: its fragments end at {start_s:.3f} s and go on at {end_s:.3f} s"
+        return f"the file has a hole: it ends at {start_s:.3f} s and goes on at {end_s:.3f} s"
     for extent in statement.extents:
         if _shorter(extent):
             return f"the file is cut off: it states {extent.stated_s:.3f} s and holds {extent.present_s:.3f} s"

@@ -38,6 +38,18 @@ def test_the_number_of_packets_will_do(wmv: bytes) -> None:
     assert "its last" in fault(cut_on_a_packet(without))
 
 
+def test_the_duration_tells_of_a_preallocated_file(wmv: bytes, tmp_path: Path) -> None:
+    kept = cut_on_a_packet(wmv)
+    (tmp_path / "a.wmv").write_bytes(kept + bytes(len(wmv) - len(kept)))
+    with pytest.raises(Rejected, match=r"cut off: it states 10\.\d+ s and holds [3-6]\.\d+ s"):
+        extract_frames(tmp_path / "a.wmv", FrameSettings())
+
+
+def test_a_long_last_picture_is_no_fault(wmv: bytes) -> None:
+    properties = wmv.index(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"))
+    assert fault(changed(wmv, properties + 64, (40 * 10**7).to_bytes(8, "little") * 2)) == ""
+
+
 def test_broadcasts_are_not_judged(wmv: bytes) -> None:
     flags = wmv.index(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")) + 88
     assert statement(changed(wmv, flags, b"\3")) == Statement()

@@ -63,7 +63,7 @@ def test_a_hole_is_a_reject(movies: dict[str, bytes], tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(movie)
     assert len(extract_frames(tmp_path / "a.mp4", FrameSettings()).jpegs) == 20
     (tmp_path / "a.mp4").write_bytes(without_fragments(movie, {2}))
-    with pytest.raises(Rejected, match=r"hole: its fragments end at 4\.000 s and go on at 6\.000 s") as rejected:
+    with pytest.raises(Rejected, match=r"hole: it ends at 4\.000 s and goes on at 6\.000 s") as rejected:
         extract_frames(tmp_path / "a.mp4", FrameSettings())
     assert rejected.value.reason is Reason.DECODE_ERROR
 

@@ -7,26 +7,95 @@ from pipeline.shards.frames import FrameSettings, extract_frames
 from pipeline.shards.rejects import Reason, Rejected
 from tests.pipeline.shards.containers.cuts import fault, statement, write
 
-
-@pytest.fixture
-def clip(tmp_path: Path) -> Path:
-    write(tmp_path / "clip.mkv", "-c:v", "mpeg4")
-    return tmp_path / "clip.mkv"
+SEGMENT, INFO, CUES, CLUSTER = b"\x18\x53\x80\x67", b"\x15\x49\xa9\x66", b"\x1c\x53\xbb\x6b", b"\x1f\x43\xb6\x75"
+DURATION = b"\x44\x89\x88"
 
 
-def test_a_cut_clip_is_a_reject_and_not_a_short_clip(clip: Path) -> None:
+@pytest.fixture(scope="module")
+def mkv(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Ten seconds of pictures and twelve of sound, in clusters of about two seconds."""
+    options = ("-c:v", "mpeg4", "-c:a", "aac", "-cluster_time_limit", "2000")
+    return write(tmp_path_factory.mktemp("mkv") / "clip.mkv", *options, sound_s=12)
+
+
+def of_unknown_size(mkv: bytes) -> bytes:
+    place = mkv.index(SEGMENT) + 4
+    return mkv[:place] + b"\x01" + b"\xff" * 7 + mkv[place + 8 :]
+
+
+def of_its_size(mkv: bytes) -> bytes:
+    """The file with a segment that ends where the file does."""
+    place = mkv.index(SEGMENT) + 4
+    return mkv[:place] + b"\x01" + (len(mkv) - place - 8).to_bytes(7, "big") + mkv[place + 8 :]
+
+
+def without_duration(mkv: bytes) -> bytes:
+    place = mkv.index(DURATION, mkv.index(INFO)) + 3
+    return mkv[:place] + bytes(8) + mkv[place + 8 :]
+
+
+def clusters(mkv: bytes) -> list[int]:
+    """Where they begin, and where the last ends."""
+    found, at = [], mkv.index(CLUSTER)
+    while at > 0:
+        found.append(at)
+        at = mkv.find(CLUSTER, at + 4)
+    return [*found, mkv.index(CUES, found[-1])]
+
+
+def test_a_cut_clip_is_a_reject_and_not_a_short_clip(mkv: bytes, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mkv"
+    clip.write_bytes(mkv)
     assert len(extract_frames(clip, FrameSettings()).jpegs) == 20
-    whole = clip.read_bytes()
-    clip.write_bytes(whole[: len(whole) * 6 // 10])
-    lost = len(whole) - len(whole) * 6 // 10
-    with pytest.raises(Rejected, match=f"its last {lost} bytes are missing; it states {len(whole)}") as rejected:
+    kept = len(mkv) * 6 // 10
+    clip.write_bytes(mkv[:kept])
+    with pytest.raises(
+        Rejected, match=f"its last {len(mkv) - kept} bytes are missing; it states {len(mkv)}"
+    ) as rejected:
         extract_frames(clip, FrameSettings())
     assert rejected.value.reason is Reason.DECODE_ERROR
 
 
-def test_live_recordings_are_not_judged(clip: Path) -> None:
-    whole = clip.read_bytes()
-    assert fault(whole) == fault(whole + b"more") == ""
-    place = whole.index(b"\x18\x53\x80\x67") + 4
-    live = whole[:place] + b"\x01" + b"\xff" * 7 + whole[place + 8 :]
-    assert statement(live[:5000]) == Statement()
+@pytest.mark.parametrize("how", ["stopped", "preallocated", "size mended"])
+def test_the_duration_tells_of_a_cut_where_the_size_does_not(mkv: bytes, tmp_path: Path, how: str) -> None:
+    kept = mkv[: clusters(mkv)[2]]
+    cut = {
+        "stopped": of_unknown_size(kept),
+        "preallocated": kept + bytes(len(mkv) - len(kept)),
+        "size mended": of_its_size(kept),
+    }[how]
+    (tmp_path / "clip.mkv").write_bytes(cut)
+    with pytest.raises(Rejected, match=r"cut off: it states 12\.\d+ s and holds [34]\.\d+ s") as rejected:
+        extract_frames(tmp_path / "clip.mkv", FrameSettings())
+    assert rejected.value.reason is Reason.DECODE_ERROR
+
+
+def test_cues_tell_of_a_hole(mkv: bytes) -> None:
+    starts = clusters(mkv)
+    holed = of_its_size(mkv[: starts[2]] + mkv[starts[3] :])
+    assert "hole: it ends at" in fault(holed)
+    assert "hole: it ends at" in fault(without_duration(of_unknown_size(holed)))
+    lost_cues = holed.replace(CUES, b"\x1c\x53\xbb\x6a")
+    assert fault(lost_cues) == ""  # a gap in time alone is none
+
+
+def test_cues_tell_of_a_lost_end(mkv: bytes) -> None:
+    starts = clusters(mkv)
+    assert "it states" in fault(without_duration(of_its_size(mkv[: starts[2]] + mkv[starts[-1] :])))
+
+
+def test_cues_at_wrong_places_are_no_fault(mkv: bytes) -> None:
+    start = clusters(mkv)[0]
+    assert fault(of_its_size(mkv[:start] + b"\xec\x83\0\0\0" + mkv[start:])) == ""
+
+
+def test_a_long_last_picture_is_no_fault(mkv: bytes) -> None:
+    place = mkv.index(DURATION, mkv.index(INFO)) + 4
+    longer = mkv[:place] + bytes([mkv[place] + 1]) + mkv[place + 1 :]
+    assert fault(longer) == ""
+    assert "it states" in fault(longer.replace(CUES, b"\x1c\x53\xbb\x6a"))
+
+
+def test_live_recordings_are_not_judged(mkv: bytes) -> None:
+    assert fault(mkv) == fault(mkv + b"more") == fault(of_unknown_size(mkv)) == ""
+    assert statement(without_duration(of_unknown_size(mkv))[: clusters(mkv)[2]]) == Statement()
