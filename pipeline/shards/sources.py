@@ -1,7 +1,6 @@
 """The inputs of a job: one `Source` per clip or image, listed from the layouts in which the data sets come."""
 
 import csv
-import os
 import posixpath
 import re
 from collections import Counter
@@ -11,9 +10,11 @@ from pathlib import PurePosixPath
 from typing import Literal
 from urllib.parse import quote_from_bytes
 
+from pipeline.paths import path_bytes
 from pipeline.settings import UserError
 from pipeline.shards.lists import AnnotatedClip, annotated_clips, text_lines, unquoted
-from pipeline.shards.tars import Entry, is_hidden, tar_entries
+from pipeline.shards.tars import is_hidden, tar_entries
+from pipeline.shards.unpacked import Entry
 from pipeline.storage import Storage, open_storage
 
 Media = Literal["clips", "images", "frames"]
@@ -67,7 +68,7 @@ def sample_key(name: str) -> str:
 
     Other bytes are percent-encoded, so different names keep different keys.
     """
-    return quote_from_bytes(os.fsencode(name), safe="").replace(".", "%2E").replace("~", "%7E")
+    return quote_from_bytes(path_bytes(name), safe="").replace(".", "%2E").replace("~", "%7E")
 
 
 def media_of(path: str) -> Media | None:
