@@ -3,11 +3,13 @@
 import contextlib
 import errno
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
+from urllib.parse import unquote_to_bytes
 
 import fsspec
 import pyarrow.parquet as pq
@@ -19,16 +21,37 @@ from pipeline.paths import path_bytes, path_text
 from pipeline.settings import UserError
 from pipeline.temporary import full_disk_is_temporary, temporary_folder
 
+_FILE = "file:"
+
+
+def _without_file(place: str) -> str:
+    """The place, as a path where it is spelled `file:///x/d` or `file://localhost/x/d`.
+
+    Raises:
+        ValueError: it is spelled with `file:` otherwise.
+    """
+    if place[: len(_FILE)].lower() != _FILE:
+        return place
+    found = re.fullmatch(r"//(localhost)?/*(/[^/].*)", place[len(_FILE) :], re.IGNORECASE | re.DOTALL)
+    if found is None:
+        raise ValueError(
+            f"{place!r} is no address of a folder or file on this machine: allowed are file:///PATH, /PATH"
+        )
+    return os.fsdecode(unquote_to_bytes(os.fsencode(found[2])))
+
 
 def _as_text(place: object) -> object:
-    return os.fspath(place) if isinstance(place, os.PathLike) else place
+    if isinstance(place, os.PathLike):
+        return os.fspath(place)
+    return _without_file(place) if isinstance(place, str) else place
 
 
 Place = Annotated[str, BeforeValidator(_as_text)]
-"""A path, or an address such as `s3://bucket/folder` that fsspec knows."""
+"""A path, or an address such as `s3://bucket/folder` that fsspec knows; `file:///folder` becomes a path."""
 
 
 def _no_address(place: object) -> object:
+    place = _as_text(place)
     if isinstance(place, str) and "://" in place:
         raise ValueError("must be a folder on a file system, not an address: copy it to one first")
     return place
@@ -353,11 +376,15 @@ class ObjectStorage(Storage):
 
 
 def open_storage(place: str) -> Storage:
-    """The folder at a path or at an address like `s3://bucket/folder`.
+    """The folder at a path or at an address like `s3://bucket/folder`; `file:///x/d` is the path /x/d.
 
     Raises:
-        UserError: the address is of a kind for which no package is installed.
+        UserError: the address cannot be understood, or is of a kind for which no package is installed.
     """
+    try:
+        place = _without_file(place)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     if "://" not in place:
         path = Path(place).expanduser().absolute()
         path = path.resolve() if ".." in path.parts else path  # what lies beside a folder is found by its path
