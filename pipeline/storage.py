@@ -3,11 +3,13 @@
 import contextlib
 import errno
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
+from urllib.parse import unquote_to_bytes
 
 import fsspec
 import pyarrow.parquet as pq
@@ -15,19 +17,41 @@ from pydantic import BeforeValidator
 
 from pipeline.files import TEMPORARY_PREFIX, atomic_path, open_regular, remove
 from pipeline.lock import Holder, heartbeat, is_running, lock_file, read_holder, refusal, this_process, uptime_s
+from pipeline.paths import path_bytes, path_text
 from pipeline.settings import UserError
 from pipeline.temporary import full_disk_is_temporary, temporary_folder
 
+_FILE = "file:"
+
+
+def _without_file(place: str) -> str:
+    """The place, as a path where it is spelled `file:///x/d` or `file://localhost/x/d`.
+
+    Raises:
+        ValueError: it is spelled with `file:` otherwise.
+    """
+    if place[: len(_FILE)].lower() != _FILE:
+        return place
+    found = re.fullmatch(r"//(localhost)?/*(/[^/].*)", place[len(_FILE) :], re.IGNORECASE | re.DOTALL)
+    if found is None:
+        raise ValueError(
+            f"{place!r} is no address of a folder or file on this machine: allowed are file:///PATH, /PATH"
+        )
+    return os.fsdecode(unquote_to_bytes(os.fsencode(found[2])))
+
 
 def _as_text(place: object) -> object:
-    return os.fspath(place) if isinstance(place, os.PathLike) else place
+    if isinstance(place, os.PathLike):
+        return os.fspath(place)
+    return _without_file(place) if isinstance(place, str) else place
 
 
 Place = Annotated[str, BeforeValidator(_as_text)]
-"""A path, or an address such as `s3://bucket/folder` that fsspec knows."""
+"""A path, or an address such as `s3://bucket/folder` that fsspec knows; `file:///folder` becomes a path."""
 
 
 def _no_address(place: object) -> object:
+    place = _as_text(place)
     if isinstance(place, str) and "://" in place:
         raise ValueError("must be a folder on a file system, not an address: copy it to one first")
     return place
@@ -41,7 +65,7 @@ _MOST_BYTES = 1 << 30
 
 
 class Storage(ABC):
-    """A folder; `name` below is a path relative to it. Can be pickled and sent to another machine.
+    """A folder; `name` below is a path relative to it (see pipeline/paths.py). Can be pickled and sent elsewhere.
 
     What fails raises OSError: FileNotFoundError, PermissionError, ...
     """
@@ -145,6 +169,11 @@ def _raise(error: OSError) -> None:
         raise error  # a folder that cannot be read must not be taken for an empty one
 
 
+def _name(path: str) -> str:
+    """A path that this machine's file system gave, whatever its locale."""
+    return path_text(os.fsencode(path))
+
+
 class LocalStorage(Storage):
     """A folder on a file system."""
 
@@ -156,13 +185,17 @@ class LocalStorage(Storage):
     def location(self) -> str:
         return str(self._root.resolve())
 
+    def _path(self, name: str) -> Path:
+        """A path as this machine's locale spells it."""
+        return self._root / os.fsdecode(path_bytes(name))
+
     def open(self, name: str) -> BinaryIO:
-        return open_regular(self._root / name)
+        return open_regular(self._path(name))
 
     @contextlib.contextmanager
     def parquet(self, name: str) -> Iterator[pq.ParquetFile]:
         self.open(name).close()  # a device or a pipe under the name is refused
-        with pq.ParquetFile(self._root / name) as file:  # Arrow's own file: no buffer of it is Python's
+        with pq.ParquetFile(self._path(name)) as file:  # Arrow's own file: no buffer of it is Python's
             yield file
 
     def read(self, name: str, span: tuple[int, int] | None = None) -> bytes:
@@ -171,15 +204,15 @@ class LocalStorage(Storage):
         return super().read(name, span)
 
     def size(self, name: str) -> int | None:
-        path = self._root / name
+        path = self._path(name)
         return path.stat().st_size if path.is_file() else None
 
     def files(self, folder: str = "") -> list[str]:
-        path = self._root / folder
+        path = self._path(folder)
         if not path.is_dir():
             return []
         with os.scandir(path) as entries:
-            return sorted(os.path.join(folder, entry.name) for entry in entries if entry.is_file())  # noqa: PTH118
+            return sorted(os.path.join(folder, _name(entry.name)) for entry in entries if entry.is_file())  # noqa: PTH118
 
     def is_missing(self) -> bool:
         return not self._root.is_dir()
@@ -193,29 +226,29 @@ class LocalStorage(Storage):
                     subfolders.remove(name)
                 elif path.is_symlink():
                     visited.add(path.resolve())
-            prefix = os.path.relpath(folder, self._root)
-            yield from (name if prefix == "." else f"{prefix}/{name}" for name in names)
+            prefix = _name(os.path.relpath(folder, self._root))
+            yield from (name if prefix == "." else f"{prefix}/{name}" for name in map(_name, names))
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        with atomic_path(self._root / name) as temporary:
+        with atomic_path(self._path(name)) as temporary:
             yield temporary
 
     @contextlib.contextmanager
     def local(self, name: str) -> Iterator[Path]:
-        yield self._root / name
+        yield self._path(name)
 
     @contextlib.contextmanager
     def alone(self, name: str) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(lock_file(self._root / name, str(self)))
+                stack.enter_context(lock_file(self._path(name), str(self)))
             except OSError as error:
                 raise _cannot_lock(self, error) from error
             yield
 
     def remove(self, name: str) -> None:
-        remove(self._root / name)
+        remove(self._path(name))
 
 
 class ObjectStorage(Storage):
@@ -343,11 +376,15 @@ class ObjectStorage(Storage):
 
 
 def open_storage(place: str) -> Storage:
-    """The folder at a path or at an address like `s3://bucket/folder`.
+    """The folder at a path or at an address like `s3://bucket/folder`; `file:///x/d` is the path /x/d.
 
     Raises:
-        UserError: the address is of a kind for which no package is installed.
+        UserError: the address cannot be understood, or is of a kind for which no package is installed.
     """
+    try:
+        place = _without_file(place)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     if "://" not in place:
         path = Path(place).expanduser().absolute()
         path = path.resolve() if ".." in path.parts else path  # what lies beside a folder is found by its path

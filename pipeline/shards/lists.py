@@ -6,7 +6,7 @@ import io
 import itertools
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
 from pipeline.settings import UserError
@@ -16,6 +16,22 @@ _STATED_DELIMITER = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 """First line that spreadsheets write for one another."""
 _QUOTED = re.compile(r"""(?:file\s+)?((["']).*\2)\s*""")
 """A path in quotes, also after the word `file` of ffmpeg's concat lists."""
+
+
+_TIME = r"[\d:.]+(us|ms|s)?"
+_DIRECTIVE = re.compile(
+    rf"ffconcat version [\d.]+|duration {_TIME}|stream|"
+    r"(chapter|exact_stream_id|file_packet_meta(data)?|option|stream_(codec|extradata|meta)) [^.]*"
+)
+"""A line of ffmpeg's concat lists that names no file and leaves all of the file above it."""
+_PART = re.compile(rf"(inpoint|outpoint) {_TIME}")
+_OTHER_FORMATS = {
+    "a line of a checksum program": re.compile(r"[0-9a-f]{32,128} [ *].+", re.IGNORECASE),
+    "a line of `ls -l`": re.compile(r"[-bcdlps][-rwxsStT]{9}[.+@]? +\d+ .+"),
+    "a path of Windows": re.compile(r"[a-z]:[\\/].+|\\\\.+", re.IGNORECASE),
+}
+_NUMBERED = re.compile(r"\s*\d[\d.,:]*[KMGTP]?[.):]?\s+(\S.*)")
+"""A number and a path, or a path that begins with a number."""
 
 
 class AnnotatedClip(NamedTuple):
@@ -67,6 +83,39 @@ def unquoted(text: str, where: str) -> str:
             "quotes"
         )
     return text
+
+
+def is_directive(text: str, where: str) -> bool:
+    """Whether this is a line of an ffmpeg concat list that names no file.
+
+    Raises:
+        UserError: it takes a part of a file; `where` is how the message names the line.
+    """
+    line = " ".join(text.split())
+    if _PART.fullmatch(line):
+        raise UserError(f"{where}: {line!r} takes a part of a clip; clips are taken whole: cut it first")
+    return _DIRECTIVE.fullmatch(line) is not None
+
+
+def refuse_other_formats(text: str, where: str, is_file: Callable[[str], bool]) -> None:
+    """Refuse a line that holds a path among other things; `is_file` is asked only where that decides.
+
+    Raises:
+        UserError: it does; `where` is how the message names the line.
+    """
+    allowed = "allowed are PATH or PATH<tab>CLASS"
+    if text.startswith("#"):
+        raise UserError(
+            f"{where}: {text!r} may be a comment or a path: remove the line, or write ./ before a path that begins so"
+        )
+    for what, form in _OTHER_FORMATS.items():
+        if form.fullmatch(text.strip()):
+            raise UserError(f"{where}: {text!r} looks like {what}; {allowed}")
+    numbered = _NUMBERED.fullmatch(text)
+    if numbered and not is_file(text) and is_file(numbered[1]):
+        raise UserError(f"{where}: {text!r} is no file but {numbered[1]!r} is one; {allowed}")
+    if "\\" in text and not is_file(text):
+        raise UserError(f"{where}: {text!r} has backslashes and is no file; paths have / between folders")
 
 
 def annotated_clips(lines: Iterable[str], place: str) -> Iterator[AnnotatedClip]:

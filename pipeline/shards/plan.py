@@ -1,7 +1,6 @@
 """Which inputs go into which shard: a pure function of their paths and a seed, made on disk in bounded memory."""
 
 import hashlib
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from pipeline.paths import path_bytes, path_text
 from pipeline.settings import UserError
 from pipeline.shards.sources import NO_CLASS, Listing, Media, Source
 from pipeline.storage import Storage
@@ -33,7 +33,7 @@ _SCHEMA = pa.schema(
 
 
 class Planned(NamedTuple):
-    """One input of a shard. `path` is as the file system knows it; without class `class_name` is "" and `label` -1."""
+    """One input of a shard. `path` is as in pipeline/paths.py; without class `class_name` is "" and `label` -1."""
 
     path: str
     key: str
@@ -61,7 +61,7 @@ class Plan:
 
 def readable(path: str) -> str:
     r"""A path as text that any program can store: bytes that are not UTF-8 become `\xNN`, backslashes `\\`."""
-    return os.fsencode(path).replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+    return path_bytes(path).replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
 
 
 def shuffle_rank(key: str, seed: int) -> bytes:
@@ -85,7 +85,7 @@ def _store(database: sqlite3.Connection, sources: Iterable[Source], seed: int) -
         "rank BLOB)"
     )
     rows = (
-        (os.fsencode(s.path), s.key, os.fsencode(s.class_name), s.media, *(s.span or (None, None)), s.fault, rank)
+        (path_bytes(s.path), s.key, path_bytes(s.class_name), s.media, *(s.span or (None, None)), s.fault, rank)
         for s in tqdm(sources, desc="listing", unit=" inputs", delay=3)
         for rank in (shuffle_rank(s.key, seed),)
     )
@@ -123,7 +123,7 @@ def make_plan(listing: Listing, place: str, seed: int, samples_per_shard: int | 
         _store(database, listing.sources, seed)
         ignored = dict(sorted(listing.ignored.items()))
         media = _only_media(database, place, ignored)
-        folders = [os.fsdecode(name) for (name,) in database.execute("SELECT DISTINCT class FROM input ORDER BY class")]
+        folders = [path_text(name) for (name,) in database.execute("SELECT DISTINCT class FROM input ORDER BY class")]
         labels = {name: label for label, name in enumerate(name for name in folders if name != NO_CLASS)}
         names = {name: readable(listing.names.get(name, name)) for name in labels}
         inputs, keys = database.execute("SELECT COUNT(*), COUNT(DISTINCT key) FROM input").fetchone()
@@ -136,7 +136,7 @@ def make_plan(listing: Listing, place: str, seed: int, samples_per_shard: int | 
             for _ in range(-(-keys // per_shard)):
                 rows = [row for _, same in islice(by_key, per_shard) for row in same]
                 paths, of_keys, classes, firsts, sizes, faults = zip(*rows, strict=True)
-                named = [os.fsdecode(name) for name in classes]
+                named = [path_text(name) for name in classes]
                 columns = [
                     pa.array(paths, pa.binary()),
                     pa.array(of_keys),
@@ -164,5 +164,5 @@ def read_shard_plan(storage: Storage, name: str, shard: int) -> Iterator[Planned
         rows = file.read_row_group(shard).to_pylist()
     for row in rows:
         span = None if row["first_byte"] is None else (row["first_byte"], row["bytes"])
-        path, fault = os.fsdecode(row["path"]), row.get("fault", "")  # plans of earlier versions have no faults
+        path, fault = path_text(row["path"]), row.get("fault", "")  # plans of earlier versions have no faults
         yield Planned(path, row["key"], row["class_name"], row["label"], span, fault)

@@ -1,19 +1,27 @@
 """The inputs of a job: one `Source` per clip or image, listed from the layouts in which the data sets come."""
 
 import csv
-import os
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal
 from urllib.parse import quote_from_bytes
 
+from pipeline.paths import path_bytes
 from pipeline.settings import UserError
-from pipeline.shards.lists import AnnotatedClip, annotated_clips, text_lines, unquoted
-from pipeline.shards.tars import Entry, is_hidden, tar_entries
+from pipeline.shards.lists import (
+    AnnotatedClip,
+    annotated_clips,
+    is_directive,
+    refuse_other_formats,
+    text_lines,
+    unquoted,
+)
+from pipeline.shards.tars import is_hidden, tar_entries
+from pipeline.shards.unpacked import Entry
 from pipeline.storage import Storage, open_storage
 
 Media = Literal["clips", "images", "frames"]
@@ -67,7 +75,7 @@ def sample_key(name: str) -> str:
 
     Other bytes are percent-encoded, so different names keep different keys.
     """
-    return quote_from_bytes(os.fsencode(name), safe="").replace(".", "%2E").replace("~", "%7E")
+    return quote_from_bytes(path_bytes(name), safe="").replace(".", "%2E").replace("~", "%7E")
 
 
 def media_of(path: str) -> Media | None:
@@ -122,11 +130,33 @@ def _frame_folders(paths: Iterable[str], pattern: str | None, ignored: Counter[s
             last = folder
 
 
-def _listed(lines: Iterable[str], place: str, media: Media | None, ignored: Counter[str]) -> Iterator[Source]:
+def _file_test(root: Storage) -> Callable[[str], bool]:
+    """Whether there is a file; once there is one, all below the same first folder are taken to be there."""
+    folders = set()
+
+    def is_file(path: str) -> bool:
+        folder, below, _ = path.partition("/")
+        if folder not in folders:
+            try:
+                if root.size(path) is None:
+                    return False
+            except OSError:
+                return False  # such as a name that is too long
+            if folder and below:
+                folders.add(folder)
+        return True
+
+    return is_file
+
+
+def _listed(
+    lines: Iterable[str], place: str, root: Storage, media: Media | None, ignored: Counter[str]
+) -> Iterator[Source]:
     """Lines of `PATH` or `PATH<tab>CLASS`, also in quotes; with `media` given, whatever their extensions.
 
     Without a class it is that of the path.
     """
+    is_file = _file_test(root)
     for number, line in enumerate(lines, start=1):
         given, _, class_name = line.rstrip("\r\n").partition("\t")
         if not given.strip():
@@ -134,14 +164,24 @@ def _listed(lines: Iterable[str], place: str, media: Media | None, ignored: Coun
         where = f"{place}, line {number}"
         if "\t" in class_name:
             raise UserError(f"{where}: more than two columns; allowed are PATH or PATH<tab>CLASS")
-        path = str(PurePosixPath(unquoted(given, where)))  # without ./ and //
+        text = unquoted(given, where)
+        path = str(PurePosixPath(text))  # without ./ and //
         if given[0] in "\"'":
             class_name = unquoted(class_name, where)
+        if media_of(class_name.strip()):
+            raise UserError(
+                f"{where}: the second column, {class_name!r}, is a path; allowed are PATH or PATH<tab>CLASS"
+            )
         if not media_of(path) and (media_of(re.split("[ ,;]", path)[0]) or _PATH_AND_MORE.fullmatch(path)):
             raise UserError(f"{where}: {given!r} has no tab; allowed are PATH or PATH<tab>CLASS")
         if "://" in given:
             raise UserError(f"{where}: {given!r} is an address; allowed are paths, counted from the folder of the list")
         kind = media or media_of(path)
+        if is_directive(given, where) or (given.startswith("#") and not media_of(path)):
+            ignored["lines that name no file"] += 1
+            continue
+        if kind and text == given:
+            refuse_other_formats(given, where, is_file)
         if kind and not is_hidden(path):
             yield _file(path, kind, class_name.strip() or class_of(path))
         else:
@@ -158,7 +198,7 @@ def _annotated(
     """
     named = set()
     for clip in clips:
-        if clip.split not in ("", split):
+        if clip.split.casefold() not in ("", split.casefold()):
             ignored[f"rows of split {clip.split}"] += 1
         else:
             named.add(clip.stem)
@@ -250,7 +290,7 @@ def list_sources(
         if tar is not None:
             listing.sources = _files(tar_entries(root, tar, ignored), media, ignored)
         else:
-            listing.sources = _listed(_lines(*_split_file(data)), data, media, ignored)
+            listing.sources = _listed(_lines(*_split_file(data)), data, root, media, ignored)
         return listing
     listing.names = _class_names((root, _split_file(data)[0]))
     if annotations is not None:

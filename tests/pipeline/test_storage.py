@@ -6,15 +6,17 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import s3fs
+from pydantic import TypeAdapter, ValidationError
 
 from pipeline.lock import read_holder, this_process
 from pipeline.settings import UserError
-from pipeline.storage import Storage, open_storage
+from pipeline.storage import Folder, LocalStorage, Place, Storage, open_storage
 
 
 @pytest.fixture(params=["local", "object store"])
@@ -54,6 +56,28 @@ def test_the_location_is_the_same_however_it_is_spelled(tmp_path: Path, monkeypa
         assert open_storage(spelled).location == str(tmp_path / "a")
     for spelled in ("s3://bucket/x", "s3://bucket/x/", "s3a://bucket/x"):
         assert open_storage(spelled).location == "s3://bucket/x"
+
+
+def test_an_address_of_a_file_is_a_path(tmp_path: Path) -> None:
+    folder = tmp_path / "a%20b ä#?c"
+    (folder / "in").mkdir(parents=True)
+    path = str(folder).replace("%", "%25")
+    for address in (
+        f"file://{path}",
+        f"file://localhost{path}/",
+        f"FILE:////{path}/in/..",
+        f"file://{quote(str(folder))}",
+    ):
+        storage = open_storage(address)
+        assert isinstance(storage, LocalStorage)
+        assert storage.location == open_storage(str(folder)).location
+        for kind in (Place, Folder):
+            assert Path(str(TypeAdapter(kind).validate_python(address))).resolve() == folder
+    for address in ("file:/x", "file:x", "file://x/d", "file://", "file:///", "file:////", "file://localhost"):
+        with pytest.raises(UserError, match=f"'{address}' is no address of .*: allowed are file:///PATH, /PATH"):
+            open_storage(address)
+        with pytest.raises(ValidationError, match="is no address of a folder or file on this machine"):
+            TypeAdapter(Place).validate_python(address)
 
 
 def test_a_file_is_complete_or_not_there(storage: Storage) -> None:

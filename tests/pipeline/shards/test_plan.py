@@ -120,3 +120,41 @@ def test_memory_does_not_grow_with_the_inputs(tmp_path: Path) -> None:
 )
 def test_small_sets_still_give_several_shards(media: Media, inputs: int, expected: int) -> None:
     assert default_samples_per_shard(media, inputs) == expected
+
+
+PLAN_ALL = """
+import sys
+from pathlib import Path
+from pipeline.shards.plan import make_plan, read_shard_plan
+from pipeline.shards.sources import list_sources
+from pipeline.storage import open_storage
+for data in sys.argv[1:]:
+    listing = list_sources(data)
+    plan = make_plan(listing, data, 0, 9, Path("plan.parquet"))
+    print(plan.fingerprint, ascii(plan.classes))
+    for source in read_shard_plan(open_storage("."), "plan.parquet", 0):
+        print(listing.root.read(listing.tar or source.path, source.span), ascii(source))
+"""
+
+
+def test_no_locale_changes_a_plan(tmp_path: Path) -> None:
+    names = ["кошка/ä.jpg".encode(), b"latin-\xe4/b\xff.jpg"]
+    for name in names:
+        path = tmp_path / "data" / os.fsdecode(name)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"x")
+    (tmp_path / "list.txt").write_bytes(b"".join(b"data/%b\n" % name for name in names))
+    for form in ("gnu", "pax"):
+        subprocess.run(["tar", f"--format={form}", "-cf", f"{form}.tar", "-C", "data", "."], cwd=tmp_path, check=True)
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", PLAN_ALL, "data", "list.txt", "gnu.tar", "pax.tar"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONCOERCECLOCALE": "0", **locale},
+            check=True,
+            capture_output=True,
+        ).stdout
+        for locale in ({"PYTHONUTF8": "1"}, {"PYTHONUTF8": "0", "LC_ALL": "C"})
+    ]
+    assert said[0] == said[1]
+    assert said[0].count(b"b'x' Planned") == 8

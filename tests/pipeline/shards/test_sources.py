@@ -114,12 +114,26 @@ def test_all_files_of_an_annotated_name_are_inputs_of_one_key(tmp_path: Path) ->
         ),
         ("\"cat/a b.mp4\"\n'dog/2.mp4'\t'big dog'\n", [("cat/a b.mp4", "cat"), ("dog/2.mp4", "big dog")], {}),
         (
-            "ffconcat version 1.0\nfile 'cat/1.mp4'\nfile  \"dog/it's.mp4\"\nfile 'dog/it'\\''s 2.mp4'\n",
+            "ffconcat version 1.0\n# made\nfile 'cat/1.mp4'\nduration 3.25\nfile  \"dog/it's.mp4\"\nstream\n"
+            "exact_stream_id 1\nfile 'dog/it'\\''s 2.mp4'\n",
             [("cat/1.mp4", "cat"), ("dog/it's 2.mp4", "dog"), ("dog/it's.mp4", "dog")],
-            {".0": 1},
+            {"lines that name no file": 5},
+        ),
+        (
+            "Abseiling down/clip 1.mp4\n01 Run/1.mp4\n3 x.mp4\n./#1/a.mp4\n'#2/a.mp4'\nduration 3.mp4\nstream a.mp4\n",
+            [
+                ("#1/a.mp4", "#1"),
+                ("#2/a.mp4", "#2"),
+                ("01 Run/1.mp4", "01 Run"),
+                ("3 x.mp4", ""),
+                ("Abseiling down/clip 1.mp4", "Abseiling down"),
+                ("duration 3.mp4", ""),
+                ("stream a.mp4", ""),
+            ],
+            {},
         ),
     ],
-    ids=["find", "elsewhere", "quoted", "concat"],
+    ids=["find", "elsewhere", "quoted", "concat", "like other formats"],
 )
 def test_lists_of_other_programs(
     tmp_path: Path, lines: str, sources: list[tuple[str, str]], ignored: dict[str, int]
@@ -140,15 +154,49 @@ def test_lists_of_other_programs(
         ('"a.mp4",', "has no tab; allowed are PATH or PATH<tab>CLASS"),
         ("my clip.mp4 0", "has no tab"),
         ("s3://bucket/a.mp4", "is an address; allowed are paths"),
+        ("0 cat/1.mp4", r"'0 cat/1\.mp4' is no file but 'cat/1\.mp4' is one; allowed are PATH"),
+        ("  4.0K cat/1.mp4", "is no file but"),
+        ("1. cat/1.mp4", "is no file but"),
+        ("4.0K\tcat/1.mp4", "the second column, 'cat/1.mp4', is a path"),
+        ("cat\tcat/1.mp4", "the second column, 'cat/1.mp4', is a path"),
+        ("d41d8cd98f00b204e9800998ecf8427e  cat/1.mp4", "looks like a line of a checksum program"),
+        ("d41d8cd98f00b204e9800998ecf8427e *cat/1.mp4", "looks like a line of a checksum program"),
+        ("MD5 (cat/1.mp4) = d41d8cd98f00b204e9800998ecf8427e", "has no tab"),
+        ("-rw-r--r-- 1 ann lab 5 Nov 2 15:32 cat/1.mp4", "looks like a line of `ls -l`"),
+        (r"C:\data\cat\1.mp4", "looks like a path of Windows"),
+        ("C:/data/cat/1.mp4", "looks like a path of Windows"),
+        (r"\\server\cat\1.mp4", "looks like a path of Windows"),
+        (r"cat\1.mp4", "has backslashes and is no file"),
+        (r".\cat\1.mp4", "has backslashes and is no file"),
+        ("#dog/2.mp4", "may be a comment or a path: remove the line, or write ./ before"),
+        ("outpoint 2.5", "takes a part of a clip; clips are taken whole: cut it first"),
+        ("inpoint 00:01:02.5", "takes a part of a clip"),
         ("cat/1\0.mp4", "holds a NUL byte; it must be UTF-8 text"),
     ],
 )
 def test_listed_lines_that_cannot_be_read_are_named(
     tmp_path: Path, line: str, message: str, media: Media | None
 ) -> None:
+    touch(tmp_path / "cat" / "1.mp4")
     touch(tmp_path / "list.txt", f"cat/0.mp4\n{line}\n")
     with pytest.raises(UserError, match=rf"list\.txt, line 2: .*{message}"):
         list(list_sources(str(tmp_path / "list.txt"), media).sources)
+
+
+def test_names_that_look_like_other_formats_are_taken_when_they_are_there(tmp_path: Path) -> None:
+    names = ["01 cat/1.mp4", "02 1.mp4", "a\\1.mp4"]
+    for name in [*names, "cat/1.mp4", "cat/2.mp4", "1.mp4"]:
+        touch(tmp_path / name)
+    touch(tmp_path / "list.txt", "\n".join([*names, "01 cat/2.mp4"]))  # the last is not: a reject
+    assert {s.path for s in list_sources(str(tmp_path / "list.txt")).sources} == {*names, "01 cat/2.mp4"}
+
+
+def test_splits_of_annotations_are_told_whatever_their_case(tmp_path: Path) -> None:
+    touch(tmp_path / "clips" / "a_000001_000011.mp4")
+    touch(tmp_path / "train.csv", "label,youtube_id,time_start,time_end,split\nrun,a,1,11,Train\nrun,b,1,11,VAL\n")
+    listing = list_sources(str(tmp_path / "clips"), annotations=str(tmp_path / "train.csv"), split="train")
+    assert [source.key for source in listing.sources] == ["a_000001_000011"]
+    assert listing.ignored == {"rows of split VAL": 1}
 
 
 def test_list_file(tmp_path: Path) -> None:

@@ -60,11 +60,11 @@ def test_links_are_followed_to_the_bytes_of_their_target(tmp_path: Path) -> None
         ("d/early.jpg", "/c/b.jpg"),
         ("d/out.jpg", "../../x.jpg"),
     ]
-    links += [("d/loop.jpg", "loop.jpg"), ("d/folder.jpg", "../c")]
+    links += [("d/loop.jpg", "loop.jpg"), ("d/round.jpg", "turn.jpg"), ("d/turn.jpg", "round.jpg")]
     read, _ = read_tar(tmp_path, tar_with(("./c/a.jpg", a), *links, ("c/b.jpg", b)))
     assert [read[f"d/{name}.jpg"] for name in ("s", "ss", "early")] == [a, a, b]
     assert read["d/out.jpg"] == "a link to x.jpg, where the tar holds no file"
-    for name in ("loop", "folder"):
+    for name in ("loop", "round"):
         assert "where the tar holds no file" in str(read[f"d/{name}.jpg"])
     hard = [("d/h.jpg", "c/a.jpg"), ("d/hh.jpg", "d/h.jpg"), ("d/early.jpg", "c/b.jpg")]
     read, _ = read_tar(tmp_path, tar_with(("c/a.jpg", a), *hard, ("c/b.jpg", b), links=tarfile.LNKTYPE))
@@ -77,6 +77,67 @@ def test_a_later_member_replaces_an_earlier_one_but_not_what_was_linked(tmp_path
     read, ignored = read_tar(tmp_path, tar_with(*members, links=tarfile.LNKTYPE))
     assert read == {"c/a.jpg": b"newer", "c/h.jpg": b"old", "c/b.jpg": b"b"}
     assert ignored == {"members that a later one of the same name replaces": 1}
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    a, b = ("store/x/a.jpg", b"a"), ("store/b.jpg", b"b")
+    files = {"store/x/a.jpg": b"a", "store/b.jpg": b"b"}
+    through = ("e/a.jpg", "../cat/../cat/x/a.jpg")
+    read, ignored = read_tar(tmp_path, tar_with(("cat", "store"), ("dog", "cat"), a, b, through))
+    assert read == {**files, "cat/x/a.jpg": b"a", "cat/b.jpg": b"b", "e/a.jpg": b"a"}
+    assert ignored == {"links to folders that are taken already": 1}
+    loops = [("store/up", ".."), ("store/x/self", "."), ("deep", "store/x"), ("none", "nowhere")]
+    read, ignored = read_tar(tmp_path, tar_with(a, b, *loops))
+    assert read == {**files, "deep/a.jpg": b"a", "none": "a link to nowhere, where the tar holds no file"}
+    assert ignored == {"links to folders that are taken already": 3}
+
+
+def test_a_folder_takes_the_place_of_a_link(tmp_path: Path) -> None:
+    stream = io.BytesIO(tar_with(("cat/a.jpg", b"a"), ("dog", "cat")))
+    with tarfile.open(fileobj=stream, mode="a") as tar:
+        folder = tarfile.TarInfo("dog")
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
+        tar.addfile(tarfile.TarInfo("dog/b.jpg"))
+    read, ignored = read_tar(tmp_path, stream.getvalue())
+    assert (set(read), ignored.total()) == ({"cat/a.jpg", "dog/b.jpg"}, 1)
+
+
+@pytest.mark.parametrize("links", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_links_to_inner_tars_are_read_like_them(tmp_path: Path, links: bytes) -> None:
+    inner = tar_of({"a.jpg": b"a" * 600, "m.tar": tar_of({"b.jpg": b"b"})})
+    read, ignored = read_tar(tmp_path, tar_with(("n1.tar", inner), ("n2.tar", "n1.tar"), links=links))
+    files = {"a.jpg": b"a" * 600, "m/b.jpg": b"b"}
+    assert read == {f"{folder}/{name}": data for folder in ("n1", "n2") for name, data in files.items()}
+    assert not ignored
+    with pytest.raises(UserError, match=r"n2\.tar in .*data\.tar cannot be read: a (hard )?link to n3\.tar"):
+        read_tar(tmp_path, tar_with(("n1.tar", inner), ("n2.tar", "n3.tar"), links=links))
+
+
+def test_a_later_inner_tar_replaces_an_earlier_one_with_all_its_files(tmp_path: Path) -> None:
+    old, new = tar_of(dict.fromkeys("abc", b"old")), tar_of(dict.fromkeys("ad", b"new"))
+    read, ignored = read_tar(tmp_path, tar_with(("n1.tar", old), ("n1.tar", new)))
+    assert read == {"n1/a": b"new", "n1/d": b"new"}
+    assert ignored == {"members that a later one of the same name replaces": 1}
+
+
+def test_tars_that_go_round_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.tar holds tars in tars, more than 16 deep: unpack it"):
+        read_tar(tmp_path, tar_with(("z", tar_with(("y.tar", "/z"))), ("x.tar", "z")))
+
+
+def test_names_in_incremental_tars_of_gnu(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    for name in ("a.jpg", f"{'b' * 120}.jpg"):
+        (tmp_path / "cat" / name).write_bytes(b"x")
+    (tmp_path / "cat" / "link.jpg").symlink_to("./" * 60 + "a.jpg")
+    subprocess.run(["tar", "--listed-incremental=snar", "-cf", "made.tar", "cat"], cwd=tmp_path, check=True)
+    made = (tmp_path / "made.tar").read_bytes()
+    assert made[257:265] == tarfile.GNU_MAGIC
+    assert made[345:500].strip(b"\0"), "tar writes times where others write the beginning of the name"
+    read, ignored = read_tar(tmp_path, made)
+    assert read == dict.fromkeys(["cat/a.jpg", f"cat/{'b' * 120}.jpg", "cat/link.jpg"], b"x")
+    assert not ignored
 
 
 def test_joined_tars_are_read_to_their_end(tmp_path: Path) -> None:
