@@ -76,8 +76,9 @@ def test_the_page_shows_each_class(data: Path) -> None:
     result = evaluate(data)
     page = (data.parent / "out" / "report.html").read_text()
     assert "Classes over all sequences" in page
-    assert f"<td>left leg</td><td>{100 * result['details']['left leg']['IoU']:.1f}</td>" in page
-    assert "<td>hat</td><td>" in page
+    cell = '<td class="number">'
+    assert f"<td>left leg</td>{cell}{100 * result['details']['left leg']['IoU']:.1f}</td>" in page
+    assert f"<td>hat</td>{cell}-</td>" in page
 
 
 def test_the_layout_without_annotations_folder_is_read_too(data: Path) -> None:
