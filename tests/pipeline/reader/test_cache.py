@@ -1,3 +1,5 @@
+import contextlib
+
 """The local cache of remote shards, against a real S3 API on this machine."""
 
 import fcntl
@@ -43,9 +45,13 @@ def shards_in(folder: Path) -> list[Path]:
 
 
 def held(folder: Path) -> int:
-    """Bytes of the shards in a cache folder, while no thread makes room or takes it."""
+    """Bytes of the shards in a cache folder, while no thread makes room or takes it; one may just get its name."""
+    sizes = []
     with locked(folder / "cache.lock"):
-        return sum(path.stat().st_size for path in shards_in(folder))
+        for path in shards_in(folder):
+            with contextlib.suppress(FileNotFoundError):
+                sizes.append(path.stat().st_size)
+    return sum(sizes)
 
 
 def shard_bytes(folder: Path) -> int:
