@@ -1,7 +1,6 @@
-import contextlib
-
 """The local cache of remote shards, against a real S3 API on this machine."""
 
+import contextlib
 import fcntl
 import os
 import threading
