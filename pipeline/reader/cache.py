@@ -57,8 +57,10 @@ class ShardCache:
         with locked(path.with_name(f"{path.name}{_LOCK}")):
             status = _status(path)
             if status is not None and status.st_size == shard.bytes:
-                os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))  # used now; a changed mtime means changed bytes
-                return path
+                with contextlib.suppress(FileNotFoundError):  # another thread or process has just made room
+                    # used now; a changed mtime would mean changed bytes
+                    os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))
+                    return path
             with atomic_path(path) as temporary:
                 self._reserve(temporary, shard.bytes)
                 self._download(storage, shard, temporary)
