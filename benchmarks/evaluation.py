@@ -21,7 +21,7 @@ from evaluation.backbones import Precision, extractor_of, open_checkpoint
 from evaluation.command import Size, select_device
 from evaluation.davis import Davis, DavisCommand
 from evaluation.davis_scores import boundary_measure
-from evaluation.evaluate import evaluate_clips, open_clips, summarise
+from evaluation.evaluate import evaluate_clips, open_clips, summarize
 from evaluation.propagation import PropagationSettings, propagate
 from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, Command, UserError, run_command
 from tests.evaluation.oracle import boundary_measure_by_dilation, propagate_fully
@@ -133,7 +133,7 @@ def score_precisions(command: EvaluationBenchmark, data: Path, weights: Path) ->
         results = evaluate_clips(
             task, opened, checkpoint.extractor, batch_size=command.batch_size, workers=4, out=None, label=precision
         )
-        if (row := summarise(task, results)["scores"]) is None:
+        if (row := summarize(task, results)["scores"]) is None:
             raise UserError(f"no sequence in {data} could be scored")
         scores[precision] = {column: 100 * value for column, value in row.items()}
     return scores

@@ -24,8 +24,8 @@ def score_table(scores: Table) -> str:
     tasks = [task for task, key in MEASURES.items() if key in next(iter(scores.values()))[0]]
     lines = []
     for one in (one for one in ROWS if one.name in scores):
-        found = [spread([seed[MEASURES[task]] for seed in scores[one.name]]) for task in tasks]
-        cells = [f"{100 * cell.mean:.1f}" + f" ± {100 * cell.deviation:.1f}" * (cell.seeds > 1) for cell in found]
+        result = [spread([seed[MEASURES[task]] for seed in scores[one.name]]) for task in tasks]
+        cells = [f"{100 * cell.mean:.1f}" + f" ± {100 * cell.deviation:.1f}" * (cell.seeds > 1) for cell in result]
         lines.append([one.title, *cells])
     return table(["", *(TITLES[task] for task in tasks)], lines)
 
@@ -33,8 +33,8 @@ def score_table(scores: Table) -> str:
 def ordering_table(scores: Table) -> str:
     """Markdown: the paper's orderings, and what became of them."""
     lines = [
-        (f"{row(better).title} > {row(worse).title}", signed(found), found.verdict)
-        for better, worse, found in orderings(scores)
+        (f"{row(better).title} > {row(worse).title}", signed(result), result.verdict)
+        for better, worse, result in orderings(scores)
     ]
     return table(["in the paper", "J&F, difference ± standard error", "here"], lines)
 
@@ -42,7 +42,7 @@ def ordering_table(scores: Table) -> str:
 def curves(runs: dict[str, list[dict[str, Any]]]) -> str:
     """SVG: J&F of each trained row's first seed over the steps, from the untrained score of the same seed on."""
     start = runs["random"][0]["scores"][MEASURES["davis"]]
-    scored = {name: found[0]["curve"] for name, found in runs.items() if found[0].get("curve")}
+    scored = {name: result[0]["curve"] for name, result in runs.items() if result[0].get("curve")}
     if not scored:
         return ""
     lines = [[start, *(score for _, score in curve)] for curve in scored.values()]
@@ -53,7 +53,7 @@ def curves(runs: dict[str, list[dict[str, Any]]]) -> str:
 
 def table_of(runs: dict[str, list[dict[str, Any]]]) -> Table:
     """The scores of each row's seeds."""
-    return {name: [one["scores"] for one in found] for name, found in runs.items()}
+    return {name: [one["scores"] for one in result] for name, result in runs.items()}
 
 
 def section(title: str, scene: dict[str, Any], settings: Sequence[str]) -> list[str]:

@@ -112,12 +112,12 @@ def paragraph(table: Table) -> str:
     """What the table says, in words that follow from its numbers alone."""
     tasks = [task for task, key in MEASURES.items() if all(key in one for seeds in table.values() for one in seeds)]
     against_random = {task: compare(table, "full", "random", task) for task in tasks}
-    gains = ", ".join(f"{signed(found)} in {TITLES[task]}" for task, found in against_random.items())
-    clear = sum(found.verdict == "shows" for found in against_random.values())
+    gains = ", ".join(f"{signed(result)} in {TITLES[task]}" for task, result in against_random.items())
+    clear = sum(result.verdict == "shows" for result in against_random.values())
     by_verdict: dict[str, list[str]] = {"shows": [], "does not show": [], "is reversed": []}
-    for better, worse, found in orderings(table):
-        by_verdict[found.verdict].append(f"{row(better).title} over {row(worse).title} ({signed(found)})")
-    said = [
+    for better, worse, result in orderings(table):
+        by_verdict[result.verdict].append(f"{row(better).title} over {row(worse).title} ({signed(result)})")
+    message = [
         f"Against random weights, full training changes the scores by {gains}: a clear gain in {clear} of "
         f"{len(against_random)} measures."
     ]
@@ -126,8 +126,8 @@ def paragraph(table: Table) -> str:
         "does not show": "These do not show, the difference being within twice its standard error",
         "is reversed": "These are reversed",
     }
-    said += [f"{words[verdict]}: {'; '.join(found) or 'none'}." for verdict, found in by_verdict.items()]
-    return " ".join(said)
+    message += [f"{words[verdict]}: {'; '.join(result) or 'none'}." for verdict, result in by_verdict.items()]
+    return " ".join(message)
 
 
 def final_losses(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:

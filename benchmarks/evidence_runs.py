@@ -136,16 +136,16 @@ def outcome(run: Run, seconds: float) -> dict[str, Any]:
     for task in run.scene.held_out:
         record = json.loads((run.folder / task / f"{task}.json").read_text())
         scores[MEASURES[task]] = record["scores"][MEASURES[task]]
-    found: dict[str, Any] = {"seed": run.seed, "scores": scores, "seconds": round(seconds, 1)}
+    result: dict[str, Any] = {"seed": run.seed, "scores": scores, "seconds": round(seconds, 1)}
     if run.row.trained:
         lines = read_metrics(run.folder / "training")
         health = {key: value for key, value in lines[-1].items() if key.startswith(("target_entropy/", "features/"))}
-        found |= {"losses": final_losses(lines), "health": health}
-        found["loss_curve"] = [[line["step"], line["loss/total"]] for line in lines]
+        result |= {"losses": final_losses(lines), "health": health}
+        result["loss_curve"] = [[line["step"], line["loss/total"]] for line in lines]
     if run.points:
         logged = [json.loads(line) for line in (run.folder / "training" / LOG).read_text().splitlines()]
-        found["curve"] = [[line["step"], line["scores"][MEASURES["davis"]]] for line in logged]
-    return found
+        result["curve"] = [[line["step"], line["scores"][MEASURES["davis"]]] for line in logged]
+    return result
 
 
 def run_logged(programs: Programs, words: Words, log: Path) -> None:
@@ -188,8 +188,8 @@ def do_all(runs: Sequence[Run], epochs: int, lanes: int, programs: Programs, say
                 run_logged(programs, words, run.folder / "log.txt")
         finally:
             groups.put(cores)
-        found = outcome(run, time.perf_counter() - started)
-        write_bytes(run.folder / FINISHED, as_json(found))
+        result = outcome(run, time.perf_counter() - started)
+        write_bytes(run.folder / FINISHED, as_json(result))
 
     missing = [run for run in runs if not run.is_finished]
     with (
@@ -216,6 +216,6 @@ BAR = "{desc}: {percentage:3.0f} % |{bar:30}| {elapsed} gone, about {remaining} 
 
 def summary(run: Run) -> str:
     """One line on a finished run."""
-    found = json.loads((run.folder / FINISHED).read_text())
-    scores = ", ".join(f"{key} {100 * value:.1f}" for key, value in found["scores"].items())
-    return f"{run.name}: {scores} ({found['seconds']:.0f} s)"
+    result = json.loads((run.folder / FINISHED).read_text())
+    scores = ", ".join(f"{key} {100 * value:.1f}" for key, value in result["scores"].items())
+    return f"{run.name}: {scores} ({result['seconds']:.0f} s)"

@@ -25,7 +25,7 @@ MADE_CLIPS = 64
 
 
 class FeaturesBenchmark(Command):
-    """Measure how many images a second become features: reading, decoding, centre crop, backbone.
+    """Measure how many images a second become features: reading, decoding, center crop, backbone.
 
     Without --shards, clips of 340 x 256 pixels are made by code; of a clip the middle frame counts.
     """

@@ -1,4 +1,4 @@
-"""Floating-point operations of a training step, and what a GPU can do at most: for model FLOP utilisation (MFU)."""
+"""Floating-point operations of a training step, and what a GPU can do at most: for model FLOP utilization (MFU)."""
 
 from pipeline.reader.views import ViewSettings
 from training.model import TCoReSettings
@@ -41,11 +41,11 @@ def forward_flops(vit: VitSettings, height: int, width: int) -> float:
     return block_flops(vit, patches) + embedding_flops(vit, patches)
 
 
-def step_flops(settings: TCoReSettings, batch_size: int, masked_share: float = 0.15) -> float:
+def step_flops(settings: TCoReSettings, batch_size: int, masked_loss_scale: float = 0.15) -> float:
     """Floating-point operations of a lean step's matrix products on `batch_size` clips with two auxiliary frames.
 
     A product of (n, a) and (a, b) counts 2 n a b; a part with gradients counts three times, once forward and twice
-    backward; recomputation, the optimiser and everything element by element count nothing. With N tokens in a crop
+    backward; recomputation, the optimizer and everything element by element count nothing. With N tokens in a crop
     and P patches, D wide, the parts are
 
     - a crop through the backbone: 2 N ((4 + 2 r) D^2 + 2 N D) in each block, r the ratio of the MLP, times the share
@@ -56,13 +56,13 @@ def step_flops(settings: TCoReSettings, batch_size: int, masked_share: float = 0
     - head and prototypes: a row each for all CLS tokens and for each masked patch, of the teacher once, of the student
       3 times, there for both frames.
 
-    `masked_share` is the mean share of masked patches: half of the crops times ratios of 0.1 to 0.5.
+    `masked_loss_scale` is the mean share of masked patches: half of the crops times ratios of 0.1 to 0.5.
     """
     vit, head, views = settings.backbone, settings.head, ViewSettings()
     patches, local_patches = ((size // vit.patch_size) ** 2 for size in (views.global_size, views.local_size))
     kept = 1 - vit.drop_path
     crops, local, auxiliary = 2 * batch_size, views.local_crops * batch_size, 2 * batch_size  # half of 2 x 2 views
-    rows = crops * patches * masked_share
+    rows = crops * patches * masked_loss_scale
     large, small = block_flops(vit, patches), block_flops(vit, local_patches)
     embedded, embedded_small = embedding_flops(vit, patches), embedding_flops(vit, local_patches)
     mlp = 2 * (vit.width * head.hidden + head.hidden**2 + head.hidden * head.bottleneck)
@@ -79,7 +79,7 @@ def step_flops(settings: TCoReSettings, batch_size: int, masked_share: float = 0
     )
 
 
-def utilisation(settings: TCoReSettings, batch_size: int, seconds: float, device: str) -> float | None:
+def utilization(settings: TCoReSettings, batch_size: int, seconds: float, device: str) -> float | None:
     """Share of the device's bf16 peak that steps of `seconds` reach (MFU); None where that peak is not known."""
     peak = peak_flops(device)
     return None if peak is None else step_flops(settings, batch_size) / seconds / peak

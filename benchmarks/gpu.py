@@ -85,8 +85,8 @@ def run_stages(stages: list[Stage], work: Path, ends_at: float, environment: dic
                 ended = programs.run(("python", *stage.arguments), log, limit_s, environment)
                 status, reason = judge(ended, log.read_text(errors="replace"))
             seconds = time.monotonic() - started
-            found = {"status": status, "seconds": seconds, "reason": reason, "figures": read_figures(stage)}
-            record = {"name": stage.name, "kind": stage.kind, **found}
+            result = {"status": status, "seconds": seconds, "reason": reason, "figures": read_figures(stage)}
+            record = {"name": stage.name, "kind": stage.kind, **result}
             bar.write(f"{seconds:5.0f} s  {stage.name}: {say(record)}")
             records.append(record)
     return records

@@ -175,15 +175,15 @@ def read_figures(stage: Stage) -> Figures:
 
 def absent_package(output: str) -> str | None:
     """The package whose absence ended a program that printed `output`; None if that is not why, or if it is ours."""
-    found = _ABSENT.search(output.rstrip())
-    return found[1] if found and found[1].split(".")[0] not in _OURS else None
+    result = _ABSENT.search(output.rstrip())
+    return result[1] if result and result[1].split(".")[0] not in _OURS else None
 
 
 def count_tests(report: Path) -> Figures:
     """Tests of a JUnit report: how many passed and were skipped, which failed, which files need an absent package."""
     figures: Figures = {"passed": 0, "failed": [], "skipped": 0, "not_here": []}
     for case in ElementTree.parse(report).iter("testcase"):
-        bad = [found for kind in ("failure", "error") if (found := case.find(kind)) is not None]
+        bad = [result for kind in ("failure", "error") if (result := case.find(kind)) is not None]
         name = "::".join(filter(None, (case.get("classname"), case.get("name"))))
         if bad:
             package = absent_package(bad[0].text or "")
@@ -226,11 +226,11 @@ def _say_features(figures: Figures) -> str:
 
 
 def _say_neighbours(figures: Figures) -> str:
-    said = "{queries_per_second:.0f} queries/s over {rows} x {width}".format(**figures)
+    message = "{queries_per_second:.0f} queries/s over {rows} x {width}".format(**figures)
     if figures["device"] == "cpu":
-        return said
+        return message
     agree = 100 * figures["agreement_with_cpu"]
-    return f"{said}, ImageNet in {figures['imagenet_gpu_seconds']:.0f} s, {agree:.2f} % those of the CPU"
+    return f"{message}, ImageNet in {figures['imagenet_gpu_seconds']:.0f} s, {agree:.2f} % those of the CPU"
 
 
 def _say_evaluation(figures: Figures) -> str:

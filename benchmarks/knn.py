@@ -75,10 +75,10 @@ class KnnBenchmark(Command):
 
 
 def make_features(rows: int, width: int) -> NDArray[np.float16]:
-    """Unit vectors around a thousand centres, as images of a thousand classes might lie."""
+    """Unit vectors around a thousand centers, as images of a thousand classes might lie."""
     rng = np.random.default_rng(0)
-    centres = rng.standard_normal((1000, width), np.float32)
-    features = centres[rng.integers(0, 1000, rows)] + rng.standard_normal((rows, width), np.float32)
+    centers = rng.standard_normal((1000, width), np.float32)
+    features = centers[rng.integers(0, 1000, rows)] + rng.standard_normal((rows, width), np.float32)
     return np.asarray((features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float16))
 
 
@@ -120,8 +120,8 @@ def growth(command: KnnBenchmark, features: NDArray[np.float16], nearest: Any) -
     for _ in range(3):
         for rows, taken in seconds.items():
             started = time.perf_counter()
-            found = nothing_found(len(queries), command.k)
-            search_block(np.arange(len(queries)), queries, Block(0, base[:rows]), found, Rules(command.k), nearest)
+            result = nothing_found(len(queries), command.k)
+            search_block(np.arange(len(queries)), queries, Block(0, base[:rows]), result, Rules(command.k), nearest)
             taken.append((time.perf_counter() - started) / len(queries))
     return {rows: 1e6 * statistics.median(taken) for rows, taken in seconds.items()}
 
@@ -153,11 +153,11 @@ def on_cpu(command: KnnBenchmark, folder: Path, features: NDArray[np.float16]) -
         "imagenet_core_hours": hours * cores,
     }
     low, high = np.quantile(figures["of_the_floor_each"], (0.25, 0.75))
-    said = f"{figures['of_the_floor']:.3f} (middle half of the rounds {low:.3f} to {high:.3f})"
+    message = f"{figures['of_the_floor']:.3f} (middle half of the rounds {low:.3f} to {high:.3f})"
     return figures, [
         ("queries/s", f"{figures['queries_per_second']:.0f} over {command.rows} x {command.width} on {cores} cores"),
         ("FAISS flat index called directly", f"{figures['floor_queries_per_second']:.0f}"),
-        ("share of that speed", said),
+        ("share of that speed", message),
         ("time a query", ", ".join(f"{rows}: {value:.0f} microseconds" for rows, value in by_rows.items())),
         ("peak memory", ", ".join(f"{peak:.2f} GB of {budget} GB" for budget, peak in memory.items())),
         ("ImageNet (1.28 M), projected", f"{hours:.1f} h on {cores} cores, {hours * cores:.1f} core hours"),

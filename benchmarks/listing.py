@@ -68,8 +68,8 @@ def main(command: ListingBenchmark) -> None:
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
                 figures[str(inputs)] = pool.submit(measure, target).result()
     write_result(command.out, {"inputs": figures})
-    said = "{seconds:.1f} s ({cpu_seconds:.1f} s of processor time), {peak_mb:.0f} MB, {shards:.0f} shards"
-    rows = [(f"{int(inputs):,} inputs", said.format(**found)) for inputs, found in figures.items()]
+    message = "{seconds:.1f} s ({cpu_seconds:.1f} s of processor time), {peak_mb:.0f} MB, {shards:.0f} shards"
+    rows = [(f"{int(inputs):,} inputs", message.format(**result)) for inputs, result in figures.items()]
     print_table([*rows, ("written to", str(command.out))], "Listing and planning")
 
 

@@ -18,7 +18,7 @@ QUALITY = 90
 
 
 def _frames(count: int, size: tuple[int, int], generator: np.random.Generator) -> list[bytes]:
-    """JPEGs of a smooth coloured scene with grain that drifts; about 20 kB each at 340 x 256."""
+    """JPEGs of a smooth colored scene with grain that drifts; about 20 kB each at 340 x 256."""
     width, height = size
     coarse = generator.integers(0, 256, (height // 16 + 2, width // 16 + 2, 3), dtype=np.uint8)
     scene = np.asarray(Image.fromarray(coarse).resize((width + 2 * count, height), Image.Resampling.BICUBIC), np.int16)

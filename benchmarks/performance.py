@@ -67,9 +67,9 @@ EVALUATION_BESIDE = {
 
 def machine(result: Result) -> str:
     """The machine and the versions of a result, in one line."""
-    here = result["machine"]
+    current = result["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    return f"{here['cpu']}, {here['cores']} cores; Python {here['python']}, {versions}"
+    return f"{current['cpu']}, {current['cores']} cores; Python {current['python']}, {versions}"
 
 
 def shards(result: Result) -> Told:
@@ -220,8 +220,8 @@ def render(section: Section, result: Result | None) -> str:
     else:
         conditions, rows = section.tell(result)
         rest = [table(HEADER, rows), paragraph(machine(result))]
-    said = " ".join(part for part in (section.intro, conditions, made) if part)
-    return "\n\n".join([f"## {section.title}", paragraph(said), *rest])
+    message = " ".join(part for part in (section.intro, conditions, made) if part)
+    return "\n\n".join([f"## {section.title}", paragraph(message), *rest])
 
 
 def document(folder: Path) -> str:

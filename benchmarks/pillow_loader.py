@@ -15,7 +15,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.reader.plan import BatchPlan, plan_batch
 from pipeline.reader.sources import Sources, SourceSettings, read_frames
-from pipeline.reader.views import GLOBAL_VIEWS, IMAGENET_MEAN, IMAGENET_STD, SOLARIZE_OFF, Boxes, Photometry, view_sizes
+from pipeline.reader.views import (
+    GLOBAL_VIEWS,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    SOLARIZE_OFF,
+    Boxes,
+    ColorJitterParams,
+    view_sizes,
+)
 
 _SCALE = (1 / (255 * np.array(IMAGENET_STD))).astype(np.float32)
 _SHIFT = (np.array(IMAGENET_MEAN) / np.array(IMAGENET_STD)).astype(np.float32)
@@ -27,7 +35,7 @@ def _crop(image: Image.Image, boxes: Boxes, clip: int, crop: int, size: int) -> 
     return image.crop((left, top, left + width, top + height)).resize((size, size), Image.Resampling.BICUBIC)
 
 
-def _colour(view: Image.Image, photometry: Photometry, clip: int, number: int) -> Image.Image:
+def _color(view: Image.Image, photometry: ColorJitterParams, clip: int, number: int) -> Image.Image:
     drawn = {name: float(values[clip, number]) for name, values in vars(photometry).items()}
     for name, enhance in (
         ("brightness", ImageEnhance.Brightness),
@@ -41,7 +49,7 @@ def _colour(view: Image.Image, photometry: Photometry, clip: int, number: int) -
         turn = round(255 * drawn["hue"])
         turned = hue.point([(level + turn) % 256 for level in range(256)])
         view = Image.merge("HSV", (turned, saturation, value)).convert("RGB")
-    if drawn["grey"]:
+    if drawn["gray"]:
         view = view.convert("L").convert("RGB")
     if drawn["sigma"]:
         view = view.filter(ImageFilter.GaussianBlur(drawn["sigma"]))
@@ -68,7 +76,7 @@ def execute(plan: BatchPlan, frames: list[list[np.ndarray]], settings: SourceSet
     for clip in range(clips):
         current = _decode(frames[0][clip])
         for crop in range(crops):
-            view = _colour(_crop(current, plan.boxes, clip, crop, sizes[crop]), plan.photometry, clip, crop)
+            view = _color(_crop(current, plan.boxes, clip, crop, sizes[crop]), plan.photometry, clip, crop)
             output[crop][clip] = _tensor(view, bool(plan.flip[clip, crop]))
         needed = np.flatnonzero(plan.auxiliary_needed[clip]).tolist()
         for number in range(auxiliary if needed else 0):
@@ -78,7 +86,7 @@ def execute(plan: BatchPlan, frames: list[list[np.ndarray]], settings: SourceSet
                 box = tuple(int(edge[clip, place]) for edge in plan.boxes)
                 if box not in resized:
                     resized[box] = _crop(image, plan.boxes, clip, place, sizes[place])
-                output[place][clip] = _tensor(_colour(resized[box], plan.photometry, clip, place))
+                output[place][clip] = _tensor(_color(resized[box], plan.photometry, clip, place))
     groups = [output[:GLOBAL_VIEWS], output[GLOBAL_VIEWS:crops]]
     groups += [output[crops + GLOBAL_VIEWS * n :][:GLOBAL_VIEWS] for n in range(auxiliary)]
     return [torch.from_numpy(np.concatenate(group)) for group in groups if group]

@@ -61,7 +61,7 @@ class ReaderBenchmark(Command):
     threads: int = Field(2, ge=1, le=THREAD_LIMIT)
     """CPU threads of DALI, and processes of the DataLoader."""
     views: ViewSettings = ViewSettings()
-    """Crops and colours; the defaults are the paper's."""
+    """Crops and colors; the defaults are the paper's."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the reader decodes and makes its views."""
     compare: bool = False
@@ -112,9 +112,9 @@ def time_pillow(command: ReaderBenchmark) -> Figures:
         seconds.append(float(used))
         arrived.append(time.perf_counter())
         if len(seconds) == workers:
-            here = time.process_time()
-    here = time.process_time() - here
-    cpu = here + sum(seconds[-workers + worker] - seconds[worker] for worker in range(workers))
+            current = time.process_time()
+    current = time.process_time() - current
+    cpu = current + sum(seconds[-workers + worker] - seconds[worker] for worker in range(workers))
     return _rates((steps - workers) * command.batch_size, arrived[-1] - arrived[workers - 1], cpu)
 
 

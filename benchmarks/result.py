@@ -60,7 +60,7 @@ def write_page(path: Path, page: str) -> None:
     Raises:
         UserError: a file at `path` has another first line.
     """
-    if path.is_file() and (there := path.read_bytes()) and there.splitlines()[0] != page.encode().splitlines()[0]:
+    if path.is_file() and (recorded := path.read_bytes()) and recorded.splitlines()[0] != page.encode().splitlines()[0]:
         raise UserError(f"{path} is not this page as it was written before and is not replaced: give another name")
     write_bytes(path, page.encode())
 

@@ -63,11 +63,11 @@ def main(command: SizesBenchmark) -> None:
     given = {"clips": command.clips, "images": command.images}
     figures = {media: measure(folder, media) for media, folder in given.items() if folder is not None}
     write_result(command.out, dict(figures))
-    said = (
+    message = (
         "{jpeg_bytes_a_frame:.0f} B a JPEG, {shard_bytes_a_frame:.0f} B a frame in shards; "
         "{index_bytes_a_sample:.0f} B of index.parquet and {idx_bytes_a_sample:.0f} B of .idx a sample"
     )
-    rows = [(f"{found['samples']:.0f} {media}", said.format(**found)) for media, found in figures.items()]
+    rows = [(f"{result['samples']:.0f} {media}", message.format(**result)) for media, result in figures.items()]
     print_table([*rows, ("written to", str(command.out))], "Sizes on disk")
 
 

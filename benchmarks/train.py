@@ -1,9 +1,9 @@
-"""`make bench-train`: time and peak memory of a training step, lean against plain, in one run.
+"""`make bench-train`: time and memory of a training step against the reference step, in one run.
 
-The plain step has K-wide logits and leaves no work out (`benchmarks/plain.py`). Both take the same random batch at real
-sizes, each in a process of its own, in turns. On the CPU the memory is the largest resident size of the process, with
-its libraries; freed tensors go back to the system at once (`MALLOC_MMAP_THRESHOLD_`), else holes in the heap count too.
-Without `--compare` the lean step alone is measured: on a GPU in bf16, with its model FLOP utilisation and the hours of
+The reference step has K-wide logits and leaves no work out (`benchmarks/reference_step.py`). Both take the same random
+batch at real sizes, each in a process of its own, in turns. On the CPU the memory is the largest resident size of the
+process, with its libraries; freed tensors go back to the system at once (`MALLOC_MMAP_THRESHOLD_`), else holes in the heap count too.
+Without `--compare` the lean step alone is measured: on a GPU in bf16, with its model FLOP utilization and the hours of
 the paper's run.
 """
 
@@ -19,8 +19,8 @@ from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.flops import utilisation
-from benchmarks.plain import PlainTCoRe
+from benchmarks.flops import utilization
+from benchmarks.reference_step import ReferenceTCoRe
 from benchmarks.result import print_table, write_result
 from pipeline.reader.batch import Batch
 from pipeline.reader.masks import MaskSettings, draw_masks, mask_sizes
@@ -28,7 +28,7 @@ from pipeline.reader.views import ViewSettings
 from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, Command, UserError, run_command
 from training.metrics import peak_memory_gb
 from training.model import TCoRe, TCoReSettings
-from training.optimiser import OptimiserSettings, apply_schedule, build_optimiser, clip_gradients
+from training.optimizer import OptimizerSettings, apply_schedule, build_optimizer, clip_gradients
 from training.schedules import StepValues
 
 KINETICS_CLIPS = 239_789
@@ -87,17 +87,17 @@ def random_batch(batch_size: int, views: ViewSettings, device: str) -> Batch:
     )
 
 
-def take_step(model: TCoRe, optimiser: torch.optim.Optimizer, batch: Batch, bf16: bool) -> None:
+def take_step(model: TCoRe, optimizer: torch.optim.Optimizer, batch: Batch, bf16: bool) -> None:
     """One whole training step."""
-    apply_schedule(optimiser, VALUES)
+    apply_schedule(optimizer, VALUES)
     with torch.autocast(batch.masks.device.type, torch.bfloat16, enabled=bf16):
-        total = model(batch, VALUES.teacher_temperature).terms["total"]
+        total = model(batch, VALUES.teacher_temperature).losses["total"]
     total.backward()
     clip_gradients(model, 3.0)
-    optimiser.step()
-    optimiser.zero_grad()
+    optimizer.step()
+    optimizer.zero_grad()
     model.update_teacher(VALUES.momentum)
-    model.apply_centre_update()
+    model.apply_center_update()
 
 
 def model_settings(command: TrainBenchmark) -> TCoReSettings:
@@ -111,15 +111,15 @@ def measure(command: TrainBenchmark, form: Form = "lean") -> dict[str, float]:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
     device = torch.device(command.device)
-    model = (TCoRe if form == "lean" else PlainTCoRe)(model_settings(command)).to(device)
+    model = (TCoRe if form == "lean" else ReferenceTCoRe)(model_settings(command)).to(device)
     if command.compile:
         model.compile_blocks()
-    optimiser = build_optimiser(model, OptimiserSettings())
+    optimizer = build_optimizer(model, OptimizerSettings())
     batch = random_batch(command.batch_size, ViewSettings(), command.device)
     seconds = []
     for _ in range(1 + command.steps):
         started = time.perf_counter()
-        take_step(model, optimiser, batch, command.precision == "bf16")
+        take_step(model, optimizer, batch, command.precision == "bf16")
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
@@ -139,10 +139,10 @@ def alone(command: TrainBenchmark) -> tuple[Figures, list[tuple[str, str]]]:
         figures["gpu"] = torch.cuda.get_device_name()
         figures["reserved_gb"] = torch.cuda.max_memory_reserved() / 1e9
         rows.append(("reserved by torch, GB", f"{figures['reserved_gb']:.2f}"))
-        mfu = utilisation(model_settings(command), command.batch_size, figures["seconds"], figures["gpu"])
+        mfu = utilization(model_settings(command), command.batch_size, figures["seconds"], figures["gpu"])
         if mfu is not None and command.precision == "bf16":
             figures["mfu"] = mfu
-            rows.append(("model FLOP utilisation", f"{100 * mfu:.1f} %"))
+            rows.append(("model FLOP utilization", f"{100 * mfu:.1f} %"))
     if command.architecture in PAPER_EPOCHS:
         hours = projected_hours(command.architecture, command.batch_size, figures["seconds"])
         figures["projected_hours"] = hours

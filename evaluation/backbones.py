@@ -26,7 +26,7 @@ class Extractor(NamedTuple):
     """What turns frames into grids of features."""
 
     patch_tokens: Callable[[Tensor], Tensor]
-    """Normalised images (B, 3, H, W) to patch tokens (B, gh * gw, D), row by row."""
+    """Normalized images (B, 3, H, W) to patch tokens (B, gh * gw, D), row by row."""
     patch_size: int
     device: torch.device
     precision: Precision = "fp32"

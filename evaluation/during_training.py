@@ -17,7 +17,7 @@ from tqdm import tqdm
 from evaluation.backbones import extractor_of
 from evaluation.command import Size
 from evaluation.davis import COLUMNS, Davis, DavisCommand
-from evaluation.evaluate import Results, evaluate_clips, open_clips, summarise
+from evaluation.evaluate import Results, evaluate_clips, open_clips, summarize
 from evaluation.task import Clip
 from pipeline.files import write_bytes
 from pipeline.reading import read_json_lines
@@ -114,7 +114,7 @@ class DavisDuringTraining:
             backbone.train(was_training)
         failed = {name: result.reason for name, result in results.items() if result.status == "failed"}
         notes = {name: result.notes for name, result in results.items() if result.notes}
-        scores = None if failed else summarise(self._task, results)["scores"]
+        scores = None if failed else summarize(self._task, results)["scores"]
         if self._rank == 0:
             line = {"step": step, "scores": scores, "seconds": round(time.perf_counter() - started, 2)}
             self._log(line | ({"failed": failed} if failed else {}) | ({"notes": notes} if notes else {}))

@@ -89,9 +89,9 @@ def judge(
         return number, task.compare(clip, truth, prediction), task.observe(truth, prediction)
 
     judged, observed = {}, {}
-    for number, judgement, observation in map_ahead(pool, finish, predictions, 8):
-        if judgement is not None:
-            judged[number], observed[number] = judgement, observation
+    for number, judgment, observation in map_ahead(pool, finish, predictions, 8):
+        if judgment is not None:
+            judged[number], observed[number] = judgment, observation
         progress.update()
     result = task.result(clip, judged)
     return replace(result, notes=[*clip.notes, *task.notes(clip, observed), *result.notes])
@@ -169,7 +169,7 @@ def clip_hashes(task: Task[Any], data: Path, opened: Mapping[str, Clip | Sequenc
     return hashes
 
 
-def summarise(task: Task[Any], results: Results) -> dict[str, Any]:
+def summarize(task: Task[Any], results: Results) -> dict[str, Any]:
     """The task's summary of the scored sequences; `scores` is None if there are none."""
     scored = [result for result in results.values() if result.status == "scored"]
     return task.summary(scored) if scored else {"scores": None}

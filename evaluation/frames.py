@@ -161,10 +161,10 @@ def read_frame(path: Path, orientation: int = 1) -> NDArray[np.uint8]:
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
-    """Decode a palette or 8-bit grey PNG to its values (H, W).
+    """Decode a palette or 8-bit gray PNG to its values (H, W).
 
     Raises:
-        UserError: the file is missing, broken, or of a kind that holds no ids (colour, 16 bit).
+        UserError: the file is missing, broken, or of a kind that holds no ids (color, 16 bit).
     """
     try:
         with Image.open(path) as image:
@@ -172,7 +172,7 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
     except UNREADABLE as error:
         raise UserError(f"cannot read the mask {path}: {error}") from error
     if mode not in ("P", "L"):
-        raise UserError(f"the mask {path} has the mode {mode}; it must be a palette or 8-bit grey PNG of object ids")
+        raise UserError(f"the mask {path} has the mode {mode}; it must be a palette or 8-bit gray PNG of object ids")
     return mask
 
 
@@ -201,7 +201,7 @@ def image_size(path: Path) -> Size:
 
 
 def network_input(frame: NDArray[np.uint8], size: Size) -> Tensor:
-    """Stretch an RGB frame (H, W, 3) to `size` and normalise it: float32 (3, height, width).
+    """Stretch an RGB frame (H, W, 3) to `size` and normalize it: float32 (3, height, width).
 
     Bilinear without antialiasing, on values 0..1 without rounding, then ImageNet mean and standard deviation.
     """

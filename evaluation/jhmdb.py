@@ -30,7 +30,7 @@ from evaluation.jhmdb_scores import (
     correct_shares,
     joints_to_labels,
     labels_to_joints,
-    normalised_distances,
+    normalized_distances,
     pck,
 )
 from evaluation.pictures import draw_joints
@@ -224,8 +224,8 @@ class Jhmdb(Task[PoseClip]):
         return bool(0 < number < clip.joints.shape[2])
 
     def compare(self, clip: PoseClip, truth: Array, prediction: Array) -> Array:
-        """Normalised distance (15,) of each joint."""
-        return normalised_distances(truth, prediction, self._options.scoring.box_scale)
+        """Normalized distance (15,) of each joint."""
+        return normalized_distances(truth, prediction, self._options.scoring.box_scale)
 
     def result(self, clip: PoseClip, judged: Mapping[int, Any]) -> SequenceResult:
         """PCK of the clip alone."""

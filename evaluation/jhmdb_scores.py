@@ -71,7 +71,7 @@ def labels_to_joints(labels: Tensor, top_cells: int) -> Tensor:
     return torch.where(joints.sum(0) == 0, -1.0, (cells * weights).sum(1))
 
 
-def normalised_distances(truth: Points, prediction: Points, box_scale: float) -> NDArray[np.float64]:
+def normalized_distances(truth: Points, prediction: Points, box_scale: float) -> NDArray[np.float64]:
     """Distance (J,) of each joint to its true place over the size of the person; NaN for lost joints.
 
     Args:
@@ -88,7 +88,7 @@ def normalised_distances(truth: Points, prediction: Points, box_scale: float) ->
 
 
 def correct_shares(distances: NDArray[np.float64], thresholds: Sequence[float]) -> NDArray[np.float64]:
-    """PCK (thresholds, J) of normalised distances (frames, J); NaN for a joint that is lost in every frame."""
+    """PCK (thresholds, J) of normalized distances (frames, J); NaN for a joint that is lost in every frame."""
     seen = ~np.isnan(distances)
     right = np.stack([(distances <= threshold).sum(0) for threshold in thresholds])
     return np.where(seen.any(0), right / np.maximum(seen.sum(0), 1), np.nan)

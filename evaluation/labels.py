@@ -16,7 +16,7 @@ def mask_to_labels(
     """Soft labels (gh, gw, L) of an index mask (H, W), one channel for each of the L `ids`.
 
     Nearest to the network's size, one-hot, then bilinear without antialiasing to the grid: each cell takes the mean of
-    the four pixels at its centre.
+    the four pixels at its center.
     """
     resized = F.interpolate(torch.tensor(mask)[None, None].float(), size=network_size, mode="nearest")[0]
     one_hot = (resized == torch.tensor(ids)[:, None, None]).float()
@@ -38,5 +38,5 @@ def labels_to_mask(
 
 
 def resize_mask(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Index mask (H, W) at another size, nearest as Pillow has it: from the centre of each pixel."""
+    """Index mask (H, W) at another size, nearest as Pillow has it: from the center of each pixel."""
     return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))

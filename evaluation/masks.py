@@ -181,7 +181,7 @@ class MaskTask(Task[MaskClip]):
         return list(clip.masks.values())
 
     def draw(self, frame: Mask, prediction: Array) -> Mask:
-        """Objects tinted in their colours; the mask is brought to the size of the frame."""
+        """Objects tinted in their colors; the mask is brought to the size of the frame."""
         rows = np.arange(frame.shape[0]) * prediction.shape[0] // frame.shape[0]
         columns = np.arange(frame.shape[1]) * prediction.shape[1] // frame.shape[1]
         return overlay(frame, prediction[rows[:, None], columns])

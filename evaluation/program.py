@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from evaluation.attention import attention_maps
 from evaluation.backbones import Checkpoint
+from evaluation.cls_attention import attention_maps
 from evaluation.command import (
     CHECKPOINTS,
     PREDICTIONS,
@@ -25,7 +25,7 @@ from evaluation.command import (
     software,
     write_result,
 )
-from evaluation.evaluate import Results, clip_hashes, evaluate_clips, open_clips, summarise
+from evaluation.evaluate import Results, clip_hashes, evaluate_clips, open_clips, summarize
 from evaluation.report import Contender, write_report
 from evaluation.sheets import save_sheet
 from evaluation.task import Clip, Scores, SequenceResult, Task
@@ -124,7 +124,7 @@ def make_record(
     record = {
         "task": task.name,
         "complete": all(result.status == "scored" for result in results.values()),
-        **summarise(task, results),
+        **summarize(task, results),
         "sequences": sequences,
         "protocol": task.protocol() | ({"patch_size": patch_size} if patch_size else {}),
         "data": {"path": str(command.data), "sha256": hashlib.sha256(lines.encode()).hexdigest()},

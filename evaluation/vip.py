@@ -3,7 +3,7 @@
 Layout of the data set, as distributed in VIP_Fine (`Category_ids` may also lie at the root):
     lists/val_videos.txt                        one clip name a line
     Images/CLIP/*.jpg
-    Annotations/Category_ids/CLIP/*.png         grey masks of part classes 0 to 19
+    Annotations/Category_ids/CLIP/*.png         gray masks of part classes 0 to 19
 
 As in the scorer that goes with the T-CoRe paper, one confusion matrix counts the pixels of all frames of all clips, the
 first frames included, and the mean runs over the classes that occur, with the background. `mIoU-per-video` takes the
@@ -125,7 +125,7 @@ class Vip(MaskTask):
         return self._classes(clip.masks[number]) if number in clip.masks else None
 
     def draw(self, frame: Mask, prediction: Array) -> Mask:
-        """Parts tinted in their colours, void as background."""
+        """Parts tinted in their colors, void as background."""
         return super().draw(frame, _without_void(prediction))
 
     def is_scored(self, clip: MaskClip, number: int) -> bool:

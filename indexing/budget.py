@@ -32,6 +32,6 @@ def rows_in_memory(memory_gb: float, rows: int, width: int, queries: int, k: int
 
 def peak_memory_gb() -> float:
     """Most memory that this program has held, in 10^9 bytes; unlike `getrusage`, without that of who started it."""
-    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024 / 1e9
+    result = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert result is not None
+    return int(result[1]) * 1024 / 1e9

@@ -1,4 +1,4 @@
-"""Features of the images of one shard: centre crops by DALI, the CLS token of an exported backbone by torch."""
+"""Features of the images of one shard: center crops by DALI, the CLS token of an exported backbone by torch."""
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -15,7 +15,7 @@ from torch import Tensor
 from indexing.store import unit_rows
 from pipeline.dataset import ShardDataset
 from pipeline.reader.faults import DALI_ERRORS, BatchFrame, explain_failure
-from pipeline.reader.graph import NORMALISATION, decode_frames
+from pipeline.reader.graph import NORMALIZATION, decode_frames
 from pipeline.settings import UserError
 from pipeline.storage import Storage
 from training.environment import pin_float32
@@ -24,7 +24,7 @@ from training.weights import load_backbone
 
 PARTS = ".features"
 RESIZE_OVER_CROP = 256 / 224
-"""Shorter side before the centre crop, in crop sizes (the usual ImageNet evaluation transform)."""
+"""Shorter side before the center crop, in crop sizes (the usual ImageNet evaluation transform)."""
 
 
 def part_name(shard: int) -> str:
@@ -33,14 +33,14 @@ def part_name(shard: int) -> str:
 
 
 def crop_graph(feed: Callable[[], list[Any]], size: int, batch_size: int, threads: int, device: int | None) -> Pipeline:
-    """Encoded images in, normalised (n, 3, size, size) centre crops out; on GPU `device`, or on the CPU if None."""
+    """Encoded images in, normalized (n, 3, size, size) center crops out; on GPU `device`, or on the CPU if None."""
 
     @pipeline_def(batch_size=batch_size, num_threads=threads, device_id=device)  # type: ignore[untyped-decorator]
     def graph() -> DataNode:
         encoded = fn.external_source(source=feed, batch=True, dtype=types.UINT8, ndim=1)
         image = decode_frames(encoded, on_gpu=device is not None)
         image = fn.resize(image, resize_shorter=round(RESIZE_OVER_CROP * size), interp_type=types.INTERP_CUBIC)
-        return fn.crop_mirror_normalize(image, crop=(size, size), **NORMALISATION)
+        return fn.crop_mirror_normalize(image, crop=(size, size), **NORMALIZATION)
 
     pipeline: Pipeline = graph()
     pipeline.build()
@@ -115,6 +115,6 @@ class ShardFeatures:
         """Write the features of shard number `item`; returns how many there are."""
         rows = np.flatnonzero(self._dataset.shard == item)
         features = self.features(rows)
-        with self._out.writing(part_name(item)) as path, path.open("wb") as stream:
+        with self._out.atomic_write(part_name(item)) as path, path.open("wb") as stream:
             np.save(stream, features)
         return len(features)

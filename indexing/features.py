@@ -32,7 +32,7 @@ LOCK = f"{PARTS}.lock"
 
 
 class FeaturesCommand(Command):
-    """Write OUT/features.parquet: the L2-normalised CLS token of every image (of the middle frame of every clip).
+    """Write OUT/features.parquet: the L2-normalized CLS token of every image (of the middle frame of every clip).
 
     One Ray actor per GPU, or per `threads` cores where there is none; with RAY_ADDRESS set, on that cluster, whose
     nodes see the same folders. Interrupt it at any time: the same command continues with the shards that are missing.
@@ -61,7 +61,7 @@ def main(command: FeaturesCommand) -> None:
     read_metadata(out)  # refuses to replace a file of somebody else
     width = load_backbone(command.weights).settings.width
     hashes = {"dataset_hash": dataset.manifest.dataset_hash, "weights_hash": sha256_file(command.weights)}
-    with out.alone(LOCK):
+    with out.exclusive_lock(LOCK):
         begin(out, PARTS, {**hashes, "batch_size": command.batch_size, "threads": command.threads})
         images = _compute(command, dataset, out)
         seconds = time.perf_counter() - started

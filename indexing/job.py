@@ -130,18 +130,18 @@ class BlockSearch:
 
     def exact(self, query_rows: NDArray[np.int64], queries: NDArray[np.float32]) -> Neighbours:
         """Exact neighbours of (n, D) `queries`, whose rows are `query_rows`."""
-        found = nothing_found(len(queries), self._task.k)
+        result = nothing_found(len(queries), self._task.k)
         for base in self._blocks():
-            found = search_block(query_rows, queries, base, found, self._rules, self._nearest)
-        return found
+            result = search_block(query_rows, queries, base, result, self._rules, self._nearest)
+        return result
 
     def approximate(self, query_rows: NDArray[np.int64], queries: NDArray[np.float32]) -> Neighbours:
         """Approximate neighbours; exact ones for queries to which the inverted lists give too few."""
-        found = self._approximate(query_rows, queries, self._rules)
-        short = np.flatnonzero(found.rows[:, -1] < 0)
+        result = self._approximate(query_rows, queries, self._rules)
+        short = np.flatnonzero(result.rows[:, -1] < 0)
         if len(short):
-            found.rows[short], found.similarity[short] = self.exact(query_rows[short], queries[short])
-        return found
+            result.rows[short], result.similarity[short] = self.exact(query_rows[short], queries[short])
+        return result
 
     def recall(self) -> float:
         """Share of the exact neighbours that the approximate search finds, over queries spread evenly."""
@@ -155,19 +155,19 @@ class BlockSearch:
         first = item * self._settings.block
         last = min(first + self._settings.block, self._base.rows)
         rows, queries = np.arange(first, last), self._base.read(first, last)
-        found = (self.approximate if self._settings.approximate else self.exact)(rows, queries)
-        lacking = np.flatnonzero(found.rows[:, -1] < 0)
+        result = (self.approximate if self._settings.approximate else self.exact)(rows, queries)
+        lacking = np.flatnonzero(result.rows[:, -1] < 0)
         if len(lacking):
-            some = int((found.rows[lacking[0]] >= 0).sum())
+            some = int((result.rows[lacking[0]] >= 0).sum())
             raise UserError(
                 f"row {first + lacking[0]} has only {some} neighbours that --max_similarity and --exclude_same_group "
                 f"allow, k is {self._task.k}: choose a smaller k or exclude less"
             )
-        with self._task.out.writing(_part(item)) as path, path.open("wb") as stream:
+        with self._task.out.atomic_write(_part(item)) as path, path.open("wb") as stream:
             np.savez(
                 stream,
-                rows=found.rows.astype(np.int32),
-                similarity=found.similarity.astype(np.float32),
+                rows=result.rows.astype(np.int32),
+                similarity=result.similarity.astype(np.float32),
                 seconds=np.float64(time.perf_counter() - started),
             )
         return last - first
@@ -177,7 +177,7 @@ def _prepare(out: Storage, identity: dict[str, Any], groups: NDArray[np.int64] |
     """Open the folder of finished blocks, with a raw copy of the features in it."""
     begin(out, PARTS, identity)
     if groups is not None:
-        with out.writing(_GROUPS) as path, path.open("wb") as stream:
+        with out.atomic_write(_GROUPS) as path, path.open("wb") as stream:
             np.save(stream, groups)
     if out.size(_RAW) is None:
         unpack(out, _RAW)
@@ -216,11 +216,11 @@ def run_search(
         blocks = range(-(-rows // settings.block))
         pending = [block for block in blocks if out.size(_part(block)) is None]
         done = rows - sum(min(settings.block, rows - block * settings.block) for block in pending)
-        here = None if ray else BlockSearch(task)
+        current = None if ray else BlockSearch(task)
         with tqdm(total=rows, initial=done, unit="query", desc="search", smoothing=0) as bar:
-            for queries in map(here.run, pending) if here else _on_ray(task, pending):
+            for queries in map(current.run, pending) if current else _on_ray(task, pending):
                 bar.update(queries)
-        return _gather(out, len(blocks), here.recall() if here and settings.approximate else None)
+        return _gather(out, len(blocks), current.recall() if current and settings.approximate else None)
     except OSError as error:
         raise cannot_write(out, error) from error
 

@@ -55,11 +55,11 @@ def _compute_features(command: KnnCommand) -> None:
 def _make_features(command: KnnCommand, dataset: ShardDataset, out: Storage, hashes: dict[str, str]) -> float | None:
     """Write OUT/features.parquet; returns its seconds, None if the one that is there was made from the same things."""
     started = time.perf_counter()
-    there = read_metadata(out)
-    wanted = {**hashes, "rows": str(len(dataset))}
-    if there is not None and {key: there.get(key) for key in (*wanted, "supplied_sha256")} == {
+    recorded = read_metadata(out)
+    expected = {**hashes, "rows": str(len(dataset))}
+    if recorded is not None and {key: recorded.get(key) for key in (*expected, "supplied_sha256")} == {
         "supplied_sha256": None,
-        **wanted,
+        **expected,
     }:
         print(f"features are there already: {out}/{FEATURES}")
         return None
@@ -83,10 +83,10 @@ def group_numbers(keys: pa.ChunkedArray, pattern: str) -> NDArray[np.int64]:
     numbers: dict[str | None, int] = {}
     groups = np.empty(len(keys), np.int64)
     for row, key in enumerate(keys.to_pylist()):
-        found = find(key)
-        if found is None or found[1] is None:
+        result = find(key)
+        if result is None or result[1] is None:
             raise UserError(f"exclude_same_group = {pattern!r} finds no group in the key {key!r}")
-        groups[row] = numbers.setdefault(found[1], len(numbers))
+        groups[row] = numbers.setdefault(result[1], len(numbers))
     return groups
 
 
@@ -141,13 +141,13 @@ def main(command: KnnCommand) -> None:
     if (table_metadata(out) or {}).get("made_from") == made_from and out.size(REPORT) is not None:
         print(f"the table is there already: {_summary(read_report(out) or {}, out)}")
         return
-    with out.alone(LOCK):
+    with out.exclusive_lock(LOCK):
         feature_seconds = _make_features(command, dataset, out, hashes)
-        found = job.run_search(out, command.search, command.k, command.max_similarity, groups, identity)
-        report = {**identity, **_figures(command, dataset, feature_seconds, found)}
+        result = job.run_search(out, command.search, command.k, command.max_similarity, groups, identity)
+        report = {**identity, **_figures(command, dataset, feature_seconds, result)}
         metadata = {**{key: str(identity[key]) for key in (*hashes, "metric")}, "made_from": made_from}
         try:
-            _write(command, dataset, out, found, report, metadata)
+            _write(command, dataset, out, result, report, metadata)
             job.close(out)
         except OSError as error:
             raise cannot_write(out, error) from error

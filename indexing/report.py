@@ -31,12 +31,12 @@ def same_class(rows: NDArray[np.int32], label: NDArray[np.integer]) -> dict[str,
 
     Only samples with a label count; None where there are none.
     """
-    labelled = label >= 0
-    counts = np.bincount(label[labelled])
+    labeled = label >= 0
+    counts = np.bincount(label[labeled])
     known = int(counts.sum())
     if known < 2:
         return {"same_class_rate": None, "same_class_rate_by_rank": None, "same_class_rate_by_chance": None}
-    pairs = labelled[:, None] & labelled[rows]
+    pairs = labeled[:, None] & labeled[rows]
     same = (label[rows] == label[:, None]) & pairs
     by_rank = same.sum(axis=0) / np.maximum(pairs.sum(axis=0), 1)
     return {
@@ -49,11 +49,11 @@ def same_class(rows: NDArray[np.int32], label: NDArray[np.integer]) -> dict[str,
 def hubness(rows: NDArray[np.int32]) -> dict[str, Any]:
     """How unevenly rows appear as neighbours of others (Radovanovic et al., Hubs in Space, JMLR 2010)."""
     appears = np.bincount(rows.ravel(), minlength=len(rows))
-    centred = appears - appears.mean()
-    spread = float(np.sqrt(np.square(centred).mean()))
+    centered = appears - appears.mean()
+    spread = float(np.sqrt(np.square(centered).mean()))
     return {
         "most_popular_row": int(appears.argmax()),
         "most_popular_row_appears": int(appears.max()),
         "never_a_neighbour": float((appears == 0).mean()),
-        "popularity_skewness": float(np.power(centred, 3).mean() / spread**3) if spread else 0.0,
+        "popularity_skewness": float(np.power(centered, 3).mean() / spread**3) if spread else 0.0,
     }

@@ -26,13 +26,14 @@ def begin(out: Storage, folder: str, identity: dict[str, Any]) -> None:
             return
         out.clean(folder)
         with reading(f"{out}/{name}", "valid JSON", f"Remove {out}/{folder}"):
-            there = dict(json.loads(out.read(name)))
+            recorded = dict(json.loads(out.read(name)))
     except OSError as error:
         raise cannot_write(out, error) from error
-    if differing := sorted(key for key in identity.keys() | there.keys() if identity.get(key) != there.get(key)):
-        said = "; ".join(f"{key} is {there.get(key)!r} there, {identity.get(key)!r} now" for key in differing)
+    if differing := sorted(key for key in identity.keys() | recorded.keys() if identity.get(key) != recorded.get(key)):
+        differences = (f"{key} is {recorded.get(key)!r}, not {identity.get(key)!r}" for key in differing)
+        message = "; ".join(differences)
         raise UserError(
-            f"{out}/{folder} holds finished parts of another job ({said}): choose another --out or remove that folder"
+            f"{out}/{folder} holds finished parts of another job ({message}): choose another --out or remove that folder"
         )
 
 

@@ -50,7 +50,7 @@ def write_features(
     )
     row = 0
     with (
-        out.writing(FEATURES) as path,
+        out.atomic_write(FEATURES) as path,
         pq.ParquetWriter(path, schema, compression="none", use_dictionary=["key"], write_statistics=False) as writer,
     ):
         for block in _regrouped(blocks, _ROW_GROUP):
@@ -104,7 +104,7 @@ def unpack(out: Storage, name: str) -> None:
         UserError: they are damaged, or are not finite unit vectors.
     """
     try:
-        with out.parquet(FEATURES) as file, out.writing(name) as path, path.open("wb") as target:
+        with out.parquet(FEATURES) as file, out.atomic_write(name) as path, path.open("wb") as target:
             width = file.schema_arrow.field("feature").type.list_size
             header = {"descr": "<f2", "fortran_order": False, "shape": (file.metadata.num_rows, width)}
             npy.write_array_header_1_0(target, header)

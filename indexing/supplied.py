@@ -96,13 +96,13 @@ def _parquet_blocks(file: pq.ParquetFile, path: Path, dataset: ShardDataset, wid
         if len(wrong):
             raise UserError(f"{path} has in row {row + wrong[0]} no vector of {width} values, as the first row has")
         if "key" in columns:
-            here = dataset.keys.slice(row, len(column)).to_pylist()
-            there = batch.column("key").to_pylist()
-            other = next((i for i, pair in enumerate(zip(here, there, strict=True)) if pair[0] != pair[1]), None)
+            current = dataset.keys.slice(row, len(column)).to_pylist()
+            recorded = batch.column("key").to_pylist()
+            other = next((i for i, pair in enumerate(zip(current, recorded, strict=True)) if pair[0] != pair[1]), None)
             if other is not None:
                 raise UserError(
-                    f"{path} has in row {row + other} the sample {there[other]!r} where {dataset.folder} has "
-                    f"{here[other]!r}: these are features of another dataset or in another order"
+                    f"{path} has in row {row + other} the sample {recorded[other]!r} where {dataset.folder} has "
+                    f"{current[other]!r}: these are features of another dataset or in another order"
                 )
         values = column.flatten().to_numpy(zero_copy_only=False)
         yield row, values.reshape(len(column), width)

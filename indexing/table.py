@@ -39,7 +39,7 @@ def write_neighbours(
             "similarity": pa.FixedSizeListArray.from_arrays(similarity.ravel(), k),
         }
     )
-    with out.writing(NEIGHBOURS) as path:
+    with out.atomic_write(NEIGHBOURS) as path:
         pq.write_table(table.replace_schema_metadata({**metadata, "k": json.dumps(k)}), path)
 
 

@@ -88,7 +88,7 @@ class Manifest(BaseModel):
         return hashlib.sha256(json.dumps([(s.file, s.sha256) for s in self.shards]).encode()).hexdigest()
 
 
-def mending(place: object) -> str:
+def repair_hint(place: object) -> str:
     """What to run when something is wrong with the dataset at a path or address."""
     return f"Run `python -m pipeline.verify {place}`, which names every fault"
 
@@ -184,15 +184,15 @@ class ShardDataset:
         self.manifest = read_manifest(self.folder)
         storage = open_storage(self.folder)
         name = f"{self.folder}/{INDEX}"
-        with reading(name, "a Parquet file", self.mending), storage.local(INDEX) as path:
+        with reading(name, "a Parquet file", self.repair_hint), storage.local(INDEX) as path:
             table = pq.read_table(path, memory_map=False)
         if not table.schema.equals(INDEX_SCHEMA) or table.num_rows != self.manifest.samples:
-            raise UserError(f"{name} does not fit {MANIFEST}. {self.mending}")
+            raise UserError(f"{name} does not fit {MANIFEST}. {self.repair_hint}")
         table = table.combine_chunks()
         try:
             self.shard, self._first_frame = _index_columns(table, self.manifest, name)
         except ValueError as error:
-            raise UserError(f"{error}. {self.mending}") from error
+            raise UserError(f"{error}. {self.repair_hint}") from error
         self.num_frames: np.ndarray = table["num_frames"].to_numpy()
         self._offset = table["frame_offset"].combine_chunks().values.to_numpy()
         self._size = table["frame_size"].combine_chunks().values.to_numpy()
@@ -208,9 +208,9 @@ class ShardDataset:
                 self._check_size(shard, storage.size(shard.file))
 
     @property
-    def mending(self) -> str:
+    def repair_hint(self) -> str:
         """What to run when something is wrong with this dataset."""
-        return mending(self.folder)
+        return repair_hint(self.folder)
 
     def __len__(self) -> int:
         return len(self.num_frames)
@@ -219,7 +219,7 @@ class ShardDataset:
         if size != shard.bytes:
             state = "is missing" if size is None else f"has {size} bytes"
             raise UserError(
-                f"shard {self.folder}/{shard.file} {state}; {MANIFEST} says {shard.bytes} bytes. {self.mending}"
+                f"shard {self.folder}/{shard.file} {state}; {MANIFEST} says {shard.bytes} bytes. {self.repair_hint}"
             )
 
     def _opened(self, number: int) -> _OpenShard:
@@ -232,15 +232,15 @@ class ShardDataset:
             path = Path(self.folder, shard.file) if self._fetch is None else self._fetch(self.manifest, number)
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:
-            raise UserError(f"shard {self.folder}/{shard.file} is missing. {self.mending}") from error
+            raise UserError(f"shard {self.folder}/{shard.file} is missing. {self.repair_hint}") from error
         except OSError as error:
-            raise UserError(f"cannot open shard {self.folder}/{shard.file}: {error}. {self.mending}") from error
+            raise UserError(f"cannot open shard {self.folder}/{shard.file}: {error}. {self.repair_hint}") from error
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # read what is asked for, not what lies around it
         opened = _OpenShard(descriptor, _identity(descriptor))
         try:
             self._check_size(shard, opened.identity[2])
             if self._fetch is None and self._identities.setdefault(number, opened.identity) != opened.identity:
-                raise UserError(f"shard {path} was replaced while it was in use. {self.mending}")
+                raise UserError(f"shard {path} was replaced while it was in use. {self.repair_hint}")
         except UserError:
             os.close(descriptor)
             raise
@@ -261,7 +261,7 @@ class ShardDataset:
         Raises:
             UserError: a shard is missing, became shorter, or changed since it was opened.
         """
-        found: list[np.ndarray] = []
+        result: list[np.ndarray] = []
         touched: dict[int, int] = {}
         places = list(self._places(rows, frames))
         block = np.empty(sum(size for _, _, size in places), np.uint8)  # faster than an allocation for each frame
@@ -272,17 +272,17 @@ class ShardDataset:
                 data = block[start : start + size]
                 if os.preadv(self._opened(shard).descriptor, [data.data], offset) < size:
                     raise self._fault(shard, int(rows[place]), f"ends within frame {frames[place]}")
-                found.append(data)
+                result.append(data)
                 start += size
             for shard, place in touched.items():
                 opened = self._open.get(shard)
                 if opened is not None and _identity(opened.descriptor) != opened.identity:
                     raise self._fault(shard, int(rows[place]), "changed since it was opened, perhaps at a frame")
-        return found
+        return result
 
     def _fault(self, shard: int, row: int, state: str) -> UserError:
         file = self.manifest.shards[shard].file
-        return UserError(f"shard {self.folder}/{file} {state} of sample {self.keys[row]}. {self.mending}")
+        return UserError(f"shard {self.folder}/{file} {state} of sample {self.keys[row]}. {self.repair_hint}")
 
     def frame(self, row: int, frame: int) -> np.ndarray:
         """JPEG bytes of one frame as a (size,) uint8 array; raises as `frames`."""

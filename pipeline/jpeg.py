@@ -92,8 +92,8 @@ def _orientation_fields(exif: bytes) -> list[_Field]:
     (entries,) = struct.unpack_from(f"{order}H", tiff, start)
     if start + 2 + 12 * entries > len(tiff):
         return [_CUT_OFF]
-    found = (struct.unpack_from(f"{order}HHIH", tiff, start + 2 + 12 * entry) for entry in range(entries))
-    return [_Field(kind, count, value) for tag, kind, count, value in found if tag == _ORIENTATION]
+    result = (struct.unpack_from(f"{order}HHIH", tiff, start + 2 + 12 * entry) for entry in range(entries))
+    return [_Field(kind, count, value) for tag, kind, count, value in result if tag == _ORIENTATION]
 
 
 def _exif_segments(jpeg: bytes) -> list[Segment]:

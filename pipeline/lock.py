@@ -212,8 +212,8 @@ def _check_free(path: Path, place: str, descriptor: int, given: bool | None, her
         return
     age_s = _age_s(path, descriptor)
     running = is_running(holder, here, given, age_s, uptime_s())
-    if said := refusal(place, str(path), holder, running, age_s):
-        raise UserError(said)
+    if message := refusal(place, str(path), holder, running, age_s):
+        raise UserError(message)
 
 
 def _write(descriptor: int, content: bytes) -> None:
@@ -231,13 +231,13 @@ def lock_file(path: Path, place: str) -> Iterator[None]:
         OSError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    here = this_process()
+    current = this_process()
     descriptor, given = _open(path)
     try:
-        _check_free(path, place, descriptor, given, here)
+        _check_free(path, place, descriptor, given, current)
         try:
-            _write(descriptor, here.beating())
-            with heartbeat(lambda: _write(descriptor, here.beating())):
+            _write(descriptor, current.beating())
+            with heartbeat(lambda: _write(descriptor, current.beating())):
                 yield
         finally:
             if _is_at(path, descriptor):

@@ -26,12 +26,12 @@ def claim(
         raise UserError(f"--out {out} is a file; it must be a folder or not exist yet")
     marker = out / MARKER
     makers = read_json(marker, "Remove it and what this program wrote beside it") if marker.is_file() else {}
-    found = [out / name for name in names if (out / name).exists() or (out / name).is_symlink()]
-    for path in found:
+    result = [out / name for name in names if (out / name).exists() or (out / name).is_symlink()]
+    for path in result:
         if makers.get(path.name) != program or path.is_symlink():
             raise UserError(f"{path} was not made by `{program}`; choose another --out or remove it")
         for inner in sorted(path.rglob("*")):
             if inner.is_symlink() or (inner.is_file() and not is_output(inner.relative_to(out))):
                 raise UserError(f"{inner} was not made by `{program}`; choose another --out or move it away")
     write_bytes(marker, as_json({**makers, **dict.fromkeys(names, program)}))
-    return found
+    return result

@@ -267,7 +267,7 @@ def _options(model: type[BaseModel], prefix: str = "--") -> Iterator[tuple[str, 
             yield prefix + name, annotation
 
 
-def _normalise(model: type[BaseModel], arguments: Sequence[str]) -> list[str]:
+def _normalize(model: type[BaseModel], arguments: Sequence[str]) -> list[str]:
     """Rewrite what pydantic-settings does not always read: `--list a,b`, `--flag true|false`, `--two-words`, `--k`."""
     types = dict(_options(model))
     known = {name.replace("_", "-"): name for name in types if "_" in name}
@@ -297,7 +297,7 @@ def parse_command(command: type[CommandT], argv: Sequence[str] | None = None) ->
     Raises:
         UserError: an unknown key or a bad value, named together with what is allowed.
     """
-    arguments = _normalise(command, sys.argv[1:] if argv is None else argv)
+    arguments = _normalize(command, sys.argv[1:] if argv is None else argv)
     config_parser = _Parser(prog=command.program, add_help=False, allow_abbrev=False)
     config_parser.add_argument("--config", type=Path)
     preset_path = config_parser.parse_known_args(arguments)[0].config

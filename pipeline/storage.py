@@ -32,12 +32,12 @@ def _without_file(place: str) -> str:
     """
     if place[: len(_FILE)].lower() != _FILE:
         return place
-    found = re.fullmatch(r"//(localhost)?/*(/[^/].*)", place[len(_FILE) :], re.IGNORECASE | re.DOTALL)
-    if found is None:
+    result = re.fullmatch(r"//(localhost)?/*(/[^/].*)", place[len(_FILE) :], re.IGNORECASE | re.DOTALL)
+    if result is None:
         raise ValueError(
             f"{place!r} is no address of a folder or file on this machine: allowed are file:///PATH, /PATH"
         )
-    return os.fsdecode(unquote_to_bytes(os.fsencode(found[2])))
+    return os.fsdecode(unquote_to_bytes(os.fsencode(result[2])))
 
 
 def _as_text(place: object) -> object:
@@ -109,7 +109,7 @@ class Storage(ABC):
         """Names of all files below, at any depth, in any order; hidden folders are left out."""
 
     @abstractmethod
-    def writing(self, name: str) -> contextlib.AbstractContextManager[Path]:
+    def atomic_write(self, name: str) -> contextlib.AbstractContextManager[Path]:
         """A local path to write a file to; it becomes `name` when the block ends without an error."""
 
     @abstractmethod
@@ -117,7 +117,7 @@ class Storage(ABC):
         """A local path that holds the file while the block runs."""
 
     @abstractmethod
-    def alone(self, name: str) -> contextlib.AbstractContextManager[None]:
+    def exclusive_lock(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Keep a second job out while the block runs, by the lock file `name` (see pipeline/lock.py).
 
         Raises:
@@ -150,7 +150,7 @@ class Storage(ABC):
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file whole."""
-        with self.writing(name) as path:
+        with self.atomic_write(name) as path:
             path.write_bytes(data)
 
     def clean(self, folder: str = "") -> None:
@@ -230,7 +230,7 @@ class LocalStorage(Storage):
             yield from (name if prefix == "." else f"{prefix}/{name}" for name in map(_name, names))
 
     @contextlib.contextmanager
-    def writing(self, name: str) -> Iterator[Path]:
+    def atomic_write(self, name: str) -> Iterator[Path]:
         with atomic_path(self._path(name)) as temporary:
             yield temporary
 
@@ -239,7 +239,7 @@ class LocalStorage(Storage):
         yield self._path(name)
 
     @contextlib.contextmanager
-    def alone(self, name: str) -> Iterator[None]:
+    def exclusive_lock(self, name: str) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(lock_file(self._path(name), str(self)))
@@ -300,17 +300,17 @@ class ObjectStorage(Storage):
 
     def size(self, name: str) -> int | None:
         try:
-            found = self._call("info", name)
+            result = self._call("info", name)
         except FileNotFoundError:
             return None
-        return int(found["size"]) if found["type"] == "file" else None
+        return int(result["size"]) if result["type"] == "file" else None
 
     def files(self, folder: str = "") -> list[str]:
         try:
-            found = self._call("ls", folder, detail=True)
+            result = self._call("ls", folder, detail=True)
         except FileNotFoundError:
             return []
-        return sorted(self._relative(entry["name"]) for entry in found if entry["type"] == "file")
+        return sorted(self._relative(entry["name"]) for entry in result if entry["type"] == "file")
 
     def is_missing(self) -> bool:
         return next(self.walk(), None) is None
@@ -326,7 +326,7 @@ class ObjectStorage(Storage):
                 return
 
     @contextlib.contextmanager
-    def writing(self, name: str) -> Iterator[Path]:
+    def atomic_write(self, name: str) -> Iterator[Path]:
         with temporary_folder() as folder, full_disk_is_temporary():
             path = folder / Path(name).name
             yield path
@@ -342,19 +342,19 @@ class ObjectStorage(Storage):
             yield path
 
     @contextlib.contextmanager
-    def alone(self, name: str) -> Iterator[None]:
-        here = this_process()
+    def exclusive_lock(self, name: str) -> Iterator[None]:
+        current = this_process()
         try:
-            self._claim(name, here)
+            self._claim(name, current)
         except OSError as error:
             raise _cannot_lock(self, error) from error
         try:
-            with heartbeat(lambda: self.write(name, here.beating())):
+            with heartbeat(lambda: self.write(name, current.beating())):
                 yield
         finally:
             with contextlib.suppress(OSError):
                 holder = read_holder(self.read(name))
-                if holder is not None and holder.process == here.process:
+                if holder is not None and holder.process == current.process:
                     self.remove(name)
 
     def _claim(self, name: str, here: Holder) -> None:
@@ -366,8 +366,8 @@ class ObjectStorage(Storage):
             if holder is not None:
                 age_s = (here.heartbeat - holder.heartbeat).total_seconds()  # by the clocks of both machines
                 running = is_running(holder, here, None, age_s, uptime_s())
-                if said := refusal(str(self), f"{self}/{name}", holder, running, age_s):
-                    raise UserError(said) from None
+                if message := refusal(str(self), f"{self}/{name}", holder, running, age_s):
+                    raise UserError(message) from None
             self.write(name, here.beating())
 
     def remove(self, name: str) -> None:

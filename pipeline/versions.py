@@ -7,8 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 def installed_versions(names: Iterable[str]) -> dict[str, str]:
     """Version of each of the distributions that is installed; this project may also run from its folder alone."""
-    found = {}
+    result = {}
     for name in names:
         with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            result[name] = version(name)
+    return result

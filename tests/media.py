@@ -11,7 +11,7 @@ from pipeline.shards.ffmpeg import run_ffmpeg
 
 
 def picture(height: int, width: int, seed: int) -> np.ndarray:
-    """A (height, width, 3) uint8 picture of random coloured blocks."""
+    """A (height, width, 3) uint8 picture of random colored blocks."""
     blocks = np.random.default_rng(seed).integers(0, 256, (height // 16 + 1, width // 16 + 1, 3), dtype=np.uint8)
     return blocks.repeat(16, 0).repeat(16, 1)[:height, :width]
 
@@ -71,7 +71,7 @@ BITS = 8
 
 
 def numbered(count: int, size: tuple[int, int] = (192, 144)) -> bytes:
-    """Raw grey pictures of `size` (width, height); picture i shows the number i as `BITS` dark and light bars."""
+    """Raw gray pictures of `size` (width, height); picture i shows the number i as `BITS` dark and light bars."""
     width, height = size
     bars = (np.arange(count)[:, None] >> np.arange(BITS) & 1) * 170 + 40
     rows = bars[:, np.arange(width) * BITS // width].astype(np.uint8)

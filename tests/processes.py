@@ -12,15 +12,15 @@ def heed_ctrl_c() -> None:
 
 def in_session(session: int) -> dict[int, str]:
     """Command lines of the processes of a session that are alive, by their numbers."""
-    found = {}
+    result = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             state, _, _, of_process = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
             if int(of_process) == session and state != "Z":
-                found[int(folder.name)] = (folder / "cmdline").read_text(errors="replace").replace("\0", " ")
+                result[int(folder.name)] = (folder / "cmdline").read_text(errors="replace").replace("\0", " ")
         except OSError:
             continue  # it has just ended
-    return found
+    return result
 
 
 def left_in_session(session: int, patience_s: float = 20.0) -> list[str]:

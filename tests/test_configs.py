@@ -16,7 +16,7 @@ from pipeline.settings import parse_command
 from training.command import PretrainCommand
 from training.head import HeadSettings
 from training.model import TCoRe
-from training.optimiser import build_optimiser
+from training.optimizer import build_optimizer
 from training.run_config import check_shapes
 from training.schedules import StepValues
 from training.step import train_step
@@ -67,10 +67,10 @@ def terms_of_a_step(command: PretrainCommand) -> set[str]:
     model = TCoRe(small.model)
     rates = StepValues(1e-3, 1e-3, 1e-4, weight_decay=0.04, momentum=0.99, teacher_temperature=0.05)
     accelerator = Accelerator(cpu=True)
-    result = train_step(accelerator, model, build_optimiser(model, small.optimiser), batch, rates, small.optimiser.clip)
+    result = train_step(accelerator, model, build_optimizer(model, small.optimizer), batch, rates, small.optimizer.clip)
     assert result.finite
     assert all(norm > 0 for norm in result.norms.values())
-    return result.terms.keys() - {"cls_local", "cls_global", "koleo", "total"}
+    return result.losses.keys() - {"cls_local", "cls_global", "koleo", "total"}
 
 
 BOTH = {"reconstruction_1", "reconstruction_2", "squeeze"}
@@ -112,7 +112,7 @@ def test_ablations_change_what_their_names_say_and_nothing_else() -> None:
         values = load(path).model_dump(exclude={"config"})
         changed[path.stem] = {
             f"{section}.{key}"
-            for section in ("data", "model", "optimiser", "schedule", "train")
+            for section in ("data", "model", "optimizer", "schedule", "train")
             for key in values[section]
             if values[section][key] != full[section][key]
         }
@@ -154,7 +154,7 @@ def test_presets_differ_where_the_sources_differ() -> None:
     assert paper.data.views.blur == (1.0, 0.1, 0.5)
     assert released.data.views.blur == checkpoint.data.views.blur == (0.0, 0.9, 0.5)
     assert (paper.model.pmm.cross_attention_factor, released.model.pmm.cross_attention_factor) == (1, 4)
-    assert released.optimiser.layer_decay == 0.9
+    assert released.optimizer.layer_decay == 0.9
     assert released.schedule.freeze_last_layer_epochs == 1
-    assert checkpoint.optimiser.layer_decay == checkpoint.optimiser.patch_embed_lr_factor == 1
+    assert checkpoint.optimizer.layer_decay == checkpoint.optimizer.patch_embed_lr_factor == 1
     assert checkpoint.schedule.freeze_last_layer_epochs == 0

@@ -37,11 +37,11 @@ def classes() -> list[type[BaseModel]]:
                 importlib.import_module(module.name)
     for name in ("pipeline.verify", "pipeline.preview", "benchmarks.demo_data"):
         importlib.import_module(f"{name}.__main__")
-    found: list[type[BaseModel]] = [Settings, Command]
-    for base in found:
-        found.extend(derived for derived in base.__subclasses__() if derived not in found)
+    result: list[type[BaseModel]] = [Settings, Command]
+    for base in result:
+        result.extend(derived for derived in base.__subclasses__() if derived not in result)
     names = tuple(f"{package.__name__}." for package in PACKAGES)
-    return [cls for cls in found[2:] if cls.__module__.startswith(names)]
+    return [cls for cls in result[2:] if cls.__module__.startswith(names)]
 
 
 def kinds(annotation: Any) -> Iterator[Any]:
@@ -107,9 +107,9 @@ def test_bounds_themselves_are_taken_and_what_is_beyond_is_named(cls: type[BaseM
         beyond = limit if bound in ("gt", "lt") else limit + step
         if bound in ("ge", "le"):
             assert TypeAdapter(option).validate_python(limit) == limit
-        said = _describe(cls, error_of(cls, name, beyond))
+        message = _describe(cls, error_of(cls, name, beyond))
         for part in (f"{name} = {beyond}: must be ", "at least " if "ge" in bounds else "more than ", str(limit)):
-            assert part in said
+            assert part in message
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Checkpoints that are complete or not there: a folder a step, written under a temporary name and renamed.
 
-    OUT/checkpoints/step-00001000/model.safetensors   student, teacher, auxiliary decoder, centres
-                                  optimiser.pt        state of AdamW by parameter name
+    OUT/checkpoints/step-00001000/model.safetensors   student, teacher, auxiliary decoder, centers
+                                  optimizer.pt        state of AdamW by parameter name
                                   config.json         settings of the run
                                   state.json          number of steps done, SHA-256 of the files above
 
@@ -32,9 +32,9 @@ from training.tensor_files import check_finite, read_safetensors, read_torch, wr
 
 CHECKPOINTS = "checkpoints"
 MODEL = "model.safetensors"
-OPTIMISER = "optimiser.pt"
+OPTIMIZER = "optimizer.pt"
 STATE = "state.json"
-FILES = (STATE, MODEL, OPTIMISER, CONFIG)
+FILES = (STATE, MODEL, OPTIMIZER, CONFIG)
 """All files of a checkpoint; without the first it is none."""
 _NAME = re.compile(r"step-(\d{8})")
 _GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -49,15 +49,15 @@ class Content(NamedTuple):
     config: dict[str, Any]
     """Settings of its run."""
     model: dict[str, Tensor]
-    optimiser: dict[str, Any]
+    optimizer: dict[str, Any]
     """Empty where only the model was asked for."""
 
 
 def checkpoints(run: Path) -> list[Path]:
     """Checkpoints of the run in folder `run`, oldest first."""
     folder = run / CHECKPOINTS
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(path for path in found if _NAME.fullmatch(path.name) and (path / STATE).is_file())
+    result = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in result if _NAME.fullmatch(path.name) and (path / STATE).is_file())
 
 
 def outdated(steps: Collection[int], keep: int, keep_every: int | None) -> list[int]:
@@ -69,7 +69,7 @@ def save_checkpoint(
     run: Path,
     step: int,
     model: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     config: dict[str, Any],
     keep: int,
     keep_every: int | None = None,
@@ -81,7 +81,7 @@ def save_checkpoint(
     """
     path = run / CHECKPOINTS / f"step-{step:08d}"
     tensors: dict[str, Any] = get_model_state_dict(model, options=_GATHERED)
-    optimiser_state = get_optimizer_state_dict(model, optimiser, options=_GATHERED)
+    optimizer_state = get_optimizer_state_dict(model, optimizer, options=_GATHERED)
     if not writes:
         return path
     for left in path.parent.glob(f"{TEMPORARY_PREFIX}*"):  # of a run that was killed while it saved
@@ -89,9 +89,9 @@ def save_checkpoint(
     with atomic_path(path, FILES) as temporary:
         temporary.mkdir()
         write_safetensors(temporary / MODEL, tensors)
-        write_torch(temporary / OPTIMISER, optimiser_state)
+        write_torch(temporary / OPTIMIZER, optimizer_state)
         (temporary / CONFIG).write_bytes(as_json(config))
-        hashes = {name: sha256_file(temporary / name) for name in (MODEL, OPTIMISER, CONFIG)}
+        hashes = {name: sha256_file(temporary / name) for name in (MODEL, OPTIMIZER, CONFIG)}
         (temporary / STATE).write_bytes(as_json({"step": step, "sha256": hashes}))
     known = {int(old.name.removeprefix("step-")): old for old in checkpoints(run)}
     for number in outdated(known, keep, keep_every):
@@ -99,10 +99,10 @@ def save_checkpoint(
     return path
 
 
-def load_checkpoint(path: Path, optimiser: bool = True) -> Content:
+def load_checkpoint(path: Path, optimizer: bool = True) -> Content:
     """Read a checkpoint and check that it is what was written: the hash of every file, and that all weights are finite.
 
-    Without `optimiser`, as for an export, that file is neither read nor needed.
+    Without `optimizer`, as for an export, that file is neither read nor needed.
 
     Raises:
         UserError: there is none, or it is damaged.
@@ -116,12 +116,12 @@ def load_checkpoint(path: Path, optimiser: bool = True) -> Content:
         recorded, step = state.get("sha256"), state.get("step")
         if not isinstance(recorded, dict) or not isinstance(step, int):
             raise UserError(f"{STATE} does not give the step and the hashes of the other files")
-        for name in (MODEL, OPTIMISER, CONFIG) if optimiser else (MODEL, CONFIG):
+        for name in (MODEL, OPTIMIZER, CONFIG) if optimizer else (MODEL, CONFIG):
             if sha256_file(path / name) != recorded.get(name):
                 raise UserError(f"{name} is not what was written")
         config = read_json(path / CONFIG)
         model = read_safetensors(path / MODEL)[1]
-        content = Content(path, step, config, model, read_torch(path / OPTIMISER) if optimiser else {})
+        content = Content(path, step, config, model, read_torch(path / OPTIMIZER) if optimizer else {})
     except OSError as error:
         raise UserError(f"the checkpoint {path} is damaged ({error.filename}: {error.strerror})") from error
     except UserError as error:
@@ -139,8 +139,8 @@ def read_checkpoint(path: Path, config: Mapping[str, Any], shapes: Mapping[str, 
     content = load_checkpoint(path)
     if different := differences(content.config, config):
         raise UserError(f"the checkpoint {path} is of a run with other settings: {'; '.join(different)}")
-    found = {name: tuple(tensor.shape) for name, tensor in content.model.items()}
-    if wrong := sorted(name for name in found.keys() | shapes.keys() if found.get(name) != shapes.get(name)):
+    result = {name: tuple(tensor.shape) for name, tensor in content.model.items()}
+    if wrong := sorted(name for name in result.keys() | shapes.keys() if result.get(name) != shapes.get(name)):
         raise UserError(f"the checkpoint {path} does not fit the model ({wrong[0]} and {len(wrong) - 1} more)")
     return content
 
@@ -164,10 +164,10 @@ def newest_usable(
     return None, refused
 
 
-def restore(content: Content, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-    """Put a checkpoint's state into model and optimiser; all ranks call it."""
+def restore(content: Content, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put a checkpoint's state into model and optimizer; all ranks call it."""
     set_model_state_dict(model, dict(content.model), options=_FULL)
-    set_optimizer_state_dict(model, optimiser, content.optimiser, options=_FULL)
+    set_optimizer_state_dict(model, optimizer, content.optimizer, options=_FULL)
 
 
 def state_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

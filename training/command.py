@@ -9,7 +9,7 @@ from evaluation.during_training import EvalSettings
 from pipeline.reader.loader import ReaderSettings
 from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, Command, Seed, Settings
 from training.model import TCoReSettings
-from training.optimiser import OptimiserSettings
+from training.optimizer import OptimizerSettings
 from training.recompute import Recompute
 from training.schedules import ScheduleSettings
 
@@ -67,7 +67,7 @@ class PretrainCommand(Command):
     """Shards and what is drawn from them."""
     model: TCoReSettings = TCoReSettings()
     """Backbone, heads, patch matching module and losses."""
-    optimiser: OptimiserSettings = OptimiserSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
     """AdamW and its parameter groups."""
     schedule: ScheduleSettings = ScheduleSettings()
     """Learning rate, weight decay, EMA and temperature over the run."""

@@ -48,7 +48,7 @@ ACCELERATE = (
     Variable("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", ("", "1"), "set --train.micro_batch_size instead"),
     Variable("ACCELERATE_USE_DEEPSPEED", _OFF, _LAUNCH_FILES),
     Variable("ACCELERATE_USE_MEGATRON_LM", _OFF, _LAUNCH_FILES),
-    Variable("ACCELERATE_USE_PARALLELISM_CONFIG", _OFF, _LAUNCH_FILES),
+    Variable("ACCELERATE_USE_PARALLELIZM_CONFIG", _OFF, _LAUNCH_FILES),
     Variable("ACCELERATE_USE_SAGEMAKER", _OFF, _LAUNCH_FILES),
     Variable(SHARDS, (*_OFF, "true"), "true or false"),
     Variable("ACCELERATE_TORCH_DEVICE", ("",), "choose devices with CUDA_VISIBLE_DEVICES"),
@@ -69,13 +69,13 @@ FSDP = (
 
 def hidden_settings(environment: Mapping[str, str], variables: Sequence[Variable]) -> list[str]:
     """A clause for each variable that would change a result: its name and value, and what to do."""
-    found = []
+    result = []
     for variable in variables:
         value = environment.get(variable.name, variable.unset)
         if value.lower() not in variable.allowed:
             set_to = f" = {value}" if variable.name in environment else " is not set"
-            found.append(f"{variable.name}{set_to}: {variable.instead}")
-    return found
+            result.append(f"{variable.name}{set_to}: {variable.instead}")
+    return result
 
 
 def of_training(environment: Mapping[str, str]) -> tuple[Variable, ...]:
@@ -90,9 +90,9 @@ def refuse_hidden_settings(environment: Mapping[str, str], variables: Sequence[V
     Raises:
         UserError: names each variable that would.
     """
-    if found := hidden_settings(environment, variables):
+    if result := hidden_settings(environment, variables):
         raise UserError(
-            f"the environment, or the launcher's flags and launch file, would change the result: {'; '.join(found)}"
+            f"the environment, or the launcher's flags and launch file, would change the result: {'; '.join(result)}"
         )
 
 

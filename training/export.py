@@ -49,7 +49,7 @@ def export(
     Raises:
         UserError: the checkpoint is damaged, its weights do not fit its configuration, or OUT holds something else.
     """
-    content = load_checkpoint(checkpoint, optimiser=False)
+    content = load_checkpoint(checkpoint, optimizer=False)
     try:
         settings = VitSettings.model_validate(content.config["model"]["backbone"])
     except (KeyError, TypeError, ValidationError) as error:

@@ -1,4 +1,4 @@
-"""Projection head of CLS and patch tokens: an MLP to the unit sphere, then cosines to weight-normalised prototypes."""
+"""Projection head of CLS and patch tokens: an MLP to the unit sphere, then cosines to weight-normalized prototypes."""
 
 import torch
 from pydantic import Field
@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from pipeline.settings import Settings
 from training.losses import Prototypes
-from training.vit import initialise_linear
+from training.vit import initialize_linear
 
 
 class HeadSettings(Settings):
@@ -16,13 +16,13 @@ class HeadSettings(Settings):
     hidden: int = Field(2048, ge=1, le=2**20)
     """Width of the two hidden layers."""
     bottleneck: int = Field(256, ge=1, le=2**16)
-    """Width of the normalised projection."""
+    """Width of the normalized projection."""
     prototypes: int = Field(65536, ge=2, le=2**24)
     """Number of prototypes K, the width of the logits."""
 
 
 class LastLayer(nn.Module):
-    """K weight-normalised directions: direction and length of each row are trained apart (`weight_v`, `weight_g`)."""
+    """K weight-normalized directions: direction and length of each row are trained apart (`weight_v`, `weight_g`)."""
 
     def __init__(self, settings: HeadSettings) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class ProjectionHead(nn.Module):
             nn.GELU(),
             nn.Linear(settings.hidden, settings.bottleneck),
         )
-        self.mlp.apply(initialise_linear)
+        self.mlp.apply(initialize_linear)
         self.last_layer = LastLayer(settings)
 
     def project(self, x_nd: Tensor) -> Tensor:

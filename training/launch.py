@@ -27,7 +27,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from pipeline.settings import UserError, load_yaml
 from training.environment import ACCELERATE, refuse_hidden_settings
-from training.interrupt import exit_status
+from training.signals import exit_status
 
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
@@ -79,11 +79,11 @@ def resolve(parsed: Namespace) -> Namespace:
     try:
         options, defaults, _ = _validate_launch_command(parsed)
     except (ValueError, TypeError, KeyError, AttributeError, OSError, yaml.YAMLError) as error:
-        said = f"the launch file {file}" if file else "these options of the launcher"
-        raise UserError(f"cannot start with {said}: {' '.join(str(error).split())}") from error
+        message = f"the launch file {file}" if file else "these options of the launcher"
+        raise UserError(f"cannot start with {message}: {' '.join(str(error).split())}") from error
     if options.tpu or (defaults and defaults.compute_environment != ComputeEnvironment.LOCAL_MACHINE):
-        said = f"the launch file {file} is" if file else "--tpu is"
-        raise UserError(f"{said} for machines of another kind: give one of configs/accelerate/ with --config_file")
+        message = f"the launch file {file} is" if file else "--tpu is"
+        raise UserError(f"{message} for machines of another kind: give one of configs/accelerate/ with --config_file")
     resolved: Namespace = options
     return resolved
 
@@ -134,7 +134,7 @@ def check_settings(options: Namespace) -> None:
         "ACCELERATE_DYNAMO_BACKEND": options.dynamo_backend,
         "ACCELERATE_USE_DEEPSPEED": options.use_deepspeed,
         "ACCELERATE_USE_MEGATRON_LM": options.use_megatron_lm,
-        "ACCELERATE_USE_PARALLELISM_CONFIG": options.use_parallelism_config,
+        "ACCELERATE_USE_PARALLELIZM_CONFIG": options.use_parallelizm_config,
     }
     refuse_hidden_settings({**os.environ, **{name: str(value) for name, value in asked.items()}}, ACCELERATE)
 
@@ -159,7 +159,7 @@ def launch(arguments: list[str] | None = None) -> int:
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:
-            why = ", perhaps for want of memory" if failure.exitcode == -signal.SIGKILL else ""
+            why = ", possibly out of memory" if failure.exitcode == -signal.SIGKILL else ""
             print(f"error: rank {rank} was ended by signal {-failure.exitcode}{why}", file=sys.stderr)
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
     except (AssertionError, ValueError, TypeError, OSError) as error:  # options that a launcher does not take

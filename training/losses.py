@@ -1,6 +1,6 @@
 """The losses of T-CoRe: KoLeo, and those over K prototypes without K-wide logits outside a chunk of rows.
 
-A row is a projection on the unit sphere; its logits are cosines to weight-normalised prototypes. `prototype_losses`
+A row is a projection on the unit sphere; its logits are cosines to weight-normalized prototypes. `prototype_losses`
 goes through the rows in chunks and forms the gradients in the same pass, so nothing K-wide is kept for backward and
 nothing is computed twice. The squeeze term needs no logits at all: `|W d|^2 = d^T (W^T W) d`.
 
@@ -23,7 +23,7 @@ GRAM_ROWS = 1 << 13
 
 
 class Prototypes(NamedTuple):
-    """Weight-normalised directions `g v / |v|` of a head's last layer; the matrix is not formed."""
+    """Weight-normalized directions `g v / |v|` of a head's last layer; the matrix is not formed."""
 
     g_k1: Tensor
     v_kd: Tensor
@@ -39,16 +39,16 @@ class Prototypes(NamedTuple):
 
 
 class Teacher(NamedTuple):
-    """Rows whose soft targets are `softmax((logits - centre) / temperature)`."""
+    """Rows whose soft targets are `softmax((logits - center) / temperature)`."""
 
     rows_tnd: Tensor
     prototypes: Prototypes
-    centre_k: Tensor
+    center_k: Tensor
     temperature: float
 
 
 @dataclass(frozen=True)
-class Comparison:
+class DistillationTarget:
     """Cross-entropies of N sets of rows: `sum_n weights_n sum_st pairs_st CE(targets_tn, student_sn)`."""
 
     teacher: Teacher
@@ -57,7 +57,7 @@ class Comparison:
     pairs_st: Tensor | None = None
     """(S, T) 1 where student row s of a set is compared with teacher row t of it; None where T = 1, each with it."""
 
-    def without_rows(self) -> "Comparison":
+    def without_rows(self) -> "DistillationTarget":
         """A comparison of no sets of rows."""
         teacher = self.teacher._replace(rows_tnd=self.teacher.rows_tnd[:, :0])
         return replace(self, teacher=teacher, weights_n=self.weights_n[:0])
@@ -84,9 +84,9 @@ def prototype_losses(
     prototypes: Prototypes,
     temperature: float,
     cls_snd: Tensor,
-    cls: Comparison,
+    cls: DistillationTarget,
     patches_smd: Tensor,
-    patches: Comparison,
+    patches: DistillationTarget,
     squeeze_weight: float = 0.0,
 ) -> PrototypeLosses:
     """Distillation of CLS tokens and masked patches, and the squeeze loss (paper section 3.5), exact.
@@ -119,7 +119,7 @@ class _PrototypeLosses(torch.autograd.Function):
         cls_snd: Tensor,
         patches_smd: Tensor,
         temperature: float,
-        comparisons: tuple[Comparison, Comparison],
+        comparisons: tuple[DistillationTarget, DistillationTarget],
         squeeze_weight: float,
     ) -> tuple[Tensor, ...]:
         kind = v_kd.device.type
@@ -137,7 +137,7 @@ class _PrototypeLosses(torch.autograd.Function):
                 row_gradients.append(gradient_snd)
                 entropies.append(entropy)
             squeeze = _squeeze(student, patches_smd, squeeze_weight, row_gradients[1], gradient_kd)
-            gradient_k1, gradient_kd = _through_normalisation(student, gradient_kd)
+            gradient_k1, gradient_kd = _through_normalization(student, gradient_kd)
         ctx.gradients = (gradient_k1.to(g_k1.dtype), gradient_kd.to(v_kd.dtype), *row_gradients)
         ctx.mark_non_differentiable(*terms, squeeze, *entropies)
         total = terms[0].sum() + terms[1].sum() + squeeze
@@ -153,7 +153,7 @@ class _PrototypeLosses(torch.autograd.Function):
 def _distil(
     student: Prototypes,
     rows_snd: Tensor,
-    comparison: Comparison,
+    comparison: DistillationTarget,
     temperature: float,
     dtype: torch.dtype,
     gradient_kd: Tensor,
@@ -174,22 +174,22 @@ def _distil(
     for start in range(0, rows_snd.shape[1], size):
         part = slice(start, start + size)
         logits_tnk = _logits(teacher.rows_tnd[:, part], teacher_v_kd, teacher_scale_k)
-        logits_tnk.sub_(teacher.centre_k / teacher.temperature)
+        logits_tnk.sub_(teacher.center_k / teacher.temperature)
         log_targets_tnk = F.log_softmax(logits_tnk, dim=-1)
-        wanted_snk = torch.exp(log_targets_tnk, out=logits_tnk)
-        entropy -= torch.einsum("tnk,tnk->", wanted_snk, log_targets_tnk)
+        targets_snk = torch.exp(log_targets_tnk, out=logits_tnk)
+        entropy -= torch.einsum("tnk,tnk->", targets_snk, log_targets_tnk)
         del log_targets_tnk, logits_tnk
         if pairs_st is not None:
-            wanted_snk = torch.einsum("st,tnk->snk", pairs_st.to(wanted_snk.dtype), wanted_snk)
+            targets_snk = torch.einsum("st,tnk->snk", pairs_st.to(targets_snk.dtype), targets_snk)
         rows_n = rows_snd[:, part]
         logits_snk = _logits(rows_n, v_kd, logit_scale_k)  # from here on in place: nothing else is as large
         logits_snk.sub_(logits_snk.amax(dim=-1, keepdim=True))
-        agreement_sn = torch.einsum("snk,snk->sn", wanted_snk, logits_snk)
+        target_logits_sn = torch.einsum("snk,snk->sn", targets_snk, logits_snk)
         sums_sn = logits_snk.exp_().sum(dim=-1)
         weights_n = comparison.weights_n[part].to(gradient_kd.dtype)
-        losses_s += (targets_of_s * sums_sn.log() - agreement_sn) @ weights_n
-        slopes_snk = logits_snk.mul_((targets_of_s / sums_sn)[..., None]).sub_(wanted_snk).mul_(scale_k)
-        del wanted_snk, logits_snk  # the slopes are those of the cross-entropy by row @ v over the temperature
+        losses_s += (targets_of_s * sums_sn.log() - target_logits_sn) @ weights_n
+        slopes_snk = logits_snk.mul_((targets_of_s / sums_sn)[..., None]).sub_(targets_snk).mul_(scale_k)
+        del targets_snk, logits_snk  # the slopes are those of the cross-entropy by row @ v over the temperature
         slopes = slopes_snk.flatten(0, 1).to(dtype)
         factors_n1 = (weights_n / temperature)[:, None]
         gradient_snd[:, part] = (slopes @ v_kd).view_as(rows_n) * factors_n1
@@ -233,7 +233,7 @@ def _squeeze(
     return factor * (difference_md * product_md).sum()
 
 
-def _through_normalisation(student: Prototypes, gradient_kd: Tensor) -> tuple[Tensor, Tensor]:
+def _through_normalization(student: Prototypes, gradient_kd: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients by g and v from the one by v with `g / |v|` held fixed; the second overwrites `gradient_kd`."""
     g_k1, v_kd = student
     along_k1 = torch.einsum("kd,kd->k", v_kd, gradient_kd)[:, None]
@@ -263,7 +263,7 @@ class _AllRows(torch.autograd.Function):
 
 
 def koleo_loss(features_bd: Tensor, epsilon: float = 1e-8, across_ranks: bool = False) -> Tensor:
-    """KoLeo regulariser `-(1/B) sum log(d_i + epsilon)` of L2-normalised features (B, D), in float32.
+    """KoLeo regularizer `-(1/B) sum log(d_i + epsilon)` of L2-normalized features (B, D), in float32.
 
     d_i is the distance to the nearest other row. By default only the rows given are compared, as in the released code,
     so over several ranks it is the mean of the ranks' own values. `across_ranks` looks for neighbours in the equally

@@ -49,7 +49,7 @@ def peak_memory_gb(device: torch.device) -> float:
 
 
 def effective_rank(features_nd: Tensor) -> float:
-    """How many directions features (N, D) spread over: exp of the entropy of their normalised singular values.
+    """How many directions features (N, D) spread over: exp of the entropy of their normalized singular values.
 
     From 1, where all are parallel (collapse), to min(N, D) (RankMe, Garrido et al. 2023).
     """
@@ -61,17 +61,17 @@ def effective_rank(features_nd: Tensor) -> float:
 
 
 def diagnostics(accelerator: Accelerator, result: StepResult, model: TCoRe) -> dict[str, float]:
-    """What tells a healthy run from a collapsing one: target entropies, feature rank, norms of the centres.
+    """What tells a healthy run from a collapsing one: target entropies, feature rank, norms of the centers.
 
     All ranks call it. The rank is that of the global batch; the mean of the entropies over ranks is, too.
     """
-    features: Tensor = accelerator.gather(result.seen["features"])
+    features: Tensor = accelerator.gather(result.diagnostics["features"])
     return {
-        "target_entropy/cls": float(result.seen["cls_entropy"]),
-        "target_entropy/patches": float(result.seen["patch_entropy"]),
+        "target_entropy/cls": float(result.diagnostics["cls_entropy"]),
+        "target_entropy/patches": float(result.diagnostics["patch_entropy"]),
         "features/effective_rank": effective_rank(features),
-        "centre_norm/cls": float(model.dino_loss.center.norm()),
-        "centre_norm/patches": float(model.ibot_patch_loss.center.norm()),
+        "center_norm/cls": float(model.cls_center.center.norm()),
+        "center_norm/patches": float(model.patch_center.center.norm()),
     }
 
 
@@ -113,18 +113,18 @@ class Progress:
     def step_done(
         self,
         done: int,
-        terms: dict[str, Tensor],
+        losses: dict[str, Tensor],
         others: Mapping[str, float | Tensor],
         diagnose: Callable[[], dict[str, float]] = dict,
     ) -> None:
         """Count a step; all ranks call this. The first step, the last one and every `log_every`-th are logged.
 
         A logged loss is the mean over the steps since the line before, and over ranks; `others`, and what `diagnose`
-        returns where a line is due, are of this step. A step that was left out has no `terms`.
+        returns where a line is due, are of this step. A step that was left out has no `losses`.
         """
         self._bar.update()
-        self._counted += bool(terms)
-        for name, term in terms.items():
+        self._counted += bool(losses)
+        for name, term in losses.items():
             self._sums[name] = self._sums.get(name, 0) + term.detach()
         if done % self._log_every and done not in (1, self._last):
             return

@@ -1,6 +1,6 @@
-"""T-CoRe: student, EMA teacher and auxiliary branch; from the views of a batch to the terms of the objective.
+"""T-CoRe: student, EMA teacher and auxiliary branch; from the views of a batch to the losses.
 
-Module names give the parameter names of the released code. Shape letters: B clips, L local crops per clip, P patches,
+Shape letters: B clips, L local crops per clip, P patches,
 M masked patches of the batch, D width, K prototypes.
 """
 
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from pipeline.reader.batch import Batch
 from pipeline.settings import FACTOR_LIMIT, Settings
-from training.centre import Centre
+from training.center import Center
 from training.head import HeadSettings, ProjectionHead
-from training.losses import Comparison, PrototypeLosses, Teacher, koleo_loss, prototype_losses
+from training.losses import DistillationTarget, PrototypeLosses, Teacher, koleo_loss, prototype_losses
 from training.pmm import PatchMatching, PmmSettings
 from training.vit import VisionTransformer, VitSettings
 
@@ -37,8 +37,8 @@ class LossSettings(Settings):
     """Weight of plain masked-patch distillation, which replaces reconstruction without auxiliary branch (DINOv2)."""
     student_temperature: float = Field(0.1, gt=0, le=FACTOR_LIMIT)
     """Temperature of the student's softmax."""
-    centre_momentum: float = Field(0.9, ge=0, le=1)
-    """Share of the old centre that stays at each step."""
+    center_momentum: float = Field(0.9, ge=0, le=1)
+    """Share of the old center that stays at each step."""
 
 
 class TCoReSettings(Settings):
@@ -74,30 +74,22 @@ class Branch(nn.Module):
     def __init__(self, settings: TCoReSettings) -> None:
         super().__init__()
         self.backbone = VisionTransformer(settings.backbone)
-        self.dino_head = ProjectionHead(settings.backbone.width, settings.head)
-        self.ibot_head = ProjectionHead(settings.backbone.width, settings.head) if settings.separate_heads else None
+        self.cls_head = ProjectionHead(settings.backbone.width, settings.head)
+        self.patch_head = ProjectionHead(settings.backbone.width, settings.head) if settings.separate_heads else None
 
     @property
-    def patch_head(self) -> ProjectionHead:
-        """The head of patches."""
-        return self.ibot_head or self.dino_head
-
-
-class Auxiliary(nn.Module):
-    """Holder of the Patch Matching Module."""
-
-    def __init__(self, settings: TCoReSettings) -> None:
-        super().__init__()
-        self.auxiliary_decoder = PatchMatching(settings.backbone.width, settings.pmm)
+    def head_of_patches(self) -> ProjectionHead:
+        """The head of patch tokens: their own, or that of CLS."""
+        return self.patch_head or self.cls_head
 
 
 class Outputs(NamedTuple):
     """What a forward pass returns."""
 
-    terms: dict[str, Tensor]
-    """Terms of the objective with their weights, for the record, and `total`, which carries the gradients."""
-    seen: dict[str, Tensor]
-    """What tells whether training is healthy, without gradients: see `TCoRe.forward`."""
+    losses: dict[str, Tensor]
+    """Losses times their weights, detached but for `total`, their sum, which carries the gradients."""
+    diagnostics: dict[str, Tensor]
+    """Measures of the health of training, without gradients: see `TCoRe.forward`."""
 
 
 class TeacherRows(NamedTuple):
@@ -108,17 +100,17 @@ class TeacherRows(NamedTuple):
 
 
 class TCoRe(nn.Module):
-    """The model under training. One step: `forward`, backward, optimiser, `update_teacher`, `apply_centre_update`."""
+    """The model under training. One step: `forward`, backward, optimizer, `update_teacher`, `apply_center_update`."""
 
     def __init__(self, settings: TCoReSettings) -> None:
         super().__init__()
         self.settings = settings
         self.student = Branch(settings)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
-        self.auxiliary = Auxiliary(settings) if settings.auxiliary_branch else None
-        prototypes, momentum = settings.head.prototypes, settings.loss.centre_momentum
-        self.dino_loss = Centre((1, prototypes), momentum)
-        self.ibot_patch_loss = Centre((1, 1, prototypes), momentum)
+        self.pmm = PatchMatching(settings.backbone.width, settings.pmm) if settings.auxiliary_branch else None
+        prototypes, momentum = settings.head.prototypes, settings.loss.center_momentum
+        self.cls_center = Center((1, prototypes), momentum)
+        self.patch_center = Center((1, 1, prototypes), momentum)
         self.train()
 
     def train(self, mode: bool = True) -> "TCoRe":
@@ -134,12 +126,12 @@ class TCoRe(nn.Module):
                 block.compile()
 
     def forward(self, batch: Batch, teacher_temperature: float) -> Outputs:
-        """Compute the terms of the objective, each a float32 scalar with its weight, and their sum `total`.
+        """Compute the losses, each a float32 scalar with its weight, and their sum `total`.
 
-        Terms: `cls_local`, `cls_global`, `koleo`; with an auxiliary branch `reconstruction_1`, `reconstruction_2` in
-        the order of `batch.auxiliary` and `squeeze`; without it `patch`. Seen: `cls_entropy` and `patch_entropy`, the
-        mean entropies of the teacher's targets in nats, the latter times `batch.masked_share`, so that it averages to
-        that of the global batch; and `features`, the student's CLS tokens (2B, D).
+        Losses: `cls_local`, `cls_global`, `koleo`; with an auxiliary branch `reconstruction_1`, `reconstruction_2` in
+        the order of `batch.auxiliary` and `squeeze`; without it `patch`. Diagnostics: `cls_entropy` and
+        `patch_entropy`, the mean entropies of the teacher's targets in nats, the latter times `batch.masked_loss_scale`
+        so that it averages to that of the global batch; `features`, the student's CLS tokens (2B, D).
 
         Raises:
             ValueError: there are auxiliary frames but no auxiliary branch, or the other way round, or more than two.
@@ -156,67 +148,75 @@ class TCoRe(nn.Module):
         cls_sbd = cls_rows.view(-1, len(batch.masks) // 2, cls_rows.shape[1])
         patches_smd = patch_rows.view(len(restored), -1, patch_rows.shape[1])
         comparisons = 2 * (len(cls_sbd) - 2) + 2
-        patch_weight = weights.reconstruction if self.auxiliary else weights.patch
+        patch_weight = weights.reconstruction if self.pmm else weights.patch
         with_squeeze = len(restored) == 2 and weights.squeeze > 0
         heads, temperature = self.teacher, teacher_temperature
-        cls = Comparison(
-            Teacher(teacher.cls_2bd, heads.dino_head.last_layer.directions, self.dino_loss.flat, temperature),
+        cls = DistillationTarget(
+            Teacher(teacher.cls_2bd, heads.cls_head.last_layer.directions, self.cls_center.flat, temperature),
             torch.full_like(cls_sbd[0, :, 0], weights.cls / (comparisons * cls_sbd.shape[1])),
             compared_views(len(cls_sbd)).to(cls_sbd.device),
         )
-        patches = Comparison(
+        patches = DistillationTarget(
             Teacher(
-                teacher.patches_md[None], heads.patch_head.last_layer.directions, self.ibot_patch_loss.flat, temperature
+                teacher.patches_md[None],
+                heads.head_of_patches.last_layer.directions,
+                self.patch_center.flat,
+                temperature,
             ),
             patch_weight / len(batch.masks) * patch_weights(batch.masks),
         )
-        squeeze_weight = weights.squeeze * batch.masked_share if with_squeeze else 0.0
-        losses = self._prototype_losses(cls_sbd, cls, patches_smd, patches, squeeze_weight)
+        squeeze_weight = weights.squeeze * batch.masked_loss_scale if with_squeeze else 0.0
+        distilled = self._prototype_losses(cls_sbd, cls, patches_smd, patches, squeeze_weight)
         crops = student_global.cls.chunk(2)
         koleo = sum((koleo_loss(crop, across_ranks=weights.koleo_across_ranks) for crop in crops), torch.zeros(()))
-        terms = {
-            "cls_local": losses.cls_s[2:].sum(),
-            "cls_global": losses.cls_s[:2].sum(),
+        losses = {
+            "cls_local": distilled.cls_s[2:].sum(),
+            "cls_global": distilled.cls_s[:2].sum(),
             "koleo": weights.koleo * koleo,
         }
-        if not self.auxiliary:
-            terms["patch"] = losses.patches_s[0]
+        if not self.pmm:
+            losses["patch"] = distilled.patches_s[0]
         else:
-            terms |= {f"reconstruction_{number}": loss for number, loss in enumerate(losses.patches_s, start=1)}
+            losses |= {f"reconstruction_{number}": loss for number, loss in enumerate(distilled.patches_s, start=1)}
         if with_squeeze:
-            terms["squeeze"] = losses.squeeze
-        terms["total"] = losses.total + terms["koleo"]
-        terms["koleo"] = terms["koleo"].detach()
-        seen = {
-            "cls_entropy": losses.cls_entropy,
-            "patch_entropy": losses.patch_entropy * batch.masked_share,
+            losses["squeeze"] = distilled.squeeze
+        losses["total"] = distilled.total + losses["koleo"]
+        losses["koleo"] = losses["koleo"].detach()
+        diagnostics = {
+            "cls_entropy": distilled.cls_entropy,
+            "patch_entropy": distilled.patch_entropy * batch.masked_loss_scale,
             "features": student_global.cls.detach(),
         }
-        return Outputs(terms, seen)
+        return Outputs(losses, diagnostics)
 
     def _check(self, batch: Batch) -> None:
-        branch = "an auxiliary branch" if self.auxiliary else "no auxiliary branch"
-        wanted = (1, 2) if self.auxiliary else (1,) if self.settings.teacher_sees == "auxiliary" else (0,)
-        if len(batch.auxiliary) not in wanted:
+        branch = "an auxiliary branch" if self.pmm else "no auxiliary branch"
+        expected = (1, 2) if self.pmm else (1,) if self.settings.teacher_sees == "auxiliary" else (0,)
+        if len(batch.auxiliary) not in expected:
             raise ValueError(f"the model has {branch} but the batch has {len(batch.auxiliary)} auxiliary frames")
 
     def _project(self, cls_nd: Tensor, patches_nd: Tensor) -> tuple[Tensor, Tensor]:
         """The student's unit vectors of CLS tokens and patches, in one pass where they share a head."""
-        if self.student.ibot_head is not None:
-            return self.student.dino_head.project(cls_nd), self.student.ibot_head.project(patches_nd)
-        rows = self.student.dino_head.project(torch.cat([cls_nd, patches_nd]))
+        if self.student.patch_head is not None:
+            return self.student.cls_head.project(cls_nd), self.student.patch_head.project(patches_nd)
+        rows = self.student.cls_head.project(torch.cat([cls_nd, patches_nd]))
         return rows[: len(cls_nd)], rows[len(cls_nd) :]
 
     def _prototype_losses(
-        self, cls_sbd: Tensor, cls: Comparison, patches_smd: Tensor, patches: Comparison, squeeze_weight: float
+        self,
+        cls_sbd: Tensor,
+        cls: DistillationTarget,
+        patches_smd: Tensor,
+        patches: DistillationTarget,
+        squeeze_weight: float,
     ) -> PrototypeLosses:
         """The losses over the prototypes of one head, or of two."""
         temperature = self.settings.loss.student_temperature
-        directions = self.student.dino_head.last_layer.directions
-        if self.student.ibot_head is None:
+        directions = self.student.cls_head.last_layer.directions
+        if self.student.patch_head is None:
             return prototype_losses(directions, temperature, cls_sbd, cls, patches_smd, patches, squeeze_weight)
         first = prototype_losses(directions, temperature, cls_sbd, cls, patches_smd[:, :0], patches.without_rows())
-        directions = self.student.ibot_head.last_layer.directions
+        directions = self.student.patch_head.last_layer.directions
         second = prototype_losses(
             directions, temperature, cls_sbd[:, :0], cls.without_rows(), patches_smd, patches, squeeze_weight
         )
@@ -224,12 +224,12 @@ class TCoRe(nn.Module):
 
     @torch.no_grad()
     def teacher_rows(self, global_crops: Tensor, masks: Tensor) -> TeacherRows:
-        """The teacher's rows on unmasked global crops; their logits wait for `apply_centre_update`."""
+        """The teacher's rows on unmasked global crops; their logits wait for `apply_center_update`."""
         tokens = self.teacher.backbone(global_crops)
-        dino_head, patch_head = self.teacher.dino_head, self.teacher.patch_head
-        cls, patches = dino_head.project(tokens.cls), patch_head.project(tokens.patches[masks])
-        self.dino_loss.add(dino_head.last_layer.directions.summed_logits(cls), len(cls))
-        self.ibot_patch_loss.add(patch_head.last_layer.directions.summed_logits(patches), len(patches))
+        cls_head, patch_head = self.teacher.cls_head, self.teacher.head_of_patches
+        cls, patches = cls_head.project(tokens.cls), patch_head.project(tokens.patches[masks])
+        self.cls_center.add(cls_head.last_layer.directions.summed_logits(cls), len(cls))
+        self.patch_center.add(patch_head.last_layer.directions.summed_logits(patches), len(patches))
         return TeacherRows(cls.view(2, -1, cls.shape[1]), patches)
 
     def restored_patches(self, batch: Batch, patches_bpd: Tensor) -> list[Tensor]:
@@ -238,13 +238,13 @@ class TCoRe(nn.Module):
         Crops without a mask never reach the loss and are left out, of the auxiliary frames too. Without an auxiliary
         branch the list holds the student's own tokens of the masked patches.
         """
-        if not self.auxiliary:
+        if not self.pmm:
             return [patches_bpd[batch.masks]]
         crops = batch.masks.any(dim=1).nonzero().squeeze(1)
         frames = len(batch.auxiliary)
         with torch.no_grad():
             auxiliary_bpd = self.student.backbone(torch.cat([frame[crops] for frame in batch.auxiliary])).patches
-        restored = self.auxiliary.auxiliary_decoder(patches_bpd[crops].repeat(frames, 1, 1), auxiliary_bpd)
+        restored = self.pmm(patches_bpd[crops].repeat(frames, 1, 1), auxiliary_bpd)
         masked = batch.masks[crops]
         return [part[masked] for part in restored.chunk(frames)]
 
@@ -255,15 +255,15 @@ class TCoRe(nn.Module):
         teacher, student = (list(parameters) for parameters in zip(*pairs, strict=True))
         torch._foreach_lerp_(teacher, student, 1 - momentum)
 
-    def forget_pending_centres(self) -> None:
-        """Drop the teacher logits seen since the last update of the centres."""
-        self.dino_loss.forget_pending()
-        self.ibot_patch_loss.forget_pending()
+    def forget_pending_centers(self) -> None:
+        """Drop the teacher logits seen since the last update of the centers."""
+        self.cls_center.forget_pending()
+        self.patch_center.forget_pending()
 
-    def apply_centre_update(self) -> None:
-        """Let the teacher logits seen since the last call enter the centres; all ranks call it after each step."""
-        self.dino_loss.apply_pending()
-        self.ibot_patch_loss.apply_pending()
+    def apply_center_update(self) -> None:
+        """Let the teacher logits seen since the last call enter the centers; all ranks call it after each step."""
+        self.cls_center.apply_pending()
+        self.patch_center.apply_pending()
 
 
 def compared_views(views: int) -> Tensor:

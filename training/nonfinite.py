@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.files import as_json, write_bytes
 from pipeline.reader.loader import Loader
 from pipeline.reader.plan import BatchPlan
-from pipeline.reader.views import Boxes, Photometry
+from pipeline.reader.views import Boxes, ColorJitterParams
 from training.step import StepResult
 
 FOLDER = "nonfinite"
@@ -17,7 +17,7 @@ FOLDER = "nonfinite"
 
 def broken_parts(result: StepResult) -> list[str]:
     """Names of the loss terms and gradients that are not finite on this rank."""
-    named = {f"loss {name}": term for name, term in result.terms.items() if name != "total"}
+    named = {f"loss {name}": term for name, term in result.losses.items() if name != "total"}
     named |= {f"gradient of the {name}": norm for name, norm in result.norms.items()}
     return [name for name, value in named.items() if not bool(value.isfinite())]
 
@@ -29,7 +29,7 @@ def plan_arrays(plan: BatchPlan) -> dict[str, np.ndarray]:
         value = getattr(plan, field.name)
         if isinstance(value, Boxes):
             arrays |= {f"{field.name}.{name}": array for name, array in value._asdict().items()}
-        elif isinstance(value, Photometry):
+        elif isinstance(value, ColorJitterParams):
             arrays |= {f"{field.name}.{name}": array for name, array in vars(value).items()}
         else:
             arrays[field.name] = np.asarray(value)
@@ -44,7 +44,7 @@ def write_report(run: Path, result: StepResult, loader: Loader, plan: BatchPlan,
         "step": plan.step,
         "rank": rank,
         "broken": broken_parts(result),
-        "terms": {name: str(float(term)) for name, term in result.terms.items()},
+        "losses": {name: str(float(term)) for name, term in result.losses.items()},
         "gradient_norms": {name: str(float(norm)) for name, norm in result.norms.items()},
         "samples": [{"dataset": origin.dataset.folder, "key": origin.key} for origin in origins],
     }

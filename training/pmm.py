@@ -1,6 +1,6 @@
 """Patch Matching Module: patches of the current crop look for their counterparts in an auxiliary frame.
 
-Paper section 3.4. Parameter names are those of the released code.
+Paper section 3.4.
 Shape letters: B crops, P patches of the current crop, Q patches of the auxiliary frame, D width.
 """
 
@@ -36,20 +36,20 @@ class PatchMatchingLayer(nn.Module):
     def __init__(self, width: int, settings: PmmSettings) -> None:
         super().__init__()
         self.factor = settings.cross_attention_factor
-        self.auxiliary_cross_attn = nn.MultiheadAttention(width, settings.heads, batch_first=True)
-        self.auxiliary_layer_norm1 = nn.LayerNorm(width)
-        self.auxiliary_self_attn = nn.MultiheadAttention(width, settings.heads, batch_first=True)
-        self.auxiliary_layer_norm2 = nn.LayerNorm(width)
-        self.auxiliary_linear = nn.Linear(width, width)
-        self.auxiliary_layer_norm3 = nn.LayerNorm(width)
+        self.cross_attn = nn.MultiheadAttention(width, settings.heads, batch_first=True)
+        self.norm1 = nn.LayerNorm(width)
+        self.self_attn = nn.MultiheadAttention(width, settings.heads, batch_first=True)
+        self.norm2 = nn.LayerNorm(width)
+        self.linear = nn.Linear(width, width)
+        self.norm3 = nn.LayerNorm(width)
 
     def forward(self, s_bpd: Tensor, a_bqd: Tensor, with_maps: bool = False) -> tuple[Tensor, AttentionMaps | None]:
         """Map current patches (B, P, D) and auxiliary patches (B, Q, D) to (B, P, D)."""
-        matched, cross = self.auxiliary_cross_attn(s_bpd, a_bqd, a_bqd, need_weights=with_maps)
-        x_bpd = self.auxiliary_layer_norm1(self.factor * matched + s_bpd)
-        mixed, self_ = self.auxiliary_self_attn(x_bpd, x_bpd, x_bpd, need_weights=with_maps)
-        y_bpd = self.auxiliary_layer_norm2(mixed + x_bpd)
-        z_bpd = self.auxiliary_layer_norm3(self.auxiliary_linear(y_bpd) + y_bpd)
+        matched, cross = self.cross_attn(s_bpd, a_bqd, a_bqd, need_weights=with_maps)
+        x_bpd = self.norm1(self.factor * matched + s_bpd)
+        mixed, self_ = self.self_attn(x_bpd, x_bpd, x_bpd, need_weights=with_maps)
+        y_bpd = self.norm2(mixed + x_bpd)
+        z_bpd = self.norm3(self.linear(y_bpd) + y_bpd)
         return z_bpd, AttentionMaps(cross, self_) if with_maps else None
 
 
@@ -58,18 +58,18 @@ class PatchMatching(nn.Module):
 
     def __init__(self, width: int, settings: PmmSettings) -> None:
         super().__init__()
-        self.decoder = nn.ModuleList(PatchMatchingLayer(width, settings) for _ in range(settings.modules))
+        self.layers = nn.ModuleList(PatchMatchingLayer(width, settings) for _ in range(settings.modules))
 
     def forward(self, current_bpd: Tensor, auxiliary_bqd: Tensor) -> Tensor:
         """Restore the patches (B, P, D) of the current crops with the help of auxiliary patches (B, Q, D)."""
-        for layer in self.decoder:
+        for layer in self.layers:
             current_bpd, _ = layer(current_bpd, auxiliary_bqd)
         return current_bpd
 
     def attention_maps(self, current_bpd: Tensor, auxiliary_bqd: Tensor) -> list[AttentionMaps]:
         """The attention of every module on the inputs of `forward`."""
         maps = []
-        for layer in self.decoder:
+        for layer in self.layers:
             current_bpd, layer_maps = layer(current_bpd, auxiliary_bqd, with_maps=True)
             maps.append(layer_maps)
         return maps

@@ -87,9 +87,9 @@ def run_config(command: PretrainCommand, data: RunData) -> dict[str, Any]:
 
 def differences(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     """Settings of two runs that differ and can change the result, each as `key = a there, b here`."""
-    there, here = flatten(recorded), flatten(asked)
-    different = sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
-    return [f"{key} = {there.get(key)} there, {here.get(key)} here" for key in different if not _is_free(key)]
+    there, current = flatten(recorded), flatten(asked)
+    different = sorted(key for key in there.keys() | current.keys() if there.get(key) != current.get(key))
+    return [f"{key} = {there.get(key)} there, {current.get(key)} here" for key in different if not _is_free(key)]
 
 
 def _is_free(key: str) -> bool:

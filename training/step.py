@@ -11,25 +11,25 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from pipeline.reader.batch import Batch
+from training.distributed import all_reduce_max
 from training.model import TCoRe
-from training.optimiser import apply_schedule, clip_gradients
+from training.optimizer import apply_schedule, clip_gradients
 from training.schedules import StepValues
-from training.together import largest
 
 
 class StepResult(NamedTuple):
-    """What a step leaves; means over the micro-batches of this rank."""
+    """Result of a step: means over the micro-batches of this rank."""
 
-    terms: dict[str, Tensor]
-    """Terms of the objective and their sum, `total`."""
-    seen: dict[str, Tensor]
-    """What `TCoRe.forward` has seen; `features` are those of all micro-batches."""
+    losses: dict[str, Tensor]
+    """Losses times their weights and their sum, `total`."""
+    diagnostics: dict[str, Tensor]
+    """Diagnostics of `TCoRe.forward`; `features` are those of all micro-batches."""
     norms: dict[str, Tensor]
     """Gradient norms by module before clipping, equal on all ranks."""
     finite: bool
     """False on all ranks if a loss or a gradient of any rank is not finite; then nothing was updated."""
     signal: int
-    """The largest signal number that any rank has noted, 0 for none."""
+    """The all_reduce_max signal number that any rank has noted, 0 for none."""
 
 
 def random_seed(seed: int, step: int, rank: int) -> int:
@@ -53,14 +53,14 @@ def micro_batches(batch: Batch, size: int | None) -> Iterator[tuple[Batch, float
 
         masks = pick(batch.masks)
         weight = len(masks) / len(batch.masks)
-        share = batch.masked_share * int(masks.sum()) / max(masked, 1) / weight
+        share = batch.masked_loss_scale * int(masks.sum()) / max(masked, 1) / weight
         part = replace(
             batch,
             global_crops=pick(batch.global_crops),
             local_crops=pick(batch.local_crops),
             auxiliary=tuple(pick(frame) for frame in batch.auxiliary),
             masks=masks,
-            masked_share=share,
+            masked_loss_scale=share,
             rows=batch.rows[chosen],
         )
         yield part, weight
@@ -69,7 +69,7 @@ def micro_batches(batch: Batch, size: int | None) -> Iterator[tuple[Batch, float
 def train_step(
     accelerator: Accelerator,
     model: torch.nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     batch: Batch,
     values: StepValues,
     clip: float,
@@ -77,33 +77,33 @@ def train_step(
     bf16: bool = False,
     signal: int = 0,
 ) -> StepResult:
-    """One step of student, teacher and centres; all ranks call it together. `signal` is what this rank has noted."""
+    """One step of student, teacher and centers; all ranks call it together. `signal` is what this rank has noted."""
     core: TCoRe = accelerator.unwrap_model(model)
-    apply_schedule(optimiser, values)
-    terms: dict[str, Tensor] = {}
-    seen: dict[str, Tensor] = {}
+    apply_schedule(optimizer, values)
+    losses: dict[str, Tensor] = {}
+    diagnostics: dict[str, Tensor] = {}
     parts = list(micro_batches(batch, micro_batch_size))
     for number, (part, weight) in enumerate(parts, start=1):
         last = number == len(parts)
         with contextlib.nullcontext() if last else accelerator.no_sync(model):
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=bf16):
                 outputs = model(part, values.teacher_temperature)
-            accelerator.backward(weight * outputs.terms["total"])
-        for name, term in outputs.terms.items():
-            terms[name] = terms.get(name, 0) + weight * term.detach()
-        for name, value in outputs.seen.items():
+            accelerator.backward(weight * outputs.losses["total"])
+        for name, term in outputs.losses.items():
+            losses[name] = losses.get(name, 0) + weight * term.detach()
+        for name, value in outputs.diagnostics.items():
             if name == "features":
-                seen[name] = torch.cat([seen[name], value]) if name in seen else value
+                diagnostics[name] = torch.cat([diagnostics[name], value]) if name in diagnostics else value
             else:
-                seen[name] = seen.get(name, 0) + weight * value
+                diagnostics[name] = diagnostics.get(name, 0) + weight * value
     norms = clip_gradients(core, clip)
-    finite = torch.stack([terms["total"], *norms.values()]).isfinite().all()
-    not_finite, signal = largest(accelerator, [int(not finite), signal])
+    finite = torch.stack([losses["total"], *norms.values()]).isfinite().all()
+    not_finite, signal = all_reduce_max(accelerator, [int(not finite), signal])
     if not_finite:
-        core.forget_pending_centres()
+        core.forget_pending_centers()
     else:
-        optimiser.step()
+        optimizer.step()
         core.update_teacher(values.momentum)
-        core.apply_centre_update()
-    optimiser.zero_grad()
-    return StepResult(terms, seen, norms, not not_finite, signal)
+        core.apply_center_update()
+    optimizer.zero_grad()
+    return StepResult(losses, diagnostics, norms, not not_finite, signal)

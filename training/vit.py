@@ -180,19 +180,19 @@ class VisionTransformer(nn.Module):
         self.patch_embed = PatchEmbed(settings.patch_size, width)
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         nn.init.normal_(self.cls_token, std=1e-6)
         nn.init.normal_(self.register_tokens, std=1e-6)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        self.blocks.apply(initialise_linear)
+        self.blocks.apply(initialize_linear)
 
     def forward(self, images: Tensor, masks: Tensor | None = None) -> Tokens:
         """Compute the tokens of images.
 
         Args:
-            images: (B, 3, H, W), ImageNet-normalised; H and W are multiples of the patch size.
+            images: (B, 3, H, W), ImageNet-normalized; H and W are multiples of the patch size.
             masks: (B, P) bool; True replaces the patch embedding by the mask token before positions are added.
 
         Raises:
@@ -236,8 +236,8 @@ class VisionTransformer(nn.Module):
         return first, second
 
 
-def initialise_linear(module: nn.Module) -> None:
-    """Initialise a linear layer as DINOv2 does: truncated normal weights of deviation 0.02, zero bias."""
+def initialize_linear(module: nn.Module) -> None:
+    """Initialize a linear layer as DINOv2 does: truncated normal weights of deviation 0.02, zero bias."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

@@ -87,11 +87,11 @@ def build_backbone(settings: VitSettings, tensors: Mapping[str, Tensor], source:
     with torch.device("meta"):
         backbone = VisionTransformer(settings)
     expected = {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items() if tensor.is_floating_point()}
+    result = {name: tuple(tensor.shape) for name, tensor in tensors.items() if tensor.is_floating_point()}
     problems = [
-        f"{name} is {_shape(found.get(name))} where {_shape(expected.get(name))} is expected"
-        for name in sorted(expected.keys() | found.keys())
-        if found.get(name) != expected.get(name)
+        f"{name} is {_shape(result.get(name))} where {_shape(expected.get(name))} is expected"
+        for name in sorted(expected.keys() | result.keys())
+        if result.get(name) != expected.get(name)
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""

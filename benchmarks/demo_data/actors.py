@@ -1,6 +1,6 @@
 """Actors: textured parts that hang together at pivots and move by simple signals in time.
 
-Coordinates are continuous pixels (a pixel's centre is at +0.5), x to the right, y down; angles are in radians.
+Coordinates are continuous pixels (a pixel's center is at +0.5), x to the right, y down; angles are in radians.
 """
 
 from collections.abc import Mapping, Sequence
@@ -93,7 +93,7 @@ class Actor:
     label: int = 0
     """Object id in the ground truth; 0: part of the background."""
     follows_camera: bool = True
-    """x and y are relative to the camera's centre, otherwise to the backdrop's top left corner."""
+    """x and y are relative to the camera's center, otherwise to the backdrop's top left corner."""
 
     def poses(self, t: float, root: Matrix) -> dict[str, Matrix]:
         """Matrix from local to stage coordinates of each part; `root` carries the motion as a whole."""
@@ -111,9 +111,9 @@ class Actor:
             pose(part.name)
         return poses
 
-    def root(self, t: float, camera_centre: tuple[float, float]) -> Matrix:
+    def root(self, t: float, camera_center: tuple[float, float]) -> Matrix:
         """The actor's own motion at `t`."""
-        x0, y0 = camera_centre if self.follows_camera else (0.0, 0.0)
+        x0, y0 = camera_center if self.follows_camera else (0.0, 0.0)
         scale = self.scale(t)
         flip = -1.0 if self.mirror else 1.0
         return translation(x0 + self.x(t), y0 + self.y(t)) @ rotation(self.angle(t)) @ scaling(flip * scale, scale)
@@ -153,7 +153,7 @@ def roughen(rng: np.random.Generator, outline: Points, strength: float) -> Point
     return bumped
 
 
-def rasterise(outline: Points, size: Size, offset: tuple[int, int]) -> Image.Image:
+def rasterize(outline: Points, size: Size, offset: tuple[int, int]) -> Image.Image:
     """Antialiased coverage of a polygon, 0..255."""
     large = Image.new("L", (size[0] * _OVERSAMPLING, size[1] * _OVERSAMPLING))
     corners = (outline - np.array(offset)) * _OVERSAMPLING - 0.5
@@ -189,15 +189,15 @@ def cut_part(
     size, offset = (int(high[0] - low[0]), int(high[1] - low[1])), (int(low[0]), int(low[1]))
     rgb = _swatch(rng, material, size)
     for mark, mark_material in marks:
-        rgb.paste(_swatch(rng, mark_material, size), mask=rasterise(mark, size, offset))
-    coverage = rasterise(outline, size, offset)
+        rgb.paste(_swatch(rng, mark_material, size), mask=rasterize(mark, size, offset))
+    coverage = rasterize(outline, size, offset)
     height = np.asarray(coverage.filter(ImageFilter.GaussianBlur(reach)), np.float32) / 255
     slope = height - np.roll(height, (reach // 2, reach // 2), (0, 1))  # light from the top left
     shade = 0.6 + 0.45 * height + 0.9 * slope
     shadow = _SHADOW_OPACITY * np.roll(height, (reach, reach), (0, 1))
     solid = np.asarray(coverage, np.float32)[..., None] / 255
-    colour = np.clip(np.asarray(rgb) * shade[..., None], 0, 255) * solid
+    color = np.clip(np.asarray(rgb) * shade[..., None], 0, 255) * solid
     alpha = 255 * (solid + (1 - solid) * shadow[..., None])
-    premultiplied = np.concatenate([colour, alpha], axis=2).astype(np.uint8)
+    premultiplied = np.concatenate([color, alpha], axis=2).astype(np.uint8)
     bitmap = Image.frombytes("RGBa", size, premultiplied.tobytes())
     return Part(name, bitmap, offset, parent, attached, angle or Signal(), category, joints or {})

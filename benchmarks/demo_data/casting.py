@@ -1,7 +1,7 @@
 """Which scene belongs to what: six video classes, eight image classes, and the held-out clips.
 
 A class is a family of actors with a way to move and a kind of terrain; palettes are drawn anew for every scene and
-shared by terrain and actors, so colour tells neither the class nor where an object ends.
+shared by terrain and actors, so color tells neither the class nor where an object ends.
 """
 
 from collections.abc import Callable
@@ -205,17 +205,17 @@ def make_scene(
     family: str,
     move: Move,
     *,
-    labelled: int,
+    labeled: int,
     distractors: int,
     actor_size: float,
 ) -> Scene:
-    """A clip's scene: `labelled` objects (ids 1..) in front of `distractors` of the same family that also move."""
+    """A clip's scene: `labeled` objects (ids 1..) in front of `distractors` of the same family that also move."""
     palette = random_palette(rng)
     backdrop_size = (int(size[0] * rng.uniform(1.6, 1.9)), int(size[1] * rng.uniform(1.45, 1.7)))
     backdrop = make_backdrop(rng, backdrop_size, family, palette, 3, 0.8 * actor_size)
     camera = make_camera(rng, backdrop_size, size, duration)
     cast = []
-    count = labelled + distractors
+    count = labeled + distractors
     for number in range(count):
         label = max(0, number - distractors + 1)
         motion = move(rng, size, duration, (number, count))
@@ -230,7 +230,7 @@ def video_scene(rng: np.random.Generator, class_name: str, size: Size, duration:
     family, move = VIDEO_CLASSES[class_name]
     actor_size = min(size) * (rng.uniform(0.65, 0.85) if family == "person" else rng.uniform(0.36, 0.5))
     count = int(rng.integers(1, 3)) if family == "person" else int(rng.integers(2, 4))
-    return make_scene(rng, size, duration, family, move, labelled=count, distractors=1, actor_size=actor_size)
+    return make_scene(rng, size, duration, family, move, labeled=count, distractors=1, actor_size=actor_size)
 
 
 def image_scene(rng: np.random.Generator, family: str, size: Size) -> Scene:
@@ -272,7 +272,7 @@ def davis_scene(seed: list[int], number: int) -> Scene:
     def make(rng: np.random.Generator) -> Scene:
         actor_size = HELD_OUT_SIZE[1] * (0.75 if family == "person" else 0.45)
         return make_scene(
-            rng, HELD_OUT_SIZE, HELD_OUT_SCENE_S, family, move, labelled=labels, distractors=2, actor_size=actor_size
+            rng, HELD_OUT_SIZE, HELD_OUT_SCENE_S, family, move, labeled=labels, distractors=2, actor_size=actor_size
         )
 
     def accept(scene: Scene) -> bool:
@@ -282,12 +282,12 @@ def davis_scene(seed: list[int], number: int) -> Scene:
 
 
 def pose_scene(seed: list[int], move: Move, people: int) -> Scene:
-    """Held-out clip of `people` labelled persons, each of whom stays in view with all joints."""
+    """Held-out clip of `people` labeled persons, each of whom stays in view with all joints."""
 
     def make(rng: np.random.Generator) -> Scene:
         height = HELD_OUT_SIZE[1] * PERSON_SHARE
         return make_scene(
-            rng, HELD_OUT_SIZE, HELD_OUT_SCENE_S, "person", move, labelled=people, distractors=0, actor_size=height
+            rng, HELD_OUT_SIZE, HELD_OUT_SCENE_S, "person", move, labeled=people, distractors=0, actor_size=height
         )
 
     def accept(scene: Scene) -> bool:

@@ -25,7 +25,7 @@ PLAIN_SIZE = (48, 48)
 
 
 def random_materials(rng: np.random.Generator, kinds: tuple[str, str], palette: Palette, size: float) -> Materials:
-    """Two textures of the given kinds, and the palette's darkest and lightest colour with some grain."""
+    """Two textures of the given kinds, and the palette's darkest and lightest color with some grain."""
     cell = max(6.0, size * rng.uniform(0.11, 0.17))
     tones = palette[np.argsort(palette.sum(axis=1))]
     return Materials(

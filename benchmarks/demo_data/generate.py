@@ -206,10 +206,10 @@ def _is_finished(out: Path, record: dict[str, Any]) -> bool:
     for name in (FINISHED, UNFINISHED):
         if not (out / name).is_file():
             continue
-        found = read_json(out / name, f"Remove {out} or give another directory")
-        if found.get("made_from") != record["made_from"]:
+        result = read_json(out / name, f"Remove {out} or give another directory")
+        if result.get("made_from") != record["made_from"]:
             raise UserError(
-                f"{out} holds demo data made from {found.get('made_from')}, not {record['made_from']}; "
+                f"{out} holds demo data made from {result.get('made_from')}, not {record['made_from']}; "
                 "remove it or give another directory"
             )
         return name == FINISHED

@@ -23,13 +23,13 @@ class Camera:
     zoom: Signal
     angle: Signal
 
-    def centre(self, t: float) -> tuple[float, float]:
+    def center(self, t: float) -> tuple[float, float]:
         """Backdrop point in the middle of the view."""
         return self.x(t), self.y(t)
 
     def view(self, t: float, size: Size) -> Matrix:
         """Matrix from backdrop to view coordinates."""
-        x, y = self.centre(t)
+        x, y = self.center(t)
         zoom = self.zoom(t)
         return (
             translation(size[0] / 2, size[1] / 2) @ scaling(zoom, zoom) @ rotation(self.angle(t)) @ translation(-x, -y)
@@ -48,7 +48,7 @@ class Light:
     illumination_x: Signal
     """Column of the map where the view begins."""
     grain: npt.NDArray[np.float32]
-    """(H, W, 3) grey levels, larger than the view; each frame takes another window of it."""
+    """(H, W, 3) gray levels, larger than the view; each frame takes another window of it."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,15 @@ class Frame:
     image: npt.NDArray[np.uint8]
     """(height, width, 3) RGB."""
     objects: npt.NDArray[np.uint8]
-    """(height, width) label of the topmost actor, 0 for the background and unlabelled actors."""
+    """(height, width) label of the topmost actor, 0 for the background and unlabeled actors."""
     parts: npt.NDArray[np.uint8]
     """(height, width) category of the topmost part."""
     joints: dict[int, dict[str, tuple[float, float]]]
-    """Of each labelled actor, by object id: named joints in continuous view coordinates, hidden ones included."""
+    """Of each labeled actor, by object id: named joints in continuous view coordinates, hidden ones included."""
 
 
 def random_light(rng: np.random.Generator, size: Size, noise_level: float = 3.0) -> Light:
-    """Mild lighting drift and noise for a view of `size`; `noise_level` is the standard deviation in grey levels."""
+    """Mild lighting drift and noise for a view of `size`; `noise_level` is the standard deviation in gray levels."""
 
     def gain() -> Signal:
         return Signal(rng.uniform(0.92, 1.04), 0, rng.uniform(0.02, 0.07), rng.uniform(0.1, 0.35), rng.random())
@@ -157,7 +157,7 @@ def _illuminate(image: Image.Image, light: Light, t: float) -> npt.NDArray[np.ui
 
 
 def _paint_cast(scene: Scene, t: float, canvas: Canvas, view: Matrix) -> dict[int, dict[str, tuple[float, float]]]:
-    camera = scene.camera.centre(t)
+    camera = scene.camera.center(t)
     joints = {actor.label: canvas.paint(actor, t, view @ actor.root(t, camera)) for actor in scene.cast}
     return {label: named for label, named in joints.items() if label}
 

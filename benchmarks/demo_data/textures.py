@@ -1,6 +1,6 @@
 """Textures: a scalar field (noise, stripes, spots, ...) looked up in a small palette, with fine grain on top.
 
-Fields are float32 (height, width) in [0, 1]; colours are float32 in [0, 1]; textures are RGB images.
+Fields are float32 (height, width) in [0, 1]; colors are float32 in [0, 1]; textures are RGB images.
 """
 
 import colorsys
@@ -12,16 +12,16 @@ from PIL import Image
 
 Field = npt.NDArray[np.float32]
 Palette = npt.NDArray[np.float32]
-"""(colours, 3) RGB."""
+"""(colors, 3) RGB."""
 Size = tuple[int, int]
 """(width, height) in pixels."""
 
 
-def random_palette(rng: np.random.Generator, colours: int = 7) -> Palette:
-    """A scene's colours, (colours, 3): a few hue clusters, dark to light."""
-    hues = rng.random(3)[rng.integers(0, 3, colours)] + rng.normal(0, 0.04, colours)
-    saturations = rng.uniform(0.15, 0.8, colours)
-    values = np.linspace(0.2, 0.95, colours) + rng.normal(0, 0.05, colours)
+def random_palette(rng: np.random.Generator, colors: int = 7) -> Palette:
+    """A scene's colors, (colors, 3): a few hue clusters, dark to light."""
+    hues = rng.random(3)[rng.integers(0, 3, colors)] + rng.normal(0, 0.04, colors)
+    saturations = rng.uniform(0.15, 0.8, colors)
+    values = np.linspace(0.2, 0.95, colors) + rng.normal(0, 0.05, colors)
     rgb = [
         colorsys.hsv_to_rgb(h % 1.0, s, min(max(v, 0.1), 1.0))
         for h, s, v in zip(hues, saturations, values, strict=True)
@@ -145,10 +145,10 @@ FIELDS: dict[str, Callable[[np.random.Generator, Size, float], Field]] = {
 }
 
 
-def colourise(field: Field, colours: Palette) -> npt.NDArray[np.float32]:
+def colorize(field: Field, colors: Palette) -> npt.NDArray[np.float32]:
     """Look a field up in a palette with linear interpolation: (height, width, 3) in [0, 1]."""
-    steps = np.linspace(0, 1, len(colours))
-    table = np.stack([np.interp(np.linspace(0, 1, 256), steps, colours[:, c]) for c in range(3)], axis=1)
+    steps = np.linspace(0, 1, len(colors))
+    table = np.stack([np.interp(np.linspace(0, 1, 256), steps, colors[:, c]) for c in range(3)], axis=1)
     looked_up: npt.NDArray[np.float32] = table.astype(np.float32)[(field * 255).astype(np.uint8)]
     return looked_up
 
@@ -159,11 +159,11 @@ def to_image(rgb: npt.NDArray[np.float32]) -> Image.Image:
 
 
 def texture(rng: np.random.Generator, kind: str, size: Size, palette: Palette, cell: float) -> Image.Image:
-    """A texture of a kind in `FIELDS` from three random colours of `palette`, with clouds and grain on top.
+    """A texture of a kind in `FIELDS` from three random colors of `palette`, with clouds and grain on top.
 
     `cell` is the pattern's period in pixels.
     """
-    colours = palette[rng.permutation(len(palette))[:3]]
-    rgb = colourise(FIELDS[kind](rng, size, cell), colours)
+    colors = palette[rng.permutation(len(palette))[:3]]
+    rgb = colorize(FIELDS[kind](rng, size, cell), colors)
     shade = 0.78 + 0.42 * noise(rng, size, 3 * cell, 2) + 0.2 * noise(rng, size, 2.0, 1)
     return to_image(rgb * shade[..., None])

@@ -25,7 +25,7 @@ _MAT_HEADER_BYTES = 116
 
 
 def davis_palette() -> list[int]:
-    """256 RGB colours as in DAVIS and PASCAL VOC: an id's bits are dealt to R, G, B in turn, highest bits first."""
+    """256 RGB colors as in DAVIS and PASCAL VOC: an id's bits are dealt to R, G, B in turn, highest bits first."""
     ids = np.arange(256)
     channels = [sum(((ids >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3)) for channel in range(3)]
     return [int(value) for value in np.stack([np.asarray(channel) for channel in channels], axis=1).ravel()]
@@ -83,7 +83,7 @@ def write_davis(root: Path, name: str, scene: Scene, times: Sequence[float]) -> 
 
 
 def write_vip(root: Path, name: str, scene: Scene, times: Sequence[float]) -> None:
-    """`Images/NAME/000000000001.jpg` and `Category_ids/NAME/000000000001.png` (grey, part labels 0..19)."""
+    """`Images/NAME/000000000001.jpg` and `Category_ids/NAME/000000000001.png` (gray, part labels 0..19)."""
     for number, t in enumerate(times, start=1):
         frame = render_annotated(scene, t)
         write_bytes(root / "Images" / name / f"{number:012d}.jpg", _encoded(frame.image, "JPEG"))
@@ -101,7 +101,7 @@ def jhmdb_positions(
         scale: the person's size, one number for the clip.
 
     Returns:
-        pos_img: (2, 15, T) one-based pixel positions (the centre of the first pixel is 1).
+        pos_img: (2, 15, T) one-based pixel positions (the center of the first pixel is 1).
         pos_world: `pos_img` relative to the image's middle and height, divided by `scale`, as in JHMDB's own files.
         scale: (1, T).
     """

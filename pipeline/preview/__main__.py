@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
 from tqdm import tqdm
 
-from pipeline.dataset import MANIFEST, mending, read_manifest
+from pipeline.dataset import MANIFEST, read_manifest, repair_hint
 from pipeline.files import write_bytes
 from pipeline.outputs import claim
 from pipeline.preview import page, sheet
@@ -81,7 +81,7 @@ def main(command: PreviewCommand) -> None:
         survey = survey_dataset(storage, manifest)
         chosen = choose(storage, manifest, survey, command.samples, command.seed)
     except Exception as error:  # Arrow's own kinds and Python's
-        raise UserError(f"cannot read the tables of {storage} ({error}). {mending(storage)}") from error
+        raise UserError(f"cannot read the tables of {storage} ({error}). {repair_hint(storage)}") from error
     strips = read_strips(storage, manifest, chosen, command.draws, command.seed)
     parts = []
 

@@ -29,7 +29,7 @@ _GLOBALS, _LOCAL = ("orange", "red"), "purple"
 
 
 def view_pixels(view: Tensor) -> np.ndarray:
-    """(S, S, 3) uint8 of a normalised view (3, S, S)."""
+    """(S, S, 3) uint8 of a normalized view (3, S, S)."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     pixels: np.ndarray = (255 * (view.cpu() * std + mean)).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
     return pixels

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from pipeline.dataset import Manifest, mending
+from pipeline.dataset import Manifest, repair_hint
 from pipeline.preview.survey import Chosen
 from pipeline.reader.philox import Stream, uniforms
 from pipeline.reader.sandwich import SandwichSettings, draw_frames, draws_needed
@@ -138,6 +138,6 @@ def read_strips(
         except Exception as error:  # of a damaged picture, Pillow's decoders raise every kind
             raise UserError(
                 f"cannot read {one.rows[0]['key']} in {storage}/{one.rows[0]['shard']} ({type(error).__name__}). "
-                f"{mending(storage)}"
+                f"{repair_hint(storage)}"
             ) from error
         yield strip

@@ -15,7 +15,7 @@ class Batch:
     """
 
     global_crops: Tensor
-    """(2 b, 3, S, S) float32, normalised by the ImageNet mean and standard deviation."""
+    """(2 b, 3, S, S) float32, normalized by the ImageNet mean and standard deviation."""
     local_crops: Tensor
     """(local crops * b, 3, s, s) float32."""
     auxiliary: tuple[Tensor, ...]
@@ -23,7 +23,7 @@ class Batch:
     a crop without a mask never reaches the loss and is zeros."""
     masks: Tensor
     """(2 b, P) bool, True where the student's global crop is masked."""
-    masked_share: float = 1.0
+    masked_loss_scale: float = 1.0
     """Masked patches here over their mean in the equal parts of the global batch. A mean over masked patches, times
     this, becomes a mean over the global batch once ranks and micro-batches are averaged."""
     step: int = 0

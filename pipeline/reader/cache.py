@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pipeline.dataset import Manifest, Shard, mending
+from pipeline.dataset import Manifest, Shard, repair_hint
 from pipeline.files import TEMPORARY_PREFIX, atomic_path, locked, remove
 from pipeline.settings import UserError
 from pipeline.storage import Storage
@@ -75,21 +75,25 @@ class ShardCache:
                 try:
                     data = storage.read(shard.file, (first, min(CHUNK, shard.bytes - first)))
                 except (OSError, EOFError) as error:
-                    said = str(error).rstrip(".")
-                    raise UserError(f"cannot read shard {storage}/{shard.file}: {said}. {mending(storage)}") from error
+                    message = str(error).rstrip(".")
+                    raise UserError(
+                        f"cannot read shard {storage}/{shard.file}: {message}. {repair_hint(storage)}"
+                    ) from error
                 digest.update(data)
                 stream.write(data)
         if digest.hexdigest() != shard.sha256:
-            raise UserError(f"shard {storage}/{shard.file} is not the one that the manifest names. {mending(storage)}")
+            raise UserError(
+                f"shard {storage}/{shard.file} is not the one that the manifest names. {repair_hint(storage)}"
+            )
 
     def _reserve(self, temporary: Path, size: int) -> None:
         """Make room for a file of `size` bytes and take it at once, so that no other process does."""
         with locked(self.folder / f"cache{_LOCK}"):
             self._remove_abandoned()
             files = [*self._fetched(), *self._unfinished()]
-            found = {path: status for path in files if (status := _status(path))}
-            room = self.limit - sum(status.st_size for status in found.values())
-            for path, status in sorted(found.items(), key=lambda entry: entry[1].st_atime_ns):
+            result = {path: status for path in files if (status := _status(path))}
+            room = self.limit - sum(status.st_size for status in result.values())
+            for path, status in sorted(result.items(), key=lambda entry: entry[1].st_atime_ns):
                 if room < size and not path.name.startswith(TEMPORARY_PREFIX):
                     remove(path)
                     room += status.st_size
@@ -119,10 +123,10 @@ class ShardCache:
 
     def request(self, storage: Storage, manifest: Manifest, numbers: Iterable[int]) -> None:
         """Fetch shards in the background, in this order; what fails is tried again, and told, when it is read."""
-        wanted = {self.path(manifest, number): number for number in numbers}
+        expected = {self.path(manifest, number): number for number in numbers}
         others = {path for path in self._requested if path.parent.name != manifest.dataset_hash[:16]}
-        fresh = [number for path, number in wanted.items() if path not in self._requested]
-        self._requested = others | set(wanted)
+        fresh = [number for path, number in expected.items() if path not in self._requested]
+        self._requested = others | set(expected)
         for number in fresh:
             self._pool.submit(self.fetch, storage, manifest, number)
 

@@ -63,8 +63,8 @@ def _first_words(error: Exception) -> str:
     """What DALI says between the places in its program."""
     message = str(error).rpartition("encountered:")[2]
     lines = [line.strip() for line in message.splitlines()]
-    said = [line for line in lines if line and not line.startswith("Critical error in pipeline")]
-    return said[0].rstrip(".") if said else type(error).__name__
+    words = [line for line in lines if line and not line.startswith("Critical error in pipeline")]
+    return words[0].rstrip(".") if words else type(error).__name__
 
 
 def _fault(frame: BatchFrame, decoder: _Decoder | None) -> str | None:
@@ -76,9 +76,10 @@ def _fault(frame: BatchFrame, decoder: _Decoder | None) -> str | None:
     try:
         stored = check_jpeg(jpeg.tobytes())
     except Rejected as rejected:
-        return f"frame {number} of {frame.sample} is damaged: {rejected.detail}. {dataset.mending}"
+        return f"{name} is damaged: {rejected.detail}. {dataset.repair_hint}"
     if stored != size:
-        return f"{name} has {stored[0]} x {stored[1]} pixels, but {INDEX} says {size[0]} x {size[1]}. {dataset.mending}"
+        stated = f"{INDEX} says {size[0]} x {size[1]}"
+        return f"{name} has {stored[0]} x {stored[1]} pixels, but {stated}. {dataset.repair_hint}"
     if decoder is None:
         return None
     remedy = "Leave its input out, or save that as an ordinary JPEG, and write these shards anew"

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.reader.colour import blur_kernel, colour_map, is_coloured
+from pipeline.reader.color import blur_kernel, color_map, is_colored
 from pipeline.reader.graph import Feed
 from pipeline.reader.plan import BatchPlan, needed_frames
-from pipeline.reader.sources import NOTHING
-from pipeline.reader.views import GLOBAL_VIEWS, SOLARIZE_OFF, Boxes, Photometry, ViewSettings, view_sizes
+from pipeline.reader.sources import EMPTY_JPEG
+from pipeline.reader.views import GLOBAL_VIEWS, SOLARIZE_OFF, Boxes, ColorJitterParams, ViewSettings, view_sizes
 
 
 def box_feed(boxes: Boxes) -> Feed:
@@ -21,13 +21,13 @@ def box_feed(boxes: Boxes) -> Feed:
     }
 
 
-def colour_feed(photometry: Photometry) -> Feed:
-    """Colours (n,) of n views."""
-    colours = colour_map(photometry)
+def color_feed(photometry: ColorJitterParams) -> Feed:
+    """Colors (n,) of n views."""
+    colors = color_map(photometry)
     return {
-        "matrix": colours.matrix.astype(np.float32),
-        "weights": colours.weights.astype(np.float32),
-        "coloured": is_coloured(photometry),
+        "matrix": colors.matrix.astype(np.float32),
+        "weights": colors.weights.astype(np.float32),
+        "colored": is_colored(photometry),
         "kernel": blur_kernel(photometry.sigma)[:, None].astype(np.float32),
         "blurred": photometry.sigma > 0,
         "solarized": photometry.solarize < SOLARIZE_OFF,
@@ -41,7 +41,7 @@ def frame_feed(frames: Sequence[Sequence[np.ndarray]], needed: NDArray[np.bool_]
     """
     clips = len(needed)
     first = np.cumsum([0, *views[:-1]])
-    encoded, decoded = [NOTHING] * (clips * sum(views)), np.zeros(clips * sum(views), bool)
+    encoded, decoded = [EMPTY_JPEG] * (clips * sum(views)), np.zeros(clips * sum(views), bool)
     for number, start in enumerate((first * clips).tolist()):
         encoded[start : start + clips] = frames[number]
         decoded[start : start + clips] = needed[:, number]
@@ -66,7 +66,7 @@ def plan_feed(plan: BatchPlan, settings: ViewSettings, frames: Sequence[Sequence
     needed[:, current:] = np.tile(plan.auxiliary_needed, auxiliary)
     feed = frame_feed(frames, needed_frames(plan), [current] + [GLOBAL_VIEWS] * auxiliary)
     feed |= box_feed(Boxes(*map(by_view, plan.boxes)))
-    feed |= colour_feed(Photometry(*map(by_view, vars(plan.photometry).values())))
+    feed |= color_feed(ColorJitterParams(*map(by_view, vars(plan.photometry).values())))
     return feed | {
         "needed": by_view(needed),
         "size": np.repeat(np.array(sizes, np.float32), len(plan.rows))[:, None].repeat(2, axis=1),

@@ -1,4 +1,4 @@
-"""The DALI graph that executes a plan: encoded frames and parameter arrays in, normalised views out.
+"""The DALI graph that executes a plan: encoded frames and parameter arrays in, normalized views out.
 
 One definition serves the CPU and the GPU. Every view is a sample of DALI's batch, so that views of all kinds go through
 the same few operators and lie one after the other in memory. Every frame is decoded once, and what a plan does not need
@@ -11,10 +11,10 @@ from typing import Any
 from nvidia.dali import Pipeline, fn, math, pipeline_def, types
 from nvidia.dali.data_node import DataNode
 
-from pipeline.reader.colour import BLUR_TAPS
+from pipeline.reader.color import BLUR_TAPS
 from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD
 
-NORMALISATION: dict[str, Any] = {
+NORMALIZATION: dict[str, Any] = {
     "dtype": types.FLOAT,
     "output_layout": "CHW",
     "mean": [255 * value for value in IMAGENET_MEAN],
@@ -32,7 +32,7 @@ INPUTS: dict[str, tuple[Any, int]] = {
     "size": (types.FLOAT, 1),
     "matrix": (types.FLOAT, 2),
     "weights": (types.FLOAT, 1),
-    "coloured": (types.BOOL, 0),
+    "colored": (types.BOOL, 0),
     "kernel": (types.FLOAT, 2),
     "blurred": (types.BOOL, 0),
     "solarized": (types.BOOL, 0),
@@ -70,9 +70,9 @@ def _crop(image: DataNode, given: dict[str, DataNode]) -> DataNode:
     return fn.resize(cut, size=given["size"], interp_type=types.INTERP_CUBIC, antialias=True)
 
 
-def _colour(crop: DataNode, given: dict[str, DataNode], on_gpu: bool) -> DataNode:
-    """Colour, blur and solarize a resized crop; see `pipeline.reader.colour`."""
-    if given["coloured"]:  # per sample: DALI's conditional execution
+def _color(crop: DataNode, given: dict[str, DataNode], on_gpu: bool) -> DataNode:
+    """Color, blur and solarize a resized crop; see `pipeline.reader.color`."""
+    if given["colored"]:  # per sample: DALI's conditional execution
         mean = fn.reductions.mean(crop, axes=(0, 1))
         if on_gpu:  # arguments of an operator must lie on the CPU
             pixels = fn.coord_transform(crop, M=given["matrix"]) + fn.reductions.sum(given["weights"].gpu() * mean)
@@ -108,8 +108,8 @@ def build_graph(
         content = feed()
         return [content[name] for name in INPUTS]
 
-    def one_pixel(colour: list[float], dtype: Any) -> DataNode:  # noqa: ANN401 - a DALI type
-        return types.Constant(colour, dtype=dtype, shape=[1, 1, 3], layout="HWC", device=device)
+    def one_pixel(color: list[float], dtype: Any) -> DataNode:  # noqa: ANN401 - a DALI type
+        return types.Constant(color, dtype=dtype, shape=[1, 1, 3], layout="HWC", device=device)
 
     @pipeline_def(  # type: ignore[untyped-decorator]
         enable_conditionals=True,
@@ -134,11 +134,11 @@ def build_graph(
             image = one_pixel([0.0, 0.0, 0.0], types.UINT8)
         image = fn.permute_batch(image, indices=given["frame"])
         if given["needed"]:
-            pixels = _colour(_crop(image, given), given, on_gpu)
-        else:  # the mean colour, which is zero once normalised
-            blank = one_pixel(NORMALISATION["mean"], types.FLOAT)
+            pixels = _color(_crop(image, given), given, on_gpu)
+        else:  # the mean color, which is zero once normalized
+            blank = one_pixel(NORMALIZATION["mean"], types.FLOAT)
             pixels = fn.resize(blank, size=given["size"], interp_type=types.INTERP_NN)
-        return fn.crop_mirror_normalize(pixels, mirror=given["mirror"], **NORMALISATION)
+        return fn.crop_mirror_normalize(pixels, mirror=given["mirror"], **NORMALIZATION)
 
     pipeline: Pipeline = graph()
     pipeline.build()

@@ -166,7 +166,7 @@ class Loader:
             local_crops=local_crops,
             auxiliary=tuple(auxiliary),
             masks=torch.from_numpy(plan.masks).to(self._device),
-            masked_share=float(plan.masks.sum()) / mean_masked if mean_masked else 1.0,
+            masked_loss_scale=float(plan.masks.sum()) / mean_masked if mean_masked else 1.0,
             step=plan.step,
             rows=torch.from_numpy(plan.rows),
         )

@@ -63,8 +63,8 @@ def _tries(uniform: NDArray[np.float64]) -> list[list[float]]:
     """Area, square root of the aspect, row and column of n / 4 tries from n draws; all but the aspect in [0, 1)."""
     tries = uniform.reshape(-1, _DRAWS_A_TRY)
     tries[:, 1] = np.exp((tries[:, 1] - 0.5) * math.log(1 / MIN_ASPECT))
-    found: list[list[float]] = tries.tolist()
-    return found
+    result: list[list[float]] = tries.tolist()
+    return result
 
 
 def add_blocks(mask: int, missing: int, grid: tuple[int, int], tries: Sequence[Sequence[float]]) -> tuple[int, int]:
@@ -98,18 +98,18 @@ def draw_masks(
     """Masks (n, rows * columns) of the n global crops numbered `crops`, with `sizes` (n,) patches each."""
     patches = grid[0] * grid[1]
     masked = np.flatnonzero(sizes)
-    found = {place: (0, size) for place, size in zip(masked.tolist(), sizes[masked].tolist(), strict=True)}
+    result = {place: (0, size) for place, size in zip(masked.tolist(), sizes[masked].tolist(), strict=True)}
     unfinished, first, chunk = masked.tolist(), 0, _DRAWS_A_TRY * _TRIES_A_CHUNK
     while unfinished:
         tries = _tries(uniforms(seed, Stream.MASK_BLOCKS, step, crops[unfinished], chunk, first))
         for number, place in enumerate(unfinished):
-            found[place] = add_blocks(
-                *found[place], grid, tries[number * _TRIES_A_CHUNK : (number + 1) * _TRIES_A_CHUNK]
+            result[place] = add_blocks(
+                *result[place], grid, tries[number * _TRIES_A_CHUNK : (number + 1) * _TRIES_A_CHUNK]
             )
-        unfinished = [place for place in unfinished if found[place][1]]
+        unfinished = [place for place in unfinished if result[place][1]]
         first += chunk
     width = -(-patches // 8)
-    packed = b"".join(mask.to_bytes(width, "little") for mask, _ in found.values())
+    packed = b"".join(mask.to_bytes(width, "little") for mask, _ in result.values())
     bits = np.frombuffer(packed, np.uint8).reshape(len(masked), width)
     masks = np.zeros((len(crops), patches), bool)
     masks[masked] = np.unpackbits(bits, axis=1, count=patches, bitorder="little")

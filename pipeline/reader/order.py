@@ -28,7 +28,7 @@ class OrderSettings(Settings):
     """Shards whose samples are shuffled together in order `window`."""
 
 
-class Population(NamedTuple):
+class DatasetSize(NamedTuple):
     """A dataset as the order sees it."""
 
     shards: tuple[int, ...]
@@ -42,7 +42,7 @@ class Population(NamedTuple):
         return sum(self.shards)
 
 
-class Visits(NamedTuple):
+class SampleOrder(NamedTuple):
     """What n positions visit, (n,) each."""
 
     epoch: Integers
@@ -51,7 +51,7 @@ class Visits(NamedTuple):
     """Row of the sample; the rows of several datasets are counted through."""
 
 
-def deal(positions: Integers, weights: Sequence[float]) -> tuple[Integers, Integers]:
+def interleave(positions: Integers, weights: Sequence[float]) -> tuple[Integers, Integers]:
     """Dataset of each position (n,), and how many earlier positions went to the same dataset (n,).
 
     The first dataset gets its share of every stretch of positions to within one visit, the second one of what is left,
@@ -63,10 +63,10 @@ def deal(positions: Integers, weights: Sequence[float]) -> tuple[Integers, Integ
     for number, weight in enumerate(weights[:-1]):
         share = weight / sum(weights[number:])
         before, after = (np.floor((place + step) * share).astype(np.int64) for step in (0, 1))
-        here = left & (after > before)
-        dataset[here] = number
-        place = np.where(here, before, np.where(left, place - before, place))
-        left &= ~here
+        current = left & (after > before)
+        dataset[current] = number
+        place = np.where(current, before, np.where(left, place - before, place))
+        left &= ~current
     return dataset, place
 
 
@@ -87,9 +87,9 @@ def _epoch(seed: int, epoch: int, dataset: int, shards: tuple[int, ...], window:
     return shuffled[np.argsort(window_of_row[shuffled], kind="stable")]
 
 
-def visits(settings: OrderSettings, seed: int, positions: Integers, populations: Sequence[Population]) -> Visits:
+def visits(settings: OrderSettings, seed: int, positions: Integers, populations: Sequence[DatasetSize]) -> SampleOrder:
     """Epoch and row of each of the positions (n,), which count from 0 at the first step of a run."""
-    dataset, place = deal(positions, [population.weight for population in populations])
+    dataset, place = interleave(positions, [population.weight for population in populations])
     samples = np.array([population.samples for population in populations])
     epoch, within = np.divmod(place, samples[dataset])
     row = np.empty_like(place)
@@ -97,17 +97,17 @@ def visits(settings: OrderSettings, seed: int, positions: Integers, populations:
     for number, population in enumerate(populations):
         mine = dataset == number
         for turn in np.unique(epoch[mine]).tolist():
-            here = mine & (epoch == turn)
-            row[here] = _epoch(seed, turn, number, population.shards, window)[within[here]]
-    return Visits(epoch, row + (np.cumsum(samples) - samples)[dataset])
+            current = mine & (epoch == turn)
+            row[current] = _epoch(seed, turn, number, population.shards, window)[within[current]]
+    return SampleOrder(epoch, row + (np.cumsum(samples) - samples)[dataset])
 
 
 def coming_shards(
-    settings: OrderSettings, seed: int, positions: Integers, populations: Sequence[Population]
+    settings: OrderSettings, seed: int, positions: Integers, populations: Sequence[DatasetSize]
 ) -> list[tuple[int, int]]:
     """(dataset, shard) of the windows that the positions lie in and of one window more, in the order of their use."""
-    dataset, place = deal(positions, [population.weight for population in populations])
-    found: dict[tuple[int, int], None] = {}
+    dataset, place = interleave(positions, [population.weight for population in populations])
+    result: dict[tuple[int, int], None] = {}
     for number, population in enumerate(populations):
         shards, mine = population.shards, place[dataset == number]
         if not len(mine):
@@ -116,12 +116,12 @@ def coming_shards(
         first, last = (_window(settings, seed, number, population, int(end)) for end in (mine.min(), mine.max()))
         for turn, window in (divmod(count, windows) for count in range(first, last + 2)):
             order = shard_order(seed, turn, number, len(shards))
-            here = order[window * settings.window : (window + 1) * settings.window]
-            found |= dict.fromkeys((number, shard) for shard in here.tolist())
-    return list(found)
+            current = order[window * settings.window : (window + 1) * settings.window]
+            result |= dict.fromkeys((number, shard) for shard in current.tolist())
+    return list(result)
 
 
-def _window(settings: OrderSettings, seed: int, number: int, population: Population, place: int) -> int:
+def _window(settings: OrderSettings, seed: int, number: int, population: DatasetSize, place: int) -> int:
     """Number of the window, counted through the epochs, that a dataset's visit lies in."""
     shards = population.shards
     epoch, within = divmod(place, population.samples)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from pipeline.reader.masks import MaskSettings, draw_masks, mask_sizes
-from pipeline.reader.order import OrderSettings, Population, visits
+from pipeline.reader.order import DatasetSize, OrderSettings, visits
 from pipeline.reader.philox import Stream, uniforms
 from pipeline.reader.sandwich import SandwichSettings, draw_frames
 from pipeline.reader.sandwich import draws_needed as sandwich_draws
@@ -17,8 +17,8 @@ from pipeline.reader.views import (
     GLOBAL_VIEWS,
     PHOTOMETRY_DRAWS,
     Boxes,
+    ColorJitterParams,
     Integers,
-    Photometry,
     ViewSettings,
     draw_photometry,
     view_boxes,
@@ -46,7 +46,7 @@ class PlanSettings(Settings):
     sandwich: SandwichSettings = SandwichSettings()
     """Which frames make a triplet."""
     views: ViewSettings = ViewSettings()
-    """Crops and colours."""
+    """Crops and colors."""
     masks: MaskSettings = MaskSettings()
     """Masks of the student's global crops."""
     all_auxiliary: bool = False
@@ -82,7 +82,7 @@ class SampleTable(NamedTuple):
     width: Integers
     neighbours: Integers | None = None
     """(N, k) rows of the same dataset, one of which gives the auxiliary frame."""
-    populations: tuple[Population, ...] = ()
+    populations: tuple[DatasetSize, ...] = ()
     """The datasets that the rows belong to; without any, all rows are those of one."""
     triplets: NDArray[np.bool_] | None = None
     """Which rows hold a past, a current and a future frame, drawn when the shards were written; without it none."""
@@ -90,7 +90,7 @@ class SampleTable(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """What one rank decodes, crops, colours and masks in one step, for b clips with A auxiliary frames each.
+    """What one rank decodes, crops, colors and masks in one step, for b clips with A auxiliary frames each.
 
     Its V views are numbered as in a `Batch`: the 2 global crops, the local crops, then 2 of each auxiliary frame.
     """
@@ -106,8 +106,8 @@ class BatchPlan:
     """(b, V) boxes of the views in their frames."""
     flip: NDArray[np.bool_]
     """(b, V): mirrored or not; only local crops ever are."""
-    photometry: Photometry
-    """(b, V) colours of the views."""
+    photometry: ColorJitterParams
+    """(b, V) colors of the views."""
     auxiliary_needed: NDArray[np.bool_]
     """(b, 2): whether the auxiliary views beside a global crop can reach the loss, that is, the crop is masked."""
     masks: NDArray[np.bool_]
@@ -138,7 +138,7 @@ def plan_batch(settings: PlanSettings, table: SampleTable, step: int, global_bat
     """
     views = settings.views
     places = np.arange(global_batch)[part]
-    populations = table.populations or (Population((len(table.num_frames),)),)
+    populations = table.populations or (DatasetSize((len(table.num_frames),)),)
     visit = visits(settings.order, settings.seed, step * global_batch + places, populations)
     rows = visit.row
     auxiliary = len(settings.sandwich.auxiliary) if table.neighbours is None else 1
@@ -147,7 +147,7 @@ def plan_batch(settings: PlanSettings, table: SampleTable, step: int, global_bat
 
     sections = np.cumsum([sandwich_draws(settings.sandwich), CROP_DRAWS * crops, crops, PHOTOMETRY_DRAWS * len(kinds)])
     drawn = uniforms(settings.seed, Stream.SAMPLE, visit.epoch, rows, int(sections[-1]))
-    for_frames, for_boxes, for_flips, for_colours = np.split(drawn, sections[:-1], axis=1)
+    for_frames, for_boxes, for_flips, for_colors = np.split(drawn, sections[:-1], axis=1)
 
     source_rows, frames = _source_frames(settings, table, rows, for_frames)
     height, width = table.height[source_rows], table.width[source_rows]
@@ -164,7 +164,7 @@ def plan_batch(settings: PlanSettings, table: SampleTable, step: int, global_bat
         frames=frames,
         boxes=view_boxes(views, height, width, for_boxes.reshape(len(rows), crops, CROP_DRAWS)),
         flip=flip,
-        photometry=draw_photometry(views, kinds, for_colours.reshape(*flip.shape, PHOTOMETRY_DRAWS)),
+        photometry=draw_photometry(views, kinds, for_colors.reshape(*flip.shape, PHOTOMETRY_DRAWS)),
         auxiliary_needed=((sizes[masked] > 0) | settings.all_auxiliary).reshape(GLOBAL_VIEWS, len(rows)).T,
         masks=draw_masks(sizes[masked], masked, settings.seed, step, settings.grid),
         masked_in_global_batch=int(sizes.sum()),

@@ -11,13 +11,13 @@ from pydantic import Field, model_validator
 from indexing.table import read_neighbours
 from pipeline.dataset import Manifest, ShardDataset
 from pipeline.reader.cache import ShardCache
-from pipeline.reader.order import OrderSettings, Population, coming_shards
+from pipeline.reader.order import DatasetSize, OrderSettings, coming_shards
 from pipeline.reader.plan import BatchPlan, PlanSettings, SampleTable, needed_frames
 from pipeline.reader.views import Integers
 from pipeline.settings import COUNT_LIMIT, FACTOR_LIMIT, Settings, UserError
 from pipeline.storage import Place, open_storage
 
-NOTHING = np.zeros(1, np.uint8)
+EMPTY_JPEG = np.zeros(1, np.uint8)
 """Stands for a frame that is not read."""
 
 
@@ -148,7 +148,7 @@ class Sources:
 
         triplets = [np.full(len(d), d.manifest.layout == "triplets") for d in self.datasets]
         populations = [
-            Population(tuple(np.bincount(dataset.shard, minlength=1).tolist()), entry.weight)
+            DatasetSize(tuple(np.bincount(dataset.shard, minlength=1).tolist()), entry.weight)
             for dataset, entry in zip(self.datasets, settings.mixture(), strict=True)
         ]
         return SampleTable(
@@ -173,11 +173,11 @@ class Sources:
         Raises:
             UserError: a shard cannot be read.
         """
-        found = [NOTHING] * len(rows)
+        result = [EMPTY_JPEG] * len(rows)
         for dataset, places, inner in self._split(rows):
             for place, data in zip(places.tolist(), dataset.frames(inner, frames[places]), strict=True):
-                found[place] = data
-        return found
+                result[place] = data
+        return result
 
     def origin(self, row: int) -> Origin:
         """Where a row comes from."""
@@ -211,12 +211,12 @@ class Sources:
 
 
 def read_frames(plan: BatchPlan, sources: Sources) -> list[list[np.ndarray]]:
-    """The encoded frames of a plan: for each of its 1 + A columns b arrays, `NOTHING` where none is needed.
+    """The encoded frames of a plan: for each of its 1 + A columns b arrays, `EMPTY_JPEG` where none is needed.
 
     Raises:
         UserError: a shard cannot be read.
     """
     needed = needed_frames(plan)
-    found = iter(sources.frames(plan.source_rows[needed], plan.frames[needed]))
-    rows = [[next(found) if wanted else NOTHING for wanted in row] for row in needed.tolist()]
+    result = iter(sources.frames(plan.source_rows[needed], plan.frames[needed]))
+    rows = [[next(result) if expected else EMPTY_JPEG for expected in row] for row in needed.tolist()]
     return [list(column) for column in zip(*rows, strict=True)]

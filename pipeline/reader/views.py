@@ -11,11 +11,11 @@ from pydantic import Field, model_validator
 from pipeline.settings import Settings, Share
 
 CROP_ASPECT = (3 / 4, 4 / 3)
-"""Width to height of random crops, log-uniform, and the limits of the auxiliary frames' centre crop."""
+"""Width to height of random crops, log-uniform, and the limits of the auxiliary frames' center crop."""
 CROP_TRIES = 10
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Mean and standard deviation of the colour channels, of pixels from 0 to 1."""
+"""Mean and standard deviation of the color channels, of pixels from 0 to 1."""
 GLOBAL_VIEWS = 2
 LOCAL_KIND = 2
 """Kind of a local crop; global crops 1 and 2, and the auxiliary views beside them, have kinds 0 and 1."""
@@ -45,14 +45,14 @@ class ViewSettings(Settings):
     local_flip: float = Field(0.5, ge=0, le=1)
     """Probability that a local crop is mirrored; global crops never are."""
     jitter: float = Field(0.8, ge=0, le=1)
-    """Probability of colour jitter."""
+    """Probability of color jitter."""
     brightness: float = Field(0.4, ge=0, le=1)
     contrast: float = Field(0.4, ge=0, le=1)
     saturation: float = Field(0.2, ge=0, le=1)
     hue: float = Field(0.1, ge=0, le=0.5)
     """Largest jitter of each; hue in turns."""
-    grey: float = Field(0.2, ge=0, le=1)
-    """Probability that a view loses its colour."""
+    gray: float = Field(0.2, ge=0, le=1)
+    """Probability that a view loses its color."""
     blur: tuple[Share, Share, Share] = (1.0, 0.1, 0.5)
     """Blur probability of global crop 1, global crop 2 and local crops; the released code has 0, 0.9, 0.5."""
     blur_sigma: tuple[_Sigma, _Sigma] = (0.1, 2.0)
@@ -60,7 +60,7 @@ class ViewSettings(Settings):
     solarize: tuple[Share, Share, Share] = (0.0, 0.2, 0.0)
     """Solarize probability of global crop 1, global crop 2 and local crops."""
     auxiliary_crop: Literal["frame", "current"] = "frame"
-    """What the two auxiliary views show: frame, the whole frame (its centre where it is very wide or high); current,
+    """What the two auxiliary views show: frame, the whole frame (its center where it is very wide or high); current,
     the boxes of the two global crops, for a teacher that is unaligned in time only."""
 
     @model_validator(mode="after")
@@ -94,8 +94,8 @@ class Boxes(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Photometry:
-    """Colour parameters of views, arrays of one shape; 1, 0 or off where nothing is done."""
+class ColorJitterParams:
+    """Color parameters of views, arrays of one shape; 1, 0 or off where nothing is done."""
 
     brightness: Floats
     contrast: Floats
@@ -103,8 +103,8 @@ class Photometry:
     """Factors."""
     hue: Floats
     """Shift in turns, -0.5 to 0.5."""
-    grey: NDArray[np.bool_]
-    """Whether the view then loses its colour."""
+    gray: NDArray[np.bool_]
+    """Whether the view then loses its color."""
     sigma: Floats
     """Standard deviation of the blur in pixels; 0 for none."""
     solarize: Integers
@@ -116,7 +116,7 @@ PHOTOMETRY_DRAWS = 9
 
 
 def random_boxes(height: Integers, width: Integers, area: Floats, uniform: Floats) -> Boxes:
-    """Crop boxes in frames, each the first of ten tries that fits; else the largest centre box of that aspect.
+    """Crop boxes in frames, each the first of ten tries that fits; else the largest center box of that aspect.
 
     `height` and `width` (...,) are the frames' sides, `area` (..., 2) the range of the share of the frame's area, all
     broadcast to the shape of the boxes; `uniform` is (..., CROP_DRAWS).
@@ -130,14 +130,14 @@ def random_boxes(height: Integers, width: Integers, area: Floats, uniform: Float
     heights = np.rint(root_area / root_aspect).astype(np.int64)
     fits = (widths > 0) & (widths <= width[..., None]) & (heights > 0) & (heights <= height[..., None])
     first = fits.argmax(axis=-1)[..., None]
-    found, box_height, box_width = (
+    result, box_height, box_width = (
         np.take_along_axis(values, first, axis=-1)[..., 0] for values in (fits, heights, widths)
     )
     top = (uniform[..., -2] * (height - box_height + 1)).astype(np.int64)
     left = (uniform[..., -1] * (width - box_width + 1)).astype(np.int64)
-    centre = centre_boxes(height, width)
+    center = center_boxes(height, width)
     drawn = Boxes(top, left, box_height, box_width)
-    return Boxes(*(np.where(found, box, edge) for box, edge in zip(drawn, centre, strict=True)))
+    return Boxes(*(np.where(result, box, edge) for box, edge in zip(drawn, center, strict=True)))
 
 
 def current_boxes(settings: ViewSettings, height: Integers, width: Integers, uniform: Floats) -> Boxes:
@@ -148,8 +148,8 @@ def current_boxes(settings: ViewSettings, height: Integers, width: Integers, uni
     return random_boxes(height, width, area, uniform)
 
 
-def centre_boxes(height: Integers, width: Integers) -> Boxes:
-    """The whole frame where its aspect lies within `CROP_ASPECT`, else the largest centre crop that does; one shape."""
+def center_boxes(height: Integers, width: Integers) -> Boxes:
+    """The whole frame where its aspect lies within `CROP_ASPECT`, else the largest center crop that does; one shape."""
     low, high = CROP_ASPECT
     box_width = np.where(width > high * height, np.round(height * high).astype(np.int64), width)
     box_height = np.where(width < low * height, np.round(width / low).astype(np.int64), height)
@@ -160,7 +160,7 @@ def auxiliary_boxes(settings: ViewSettings, current: Boxes, height: Integers, wi
     """Boxes (n, 2 A) of both views of A auxiliary frames with sides (n, A), beside `current` boxes (n, C)."""
     if settings.auxiliary_crop == "current":
         return Boxes(*(np.tile(edge[:, :GLOBAL_VIEWS], height.shape[1]) for edge in current))
-    return Boxes(*(np.repeat(edge, GLOBAL_VIEWS, axis=1) for edge in centre_boxes(height, width)))
+    return Boxes(*(np.repeat(edge, GLOBAL_VIEWS, axis=1) for edge in center_boxes(height, width)))
 
 
 def view_boxes(settings: ViewSettings, height: Integers, width: Integers, uniform: Floats) -> Boxes:
@@ -174,8 +174,8 @@ def view_boxes(settings: ViewSettings, height: Integers, width: Integers, unifor
     return Boxes(*(np.concatenate(edges, axis=1) for edges in zip(current, auxiliary, strict=True)))
 
 
-def draw_photometry(settings: ViewSettings, kinds: Integers, uniform: Floats) -> Photometry:
-    """Colour parameters (n, V) of V views of n samples.
+def draw_photometry(settings: ViewSettings, kinds: Integers, uniform: Floats) -> ColorJitterParams:
+    """Color parameters (n, V) of V views of n samples.
 
     `kinds` (V,) says which probabilities a view has: 0 global crop 1, 1 global crop 2, 2 local crop.
     `uniform` is (n, V, PHOTOMETRY_DRAWS).
@@ -188,12 +188,12 @@ def draw_photometry(settings: ViewSettings, kinds: Integers, uniform: Floats) ->
     blurred = uniform[..., 6] < np.array(settings.blur)[kinds]
     low, high = settings.blur_sigma
     solarized = uniform[..., 8] < np.array(settings.solarize)[kinds]
-    return Photometry(
+    return ColorJitterParams(
         brightness=factor(1, settings.brightness),
         contrast=factor(2, settings.contrast),
         saturation=factor(3, settings.saturation),
         hue=np.where(jitter, settings.hue * (2 * uniform[..., 4] - 1), 0.0),
-        grey=uniform[..., 5] < settings.grey,
+        gray=uniform[..., 5] < settings.gray,
         sigma=np.where(blurred, low + uniform[..., 7] * (high - low), 0.0),
         solarize=np.where(solarized, 128, SOLARIZE_OFF),
     )

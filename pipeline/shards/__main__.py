@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 
 import pyarrow as pa
 
-from pipeline.dataset import INDEX, REJECTS, mending
+from pipeline.dataset import INDEX, REJECTS, repair_hint
 from pipeline.settings import UserError, run_command
 from pipeline.shards.command import ShardsCommand
 from pipeline.shards.job import Outcome, run_job
@@ -23,7 +23,7 @@ def _summary(command: ShardsCommand, outcome: Outcome, seconds: float) -> str:
     content = f"{manifest.samples} samples of {len(manifest.classes)} classes, {manifest.frames} frames"
     lines = [f"{content}, {gigabytes:.3f} GB in {command.out} {did}"]
     if len(manifest.classes) < 2 < manifest.inputs:
-        lines.append("note: less than two classes; is DATA a folder of class folders?")
+        lines.append("note: fewer than two classes; is DATA a folder of class folders?")
     if report:
         running, written = report["seconds_running"], report["inputs_written"]
         if running:
@@ -34,9 +34,9 @@ def _summary(command: ShardsCommand, outcome: Outcome, seconds: float) -> str:
         share = ", ".join(f"{stage} {value:.1f} s" for stage, value in stages.items())
         lines.append(f"time of all workers (decode includes encode): {share}")
         if report["ignored"]:
-            lines.append("not taken: " + ", ".join(f"{count} {kind}" for kind, count in report["ignored"].items()))
+            lines.append("skipped: " + ", ".join(f"{count} {kind}" for kind, count in report["ignored"].items()))
         if media == "clips" and command.frames.timing == "reference":
-            lines.append(f"a frame shows a picture of at most {report['furthest_frame_s']:.3f} s away")
+            lines.append(f"a frame shows a picture of at most {report['max_timestamp_error_s']:.3f} s away")
     if outcome.reasons:
         by_reason = ", ".join(f"{count} {reason}" for reason, count in sorted(outcome.reasons.items()))
         lines.append(f"rejects: {by_reason}; all in {command.out}/{REJECTS}, the first are")
@@ -57,7 +57,7 @@ def _lost(command: ShardsCommand, outcome: Outcome) -> tuple[int, int]:
             with open_storage(command.out).parquet(table) as file:
                 sources = file.read(columns=["source"])["source"].to_pylist()
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{command.out}/{table} cannot be read ({error}). {mending(command.out)}") from error
+            raise UserError(f"{command.out}/{table} cannot be read ({error}). {repair_hint(command.out)}") from error
         stems.append({PurePosixPath(source).stem for source in sources})
     rejected, taken = stems
     return len(rejected - taken), len(rejected | taken)

@@ -56,11 +56,11 @@ def _watched(address: str, interval_s: float = 5.0) -> Iterator[None]:
     ended = threading.Event()
 
     def watch() -> None:
-        said = ""
+        message = ""
         while not ended.wait(interval_s):
-            if (trouble := _trouble(address)) not in ("", said):
+            if (trouble := _trouble(address)) not in ("", message):
                 tqdm.write(trouble, file=sys.stderr)
-            said = trouble
+            message = trouble
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -267,5 +267,5 @@ def run_shards(
             root = _root(error)
             if not isinstance(root, ray.exceptions.RayError | ModuleNotFoundError):
                 raise
-            said = f"{type(root).__name__}: {root}".splitlines()[0]
-            raise UserError(f"the Ray cluster could not finish the work: {said}; {kept}") from error
+            message = f"{type(root).__name__}: {root}".splitlines()[0]
+            raise UserError(f"the Ray cluster could not finish the work: {message}; {kept}") from error

@@ -143,22 +143,22 @@ def run_ffmpeg(
         finally:
             os.close(lifeline)
         assert process.stderr is not None
-        said = b""
+        message = b""
         try:
             for line in _lines(process.stderr, deadline):
                 if watch is None or _ERROR.match(line):
-                    said += line[: STDERR_BYTES_KEPT - len(said)]
+                    message += line[: STDERR_BYTES_KEPT - len(message)]
                 else:
                     watch(line)
             status = process.wait(max(0.0, deadline - time.monotonic()))
         except (TimeoutError, subprocess.TimeoutExpired) as error:
             raise FfmpegTimeout(f"no end after {deadline_s:g} s") from error
         if status != 0:
-            _blame_user_limits(status, said, max_memory, max_written)
+            _blame_user_limits(status, message, max_memory, max_written)
         if status == -signal.SIGXFSZ:
             raise FfmpegFlood(f"more than {max_written} bytes of output")
         if status != 0:
-            raise FfmpegError(said.decode(errors="replace").strip() or f"exit status {status}")
+            raise FfmpegError(message.decode(errors="replace").strip() or f"exit status {status}")
         output.seek(0)
         return output.read()
 

@@ -62,7 +62,7 @@ class FrameSettings(Settings):
     short_side: int = Field(256, ge=16, le=MAX_JPEG_SIDE)
     """Shorter side of a frame in pixels; smaller clips are not enlarged."""
     quality: int = Field(2, ge=1, le=31)
-    """ffmpeg's JPEG quantiser scale: 1 best, 31 worst; 2 is about Pillow quality 95."""
+    """ffmpeg's JPEG quantizer scale: 1 best, 31 worst; 2 is about Pillow quality 95."""
     min_frames: int = Field(8, ge=1, le=_MAX_FRAMES)
     """Clips with fewer frames are rejected; below 8 the sampling ranges of the method are empty."""
     max_frames: int = Field(2000, ge=1, le=_MAX_FRAMES)
@@ -136,7 +136,7 @@ def ffmpeg_arguments(clip: str, times: str, settings: FrameSettings, treatment: 
     """Arguments that make ffmpeg write the frames of `clip` to its standard output, as concatenated JPEGs.
 
     The presentation time of each decoded picture is written to `times`, a file or pipe that ffmpeg can open.
-    Upright (ffmpeg applies rotation metadata), square pixels, 4:2:0 in JPEG's colour space (full range, BT.601
+    Upright (ffmpeg applies rotation metadata), square pixels, 4:2:0 in JPEG's color space (full range, BT.601
     matrix), no metadata, one thread, the same bytes on any kind of CPU (of HDR clips this is not known: zscale chooses
     its code by itself). Any decoding error ends it (`-xerror`), so a damaged clip is never taken for a short one.
     """

@@ -97,23 +97,23 @@ def _list_and_plan(command: ShardsCommand, target: Path) -> Plan:
 
 
 def _check_same(out: Storage, state: str, expected: dict[str, Any], found: dict[str, Any], advice: str) -> None:
-    now, there = flatten(expected), flatten(found)
-    if differing := [key for key in now if now[key] != there.get(key)]:
+    now, recorded = flatten(expected), flatten(found)
+    if differing := [key for key in now if now[key] != recorded.get(key)]:
         of_inputs = {"inputs", "classes", "source_fingerprint"} & set(differing)
         settings = [key for key in differing if key not in of_inputs]
-        said = [f"{key} is {there.get(key)!r} there, {now[key]!r} now" for key in settings]
+        message = [f"{key} is {recorded.get(key)!r} there, {now[key]!r} now" for key in settings]
         if of_inputs:
-            said.append(f"{found['inputs']} inputs there, {expected['inputs']} now, not the same")
-        raise UserError(f"{out} holds {state} of other inputs or settings ({'; '.join(said)}): {advice}")
+            message.append(f"{found['inputs']} inputs there, {expected['inputs']} now, not the same")
+        raise UserError(f"{out} holds {state} of other inputs or settings ({'; '.join(message)}): {advice}")
 
 
 def _lists_the_same(command: ShardsCommand, out: Storage, plan: Plan) -> bool:
     """Whether the inputs of `command` are those that the unfinished job in `out` has planned, wherever they lie."""
     with temporary_folder() as folder, full_disk_is_temporary():
         name = "plan.parquet"
-        now, here = _list_and_plan(command, folder / name), open_storage(str(folder))
+        now, current = _list_and_plan(command, folder / name), open_storage(str(folder))
         return (now.fingerprint, now.classes) == (plan.fingerprint, plan.classes) and all(
-            list(read_shard_plan(out, PLAN, shard)) == list(read_shard_plan(here, name, shard))
+            list(read_shard_plan(out, PLAN, shard)) == list(read_shard_plan(current, name, shard))
             for shard in range(plan.shards)
         )
 
@@ -122,23 +122,23 @@ def _continue(command: ShardsCommand, out: Storage, identity: dict[str, Any]) ->
     """The plan of the unfinished job in `out`; its inputs may have moved since, or be spelled otherwise."""
     with reading(f"{out}/{JOB}", "valid JSON", f"Remove {out}/{PARTS} to begin anew"):
         job = json.loads(out.read(JOB))
-    there = job["identity"]
+    recorded = job["identity"]
     settings = {name: value for name, value in identity.items() if name not in PLACES}
     advice = "give those again to continue it, or choose another --out"
-    _check_same(out, "an unfinished job", settings, there, advice)
+    _check_same(out, "an unfinished job", settings, recorded, advice)
     plan = Plan(**job["plan"])
-    moved = [name for name in PLACES if location_of(there.get(name)) != identity[name]]
+    moved = [name for name in PLACES if location_of(recorded.get(name)) != identity[name]]
     if moved and not _lists_the_same(command, out, plan):
-        said = "; ".join(f"{name} is {there.get(name)} there, {identity[name]} now" for name in moved)
-        raise UserError(f"{out} holds an unfinished job of other inputs ({said}): {advice}")
+        message = "; ".join(f"{name} is {recorded.get(name)} there, {identity[name]} now" for name in moved)
+        raise UserError(f"{out} holds an unfinished job of other inputs ({message}): {advice}")
     print(f"continuing the job in {out} with the {plan.inputs} inputs that it listed when it began")
     return plan
 
 
 def _pending(out: Storage, task: ShardTask, plan: Plan, retry: bool) -> tuple[dict[int, Part], list[int]]:
     """Finished parts by shard, and the shards that are to be written."""
-    found = {shard: read_part(out, task.shard_name(shard)) for shard in range(plan.shards)}
-    parts = {shard: part for shard, part in found.items() if part is not None}
+    result = {shard: read_part(out, task.shard_name(shard)) for shard in range(plan.shards)}
+    parts = {shard: part for shard, part in result.items() if part is not None}
     again = {shard for shard, part in parts.items() if retry and set(part.reasons) - {Reason.DUPLICATE_KEY.value}}
     return parts, [shard for shard in range(plan.shards) if shard not in parts or shard in again]
 
@@ -185,7 +185,7 @@ def _report(
         **of_run,
         "seconds": round(time.perf_counter() - started, 3),
         "stage_seconds": {stage: round(sum(part.seconds.get(stage, 0.0) for part in parts), 3) for stage in stages},
-        "furthest_frame_s": round(max((part.stray_s for part in parts), default=0.0), 6),
+        "max_timestamp_error_s": round(max((part.max_timestamp_error_s for part in parts), default=0.0), 6),
         "ignored": plan.ignored,
         "machine": {"cores": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version()},
         "versions": versions,
@@ -226,7 +226,7 @@ def _begin(command: ShardsCommand, out: Storage, versions: dict[str, str], manif
     identity = {**command.identity(), "versions": versions}
     if manifest is None and out.size(JOB) is not None:
         return _continue(command, out, identity)
-    with out.writing(PLAN) as path:
+    with out.atomic_write(PLAN) as path:
         plan = _list_and_plan(command, path)
     out.write(JOB, json.dumps({"identity": identity, "plan": asdict(plan)}).encode())
     if manifest is not None:
@@ -254,12 +254,12 @@ def run_job(command: ShardsCommand) -> Outcome:
         reasons, unfinished = _finished(command, out, manifest, versions)
         if not unfinished:
             if out.files(PARTS):  # of a job that was killed when all was done
-                with out.alone(LOCK):
+                with out.exclusive_lock(LOCK):
                     out.remove(PARTS)
             return Outcome(manifest, reasons, {})
     elif out.size(JOB) is None and next(out.walk(), None) is not None:
         raise UserError(f"the output folder {out} is not empty and holds no unfinished job: choose another --out")
-    with out.alone(LOCK):
+    with out.exclusive_lock(LOCK):
         try:
             out.clean()
             plan = _begin(command, out, versions, manifest)

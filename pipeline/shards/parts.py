@@ -27,7 +27,7 @@ class Part:
     """Rejects by reason."""
     seconds: dict[str, float]
     """Time by stage: fetch, decode, check, write."""
-    stray_s: float
+    max_timestamp_error_s: float
     """Furthest that a frame's time lies from its place in the even row of frames."""
 
 
@@ -63,7 +63,7 @@ def read_rejects_part(out: Storage, name: str) -> pa.Table:
 
 def write_part(out: Storage, part: Part, rows: pa.Table, rejects: pa.Table) -> None:
     """Write what `read_part` finds; the index part comes last, so where it is, the shard is complete."""
-    with out.writing(_rejects_part(part.name)) as path:
+    with out.atomic_write(_rejects_part(part.name)) as path:
         pq.write_table(rejects, path)
-    with out.writing(_index_part(part.name)) as path:
+    with out.atomic_write(_index_part(part.name)) as path:
         pq.write_table(rows.replace_schema_metadata({"part": json.dumps(asdict(part))}), path)

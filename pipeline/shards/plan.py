@@ -93,13 +93,13 @@ def _store(database: sqlite3.Connection, sources: Iterable[Source], seed: int) -
 
 
 def _only_media(database: sqlite3.Connection, place: str, ignored: dict[str, int]) -> Media:
-    found = [media for (media,) in database.execute("SELECT DISTINCT media FROM input")]
-    if len(found) != 1:
-        if found:
+    result = [media for (media,) in database.execute("SELECT DISTINCT media FROM input")]
+    if len(result) != 1:
+        if result:
             raise UserError(f"{place} holds both clips and images: choose with --media clips or --media images")
-        there = ", ".join(f"{count} {kind}" for kind, count in ignored.items()) or "nothing"
-        raise UserError(f"{place} holds no input of the kind that was asked for; there is {there}")
-    return next(media for media in get_args(Media) if media == found[0])
+        recorded = ", ".join(f"{count} {kind}" for kind, count in ignored.items()) or "nothing"
+        raise UserError(f"{place} holds no input of the kind that was asked for; there is {recorded}")
+    return next(media for media in get_args(Media) if media == result[0])
 
 
 def _fingerprint(database: sqlite3.Connection) -> str:

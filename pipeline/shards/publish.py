@@ -21,7 +21,7 @@ JOB_REPORT = "job.json"
 
 def _merge(out: Storage, name: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> str:
     """Write `tables` as the row groups of one file; returns its hex SHA-256."""
-    with out.writing(name) as path:
+    with out.atomic_write(name) as path:
         with pq.ParquetWriter(path, schema) as writer:
             for table in tables:
                 if table.num_rows:
@@ -73,9 +73,9 @@ def reopen(out: Storage, task: ShardTask, shards: int, manifest: Manifest) -> No
             name = task.shard_name(number)
             shard = samples.get(f"{name}.tar")
             planned = [readable(source.path) for source in read_shard_plan(out, PLAN, number)]
-            here = REJECTS_SCHEMA.empty_table()
+            current = REJECTS_SCHEMA.empty_table()
             if coming is not None and coming["source"][0].as_py() in set(planned):
-                here, coming = coming, next(rejected, None)
+                current, coming = coming, next(rejected, None)
             of_shard = next(rows) if shard else INDEX_SCHEMA.empty_table()
             part = Part(
                 name=name,
@@ -84,9 +84,9 @@ def reopen(out: Storage, task: ShardTask, shards: int, manifest: Manifest) -> No
                 frames=pc.sum(of_shard["num_frames"]).as_py() or 0,
                 bytes=shard.bytes if shard else 0,
                 sha256=shard.sha256 if shard else "",
-                reasons=dict(Counter(here["reason"].to_pylist())),
+                reasons=dict(Counter(current["reason"].to_pylist())),
                 seconds={},
-                stray_s=0.0,
+                max_timestamp_error_s=0.0,
             )
-            write_part(out, part, of_shard, here)
+            write_part(out, part, of_shard, current)
     out.remove(MANIFEST)

@@ -49,7 +49,7 @@ class Stages:
     """What is measured while a shard is written."""
 
     seconds: Seconds = field(default_factory=lambda: Seconds(float))
-    stray_s: float = 0.0
+    max_timestamp_error_s: float = 0.0
 
 
 class Resolved(NamedTuple):
@@ -119,7 +119,7 @@ def _resolve(same_key: Iterable[Planned], task: ShardTask, previous: PreviousSha
         entries, kept, fresh = _entries(source, decoded, task), source, True
         if fps := decoded.fields.get("fps"):
             stray = (abs(time_s - frame / fps) for frame, time_s in enumerate(decoded.fields["times_s"]))
-            stages.stray_s = max(stages.stray_s, *stray)
+            stages.max_timestamp_error_s = max(stages.max_timestamp_error_s, *stray)
     return Resolved(entries, rejects, fresh)
 
 
@@ -168,7 +168,7 @@ def write_shard(shard: int, task: ShardTask, retry: bool = False) -> None:
     finished = read_part(task.out, name)
     if finished is not None and not retry:
         return
-    stages = Stages(stray_s=finished.stray_s if finished else 0.0)
+    stages = Stages(max_timestamp_error_s=finished.max_timestamp_error_s if finished else 0.0)
     with ExitStack() as stack:
         previous = stack.enter_context(open_previous(task.out, finished)) if finished else None
         groups = groupby(read_shard_plan(task.out, PLAN, shard), key=lambda source: source.key)
@@ -178,7 +178,7 @@ def write_shard(shard: int, task: ShardTask, retry: bool = False) -> None:
             if not any(outcome.fresh for outcome in outcomes):
                 _write_rejects_anew(task.out, finished, [reject for o in outcomes for reject in o.rejects])
                 return
-        with task.out.writing(file) as path:
+        with task.out.atomic_write(file) as path:
             written = _write_tar(path, file, outcomes, stages)
             with timed(stages.seconds, "write"):
                 size, digest = path.stat().st_size, sha256_file(path)
@@ -198,7 +198,7 @@ def write_shard(shard: int, task: ShardTask, retry: bool = False) -> None:
         sha256=digest,
         reasons=_by_reason(written.rejects),
         seconds=dict(stages.seconds),
-        stray_s=stages.stray_s,
+        max_timestamp_error_s=stages.max_timestamp_error_s,
     )
     rows = pa.Table.from_pylist(written.rows, INDEX_SCHEMA)
     write_part(task.out, part, rows, pa.Table.from_pylist(written.rejects, REJECTS_SCHEMA))

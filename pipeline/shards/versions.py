@@ -19,9 +19,9 @@ def check_versions(expected: dict[str, str]) -> None:
     Raises:
         UserError: it has other versions.
     """
-    if (here := writer_versions()) != expected:
+    if (current := writer_versions()) != expected:
         differing = ", ".join(
-            f"{name} {here[name]} instead of {expected[name]}" for name in here if here[name] != expected[name]
+            f"{name} {current[name]} instead of {expected[name]}" for name in current if current[name] != expected[name]
         )
         raise UserError(
             f"the machine {socket.gethostname()} has {differing}: its shards would not have the same bytes; install "

@@ -46,7 +46,7 @@ class _Report:
 
     def __call__(self, finding: Finding) -> None:
         self.count += 1
-        if not finding.surplus:
+        if not finding.extraneous:
             self.damaged[finding.file] = None
         if self.count <= MOST_LINES:
             tqdm.write(str(finding).replace("\n", " "))

@@ -12,13 +12,13 @@ class Finding(NamedTuple):
     place: str
     """Where in it: a sample key, a field; or empty."""
     what: str
-    surplus: bool = False
+    extraneous: bool = False
     """Whether the file must go, not be mended."""
 
     def __str__(self) -> str:
         line = ": ".join(part for part in (self.file, self.place, self.what) if part)
-        return f"{line}; remove it" if self.surplus else line
+        return f"{line}; remove it" if self.extraneous else line
 
 
-Say = Callable[[Finding], None]
+Report = Callable[[Finding], None]
 """Takes each finding as it is made."""

@@ -53,6 +53,6 @@ def check_all(
             first, future = running.popleft()
             yield first, future.result()
     except BrokenProcessPool as error:
-        raise UserError("a process of the check was killed, perhaps for want of memory: try fewer --workers") from error
+        raise UserError("a process of the check was killed, possibly out of memory: try fewer --workers") from error
     finally:
         pool.shutdown(cancel_futures=True)

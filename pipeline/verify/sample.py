@@ -102,17 +102,17 @@ def _extensions(row: Row, manifest: Manifest) -> list[str]:
 
 def index_faults(row: Row, members: list[Member], contents: Contents, manifest: Manifest) -> Iterator[str]:
     """What an index row says otherwise than the tar or the manifest."""
-    found, expected = [member.extension for member in members], _extensions(row, manifest)
-    if found != expected:
-        yield f"{INDEX} expects the members {_short(expected)}; the tar has {_short(found)}"
+    result, expected = [member.extension for member in members], _extensions(row, manifest)
+    if result != expected:
+        yield f"{INDEX} expects the members {_short(expected)}; the tar has {_short(result)}"
     offsets, sizes = row["frame_offset"], row["frame_size"]
     if not row["num_frames"] == len(offsets) == len(sizes):
         yield f"{INDEX} has {row['num_frames']} frames, {len(offsets)} offsets and {len(sizes)} sizes"
     frames = [member for member in members if member.extension.endswith("jpg")]
     for member, offset, size in zip(frames, offsets, sizes, strict=False):
         if (member.offset, member.size) != (offset, size):
-            there = f"it is at byte {member.offset} with {member.size} bytes"
-            yield f"{INDEX} has {member.extension} at byte {offset} with {size} bytes; {there}"
+            recorded = f"it is at byte {member.offset} with {member.size} bytes"
+            yield f"{INDEX} has {member.extension} at byte {offset} with {size} bytes; {recorded}"
     for extension, (width, height) in contents.sizes.items():
         if (width, height) != (row["width"], row["height"]):
             yield f"{INDEX} says {row['width']} x {row['height']} pixels; {extension} has {width} x {height}"

@@ -10,7 +10,7 @@ from pipeline.dataset import INDEX, MANIFEST, Manifest, Shard
 from pipeline.files import sha256_file
 from pipeline.shards.record import Member, dali_index, dali_index_file
 from pipeline.storage import Storage
-from pipeline.verify.finding import Finding, Say
+from pipeline.verify.finding import Finding, Report
 from pipeline.verify.sample import Row, index_faults, read_contents
 from pipeline.verify.tar import TarSample, read_tar
 
@@ -41,29 +41,29 @@ def check_shard(storage: Storage, manifest: Manifest, shard: Shard, rows: pa.Tab
     return findings
 
 
-def _check_whole(path: Path, size: int, shard: Shard, say: Say) -> bool:
+def _check_whole(path: Path, size: int, shard: Shard, report: Report) -> bool:
     """Size and hash: whether the file is the one that the job wrote."""
     if size != shard.bytes:
-        say(Finding(shard.file, "", f"has {size} bytes; {MANIFEST} says {shard.bytes}"))
+        report(Finding(shard.file, "", f"has {size} bytes; {MANIFEST} says {shard.bytes}"))
         return False
-    if (found := sha256_file(path)) != shard.sha256:
-        say(Finding(shard.file, "", f"has the sha256 {found}; {MANIFEST} says {shard.sha256}"))
+    if (result := sha256_file(path)) != shard.sha256:
+        report(Finding(shard.file, "", f"has the sha256 {result}; {MANIFEST} says {shard.sha256}"))
         return False
     return True
 
 
-def _check_dali_index(storage: Storage, tar: str, samples: list[TarSample], say: Say) -> None:
+def _check_dali_index(storage: Storage, tar: str, samples: list[TarSample], report: Report) -> None:
     file = dali_index_file(tar)
     if storage.size(file) is None:
-        say(Finding(file, "", "is missing"))
+        report(Finding(file, "", "is missing"))
         return
-    found = storage.read(file).decode(errors="replace").split("\n")
+    result = storage.read(file).decode(errors="replace").split("\n")
     expected = dali_index(samples).split("\n")
-    if found != expected:
-        pairs = zip(found, expected, strict=False)
-        first = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(found), len(expected)))
+    if result != expected:
+        pairs = zip(result, expected, strict=False)
+        first = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(result), len(expected)))
         place = samples[first - 1].key if 0 < first <= len(samples) else ""
-        say(Finding(file, place, f"line {first + 1} is not what {tar} holds"))
+        report(Finding(file, place, f"line {first + 1} is not what {tar} holds"))
 
 
 def _check_samples(
@@ -73,23 +73,23 @@ def _check_samples(
     rows: pa.Table | None,
     manifest: Manifest,
     whole: bool,
-    say: Say,
+    report: Report,
 ) -> None:
     """A tar with the right hash is right, so what differs from it is wrong."""
 
     def in_tar(key: str, what: str) -> None:
-        say(Finding(shard.file, key, what))
+        report(Finding(shard.file, key, what))
 
     def in_index(key: str, what: str) -> None:
-        say(Finding(INDEX, f"{key} in {shard.file}", what) if whole else Finding(shard.file, key, what))
+        report(Finding(INDEX, f"{key} in {shard.file}", what) if whole else Finding(shard.file, key, what))
 
     def read(member: Member) -> bytes:
         stream.seek(member.offset)
         return stream.read(member.size)
 
     if whole and len(samples) != shard.samples:
-        say(Finding(MANIFEST, shard.file, f"has {len(samples)} samples, not {shard.samples}"))
-    in_row = _rows_by_key(rows, shard.file, say) if rows is not None else {}
+        report(Finding(MANIFEST, shard.file, f"has {len(samples)} samples, not {shard.samples}"))
+    in_row = _rows_by_key(rows, shard.file, report) if rows is not None else {}
     counts = Counter(sample.key for sample in samples)
     for key in [key for key, count in counts.items() if count > 1]:
         in_tar(key, "its members do not lie together")
@@ -109,12 +109,14 @@ def _check_samples(
             in_index(sample.key, f"{INDEX} has no row for it")
 
 
-def _rows_by_key(rows: pa.Table, file: str, say: Say) -> dict[str, Row]:
+def _rows_by_key(rows: pa.Table, file: str, report: Report) -> dict[str, Row]:
     by_key: dict[str, Row] = {}
     for row in rows.to_pylist():
         if row["shard"] != file:
-            say(Finding(INDEX, row["key"], f"its row stands among those of {file}, but has the shard {row['shard']}"))
+            report(
+                Finding(INDEX, row["key"], f"its row stands among those of {file}, but has the shard {row['shard']}")
+            )
         if row["key"] in by_key:
-            say(Finding(INDEX, row["key"], f"two rows among those of {file} have this key"))
+            report(Finding(INDEX, row["key"], f"two rows among those of {file} have this key"))
         by_key[row["key"]] = row
     return by_key

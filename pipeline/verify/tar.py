@@ -4,7 +4,7 @@ import tarfile
 from typing import BinaryIO, NamedTuple
 
 from pipeline.shards.record import Member
-from pipeline.verify.finding import Finding, Say
+from pipeline.verify.finding import Finding, Report
 
 _END = bytes(2 * tarfile.BLOCKSIZE)
 _HEADER_FIELDS = ("mtime", "mode", "uid", "gid", "uname", "gname", "type")
@@ -31,7 +31,7 @@ def _header_fault(stream: BinaryIO, member: tarfile.TarInfo) -> str | None:
     return f"{member.name} has another header than the job writes ({', '.join(differing) or 'another tar format'})"
 
 
-def read_tar(stream: BinaryIO, size: int, file: str, say: Say) -> list[TarSample]:
+def read_tar(stream: BinaryIO, size: int, file: str, report: Report) -> list[TarSample]:
     """The samples in a shard of `size` bytes, as far as it can be read; what is wrong goes to `say`."""
     samples: list[TarSample] = []
     end = 0
@@ -41,15 +41,15 @@ def read_tar(stream: BinaryIO, size: int, file: str, say: Say) -> list[TarSample
                 end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 key, _, extension = member.name.partition(".")
                 if fault := _header_fault(stream, member):
-                    say(Finding(file, key, fault))
+                    report(Finding(file, key, fault))
                 if not samples or samples[-1].key != key:
                     samples.append(TarSample(key, []))
                 samples[-1].members.append(Member(extension, member.offset_data, member.size))
     except Exception as error:  # of a damaged header, tarfile raises more than its own kind
-        say(Finding(file, samples[-1].key if samples else "", f"the tar cannot be read from here on: {error}"))
+        report(Finding(file, samples[-1].key if samples else "", f"the tar cannot be read from here on: {error}"))
         return samples
     stream.seek(end)
     if stream.read(len(_END) + 1) != _END:
         last = f"after {samples[-1].key}" if samples else ""
-        say(Finding(file, last, f"neither a tar member nor the end of the tar at byte {end} of {size}"))
+        report(Finding(file, last, f"neither a tar member nor the end of the tar at byte {end} of {size}"))
     return samples

@@ -21,7 +21,7 @@ from pipeline.shards.record import dali_index_file
 from pipeline.shards.rejects import Reason
 from pipeline.shards.triplets import TripletSettings
 from pipeline.storage import Storage
-from pipeline.verify.finding import Finding, Say
+from pipeline.verify.finding import Finding, Report
 from pipeline.verify.sample import TRIPLET_KEY
 
 _SHARD_FILE = re.compile(r"[A-Za-z0-9_-]+-\d{6,}\.(tar|idx)")
@@ -30,7 +30,7 @@ _UNREADABLE = (Exception,)
 """What Arrow raises for a damaged table: its own kinds and Python's."""
 
 
-def check_settings(manifest: Manifest, say: Say) -> bool:
+def check_settings(manifest: Manifest, report: Report) -> bool:
     """Whether the settings in the manifest are those of its media and layout; nothing else can be checked without."""
     needed = ["images" if manifest.media == "images" else "frames"]
     needed += ["triplets"] * (manifest.layout == "triplets")
@@ -38,63 +38,63 @@ def check_settings(manifest: Manifest, say: Say) -> bool:
         for group in {**dict.fromkeys(needed), **manifest.settings}:
             _SETTINGS[group].model_validate(manifest.settings[group])
     except (LookupError, ValidationError):
-        say(Finding(MANIFEST, "settings", f"the group {group} is missing or damaged"))
+        report(Finding(MANIFEST, "settings", f"the group {group} is missing or damaged"))
         return False
     return True
 
 
-def check_manifest(manifest: Manifest, say: Say) -> None:
+def check_manifest(manifest: Manifest, report: Report) -> None:
     """The counts of the manifest against each other."""
     if manifest.samples != (total := sum(shard.samples for shard in manifest.shards)):
-        say(Finding(MANIFEST, "samples", f"is {manifest.samples}; its shards have {total}"))
+        report(Finding(MANIFEST, "samples", f"is {manifest.samples}; its shards have {total}"))
     names = [shard.file for shard in manifest.shards]
     expected = re.compile(rf"{re.escape(manifest.name)}-\d{{6,}}\.tar")
     for name in names:
         if not expected.fullmatch(name):
-            say(Finding(MANIFEST, name, f"is no name of a shard; they are called {manifest.name}-000000.tar, ..."))
+            report(Finding(MANIFEST, name, f"is no name of a shard; they are called {manifest.name}-000000.tar, ..."))
     if names != sorted(set(names)):
-        say(Finding(MANIFEST, "shards", "do not stand in the order of their names, or one stands there twice"))
+        report(Finding(MANIFEST, "shards", "do not stand in the order of their names, or one stands there twice"))
 
 
-def check_files(storage: Storage, manifest: Manifest, say: Say) -> None:
+def check_files(storage: Storage, manifest: Manifest, report: Report) -> None:
     """Shard files that are none of this dataset, and what a job left behind."""
     known = {shard.file for shard in manifest.shards} | {dali_index_file(shard.file) for shard in manifest.shards}
     for name in storage.files():
         if name.startswith(TEMPORARY_PREFIX):
-            say(Finding(name, "", "was left half-written by a job that was killed", surplus=True))
+            report(Finding(name, "", "was left half-written by a job that was killed", extraneous=True))
         elif _SHARD_FILE.fullmatch(name) and name not in known:
-            say(Finding(name, "", f"is no file of this dataset: {MANIFEST} does not name it", surplus=True))
+            report(Finding(name, "", f"is no file of this dataset: {MANIFEST} does not name it", extraneous=True))
     if storage.files(PARTS):
-        say(Finding(PARTS, "", "was left by a job that did not end", surplus=True))
+        report(Finding(PARTS, "", "was left by a job that did not end", extraneous=True))
 
 
-def check_rejects(storage: Storage, manifest: Manifest, say: Say) -> None:
+def check_rejects(storage: Storage, manifest: Manifest, report: Report) -> None:
     """Columns, reasons and count of the rejects."""
     reasons = {reason.value for reason in Reason}
     try:
         with storage.parquet(REJECTS) as file:
             if not file.schema_arrow.equals(REJECTS_SCHEMA):
-                say(Finding(REJECTS, "", f"has the columns {_columns(file.schema_arrow)}"))
+                report(Finding(REJECTS, "", f"has the columns {_columns(file.schema_arrow)}"))
                 return
             if file.metadata.num_rows != manifest.rejects:
-                say(Finding(REJECTS, "", f"has {file.metadata.num_rows} rows; {MANIFEST} says {manifest.rejects}"))
+                report(Finding(REJECTS, "", f"has {file.metadata.num_rows} rows; {MANIFEST} says {manifest.rejects}"))
             unknown: Counter[Any] = Counter()
             for batch in file.iter_batches():
                 unknown.update(value for value in batch["reason"].to_pylist() if value not in reasons)
             for value, count in unknown.items():
-                say(Finding(REJECTS, "", f"{count} rows have the unknown reason {value!r}"))
+                report(Finding(REJECTS, "", f"{count} rows have the unknown reason {value!r}"))
     except FileNotFoundError:
-        say(Finding(REJECTS, "", "is missing"))
+        report(Finding(REJECTS, "", "is missing"))
     except _UNREADABLE as error:
-        say(Finding(REJECTS, "", f"cannot be read: {error}"))
+        report(Finding(REJECTS, "", f"cannot be read: {error}"))
 
 
-def check_tables(storage: Storage, manifest: Manifest, damaged: Iterable[str], say: Say) -> None:
+def check_tables(storage: Storage, manifest: Manifest, damaged: Iterable[str], report: Report) -> None:
     """Hashes of index and rejects, where nothing else was found wrong with them."""
     for name in {INDEX, REJECTS} - set(damaged):
         with storage.local(name) as path:
             if sha256_file(path) != manifest.tables.get(name):
-                say(Finding(name, "", f"has another sha256 than {MANIFEST} says"))
+                report(Finding(name, "", f"has another sha256 than {MANIFEST} says"))
 
 
 def _columns(schema: pa.Schema) -> str:
@@ -107,8 +107,8 @@ class IndexReader:
     Rows must stand in the order that the seed gives their keys, which also shows any key that is there twice.
     """
 
-    def __init__(self, storage: Storage, manifest: Manifest, say: Say) -> None:
-        self._storage, self._manifest, self._say = storage, manifest, say
+    def __init__(self, storage: Storage, manifest: Manifest, report: Report) -> None:
+        self._storage, self._manifest, self._report = storage, manifest, report
         self._last: tuple[bytes, str, int] | None = None
         self._clips = self._rows = self._frames = self._disordered = 0
         self._complete = True
@@ -123,20 +123,20 @@ class IndexReader:
                 self._complete &= rows is not None
                 yield shard, rows
             for name in groups:
-                self._say(Finding(INDEX, "", f"has rows of {name}, which is no shard of {MANIFEST}"))
+                self._report(Finding(INDEX, "", f"has rows of {name}, which is no shard of {MANIFEST}"))
         self._check_totals()
 
     def _open(self, stack: ExitStack) -> pq.ParquetFile | None:
         try:
             file = stack.enter_context(self._storage.parquet(INDEX))
         except FileNotFoundError:
-            self._say(Finding(INDEX, "", "is missing"))
+            self._report(Finding(INDEX, "", "is missing"))
             return None
         except _UNREADABLE as error:
-            self._say(Finding(INDEX, "", f"cannot be read: {error}"))
+            self._report(Finding(INDEX, "", f"cannot be read: {error}"))
             return None
         if not file.schema_arrow.equals(INDEX_SCHEMA):
-            self._say(Finding(INDEX, "", f"has the columns {_columns(file.schema_arrow)}"))
+            self._report(Finding(INDEX, "", f"has the columns {_columns(file.schema_arrow)}"))
             return None
         return file
 
@@ -149,22 +149,22 @@ class IndexReader:
             except _UNREADABLE:
                 continue  # said where the rows are missing
             if name in groups:
-                self._say(Finding(INDEX, "", f"has two groups of rows of {name}"))
+                self._report(Finding(INDEX, "", f"has two groups of rows of {name}"))
             groups[name] = group
         return groups
 
     def _rows_of(self, file: pq.ParquetFile, group: int | None, name: str) -> pa.Table | None:
         if group is None:
-            self._say(Finding(INDEX, "", f"has no readable rows of {name}"))
+            self._report(Finding(INDEX, "", f"has no readable rows of {name}"))
             return None
         try:
             rows = file.read_row_group(group)
             rows.validate(full=True)
         except _UNREADABLE as error:
-            self._say(Finding(INDEX, "", f"the rows of {name} cannot be read: {error}"))
+            self._report(Finding(INDEX, "", f"the rows of {name} cannot be read: {error}"))
             return None
         if empty := [column for column in rows.column_names if rows[column].null_count]:
-            self._say(Finding(INDEX, "", f"rows of {name} have no {', '.join(empty)}"))
+            self._report(Finding(INDEX, "", f"rows of {name} have no {', '.join(empty)}"))
             return None
         for key, frames in zip(rows["key"].to_pylist(), rows["num_frames"].to_pylist(), strict=True):
             self._follow(key)
@@ -181,7 +181,7 @@ class IndexReader:
         else:
             self._disordered += 1
             if self._disordered == 1:
-                self._say(Finding(INDEX, key, "does not stand in the order of the seed, or is there twice"))
+                self._report(Finding(INDEX, key, "does not stand in the order of the seed, or is there twice"))
         self._last = place
 
     def _check_totals(self) -> None:
@@ -189,10 +189,10 @@ class IndexReader:
         if not self._complete:
             return
         if self._disordered > 1:
-            self._say(Finding(INDEX, "", f"{self._disordered} rows do not stand in the order of the seed"))
-        for field, found in (("samples", self._rows), ("frames", self._frames)):
-            if getattr(manifest, field) != found:
-                self._say(Finding(MANIFEST, field, f"is {getattr(manifest, field)}; {INDEX} has {found}"))
+            self._report(Finding(INDEX, "", f"{self._disordered} rows do not stand in the order of the seed"))
+        for field, result in (("samples", self._rows), ("frames", self._frames)):
+            if getattr(manifest, field) != result:
+                self._report(Finding(MANIFEST, field, f"is {getattr(manifest, field)}; {INDEX} has {result}"))
         if not self._disordered and manifest.inputs != self._clips + manifest.rejects:
             sums = f"{self._clips} in the shards and {manifest.rejects} rejects"
-            self._say(Finding(MANIFEST, "inputs", f"is {manifest.inputs}; there are {sums}"))
+            self._report(Finding(MANIFEST, "inputs", f"is {manifest.inputs}; there are {sums}"))

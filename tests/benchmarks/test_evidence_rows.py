@@ -22,9 +22,9 @@ def test_spread_is_mean_and_sample_deviation() -> None:
 
 
 def test_error_of_a_difference_is_that_of_welch() -> None:
-    found = difference([1.0, 2.0, 3.0], [4.0, 6.0])
-    assert found.mean == -3.0
-    assert found.error == pytest.approx(math.sqrt(1 / 3 + 2 / 2))
+    result = difference([1.0, 2.0, 3.0], [4.0, 6.0])
+    assert result.mean == -3.0
+    assert result.error == pytest.approx(math.sqrt(1 / 3 + 2 / 2))
 
 
 @pytest.mark.parametrize(
@@ -42,12 +42,12 @@ def test_an_ordering_shows_beyond_twice_its_error(better: list[float], worse: li
 
 
 def test_paragraph_follows_from_the_numbers() -> None:
-    said = paragraph(TABLE)
-    assert "by +21.0 ± 0.8 in J&F (DAVIS), +10.5 ± 0.4 in part mIoU (VIP): a clear gain in 2 of 2 measures" in said
-    shows, does_not, reversed_ = (said.index(words) for words in ("these show", "do not show", "are reversed"))
-    assert shows < said.index("full over no auxiliary branch (+9.0") < does_not
-    assert does_not < said.index("past only over no auxiliary branch (+1.0 ± 1.6)") < reversed_
-    assert said.index("both, without squeeze over no auxiliary branch (-6.0") > reversed_
+    message = paragraph(TABLE)
+    assert "by +21.0 ± 0.8 in J&F (DAVIS), +10.5 ± 0.4 in part mIoU (VIP): a clear gain in 2 of 2 measures" in message
+    shows, does_not, reversed_ = (message.index(words) for words in ("these show", "do not show", "are reversed"))
+    assert shows < message.index("full over no auxiliary branch (+9.0") < does_not
+    assert does_not < message.index("past only over no auxiliary branch (+1.0 ± 1.6)") < reversed_
+    assert message.index("both, without squeeze over no auxiliary branch (-6.0") > reversed_
 
 
 def test_orderings_leave_out_rows_that_were_not_run() -> None:

@@ -68,11 +68,11 @@ def test_a_row_is_trained_scored_and_recorded_beside_random_weights(tmp_path: Pa
         Run(scene, one, 0, 20, points, tmp_path / one.name, tmp_path / "architecture.safetensors")
         for one, points in ((Row("full", "full", small), 2), (ROWS[0], 0))
     ]
-    said: list[str] = []
-    do_all(runs, 20, 2, Programs(), said.append)
+    message: list[str] = []
+    do_all(runs, 20, 2, Programs(), message.append)
     trained, untrained = (json.loads((run.folder / FINISHED).read_text()) for run in runs)
     assert [step for step, _ in trained["curve"]] == [10, 20]
     assert trained["scores"]["J&F-Mean"] == pytest.approx(trained["curve"][-1][1])
     assert {"reconstruction_1", "squeeze", "total"} <= trained["losses"].keys()
     assert 0 < untrained["scores"]["J&F-Mean"] < 1
-    assert sorted(line.partition(",")[0] for line in said) == ["demo: full", "demo: random weights"]
+    assert sorted(line.partition(",")[0] for line in message) == ["demo: full", "demo: random weights"]

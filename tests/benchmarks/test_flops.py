@@ -3,7 +3,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.flops import forward_flops, peak_flops, step_flops, utilisation
+from benchmarks.flops import forward_flops, peak_flops, step_flops, utilization
 from benchmarks.train import random_batch
 from pipeline.reader.views import ViewSettings
 from training.head import HeadSettings
@@ -60,7 +60,7 @@ def test_no_peak_is_guessed(device: str) -> None:
     assert peak_flops(device) is None
 
 
-def test_utilisation_is_a_share_of_the_peak() -> None:
+def test_utilization_is_a_share_of_the_peak() -> None:
     at_the_peak = step_flops(VIT_S, 64) / 989e12
-    assert utilisation(VIT_S, 64, 2 * at_the_peak, "NVIDIA H200") == pytest.approx(0.5)
-    assert utilisation(VIT_S, 64, 1.0, "NVIDIA H200 MIG 1g.18gb") is None
+    assert utilization(VIT_S, 64, 2 * at_the_peak, "NVIDIA H200") == pytest.approx(0.5)
+    assert utilization(VIT_S, 64, 1.0, "NVIDIA H200 MIG 1g.18gb") is None

@@ -18,12 +18,12 @@ def test_the_list_has_as_many_different_clips_in_classes(tmp_path: Path) -> None
 def test_result_has_time_memory_and_size_of_each_plan(tmp_path: Path) -> None:
     out = tmp_path / "listing.json"
     main(ListingBenchmark(inputs=(6000, 1000), out=out))
-    found = json.loads(out.read_text())["inputs"]
-    assert list(found) == ["1000", "6000"]
+    result = json.loads(out.read_text())["inputs"]
+    assert list(result) == ["1000", "6000"]
     for inputs in (1000, 6000):
-        assert found[str(inputs)]["shards"] == math.ceil(inputs / default_samples_per_shard("clips", inputs))
-    assert 3 < found["6000"]["plan_bytes"] / found["1000"]["plan_bytes"] < 9
-    for figures in found.values():
+        assert result[str(inputs)]["shards"] == math.ceil(inputs / default_samples_per_shard("clips", inputs))
+    assert 3 < result["6000"]["plan_bytes"] / result["1000"]["plan_bytes"] < 9
+    for figures in result.values():
         assert figures["cpu_seconds"] > 0
         assert figures["seconds"] > 0
         assert 20 < figures["peak_mb"] < 1000

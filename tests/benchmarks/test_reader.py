@@ -54,7 +54,7 @@ def test_the_peer_executes_the_same_plan(made: Path) -> None:
         peer = execute(plan, read_frames(plan, loader.sources), settings)
     for ours, theirs in zip((batch.global_crops, batch.local_crops, *batch.auxiliary), peer, strict=True):
         assert ours.shape == theirs.shape
-        assert float((ours - theirs).abs().mean()) < 2 / 255 / 0.225, "two grey levels"
+        assert float((ours - theirs).abs().mean()) < 2 / 255 / 0.225, "two gray levels"
         assert torch.equal(ours.abs().amax(dim=(1, 2, 3)) == 0, theirs.abs().amax(dim=(1, 2, 3)) == 0)
 
 

@@ -19,15 +19,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_means_are_those_of_the_files(made: Path, tmp_path: Path) -> None:
     main(SizesBenchmark(clips=made, out=tmp_path / "sizes.json"))
-    found = json.loads((tmp_path / "sizes.json").read_text())["clips"]
+    result = json.loads((tmp_path / "sizes.json").read_text())["clips"]
     dataset = ShardDataset(made)
     frames = [len(dataset.frame(row, frame)) for row in range(5) for frame in range(4)]
     dataset.close()
-    assert (found["samples"], found["frames"]) == (5, 20)
-    assert found["jpeg_bytes_a_frame"] == pytest.approx(sum(frames) / 20)
-    assert found["shard_bytes_a_frame"] == pytest.approx(sum(tar.stat().st_size for tar in made.glob("*.tar")) / 20)
-    assert found["index_bytes_a_sample"] == pytest.approx((made / "index.parquet").stat().st_size / 5)
-    assert found["idx_bytes_a_sample"] == pytest.approx(2 * 50 / 5)
+    assert (result["samples"], result["frames"]) == (5, 20)
+    assert result["jpeg_bytes_a_frame"] == pytest.approx(sum(frames) / 20)
+    assert result["shard_bytes_a_frame"] == pytest.approx(sum(tar.stat().st_size for tar in made.glob("*.tar")) / 20)
+    assert result["index_bytes_a_sample"] == pytest.approx((made / "index.parquet").stat().st_size / 5)
+    assert result["idx_bytes_a_sample"] == pytest.approx(2 * 50 / 5)
 
 
 def test_clips_given_as_images_are_refused(made: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.plain import PlainTCoRe
+from benchmarks.reference_step import ReferenceTCoRe
 from benchmarks.train import TrainBenchmark, main, measure, projected_hours, random_batch
 from pipeline.reader.views import ViewSettings
 from pipeline.settings import UserError
@@ -13,15 +13,15 @@ from tests.training.recorded import TINY_MODEL, recorded_model, recorded_values,
 
 
 def test_plain_and_lean_step_compute_the_same() -> None:
-    lean, plain = recorded_model(), PlainTCoRe(TINY_MODEL)
+    lean, plain = recorded_model(), ReferenceTCoRe(TINY_MODEL)
     plain.load_state_dict(lean.state_dict())
     for model in (lean, plain):
-        model(recorded_views(), recorded_values().teacher_temperature).terms["total"].backward()
-        model.apply_centre_update()
+        model(recorded_views(), recorded_values().teacher_temperature).losses["total"].backward()
+        model.apply_center_update()
     for name, parameter in plain.named_parameters():
         if parameter.grad is not None:
             torch.testing.assert_close(lean.get_parameter(name).grad, parameter.grad, rtol=1e-3, atol=1e-5)
-    torch.testing.assert_close(lean.dino_loss.center, plain.dino_loss.center)
+    torch.testing.assert_close(lean.cls_center.center, plain.cls_center.center)
 
 
 def test_the_random_batch_has_real_shapes_and_half_of_its_crops_masked() -> None:

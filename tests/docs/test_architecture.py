@@ -57,8 +57,8 @@ def test_large_libraries_are_imported_where_the_document_says() -> None:
         pattern = re.compile(rf"^\s*(import|from) {module}\b", re.MULTILINE)
         packages = [ROOT / package for package in ("pipeline", "indexing", "training", "evaluation")]
         files = [path for package in packages for path in package.rglob("*.py") if pattern.search(path.read_text())]
-        (said,) = re.findall(rf"{name} in ((?:`[^`]+`(?:, | and )?)+)", text)
-        assert set(re.findall(r"`([^`]+)`", said)) == {str(path.relative_to(ROOT)) for path in files}
+        (message,) = re.findall(rf"{name} in ((?:`[^`]+`(?:, | and )?)+)", text)
+        assert set(re.findall(r"`([^`]+)`", message)) == {str(path.relative_to(ROOT)) for path in files}
 
 
 def test_a_data_set(ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

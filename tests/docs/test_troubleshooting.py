@@ -29,10 +29,10 @@ def templates_of_python(path: Path) -> Iterator[str]:
 
 def templates_of_make(path: Path) -> Iterator[str]:
     """What a Makefile echoes."""
-    for said in re.findall(r'echo "(?:error: )?(.*?)" >&2', path.read_text()):
-        while (filled := re.sub(r"\$+\(\(?[^()]*\)?\)", ANYTHING, said)) != said:
-            said = filled
-        yield said
+    for message in re.findall(r'echo "(?:error: )?(.*?)" >&2', path.read_text()):
+        while (filled := re.sub(r"\$+\(\(?[^()]*\)?\)", ANYTHING, message)) != message:
+            message = filled
+        yield message
 
 
 def templates() -> list[str]:

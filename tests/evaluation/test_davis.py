@@ -141,10 +141,10 @@ def test_names_orientation_and_hidden_files_do_not_change_the_scores(tmp_path: P
                 store_turned(file)
             file.with_name(f"._{file.name}").write_bytes(b"\0\5\26\7")
             file.rename(file.with_name(f"{int(file.stem)}{suffix}"))
-    found = evaluate(tmp_path / "data", report={"enabled": False})
-    assert found["scores"] == expected["scores"]
-    assert found["sequences"]["one"]["notes"] == ["frames with an EXIF orientation: 12 (first 0); turned upright"]
-    assert list(found["sequences"]["one"]["over_time"]) == [str(number) for number in range(1, 11)]
+    result = evaluate(tmp_path / "data", report={"enabled": False})
+    assert result["scores"] == expected["scores"]
+    assert result["sequences"]["one"]["notes"] == ["frames with an EXIF orientation: 12 (first 0); turned upright"]
+    assert list(result["sequences"]["one"]["over_time"]) == [str(number) for number in range(1, 11)]
 
 
 def test_notes_are_in_result_report_and_terminal_also_of_a_failed_sequence(
@@ -188,7 +188,7 @@ def broken_frame(data: Path) -> None:
     file.write_bytes(file.read_bytes()[:300])
 
 
-def colour_mask(data: Path) -> None:
+def color_mask(data: Path) -> None:
     Image.fromarray(np.zeros((96, 160, 3), np.uint8)).save(annotation(data, "one", 2))
 
 
@@ -206,7 +206,7 @@ def no_frames(data: Path) -> None:
         (mask_of_another_size, "00003.png measures 159x96"),
         (missing_frame, "00002.jpg"),
         (broken_frame, "00003.jpg"),
-        (colour_mask, "00002.png has the mode RGB"),
+        (color_mask, "00002.png has the mode RGB"),
         (no_frames, "no .jpg frames"),
     ],
 )

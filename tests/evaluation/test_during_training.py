@@ -148,8 +148,8 @@ def test_a_run_scores_its_teacher_and_keeps_the_best_weights(data: Path, clip_da
     scored = {"train.epochs": 1, "eval.davis": data, "eval.every": 4, "eval.size": "96,160"}
     options = small(clip_dataset, run) | scored
     with lives() as trainer:
-        status, said = trainer.run(options)
-        assert status == 0, said
+        status, message = trainer.run(options)
+        assert status == 0, message
         refused, reason = trainer.run(options | {"eval.davis": data / "nowhere", "out": tmp_path / "other"})
     assert [line["step"] for line in logged(run)] == [4, 6]
     best = max(logged(run), key=lambda line: line["scores"]["J&F-Mean"])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from evaluation.davis import Davis, DavisCommand
-from evaluation.evaluate import evaluate_clips, mean_over_time, open_clips, propagated, summarise
+from evaluation.evaluate import evaluate_clips, mean_over_time, open_clips, propagated, summarize
 from evaluation.frames import network_input
 from evaluation.masks import MaskClip
 from evaluation.task import SequenceResult
@@ -67,7 +67,7 @@ def test_results_do_not_depend_on_batches_and_threads(tmp_path: Path) -> None:
     for batch_size, workers in ((1, 1), (3, 4), (8, 2)):
         opened = open_clips(task, task.names())
         results = evaluate_clips(task, opened, extractor, batch_size=batch_size, workers=workers, out=None, quiet=True)
-        scores.append(summarise(task, results)["scores"])
+        scores.append(summarize(task, results)["scores"])
     assert scores[1] == pytest.approx(scores[0], abs=1e-6)
     assert scores[2] == pytest.approx(scores[0], abs=1e-6)
 
@@ -94,10 +94,10 @@ def test_the_gpu_gives_the_masks_of_the_cpu(tmp_path: Path) -> None:
     task = davis(tmp_path)
     clip = task.open("one")
     backbone = random_backbone(VitSettings(width=64, depth=2, heads=2, layer_scale=1.0), 0)
-    found = []
+    result = []
     with ThreadPoolExecutor(2) as pool:
         for device in (torch.device("cpu"), torch.device("cuda")):
             extractor = extractor_of(backbone.to(device), device)
-            found.append([mask for _, mask in propagated(task, clip, extractor, pool, 2)])
-    for cpu, gpu in zip(*found, strict=True):
+            result.append([mask for _, mask in propagated(task, clip, extractor, pool, 2)])
+    for cpu, gpu in zip(*result, strict=True):
         assert (cpu != gpu).mean() < 0.01

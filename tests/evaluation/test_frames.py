@@ -27,10 +27,10 @@ def test_network_input_is_the_recorded_one() -> None:
     np.testing.assert_allclose(image.numpy(), arrays["davis/normalized_frame0"], rtol=0, atol=1e-5)
 
 
-def test_grey_frames_become_rgb(tmp_path: Path) -> None:
-    Image.fromarray(np.full((8, 10), 100, np.uint8)).save(tmp_path / "grey.jpg")
-    assert read_frame(tmp_path / "grey.jpg").shape == (8, 10, 3)
-    assert image_size(tmp_path / "grey.jpg") == (8, 10)
+def test_gray_frames_become_rgb(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 10), 100, np.uint8)).save(tmp_path / "gray.jpg")
+    assert read_frame(tmp_path / "gray.jpg").shape == (8, 10, 3)
+    assert image_size(tmp_path / "gray.jpg") == (8, 10)
 
 
 def test_void_pixels_are_background(tmp_path: Path) -> None:

@@ -63,8 +63,8 @@ def test_positions_in_the_files_count_from_one(data: Path) -> None:
 
 def test_joints_are_found_where_they_were_whatever_the_shape_of_the_cells(data: Path) -> None:
     evaluate(data, size=(96, 320))  # cells of 16 x 8 pixels
-    found = np.loadtxt(data.parent / "out" / "predictions" / "catch" / "one" / "00001.txt").T
-    distance = np.abs(found - (joints(4)[:, :, 0] - 1))
+    result = np.loadtxt(data.parent / "out" / "predictions" / "catch" / "one" / "00001.txt").T
+    distance = np.abs(result - (joints(4)[:, :, 0] - 1))
     assert distance[0].max() <= 8
     assert distance[1, 3:].max() <= 16  # the first row of joints lies at the border, where labels are drawn shifted
 
@@ -129,9 +129,11 @@ def test_names_orientation_and_hidden_files_do_not_change_the_scores(tmp_path: P
         file.rename(file.with_name(f"{int(file.stem)}.png"))
     (data / "splits" / "._catch_test_split1.txt").write_bytes(b"\0\5\26\7")
     (data / "splits" / "catch_test_split1.txt").write_text("\ufeffone.avi 2\n", "utf-8")
-    found = evaluate(data, report={"enabled": False})
-    assert found["scores"] == expected["scores"]
-    assert found["sequences"]["catch/one"]["notes"] == ["frames with an EXIF orientation: 11 (first 1); turned upright"]
+    result = evaluate(data, report={"enabled": False})
+    assert result["scores"] == expected["scores"]
+    assert result["sequences"]["catch/one"]["notes"] == [
+        "frames with an EXIF orientation: 11 (first 1); turned upright"
+    ]
 
 
 def test_frames_are_not_turned_where_the_joints_fit_their_pixels(data: Path) -> None:
@@ -238,9 +240,9 @@ def test_a_bad_clip_fails_by_name_and_stops_no_other(data: Path, damage: Any, na
 
 def test_joints_of_a_real_file_are_read(real_data: Path) -> None:
     name = "catch/Goal_Keeping_Tips_catch_f_cm_np1_fr_med_2"
-    found = read_joints(real_data / "jhmdb" / "joint_positions" / name / "joint_positions.mat")
-    assert found.shape == (2, 15, 40)
-    assert found[:, 0, 0].tolist() == [285.5, 105.5]
+    result = read_joints(real_data / "jhmdb" / "joint_positions" / name / "joint_positions.mat")
+    assert result.shape == (2, 15, 40)
+    assert result[:, 0, 0].tolist() == [285.5, 105.5]
 
 
 def test_a_real_clip_is_scored(real_data: Path, tmp_path: Path) -> None:

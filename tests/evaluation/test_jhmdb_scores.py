@@ -9,7 +9,7 @@ from evaluation.jhmdb_scores import (
     gaussian,
     joints_to_labels,
     labels_to_joints,
-    normalised_distances,
+    normalized_distances,
     pck,
 )
 from tests.reference_data import read_arrays
@@ -54,8 +54,8 @@ def test_pck_is_the_recorded_one() -> None:
     for clip in ("v0", "v1", "v2"):
         truth, height_width = arrays[f"{clip}/pos_img"] - 1, arrays[f"{clip}/height_width"]
         grid = arrays[f"{clip}/pred_grid"].astype(float)
-        found = np.where(grid < 0, np.nan, grid * (height_width[::-1] / 20)[:, None, None])
-        distances += [normalised_distances(truth[..., t], found[..., t], 0.6) for t in range(1, truth.shape[2])]
+        result = np.where(grid < 0, np.nan, grid * (height_width[::-1] / 20)[:, None, None])
+        distances += [normalized_distances(truth[..., t], result[..., t], 0.6) for t in range(1, truth.shape[2])]
     assert np.isnan(np.stack(distances)).any()
     found_pck = 100 * pck(np.stack(distances), list(arrays["thresholds"]))
     np.testing.assert_allclose(found_pck, arrays["pck"], rtol=0, atol=1e-9)
@@ -64,10 +64,10 @@ def test_pck_is_the_recorded_one() -> None:
 def test_the_person_is_measured_on_the_joints_that_were_found() -> None:
     truth = np.zeros((2, 15))
     truth[:, 1], truth[:, 2] = (30, 40), (300, 400)
-    found = np.full((2, 15), np.nan)
-    found[:, :2] = truth[:, :2]
-    found[0, 0] = 3
-    distance = normalised_distances(truth, found, 0.6)
+    result = np.full((2, 15), np.nan)
+    result[:, :2] = truth[:, :2]
+    result[0, 0] = 3
+    distance = normalized_distances(truth, result, 0.6)
     assert distance[0] == pytest.approx(3 / (0.6 * 50))
     assert np.isnan(distance[2:]).all()
 

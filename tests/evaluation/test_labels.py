@@ -31,13 +31,13 @@ def test_soft_labels_of_part_classes_are_the_recorded_ones(case: str) -> None:
 def test_masks_of_soft_labels_are_the_recorded_ones() -> None:
     arrays = read_arrays("eval_propagation")
     for case in ("davis_default", "davis_small_radius", "vip_like_lowT", "jhmdb_like"):
-        colours = arrays[f"{case}/label_values"]
+        colors = arrays[f"{case}/label_values"]
         frames = arrays.get(f"{case}/hard_frames", range(len(arrays[f"{case}/soft"])))
         for frame, recorded in zip(frames, arrays[f"{case}/hard"], strict=True):
             size = recorded.shape[0], recorded.shape[1]
             labels = torch.from_numpy(arrays[f"{case}/soft"][frame])
-            mask = labels_to_mask(labels, range(len(colours)), size, size)
-            np.testing.assert_array_equal(colours[mask], recorded)
+            mask = labels_to_mask(labels, range(len(colors)), size, size)
+            np.testing.assert_array_equal(colors[mask], recorded)
 
 
 def test_ids_with_gaps_come_back_as_they_were() -> None:

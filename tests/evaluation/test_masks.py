@@ -37,8 +37,8 @@ def test_frames_lie_as_their_masks_do(
     files = find_files(*folders)
     assert [one.size for one in files.frames] == [frame, frame]
     assert len(files.notes) == len(notes)
-    for said, expected in zip(files.notes, notes, strict=True):
-        assert said.split("; ")[1].startswith(expected)
+    for message, expected in zip(files.notes, notes, strict=True):
+        assert message.split("; ")[1].startswith(expected)
 
 
 def test_masks_belong_to_frames_in_the_order_of_numbers(folders: tuple[Path, Path]) -> None:

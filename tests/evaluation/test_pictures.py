@@ -22,7 +22,7 @@ def test_palette_is_that_of_davis() -> None:
     np.testing.assert_array_equal(davis_palette()[:3, ::-1], recorded)
 
 
-def test_masks_come_back_and_show_in_colour(tmp_path: Path) -> None:
+def test_masks_come_back_and_show_in_color(tmp_path: Path) -> None:
     mask = np.arange(12, dtype=np.uint8).reshape(3, 4)
     save_mask(tmp_path / "mask.png", mask)
     np.testing.assert_array_equal(read_index_mask(tmp_path / "mask.png"), mask)

@@ -41,7 +41,7 @@ def test_weights_and_their_cells_are_the_recorded_ones() -> None:
     window = np.arange(options.n_context)
     context = Context(unit[0], options)
     for number in range(1, len(unit)):
-        weights, found = (array.flatten(0, 1).T.numpy() for array in context.match(unit[number]))
+        weights, result = (array.flatten(0, 1).T.numpy() for array in context.match(unit[number]))
         context.push(unit[number])
         np.testing.assert_allclose(weights, arrays[f"{case}/weights"][number], rtol=0, atol=1e-5)
         # Copies of the first frame tie, hence source frames are compared: our slots go round, the recorded ones slide.
@@ -51,7 +51,7 @@ def test_weights_and_their_cells_are_the_recorded_ones() -> None:
         recorded = np.concatenate([[0], np.maximum(in_window, 0)])
         indices = arrays[f"{case}/indices"][number]
         np.testing.assert_array_equal(
-            np.sort(ours[found // cells] * cells + found % cells, 0),
+            np.sort(ours[result // cells] * cells + result % cells, 0),
             np.sort(recorded[indices // cells] * cells + indices % cells, 0),
         )
 

@@ -55,8 +55,8 @@ def test_the_page_shows_scores_sequences_objects_and_what_failed(out: Path) -> N
             assert percent(record["sequences"][name]["scores"]["J&F-Mean"]) in page.text
             assert percent(record["sequences"][name]["details"]["3"]["F-Mean"]) in page.text
         assert percent(record["scores"]["F-Decay"]) in page.text
-    for said in ("epoch-0", "epoch-1", "a<b>c", "object 3", "cannot read the frame"):
-        assert said in page.text
+    for message in ("epoch-0", "epoch-1", "a<b>c", "object 3", "cannot read the frame"):
+        assert message in page.text
     kinds = [(picture["src"] or "")[:15] for picture in page.all("img")]
     assert kinds.count("data:image/webp") == 2 * 2  # the best and the worst of three sequences, for each checkpoint
     assert sum("attention of the CLS token" in (picture["alt"] or "") for picture in page.all("img")) == 2 * 3

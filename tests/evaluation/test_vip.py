@@ -84,8 +84,8 @@ def test_the_page_shows_each_class(data: Path) -> None:
 def test_the_layout_without_annotations_folder_is_read_too(data: Path) -> None:
     expected = evaluate(data)
     (data / "Annotations" / "Category_ids").rename(data / "Category_ids")
-    found = evaluate(data)
-    assert found["scores"] == expected["scores"]
+    result = evaluate(data)
+    assert result["scores"] == expected["scores"]
 
 
 def test_scoring_masks_on_disk_brings_them_to_the_size_of_the_truth(data: Path) -> None:
@@ -114,9 +114,9 @@ def test_names_and_orientation_do_not_change_the_scores(tmp_path: Path) -> None:
             if folder == "Images":
                 store_turned(file)
             file.rename(file.with_name(f"{int(file.stem)}{file.suffix}"))
-    found = evaluate(tmp_path / "data", report={"enabled": False})
-    assert found["scores"] == expected["scores"]
-    assert found["sequences"]["videos1"]["notes"] == ["frames with an EXIF orientation: 11 (first 1); turned upright"]
+    result = evaluate(tmp_path / "data", report={"enabled": False})
+    assert result["scores"] == expected["scores"]
+    assert result["sequences"]["videos1"]["notes"] == ["frames with an EXIF orientation: 11 (first 1); turned upright"]
 
 
 def test_classes_that_enter_later_and_predicted_ones_that_the_truth_lacks_are_noted(data: Path) -> None:

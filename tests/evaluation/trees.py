@@ -35,16 +35,16 @@ def write_sequence(root: Path, name: str, frames: Frames, masks: Mapping[int, Fr
 
 
 def moving_squares(num_frames: int, ids: tuple[int, ...] = (1, 2)) -> tuple[Frames, Frames]:
-    """Frames (T, 96, 160, 3) of coloured squares that move over grey noise, and their masks (T, 96, 160)."""
+    """Frames (T, 96, 160, 3) of colored squares that move over gray noise, and their masks (T, 96, 160)."""
     random = np.random.default_rng(0)
-    colours = random.integers(0, 256, (256, 3))
+    colors = random.integers(0, 256, (256, 3))
     frames = np.repeat(random.integers(90, 130, (1, 96, 160, 1), np.uint8), 3, 3).repeat(num_frames, 0)
     masks = np.zeros((num_frames, 96, 160), np.uint8)
     for number in range(num_frames):
         for place, one in enumerate(ids):
             top, left = 8 + 48 * place, 16 + 4 * number
             masks[number, top : top + 32, left : left + 48] = one
-            frames[number, top : top + 32, left : left + 48] = colours[one]
+            frames[number, top : top + 32, left : left + 48] = colors[one]
     return frames, masks
 
 

@@ -29,17 +29,17 @@ def test_looking_through_all_lists_is_the_exact_search(block: int, tmp_path: Pat
     write_npy(tmp_path / "f.npy", features.astype(np.float16))
     search = ApproximateSearch(FeatureFile(open_storage(str(tmp_path)), "f.npy"), probes=100, block=block)
     rules = Rules(4, groups=np.arange(1000) // 3)
-    found = search(np.arange(200), features[:200], rules)
+    result = search(np.arange(200), features[:200], rules)
     expected = all_neighbours(features, rules)
-    np.testing.assert_array_equal(found.rows, expected.rows[:200])
-    np.testing.assert_allclose(found.similarity, expected.similarity[:200], atol=1e-6)
+    np.testing.assert_array_equal(result.rows, expected.rows[:200])
+    np.testing.assert_allclose(result.similarity, expected.similarity[:200], atol=1e-6)
 
 
 def test_places_that_the_lists_cannot_fill_stay_empty(tmp_path: Path) -> None:
     features = unit_vectors(1000, 16)
     write_npy(tmp_path / "f.npy", features.astype(np.float16))
     search = ApproximateSearch(FeatureFile(open_storage(str(tmp_path)), "f.npy"), probes=1, block=1000)
-    found = search(np.arange(50), features[:50], Rules(200))  # a list holds about 67 rows
-    empty = found.rows < 0
+    result = search(np.arange(50), features[:50], Rules(200))  # a list holds about 67 rows
+    empty = result.rows < 0
     assert empty[:, -1].any()
-    np.testing.assert_array_equal(empty, found.similarity == -np.inf)
+    np.testing.assert_array_equal(empty, result.similarity == -np.inf)

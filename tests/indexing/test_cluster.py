@@ -50,5 +50,5 @@ def test_what_fails_on_a_node_is_one_sentence(fault: Exception, message: str, ra
 
 
 def test_a_missing_package_is_named() -> None:
-    said = sentence(ModuleNotFoundError("No module named 'faiss'", name="faiss"), "out")
-    assert "lacks the package faiss: install the same packages on all nodes" in said
+    message = sentence(ModuleNotFoundError("No module named 'faiss'", name="faiss"), "out")
+    assert "lacks the package faiss: install the same packages on all nodes" in message

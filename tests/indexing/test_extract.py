@@ -26,14 +26,14 @@ def expected_features(image_dataset: Path, weights: Path) -> np.ndarray:
         image = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC)
         left, top = (image.width - SIZE) // 2, (image.height - SIZE) // 2
         pixels = np.asarray(image.crop((left, top, left + SIZE, top + SIZE))) / 255
-        normalised = ((pixels - IMAGENET_MEAN) / IMAGENET_STD).astype(np.float32)
+        normalized = ((pixels - IMAGENET_MEAN) / IMAGENET_STD).astype(np.float32)
         with torch.inference_mode():
-            cls = backbone(torch.from_numpy(normalised.transpose(2, 0, 1))[None]).cls[0]
+            cls = backbone(torch.from_numpy(normalized.transpose(2, 0, 1))[None]).cls[0]
         features.append((cls / cls.norm()).numpy())
     return np.stack(features)
 
 
-def test_features_are_unit_cls_tokens_of_centre_crops(image_dataset: Path, weights: Path, tmp_path: Path) -> None:
+def test_features_are_unit_cls_tokens_of_center_crops(image_dataset: Path, weights: Path, tmp_path: Path) -> None:
     worker = ShardFeatures(image_dataset, weights, open_storage(str(tmp_path)), batch_size=5, threads=1)
     values = worker.features(np.arange(12)).astype(np.float32)
     assert values.shape == (12, 32)

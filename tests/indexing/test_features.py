@@ -46,7 +46,7 @@ def test_parts_of_other_weights_are_refused(image_dataset: Path, weights: Path, 
 
 
 def test_a_second_run_at_once_is_kept_out(image_dataset: Path, weights: Path, tmp_path: Path) -> None:
-    with open_storage(str(tmp_path)).alone(LOCK), pytest.raises(UserError, match="another job is writing to"):
+    with open_storage(str(tmp_path)).exclusive_lock(LOCK), pytest.raises(UserError, match="another job is writing to"):
         main(FeaturesCommand(shards=image_dataset, weights=weights, out=str(tmp_path)))
 
 

@@ -58,8 +58,8 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     similarity = np.ones((4, 1), np.float32)
     report = {"images": 4, "k": 1, "recall": 0.5, "weights_hash": HOSTILE, "metric": "cosine", "search": HOSTILE}
     seen = Page(page(dataset, rows, similarity, {**report, **describe(rows, similarity, dataset.label)}, 2))
-    for said in ("Neighbours of a<b", "<script>0", HOSTILE):
-        assert said in seen.text
+    for message in ("Neighbours of a<b", "<script>0", HOSTILE):
+        assert message in seen.text
 
 
 @pytest.mark.parametrize(("count", "expected"), [(3, 3), (50, 10)])

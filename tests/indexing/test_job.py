@@ -177,10 +177,10 @@ def test_a_cluster_that_loses_a_node_finds_the_same(shards: Path, vectors: Path,
         search = subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         wait_for_blocks(out, 3, search)
         cluster.kill(cluster.nodes[1])
-        said = search.communicate(timeout=120)[1]
-    assert search.returncode == 0, said
-    found = read_neighbours(out, read_manifest(shards))
-    np.testing.assert_array_equal(found, all_neighbours(few(ROWS), Rules(5)).rows)
+        message = search.communicate(timeout=120)[1]
+    assert search.returncode == 0, message
+    result = read_neighbours(out, read_manifest(shards))
+    np.testing.assert_array_equal(result, all_neighbours(few(ROWS), Rules(5)).rows)
 
 
 def test_an_object_store_holds_the_table(shards: Path, vectors: Path, bucket: str) -> None:

@@ -78,14 +78,14 @@ def test_the_same_command_again_changes_nothing(
     before = {path.name: path.stat().st_mtime_ns for path in table.iterdir()}
     knn(shards=image_dataset, weights=weights, out=table, k=3, batch_size=5)
     assert {path.name: path.stat().st_mtime_ns for path in table.iterdir()} == before
-    said = capsys.readouterr().out
-    assert "the table is there already: 12 images, k = 3" in said
-    assert said.endswith(f"{table}/{NEIGHBOURS}; look at {table}/gallery.html\n")
+    message = capsys.readouterr().out
+    assert "the table is there already: 12 images, k = 3" in message
+    assert message.endswith(f"{table}/{NEIGHBOURS}; look at {table}/gallery.html\n")
 
 
 def test_a_second_run_at_once_is_kept_out(image_dataset: Path, weights: Path, tmp_path: Path) -> None:
     with (
-        open_storage(str(tmp_path)).alone(LOCK),
+        open_storage(str(tmp_path)).exclusive_lock(LOCK),
         pytest.raises(UserError, match="another job is writing to"),
     ):
         knn(shards=image_dataset, weights=weights, out=tmp_path)
@@ -116,7 +116,7 @@ def test_another_k_uses_the_features_that_are_there(
 
 def test_reader_shows_the_pixels_of_the_neighbours_in_the_table(table: Path, image_dataset: Path) -> None:
     views = ViewSettings(
-        global_size=64, local_size=32, local_crops=1, jitter=0, grey=0, blur=(0, 0, 0), solarize=(0, 0, 0)
+        global_size=64, local_size=32, local_crops=1, jitter=0, gray=0, blur=(0, 0, 0), solarize=(0, 0, 0)
     )
     masks = MaskSettings(probability=1.0)
     settings = ReaderSettings(shards=image_dataset, neighbours=table, views=views, masks=masks)

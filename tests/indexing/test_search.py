@@ -16,11 +16,11 @@ def found_in_blocks(
 ) -> Neighbours:
     parts = []
     for first, last in pairwise(query_edges):
-        found = nothing_found(last - first, rules.k)
+        result = nothing_found(last - first, rules.k)
         for start, stop in pairwise(edges):
             block = Block(start, features[start:stop])
-            found = search_block(np.arange(first, last), features[first:last], block, found, rules, nearest)
-        parts.append(found)
+            result = search_block(np.arange(first, last), features[first:last], block, result, rules, nearest)
+        parts.append(result)
     return Neighbours(np.concatenate([part.rows for part in parts]), np.concatenate([p.similarity for p in parts]))
 
 
@@ -45,8 +45,8 @@ def test_any_cut_gives_the_rows_of_a_full_sort_with_ties_and_duplicates(data: st
         max_similarity=data.draw(st.sampled_from([None, 0.999])),
         groups=data.draw(st.sampled_from([None, rng.integers(0, 5, rows)])),
     )
-    found = found_in_blocks(features, rules, data.draw(cuts(rows)), data.draw(cuts(rows)))
-    check(found, all_neighbours(features, rules))
+    result = found_in_blocks(features, rules, data.draw(cuts(rows)), data.draw(cuts(rows)))
+    check(result, all_neighbours(features, rules))
 
 
 def test_more_duplicates_than_candidates_are_taken_in_row_order() -> None:
@@ -84,13 +84,13 @@ def test_the_bound_holds_for_the_search_of_faiss(width: int) -> None:
 def test_the_query_is_left_out_by_number_even_among_duplicates() -> None:
     features = unit_vectors(20)
     features[7] = features[3]
-    found = found_in_blocks(features, Rules(k=4), [0, 20], [0, 20])
-    assert (found.rows != np.arange(20)[:, None]).all()
-    assert (found.rows[3, 0], found.rows[7, 0]) == (7, 3)
+    result = found_in_blocks(features, Rules(k=4), [0, 20], [0, 20])
+    assert (result.rows != np.arange(20)[:, None]).all()
+    assert (result.rows[3, 0], result.rows[7, 0]) == (7, 3)
 
 
 def test_a_place_that_no_row_may_take_stays_empty() -> None:
     rules = Rules(k=3, groups=np.array([0, 0, 0, 1]))
-    found = found_in_blocks(unit_vectors(4), rules, [0, 4], [0, 4])
-    assert found.rows.tolist()[:3] == [[3, -1, -1]] * 3
-    assert sorted(found.rows[3].tolist()) == [0, 1, 2]
+    result = found_in_blocks(unit_vectors(4), rules, [0, 4], [0, 4])
+    assert result.rows.tolist()[:3] == [[3, -1, -1]] * 3
+    assert sorted(result.rows[3].tolist()) == [0, 1, 2]

@@ -188,8 +188,8 @@ def test_torch_reads_clips(clip_dataset: Path, tmp_path: Path, monkeypatch: pyte
     expected = contents(clip_dataset)
     assert len(clips) == len(expected)
     for number, (label, jpegs) in enumerate(expected.values()):
-        frames, found = clips[number]
-        assert found == label
+        frames, result = clips[number]
+        assert result == label
         assert np.array_equal(frames.numpy(), np.stack([decode(jpeg) for jpeg in jpegs]))
 
 

@@ -51,7 +51,7 @@ def test_whether_the_holder_runs(
 def test_a_lock_in_use_and_a_stale_one_are_two_sentences() -> None:
     who = f"alice on node7, process {HERE.pid}, since {HERE.start:%Y-%m-%d %H:%M} UTC"
     in_use = f"another job is writing to runs/k400 ({who}): wait for it or stop it first"
-    for running, age_s, said in (
+    for running, age_s, message in (
         (False, 1.0, None),
         (None, 100.0, in_use),
         (True, DAY, in_use),
@@ -62,7 +62,7 @@ def test_a_lock_in_use_and_a_stale_one_are_two_sentences() -> None:
             "ended, then remove runs/k400/.lock",
         ),
     ):
-        assert refusal("runs/k400", "runs/k400/.lock", FOREIGN, running, age_s) == said
+        assert refusal("runs/k400", "runs/k400/.lock", FOREIGN, running, age_s) == message
 
 
 def held_by_a_child(path: Path) -> int:

@@ -57,12 +57,12 @@ def test_words_are_joined_by_dashes_or_underscores() -> None:
 def test_help_names_no_types(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse_command(Example, ["--help"])
-    said = capsys.readouterr().out
-    assert "--frames.fps NUMBER" in said
-    assert "--data PATH" in said
-    assert "--limit {fast,NUMBER}" in said
-    assert "(default: 2.0)" in said
-    assert not any(word in said for word in ("None", "float", "tuple["))
+    message = capsys.readouterr().out
+    assert "--frames.fps NUMBER" in message
+    assert "--data PATH" in message
+    assert "--limit {fast,NUMBER}" in message
+    assert "(default: 2.0)" in message
+    assert not any(word in message for word in ("None", "float", "tuple["))
 
 
 @pytest.mark.parametrize("words", [["--frames.area=0,1"], ["--frames.area", "[0, 1]"], ["--frames.area", "0,1"]])

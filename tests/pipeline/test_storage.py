@@ -82,7 +82,7 @@ def test_an_address_of_a_file_is_a_path(tmp_path: Path) -> None:
 
 def test_a_file_is_complete_or_not_there(storage: Storage) -> None:
     def fail() -> None:
-        with storage.writing("file") as path:
+        with storage.atomic_write("file") as path:
             path.write_bytes(b"half")
             assert storage.size("file") is None
             raise KeyboardInterrupt
@@ -116,42 +116,42 @@ def test_messages_name_a_folder_as_it_was_given(tmp_path: Path, monkeypatch: pyt
 def test_a_second_job_is_kept_out_until_the_first_one_ends(storage: Storage) -> None:
     first, second = storage, pickle.loads(pickle.dumps(storage))
     with (
-        first.alone("parts/lock"),
+        first.exclusive_lock("parts/lock"),
         pytest.raises(
             UserError, match=r"another job is writing to .* on .*, process \d+, .*: wait for it or stop it first"
         ),
-        second.alone("parts/lock"),
+        second.exclusive_lock("parts/lock"),
     ):
         pass
-    with second.alone("parts/lock"):
+    with second.exclusive_lock("parts/lock"):
         assert list(first.walk()) == ["parts/lock"]
     assert list(first.walk()) == []
 
 
 def test_a_lock_that_another_machine_left_is_refused_and_one_that_died_here_is_taken(storage: Storage) -> None:
-    here = this_process()
-    foreign = here.model_copy(
-        update={"host": "node7", "boot": "other", "heartbeat": here.heartbeat - timedelta(hours=3)}
+    current = this_process()
+    foreign = current.model_copy(
+        update={"host": "node7", "boot": "other", "heartbeat": current.heartbeat - timedelta(hours=3)}
     )
     storage.write("lock", foreign.model_dump_json().encode())
     with storage.local("lock") as path:
         os.utime(path, (0, path.stat().st_mtime - 3 * 3600))  # a file's age is that of its time
     with (
         pytest.raises(UserError, match=r"without a sign of life for 3 hours: .* remove .*/lock$"),
-        storage.alone("lock"),
+        storage.exclusive_lock("lock"),
     ):
         pass
-    dead = here.model_copy(update={"pid": 2**22})  # more than there can be
+    dead = current.model_copy(update={"pid": 2**22})  # more than there can be
     storage.write("lock", dead.model_dump_json().encode())
-    with storage.alone("lock"):
-        assert read_holder(storage.read("lock")) == here.model_copy(update={"heartbeat": ANY})
+    with storage.exclusive_lock("lock"):
+        assert read_holder(storage.read("lock")) == current.model_copy(update={"heartbeat": ANY})
     assert list(storage.walk()) == []
 
 
 def test_the_lock_of_a_later_job_stays(storage: Storage) -> None:
     """Somebody followed the advice and removed a lock whose holder still ran."""
     later = this_process().model_copy(update={"host": "node7", "boot": "other"}).model_dump_json().encode()
-    with storage.alone("lock"):
+    with storage.exclusive_lock("lock"):
         storage.remove("lock")
         storage.write("lock", later)
     assert storage.read("lock") == later
@@ -161,7 +161,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
     (tmp_path / "file").write_text("in the way")
     with (
         pytest.raises(UserError, match=r"cannot write to the output folder .*file: "),
-        open_storage(str(tmp_path / "file")).alone("lock"),
+        open_storage(str(tmp_path / "file")).exclusive_lock("lock"),
     ):
         pass
 
@@ -176,9 +176,9 @@ def test_what_is_not_there_is_an_os_error(storage: Storage) -> None:
 
 def test_travels_to_another_process(storage: Storage) -> None:
     storage.write("file", b"x")
-    there = pickle.loads(pickle.dumps(storage))
-    assert there.read("file") == b"x"
-    assert str(there) == str(storage)
+    recorded = pickle.loads(pickle.dumps(storage))
+    assert recorded.read("file") == b"x"
+    assert str(recorded) == str(storage)
 
 
 def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +222,7 @@ def test_an_unreachable_store_is_an_os_error(monkeypatch: pytest.MonkeyPatch) ->
 def test_parquet_is_read_by_no_other_thread_through_python(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Arrow's threads would free what Python holds at any time, also while the program ends, which aborts it."""
     table = pa.table({"number": list(range(1000))})
-    with storage.writing("table.parquet") as path:
+    with storage.atomic_write("table.parquet") as path:
         pq.write_table(table, path, row_group_size=100)
     data, readers = storage.read("table.parquet"), set[int]()
 

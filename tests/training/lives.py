@@ -98,11 +98,11 @@ def _serve() -> None:
     os.sched_setaffinity(0, {random.choice(sorted(os.sched_getaffinity(0)))})  # one thread: the models are tiny
     for line in sys.stdin:
         order = json.loads(line)
-        with os.fdopen(os.memfd_create("said"), "w+") as said:
+        with os.fdopen(os.memfd_create("said"), "w+") as message:
             child = os.fork()
             if not child:
                 os.environ |= order["environment"]
-                _live(order["arguments"], said.fileno())
+                _live(order["arguments"], message.fileno())
             if order["send"]:
                 due, at_file = time.monotonic() + order["after_s"], order["at_file"]
                 while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
@@ -111,8 +111,8 @@ def _serve() -> None:
                         break
                     time.sleep(0.002)
             _, status = os.waitpid(child, 0)
-            said.seek(0)
-            answer = {"status": os.waitstatus_to_exitcode(status), "said": said.read()}
+            message.seek(0)
+            answer = {"status": os.waitstatus_to_exitcode(status), "said": message.read()}
         print(json.dumps(answer), flush=True)
 
 

@@ -20,10 +20,30 @@ from training.vit import VisionTransformer, VitSettings
 TINY_VIT = VitSettings(width=64, depth=2, heads=4, image_size=64, drop_path=0)
 
 
+OUR_NAMES = {
+    ".dino_head.": ".cls_head.",
+    "auxiliary.auxiliary_decoder.decoder.": "pmm.layers.",
+    ".auxiliary_cross_attn.": ".cross_attn.",
+    ".auxiliary_self_attn.": ".self_attn.",
+    ".auxiliary_layer_norm": ".norm",
+    ".auxiliary_linear.": ".linear.",
+    "dino_loss.center": "cls_center.center",
+    "ibot_patch_loss.center": "patch_center.center",
+}
+"""Parts of the parameter names of the authors' code, and ours."""
+
+
+def our_name(official: str) -> str:
+    """The name here of a parameter or buffer of the authors' code."""
+    for theirs, ours in OUR_NAMES.items():
+        official = official.replace(theirs, ours)
+    return official
+
+
 @functools.cache
 def recorded(name: str) -> dict[str, Tensor]:
-    """All arrays of `NAME.npz` as tensors."""
-    return {key: torch.as_tensor(array) for key, array in read_arrays(name).items()}
+    """All arrays of `NAME.npz` as tensors, with our names of parameters."""
+    return {our_name(key): torch.as_tensor(array) for key, array in read_arrays(name).items()}
 
 
 def recorded_backbone(prefix: str, settings: VitSettings = TINY_VIT) -> VisionTransformer:

@@ -23,13 +23,13 @@ CONFIG = {"a": 1}
 
 
 def state(width: int = 4, seed: int = 0) -> tuple[nn.Linear, torch.optim.Optimizer]:
-    """A small model whose optimiser has made a step."""
+    """A small model whose optimizer has made a step."""
     torch.manual_seed(seed)
     model = nn.Linear(width, 2)
-    optimiser = torch.optim.AdamW(model.parameters())
+    optimizer = torch.optim.AdamW(model.parameters())
     model(torch.randn(1, width)).sum().backward()
-    optimiser.step()
-    return model, optimiser
+    optimizer.step()
+    return model, optimizer
 
 
 def save(folder: Path, step: int = 5, seed: int = 0) -> Path:
@@ -40,26 +40,26 @@ def read(path: Path) -> Content:
     return read_checkpoint(path, CONFIG, state_shapes(state()[0]))
 
 
-def test_round_trip_restores_model_optimiser_and_step(tmp_path: Path) -> None:
-    model, optimiser = state(seed=1)
-    path = save_checkpoint(tmp_path, 30, model, optimiser, CONFIG, keep=2)
-    other, other_optimiser = state(seed=2)
+def test_round_trip_restores_model_optimizer_and_step(tmp_path: Path) -> None:
+    model, optimizer = state(seed=1)
+    path = save_checkpoint(tmp_path, 30, model, optimizer, CONFIG, keep=2)
+    other, other_optimizer = state(seed=2)
     content = read(path)
-    restore(content, other, other_optimiser)
+    restore(content, other, other_optimizer)
     assert content.step == 30
     assert torch.equal(model.weight, other.weight)
     for name in ("exp_avg", "exp_avg_sq", "step"):
-        ours, theirs = (o.state_dict()["state"][0][name] for o in (optimiser, other_optimiser))
+        ours, theirs = (o.state_dict()["state"][0][name] for o in (optimizer, other_optimizer))
         assert torch.equal(ours, theirs)
 
 
-def test_restored_state_reaches_an_optimiser_that_has_made_no_step(tmp_path: Path) -> None:
+def test_restored_state_reaches_an_optimizer_that_has_made_no_step(tmp_path: Path) -> None:
     path = save(tmp_path, seed=1)
     model = nn.Linear(4, 2)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=0.25)
-    restore(read(path), model, optimiser)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.25)
+    restore(read(path), model, optimizer)
     expected = state(seed=1)[1].state_dict()["state"]
-    assert all(torch.equal(optimiser.state_dict()["state"][i]["exp_avg"], expected[i]["exp_avg"]) for i in (0, 1))
+    assert all(torch.equal(optimizer.state_dict()["state"][i]["exp_avg"], expected[i]["exp_avg"]) for i in (0, 1))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_interrupted_save_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pyte
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimiser.pt", "state.json", "config.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "state.json", "config.json"])
 @pytest.mark.parametrize("how", ["torn", "zeroed", "absent"])
 def test_damaged_checkpoint_is_named(tmp_path: Path, name: str, how: str) -> None:
     path = save(tmp_path)
@@ -104,9 +104,9 @@ def test_damaged_checkpoint_is_named(tmp_path: Path, name: str, how: str) -> Non
 
 def test_weights_that_are_not_finite_are_not_continued_from(tmp_path: Path) -> None:
     save(tmp_path, 5)
-    model, optimiser = state()
+    model, optimizer = state()
     model.bias.data[1] = torch.nan
-    path = save_checkpoint(tmp_path, 10, model, optimiser, CONFIG, keep=9)
+    path = save_checkpoint(tmp_path, 10, model, optimizer, CONFIG, keep=9)
     with pytest.raises(UserError, match="step-00000010 holds NaN or infinity in bias"):
         read(path)
     content, refused = newest_usable(checkpoints(tmp_path), CONFIG, state_shapes(model))
@@ -128,15 +128,15 @@ def test_what_somebody_put_into_a_checkpoint_outlives_it(tmp_path: Path) -> None
         save(tmp_path, 5)
 
 
-@pytest.mark.parametrize("room", [0, 12_000])  # bytes: none for the weights, or for them but not for the optimiser
+@pytest.mark.parametrize("room", [0, 12_000])  # bytes: none for the weights, or for them but not for the optimizer
 def test_a_full_disk_is_an_error_of_the_system_and_leaves_nothing(small_disk: Path, room: int) -> None:
     model = nn.Linear(512, 4)
-    optimiser = torch.optim.AdamW(model.parameters())
+    optimizer = torch.optim.AdamW(model.parameters())
     model(torch.randn(1, 512)).sum().backward()
-    optimiser.step()
+    optimizer.step()
     fill(small_disk, room)
     with pytest.raises(OSError, match="No space left on device"):
-        save_checkpoint(small_disk, 5, model, optimiser, CONFIG, keep=9)
+        save_checkpoint(small_disk, 5, model, optimizer, CONFIG, keep=9)
     assert list((small_disk / "checkpoints").iterdir()) == []
 
 

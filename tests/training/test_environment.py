@@ -33,8 +33,8 @@ HARMLESS = {
     "ACCELERATE_FP8_*": "of the precision fp8",
     "ACCELERATE_DYNAMO_*": "of ACCELERATE_DYNAMO_BACKEND",
     "ACCELERATE_SAGEMAKER_DISTRIBUTED_TYPE": "of ACCELERATE_USE_SAGEMAKER",
-    "ACCELERATE_ALLOW_CP_STANDALONE": "of ACCELERATE_USE_PARALLELISM_CONFIG",
-    "PARALLELISM_CONFIG_*": "of ACCELERATE_USE_PARALLELISM_CONFIG",
+    "ACCELERATE_ALLOW_CP_STANDALONE": "of ACCELERATE_USE_PARALLELIZM_CONFIG",
+    "PARALLELIZM_CONFIG_*": "of ACCELERATE_USE_PARALLELIZM_CONFIG",
     "MEGATRON_LM_*": "of ACCELERATE_USE_MEGATRON_LM",
     "ACCELERATE_DOWNCAST_BF16": "of TPUs",
     "ACCELERATE_IN_TPU_POD": "of TPUs",
@@ -59,9 +59,9 @@ HARMLESS = {
 
 def read_by_accelerate() -> set[str]:
     """Names of environment variables in Accelerate's sources."""
-    name = re.compile(r"\"((?:ACCELERATE|FSDP|MEGATRON_LM|PARALLELISM_CONFIG)_[A-Z0-9_]+)\"")
+    name = re.compile(r"\"((?:ACCELERATE|FSDP|MEGATRON_LM|PARALLELIZM_CONFIG)_[A-Z0-9_]+)\"")
     files = (path for path in Path(accelerate.__file__).parent.rglob("*.py") if "test_utils" not in path.parts)
-    return {found for path in files for found in name.findall(path.read_text())}
+    return {result for path in files for result in name.findall(path.read_text())}
 
 
 def test_every_variable_that_accelerate_reads_is_refused_or_known_to_be_harmless() -> None:
@@ -111,8 +111,8 @@ def test_other_ways_to_shard_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(ROOT)
     environment = launched("fsdp2")
     for name, value in (("FSDP_VERSION", "1"), ("FSDP_AUTO_WRAP_POLICY", "NO_WRAP"), ("FSDP_IGNORED_MODULES", ".*fc1")):
-        (found,) = hidden_settings(environment | {name: value}, of_training(environment))
-        assert found.startswith(f"{name} = {value}: ")
+        (result,) = hidden_settings(environment | {name: value}, of_training(environment))
+        assert result.startswith(f"{name} = {value}: ")
     bare = hidden_settings({SHARDS: "true"}, FSDP)
     assert [clause.split(":")[0] for clause in bare] == [
         "FSDP_VERSION is not set", "FSDP_AUTO_WRAP_POLICY is not set", "FSDP_TRANSFORMER_CLS_TO_WRAP is not set"

@@ -10,7 +10,7 @@ from training.head import HeadSettings, ProjectionHead
 
 def test_student_logits_are_the_recorded_ones() -> None:
     step = recorded("train_step")
-    head = recorded_model().student.dino_head
+    head = recorded_model().student.cls_head
     assert_near(head(step["out/student/local/cls"]), step["out/head/student/local_cls"], 1e-5)
     assert_near(head(step["out/student/global/cls"]), step["out/head/student/global_cls"], 1e-5)
     for frame in ("past", "future"):
@@ -20,7 +20,7 @@ def test_student_logits_are_the_recorded_ones() -> None:
 
 def test_teacher_logits_are_the_recorded_ones() -> None:
     step = recorded("train_step")
-    head = recorded_model().teacher.dino_head
+    head = recorded_model().teacher.cls_head
     crop_2_first = step["out/teacher/global/cls"].roll(3, dims=0)
     assert_near(head(crop_2_first), step["out/head/teacher/cls_swapped"], 1e-5)
     assert_near(head(step["out/teacher/global/patch"][step["in/collated_masks"]]), step["out/head/teacher/patch"], 1e-5)

@@ -13,9 +13,9 @@ from pipeline.settings import UserError
 from tests.processes import left_in_session
 from tests.training.test_pretrain import losses, small
 from training.checkpoint import checkpoints
-from training.interrupt import exit_status
+from training.distributed import LOCK
 from training.launch import check_ranks, forward, launch, resolve
-from training.together import LOCK
+from training.signals import exit_status
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = ("--cpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--num_processes", "1")
@@ -102,9 +102,9 @@ def test_settings_of_the_default_launch_file_are_said_and_refused(
         monkeypatch.setattr(f"accelerate.commands.{module}.default_config_file", str(file))
     monkeypatch.setattr("training.launch.default_config_file", str(file))
     assert launch(["program.py"]) == 2
-    said = capsys.readouterr()
-    assert said.out == f"note: without --config_file, {file} says how this run starts\n"
-    assert "ACCELERATE_MIXED_PRECISION = fp16: set --train.precision instead" in said.err
+    message = capsys.readouterr()
+    assert message.out == f"note: without --config_file, {file} says how this run starts\n"
+    assert "ACCELERATE_MIXED_PRECISION = fp16: set --train.precision instead" in message.err
     file.write_text(file.read_text().replace("LOCAL_MACHINE", "AMAZON_SAGEMAKER"))
     assert launch(["program.py"]) == 2
     assert capsys.readouterr().err.startswith("error: ")
@@ -172,9 +172,9 @@ def test_two_machines_train_together(clip_dataset: Path, tmp_path: Path) -> None
         )
         for rank in range(2)
     ]
-    said = [machine.communicate(timeout=180)[0] for machine in machines]
-    assert [machine.returncode for machine in machines] == [0, 0], said
-    assert all(words.startswith("2 machines, 2 ranks, cpu\n") for words in said), said
+    message = [machine.communicate(timeout=180)[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], message
+    assert all(words.startswith("2 machines, 2 ranks, cpu\n") for words in message), message
     assert list(losses(out)) == [1, 2]
     assert [path.name for path in checkpoints(out)] == ["step-00000002"]
     assert not (out / LOCK).exists()

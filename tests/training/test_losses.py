@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks import plain
+from benchmarks import reference_step
 from tests.training.recorded import assert_near, recorded
 from training import losses
-from training.losses import Comparison, Prototypes, Teacher, koleo_loss, prototype_losses
+from training.losses import DistillationTarget, Prototypes, Teacher, koleo_loss, prototype_losses
 from training.model import compared_views
 
 VIEWS, CLIPS, FRAMES, PATCHES, WIDTH, K = 5, 4, 2, 7, 6, 23
@@ -22,7 +22,7 @@ def unit_rows(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:
 
 
 class Problem:
-    """Random rows, prototypes and centres."""
+    """Random rows, prototypes and centers."""
 
     def __init__(self, frames: int = FRAMES, patches: int = PATCHES, dtype: torch.dtype = torch.float64) -> None:
         self.cls = unit_rows(VIEWS, CLIPS, seed=1, dtype=dtype).requires_grad_()
@@ -30,7 +30,7 @@ class Problem:
         self.teacher_cls = unit_rows(2, CLIPS, seed=3, dtype=dtype)
         self.teacher_patches = unit_rows(1, patches, seed=4, dtype=dtype)
         draw = torch.Generator().manual_seed(5)
-        self.g, self.v, self.teacher_g, self.teacher_v, self.centres, self.weights = (
+        self.g, self.v, self.teacher_g, self.teacher_v, self.centers, self.weights = (
             torch.randn(*shape, generator=draw, dtype=torch.float64).to(dtype)
             for shape in ((K, 1), (K, WIDTH), (K, 1), (K, WIDTH), (2, K), (patches,))
         )
@@ -45,23 +45,23 @@ class Problem:
             Prototypes(self.g, self.v),
             STUDENT,
             self.cls,
-            Comparison(
-                Teacher(self.teacher_cls, prototypes, self.centres[0], TEACHER), per_clip, compared_views(VIEWS)
+            DistillationTarget(
+                Teacher(self.teacher_cls, prototypes, self.centers[0], TEACHER), per_clip, compared_views(VIEWS)
             ),
             self.patches,
-            Comparison(Teacher(self.teacher_patches, prototypes, self.centres[1], TEACHER), self.weights),
+            DistillationTarget(Teacher(self.teacher_patches, prototypes, self.centers[1], TEACHER), self.weights),
             squeeze,
         )
 
     def plain(self, squeeze: float = 20.0) -> dict[str, Tensor]:
         student = self.g * self.v / self.v.norm(dim=1, keepdim=True)
         teacher = self.teacher_g * self.teacher_v / self.teacher_v.norm(dim=1, keepdim=True)
-        cls_targets = plain.teacher_targets(self.teacher_cls @ teacher.T, self.centres[0], TEACHER)
-        patch_targets = plain.teacher_targets(self.teacher_patches[0] @ teacher.T, self.centres[1], TEACHER)
+        cls_targets = reference_step.teacher_targets(self.teacher_cls @ teacher.T, self.centers[0], TEACHER)
+        patch_targets = reference_step.teacher_targets(self.teacher_patches[0] @ teacher.T, self.centers[1], TEACHER)
         logits, patch_logits = self.cls @ student.T, self.patches @ student.T
-        local, global_ = plain.cls_losses(cls_targets, logits[:2], logits[2:], STUDENT)
-        frames = [plain.patch_loss(patch_targets, part, self.weights, 1, STUDENT) for part in patch_logits]
-        squeezed = squeeze * plain.squeeze_loss(patch_logits[0], patch_logits[-1])
+        local, global_ = reference_step.cls_losses(cls_targets, logits[:2], logits[2:], STUDENT)
+        frames = [reference_step.patch_loss(patch_targets, part, self.weights, 1, STUDENT) for part in patch_logits]
+        squeezed = squeeze * reference_step.squeeze_loss(patch_logits[0], patch_logits[-1])
         return {
             "local": local,
             "global": global_,
@@ -96,12 +96,12 @@ def test_value_and_gradients_are_those_of_k_wide_logits(
 def test_entropies_are_the_means_over_the_targets() -> None:
     problem = Problem()
     teacher = problem.teacher_g * problem.teacher_v / problem.teacher_v.norm(dim=1, keepdim=True)
-    for rows, centre, found in (
-        (problem.teacher_cls, problem.centres[0], problem.lean().cls_entropy),
-        (problem.teacher_patches, problem.centres[1], problem.lean().patch_entropy),
+    for rows, center, result in (
+        (problem.teacher_cls, problem.centers[0], problem.lean().cls_entropy),
+        (problem.teacher_patches, problem.centers[1], problem.lean().patch_entropy),
     ):
-        targets = plain.teacher_targets(rows @ teacher.T, centre, TEACHER)
-        torch.testing.assert_close(found, -(targets * targets.log()).sum(-1).mean())
+        targets = reference_step.teacher_targets(rows @ teacher.T, center, TEACHER)
+        torch.testing.assert_close(result, -(targets * targets.log()).sum(-1).mean())
 
 
 def test_nothing_k_wide_is_kept_for_the_backward_pass() -> None:
@@ -136,11 +136,13 @@ def test_no_masked_patch_costs_nothing() -> None:
 def test_plain_forms_are_the_recorded_ones() -> None:
     step, state = recorded("train_step"), recorded("train_step_state")
     temperature = step["hp/teacher_temp"].item()
-    cls = plain.teacher_targets(step["out/head/teacher/cls_swapped"], state["dino_loss.center"], temperature)
+    cls = reference_step.teacher_targets(step["out/head/teacher/cls_swapped"], state["cls_center.center"], temperature)
     assert_near(cls.reshape(2, 3, 256), step["out/teacher_cls_probs"], 1e-5)
-    patches = plain.teacher_targets(step["out/head/teacher/patch"], state["ibot_patch_loss.center"][0], temperature)
+    patches = reference_step.teacher_targets(
+        step["out/head/teacher/patch"], state["patch_center.center"][0], temperature
+    )
     assert_near(patches, step["out/teacher_patch_probs"], 1e-5)
-    local, global_ = plain.cls_losses(
+    local, global_ = reference_step.cls_losses(
         step["out/teacher_cls_probs"].flip(0),
         step["out/head/student/global_cls"].reshape(2, 3, 256),
         step["out/head/student/local_cls"].reshape(3, 3, 256),
@@ -150,9 +152,9 @@ def test_plain_forms_are_the_recorded_ones() -> None:
     assert global_.item() == pytest.approx(step["out/loss/dino_global"].item(), rel=1e-5)
     logits = [step[f"out/head/student/{frame}_patch"] for frame in ("past", "future")]
     for frame, part in zip(("past", "future"), logits, strict=True):
-        loss = plain.patch_loss(step["out/teacher_patch_probs"], part, step["in/masks_weight"], 6, 0.1)
+        loss = reference_step.patch_loss(step["out/teacher_patch_probs"], part, step["in/masks_weight"], 6, 0.1)
         assert loss.item() == pytest.approx(step[f"out/loss/rec_{frame}"].item(), rel=1e-5)
-    assert plain.squeeze_loss(*logits).item() == pytest.approx(step["out/loss/squeeze_mse"].item(), rel=1e-5)
+    assert reference_step.squeeze_loss(*logits).item() == pytest.approx(step["out/loss/squeeze_mse"].item(), rel=1e-5)
 
 
 def test_koleo_is_the_recorded_one() -> None:

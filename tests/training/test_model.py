@@ -10,6 +10,7 @@ from tests.reference_data import read_json
 from tests.training.recorded import (
     TINY_MODEL,
     assert_near,
+    our_name,
     recorded,
     recorded_model,
     recorded_values,
@@ -17,7 +18,7 @@ from tests.training.recorded import (
     without_key_biases,
 )
 from training.model import LossSettings, TCoRe, TCoReSettings, patch_weights
-from training.optimiser import OptimiserSettings, apply_schedule, build_optimiser, clip_gradients
+from training.optimizer import OptimizerSettings, apply_schedule, build_optimizer, clip_gradients
 from training.schedules import ScheduleSettings, StepValues, build_schedules
 
 TEMPERATURE = recorded_values().teacher_temperature
@@ -31,26 +32,26 @@ OFFICIAL_TERMS = {
 }
 
 
-def take_step(model: TCoRe, optimiser: torch.optim.Optimizer, views: Batch, values: StepValues, clip: float) -> Any:
-    apply_schedule(optimiser, values)
-    optimiser.zero_grad()
-    terms = model(views, values.teacher_temperature).terms
-    terms["total"].backward()
+def take_step(model: TCoRe, optimizer: torch.optim.Optimizer, views: Batch, values: StepValues, clip: float) -> Any:
+    apply_schedule(optimizer, values)
+    optimizer.zero_grad()
+    losses = model(views, values.teacher_temperature).losses
+    losses["total"].backward()
     norms = clip_gradients(model, clip)
-    optimiser.step()
+    optimizer.step()
     model.update_teacher(values.momentum)
-    model.apply_centre_update()
-    return terms, norms
+    model.apply_center_update()
+    return losses, norms
 
 
 @pytest.fixture(scope="module")
 def gradients() -> dict[str, Tensor]:
     model = recorded_model()
-    model(recorded_views(), TEMPERATURE).terms["total"].backward()
+    model(recorded_views(), TEMPERATURE).losses["total"].backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def test_names_of_all_state_are_the_official_ones() -> None:
+def test_state_is_that_of_the_official_code_but_for_names() -> None:
     official = recorded("train_step_state").keys() - {"ibot_patch_loss_2.center"}  # an unused buffer
     assert recorded_model().state_dict().keys() == official
     keys = read_json("checkpoint_keys")["vits16"]
@@ -59,7 +60,9 @@ def test_names_of_all_state_are_the_official_ones() -> None:
     published |= {k: v for k, v in keys["loss_buffers"].items() if k != "ibot_patch_loss_2.center"}
     with torch.device("meta"):
         state = TCoRe(TCoReSettings()).state_dict()
-    assert {k: list(v.shape) for k, v in state.items() if not k.startswith("student.")} == published
+    assert {k: list(v.shape) for k, v in state.items() if not k.startswith("student.")} == {
+        our_name(k): shape for k, shape in published.items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -78,17 +81,17 @@ def test_tokens_of_every_view_are_the_recorded_ones(view: str) -> None:
         assert_near(part, step[f"out/{view}/{name}"], 1e-5)
 
 
-def test_teacher_rows_give_the_recorded_logits_and_centre_update() -> None:
+def test_teacher_rows_give_the_recorded_logits_and_center_update() -> None:
     step, views, model = recorded("train_step"), recorded_views(), recorded_model()
     rows = model.teacher_rows(views.global_crops, views.masks)
-    weight = model.teacher.dino_head.last_layer.weight
+    weight = model.teacher.cls_head.last_layer.weight
     swapped = (rows.cls_2bd.flip(0) @ weight.T).flatten(0, 1)
     assert_near(swapped, step["out/head/teacher/cls_swapped"], 1e-4)
     assert_near(rows.patches_md @ weight.T, step["out/head/teacher/patch"], 1e-4)
-    before = model.dino_loss.center.clone()
-    model.apply_centre_update()
+    before = model.cls_center.center.clone()
+    model.apply_center_update()
     moved = 0.9 * before + 0.1 * step["out/head/teacher/cls_swapped"].mean(dim=0)
-    assert_near(model.dino_loss.center, moved, 1e-5)
+    assert_near(model.cls_center.center, moved, 1e-5)
 
 
 def test_restored_patches_are_the_recorded_rows_of_the_masked_places() -> None:
@@ -100,11 +103,11 @@ def test_restored_patches_are_the_recorded_rows_of_the_masked_places() -> None:
 
 def test_losses_are_the_recorded_ones() -> None:
     step = recorded("train_step")
-    terms = recorded_model()(recorded_views(), TEMPERATURE).terms
-    assert terms.keys() == {*OFFICIAL_TERMS, "total"}
+    losses = recorded_model()(recorded_views(), TEMPERATURE).losses
+    assert losses.keys() == {*OFFICIAL_TERMS, "total"}
     for name, (official, weight) in OFFICIAL_TERMS.items():
-        assert terms[name].item() == pytest.approx(weight * step[f"out/loss/{official}"].item(), rel=1e-5), name
-    assert terms["total"].item() == pytest.approx(step["out/loss/total"].item(), rel=1e-6)
+        assert losses[name].item() == pytest.approx(weight * step[f"out/loss/{official}"].item(), rel=1e-5), name
+    assert losses["total"].item() == pytest.approx(step["out/loss/total"].item(), rel=1e-6)
 
 
 def test_gradients_are_the_recorded_ones(gradients: dict[str, Tensor]) -> None:
@@ -116,8 +119,8 @@ def test_gradients_are_the_recorded_ones(gradients: dict[str, Tensor]) -> None:
 
 def test_state_after_one_step_is_the_recorded_one() -> None:
     model = recorded_model()
-    optimiser = build_optimiser(model, OptimiserSettings())
-    take_step(model, optimiser, recorded_views(), recorded_values(), recorded("train_step")["hp/clip"].item())
+    optimizer = build_optimizer(model, OptimizerSettings())
+    take_step(model, optimizer, recorded_views(), recorded_values(), recorded("train_step")["hp/clip"].item())
     after = {name.removeprefix("after/"): value for name, value in recorded("train_step_after").items()}
     state = model.state_dict()
     assert state.keys() == after.keys()
@@ -137,12 +140,12 @@ def test_eight_steps_follow_the_recorded_trajectory() -> None:
         recording["batch1/collated_masks"],
     )
     model = recorded_model()
-    optimiser = build_optimiser(model, OptimiserSettings())
+    optimizer = build_optimizer(model, OptimizerSettings())
     for step in range(8):
-        terms, norms = take_step(model, optimiser, (even, odd)[step % 2], schedules.at(step), clip=8.0)
+        losses, norms = take_step(model, optimizer, (even, odd)[step % 2], schedules.at(step), clip=8.0)
         for name, (official, weight) in OFFICIAL_TERMS.items():
             expected = weight * recording[f"trace/{official}"][step].item()
-            assert terms[name].item() == pytest.approx(expected, rel=1e-4), (step, name)
+            assert losses[name].item() == pytest.approx(expected, rel=1e-4), (step, name)
         for name, official in (("backbone", "backbone"), ("head", "dino_head"), ("pmm", "auxiliary_decoder")):
             assert norms[name].item() == pytest.approx(recording[f"trace/gradnorm_{official}"][step].item(), rel=1e-3)
     for name, tensor in model.state_dict().items():
@@ -166,50 +169,50 @@ def clips(views: Batch, chosen: list[int]) -> Batch:
 def test_the_mean_over_micro_batches_is_the_global_batch() -> None:
     whole, split = (recorded_model(TINY_MODEL.model_copy(update={"loss": LossSettings(koleo=0)})) for _ in range(2))
     views = recorded_views()
-    expected = whole(views, TEMPERATURE).terms
+    expected = whole(views, TEMPERATURE).losses
     expected["total"].backward()
-    parts = [split(clips(views, [clip]), TEMPERATURE).terms for clip in range(3)]
+    parts = [split(clips(views, [clip]), TEMPERATURE).losses for clip in range(3)]
     for name, value in expected.items():
         mean = torch.stack([part[name] for part in parts]).mean()
         torch.testing.assert_close(mean, value, rtol=1e-5, atol=1e-7)
     torch.autograd.backward([part["total"] / 3 for part in parts])
-    whole.apply_centre_update()
-    split.apply_centre_update()
+    whole.apply_center_update()
+    split.apply_center_update()
     for name, parameter in whole.named_parameters():
         if parameter.grad is not None:
             gradient = split.get_parameter(name).grad
             assert gradient is not None
             assert (gradient - parameter.grad).abs().max() <= 1e-5
-    torch.testing.assert_close(split.ibot_patch_loss.center, whole.ibot_patch_loss.center)
-    torch.testing.assert_close(split.dino_loss.center, whole.dino_loss.center)
+    torch.testing.assert_close(split.patch_center.center, whole.patch_center.center)
+    torch.testing.assert_close(split.cls_center.center, whole.cls_center.center)
 
 
 def test_one_auxiliary_frame_has_one_reconstruction_and_no_squeeze() -> None:
     views = recorded_views()
-    terms = recorded_model()(replace(views, auxiliary=views.auxiliary[1:]), TEMPERATURE).terms
-    assert terms.keys() == {"cls_local", "cls_global", "koleo", "reconstruction_1", "total"}
+    losses = recorded_model()(replace(views, auxiliary=views.auxiliary[1:]), TEMPERATURE).losses
+    assert losses.keys() == {"cls_local", "cls_global", "koleo", "reconstruction_1", "total"}
     expected = 0.8 * recorded("train_step")["out/loss/rec_future"].item()
-    assert terms["reconstruction_1"].item() == pytest.approx(expected, rel=1e-5)
+    assert losses["reconstruction_1"].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_squeeze_weight_zero_leaves_the_term_out() -> None:
     model = recorded_model(TINY_MODEL.model_copy(update={"loss": LossSettings(squeeze=0)}))
-    terms = model(recorded_views(), TEMPERATURE).terms
-    assert "squeeze" not in terms
+    losses = model(recorded_views(), TEMPERATURE).losses
+    assert "squeeze" not in losses
     expected = recorded("train_step")["out/loss/total"] - 20 * recorded("train_step")["out/loss/squeeze_mse"]
-    assert terms["total"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert losses["total"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_without_auxiliary_branch_the_students_own_patches_are_compared() -> None:
     model = recorded_model(TINY_MODEL.model_copy(update={"auxiliary_branch": False}))
     views = replace(recorded_views(), auxiliary=())
-    terms = model(views, TEMPERATURE).terms
-    assert terms.keys() == {"cls_local", "cls_global", "koleo", "patch", "total"}
+    losses = model(views, TEMPERATURE).losses
+    assert losses.keys() == {"cls_local", "cls_global", "koleo", "patch", "total"}
     step = recorded("train_step")
-    logits = model.student.dino_head(step["out/student/global/patch"][views.masks])
+    logits = model.student.cls_head(step["out/student/global/patch"][views.masks])
     entropy = -(step["out/teacher_patch_probs"] * (logits / 0.1).log_softmax(-1)).sum(-1)
-    assert terms["patch"].item() == pytest.approx((entropy * step["in/masks_weight"]).sum().item() / 6, rel=1e-5)
-    terms["total"].backward()
+    assert losses["patch"].item() == pytest.approx((entropy * step["in/masks_weight"]).sum().item() / 6, rel=1e-5)
+    losses["total"].backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
@@ -225,9 +228,9 @@ def test_a_batch_for_another_model_is_refused(auxiliary_branch: bool, frames: in
 def test_a_batch_without_masks_trains_all_parameters(drop_path: float) -> None:
     backbone = TINY_MODEL.backbone.model_copy(update={"drop_path": drop_path})
     model, views = recorded_model(TINY_MODEL.model_copy(update={"backbone": backbone})), recorded_views()
-    terms = model(replace(views, masks=torch.zeros_like(views.masks), masked_share=0.0), TEMPERATURE).terms
-    terms["total"].backward()
-    assert terms["reconstruction_1"].item() == terms["squeeze"].item() == 0
+    losses = model(replace(views, masks=torch.zeros_like(views.masks), masked_loss_scale=0.0), TEMPERATURE).losses
+    losses["total"].backward()
+    assert losses["reconstruction_1"].item() == losses["squeeze"].item() == 0
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
@@ -264,16 +267,16 @@ def test_heads_that_do_not_divide_the_width_are_refused() -> None:
 def test_separate_heads_that_are_equal_compute_what_one_head_does() -> None:
     shared, split = recorded_model(), TCoRe(TINY_MODEL.model_copy(update={"separate_heads": True}))
     state = shared.state_dict()
-    state |= {name.replace("dino_head", "ibot_head"): tensor for name, tensor in state.items() if "dino_head" in name}
+    state |= {name.replace("cls_head", "patch_head"): tensor for name, tensor in state.items() if "cls_head" in name}
     split.load_state_dict(state)
     outputs = [model(recorded_views(), TEMPERATURE) for model in (shared, split)]
-    for name, term in outputs[0].terms.items():
-        torch.testing.assert_close(outputs[1].terms[name], term)
-    torch.testing.assert_close(outputs[1].seen, outputs[0].seen)
+    for name, term in outputs[0].losses.items():
+        torch.testing.assert_close(outputs[1].losses[name], term)
+    torch.testing.assert_close(outputs[1].diagnostics, outputs[0].diagnostics)
     for part in outputs:
-        part.terms["total"].backward()
-    for name, parameter in shared.student.dino_head.named_parameters():
-        first, second = (split.get_parameter(f"student.{head}.{name}").grad for head in ("dino_head", "ibot_head"))
+        part.losses["total"].backward()
+    for name, parameter in shared.student.cls_head.named_parameters():
+        first, second = (split.get_parameter(f"student.{head}.{name}").grad for head in ("cls_head", "patch_head"))
         assert first is not None
         assert second is not None
         assert parameter.grad is not None
@@ -293,5 +296,5 @@ def test_an_unaligned_teacher_sees_the_auxiliary_frame() -> None:
     assert not torch.allclose(expected.cls_2bd, other.teacher_rows(views.global_crops, views.masks).cls_2bd)
     same = other(replace(views, auxiliary=(views.global_crops,)), TEMPERATURE)
     aligned = plain(replace(views, auxiliary=()), TEMPERATURE)
-    assert same.terms["total"].item() == pytest.approx(aligned.terms["total"].item(), rel=1e-6)
-    assert swapped.terms["cls_local"].item() != pytest.approx(aligned.terms["cls_local"].item(), rel=1e-3)
+    assert same.losses["total"].item() == pytest.approx(aligned.losses["total"].item(), rel=1e-6)
+    assert swapped.losses["cls_local"].item() != pytest.approx(aligned.losses["cls_local"].item(), rel=1e-3)

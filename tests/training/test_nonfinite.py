@@ -15,8 +15,8 @@ from training.step import StepResult
 def test_the_report_names_samples_and_terms_and_its_plan_is_the_batch(clip_dataset: Path, tmp_path: Path) -> None:
     other = shutil.copytree(clip_dataset, tmp_path / "other")
     settings = ReaderSettings(shards=str(clip_dataset), mix=(MixSettings(shards=str(other)),))
-    terms = {"koleo": torch.tensor(torch.inf), "cls_local": torch.tensor(1.0), "total": torch.tensor(torch.inf)}
-    result = StepResult(terms, {}, {"head": torch.tensor(2.0), "pmm": torch.tensor(torch.nan)}, False, 0)
+    losses = {"koleo": torch.tensor(torch.inf), "cls_local": torch.tensor(1.0), "total": torch.tensor(torch.inf)}
+    result = StepResult(losses, {}, {"head": torch.tensor(2.0), "pmm": torch.tensor(torch.nan)}, False, 0)
     with Loader(settings, 4, 7, 8, rank=1, ranks=2) as loader:
         plan = plan_batch(settings, loader.table, 7, 4, slice(2, 4))
         path = write_report(tmp_path, result, loader, plan, rank=1)
@@ -28,7 +28,7 @@ def test_the_report_names_samples_and_terms_and_its_plan_is_the_batch(clip_datas
         assert {sample["dataset"] for sample in report["samples"]} == set(folders)
     assert (report["step"], report["rank"]) == (7, 1)
     assert report["broken"] == ["loss koleo", "gradient of the pmm"]
-    assert report["terms"] == {"koleo": "inf", "cls_local": "1.0", "total": "inf"}
+    assert report["losses"] == {"koleo": "inf", "cls_local": "1.0", "total": "inf"}
     with np.load(path.with_suffix(".npz")) as arrays:
         assert np.array_equal(arrays["frames"], plan.frames)
         assert np.array_equal(arrays["masks"], plan.masks)

@@ -8,11 +8,11 @@ from training.pmm import PatchMatching, PmmSettings
 @pytest.mark.parametrize("frame", ["past", "future"])
 def test_output_and_attention_are_the_recorded_ones(frame: str) -> None:
     step = recorded("train_step")
-    auxiliary = recorded_model().auxiliary
-    assert auxiliary is not None
+    pmm = recorded_model().pmm
+    assert pmm is not None
     current, other = step["out/student/global/patch"], step[f"out/student/{frame}/patch"]
-    assert_near(auxiliary.auxiliary_decoder(current, other), step[f"out/pmm/{frame}/out"], 1e-5)
-    (maps,) = auxiliary.auxiliary_decoder.attention_maps(current, other)
+    assert_near(pmm(current, other), step[f"out/pmm/{frame}/out"], 1e-5)
+    (maps,) = pmm.attention_maps(current, other)
     assert_near(maps.cross, step[f"out/pmm/{frame}/cross_attn"], 1e-5)
     assert_near(maps.self_, step[f"out/pmm/{frame}/self_attn"], 1e-5)
 
@@ -22,8 +22,8 @@ def test_stacked_modules_feed_one_another() -> None:
     single = PatchMatching(32, PmmSettings(modules=1))
     current, other = torch.randn(2, 9, 32), torch.randn(2, 4, 32)
     expected = current
-    for layer in stack.decoder:
-        single.decoder[0].load_state_dict(layer.state_dict())
+    for layer in stack.layers:
+        single.layers[0].load_state_dict(layer.state_dict())
         expected = single(expected, other)
     torch.testing.assert_close(stack(current, other), expected)
     maps = stack.attention_maps(current, other)

@@ -26,10 +26,10 @@ from tests.processes import heed_ctrl_c, left_in_session
 from tests.training.lives import Lives, lives
 from tests.training.recorded import without_key_biases
 from training.checkpoint import STATE, checkpoints
-from training.interrupt import INTERRUPTED_STATUS, REQUEUE_STATUS
+from training.distributed import LOCK
 from training.metrics import read_metrics
 from training.model import TCoRe, TCoReSettings
-from training.together import LOCK
+from training.signals import INTERRUPTED_STATUS, REQUEUE_STATUS
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -106,8 +106,8 @@ def trainer() -> Iterator[Lives]:
 @pytest.fixture(scope="module")
 def undisturbed(trainer: Lives, clip_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "undisturbed"
-    status, said = trainer.run(small(clip_dataset, out))
-    assert status == 0, said
+    status, message = trainer.run(small(clip_dataset, out))
+    assert status == 0, message
     return out
 
 
@@ -115,14 +115,14 @@ def test_a_run_leaves_what_it_should(undisturbed: Path) -> None:
     assert [path.name for path in checkpoints(undisturbed)] == ["step-00000008", "step-00000012"]
     assert list(losses(undisturbed)) == list(range(1, 13))
     line = read_metrics(undisturbed)[-1]
-    terms = [value for key, value in line.items() if key.startswith("loss/") and key != "loss/total"]
-    assert line["loss/total"] == pytest.approx(sum(terms), rel=1e-5)
+    summands = [value for key, value in line.items() if key.startswith("loss/") and key != "loss/total"]
+    assert line["loss/total"] == pytest.approx(sum(summands), rel=1e-5)
     assert {"loss/reconstruction_1", "loss/reconstruction_2", "loss/squeeze", "loss/koleo"} < set(line)
     assert 0 < line["target_entropy/cls"] < math.log(64)
     assert 0 < line["target_entropy/patches"] < math.log(64)
     assert 1 <= line["features/effective_rank"] <= 8
-    assert line["centre_norm/cls"] > 0
-    assert line["centre_norm/patches"] > 0
+    assert line["center_norm/cls"] > 0
+    assert line["center_norm/patches"] > 0
     assert list((undisturbed / "tensorboard").rglob("events*"))
     tensors = final_state(undisturbed)
     student, teacher = (tensors[f"{part}.backbone.blocks.0.mlp.fc1.weight"] for part in ("student", "teacher"))
@@ -138,15 +138,15 @@ def test_kills_lose_nothing(trainer: Lives, clip_dataset: Path, tmp_path: Path) 
     moments, kills, round_number, reached = random.Random(0), 0, 0, 0
     while kills < 6:
         out = tmp_path / f"killed-{round_number}"
-        status, said = trainer.run(
+        status, message = trainer.run(
             small(clip_dataset, out, **options), signal.SIGKILL, after_s=moments.uniform(0.1, 0.6) * longest
         )
-        assert status in (0, -signal.SIGKILL), said
+        assert status in (0, -signal.SIGKILL), message
         kills += status != 0
         newest = checkpoints(out)[-1:] or [out / "step-00000000"]
         step = int(newest[0].name[-8:])
         assert step >= reached  # a checkpoint that was there still is, or a newer one
-        assert "refused" not in said
+        assert "refused" not in message
         reached = step
         if status == 0:
             assert_same_run(out, tmp_path / "whole")
@@ -163,10 +163,10 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_as_if_nothing_had_been(
 ) -> None:
     out = tmp_path / "run"
     options = small(clip_dataset, out, **{"train.checkpoint_every": 100, "train.maps_every": 4})
-    status, said = trainer.run(options, number, at_file=out / "metrics.jsonl")
-    assert status == (INTERRUPTED_STATUS if number == signal.SIGINT else REQUEUE_STATUS), said
+    status, message = trainer.run(options, number, at_file=out / "metrics.jsonl")
+    assert status == (INTERRUPTED_STATUS if number == signal.SIGINT else REQUEUE_STATUS), message
     (saved,) = checkpoints(out)
-    assert f"interrupted after step {int(saved.name[-8:])}, which is saved" in said
+    assert f"interrupted after step {int(saved.name[-8:])}, which is saved" in message
     assert trainer.run(options)[0] == 0
     assert_same_run(out, undisturbed)
     assert len(list((out / "attention" / "step-00000012").glob("*.png"))) == 4  # drawn, and no draw was disturbed
@@ -178,52 +178,52 @@ def test_a_torn_and_a_foreign_checkpoint_are_refused_by_name_and_the_one_before_
     out = tmp_path / "run"
     shutil.copytree(undisturbed, out)
     older, newest = checkpoints(out)
-    (newest / "optimiser.pt").write_bytes((newest / "optimiser.pt").read_bytes()[:-1000])
+    (newest / "optimizer.pt").write_bytes((newest / "optimizer.pt").read_bytes()[:-1000])
     foreign = out / "checkpoints" / "step-00000010"
     shutil.copytree(older, foreign)
     (foreign / "config.json").write_text((older / "config.json").read_text().replace('"epochs": 2', '"epochs": 3'))
     state = json.loads((foreign / STATE).read_text())
     state["sha256"]["config.json"] = sha256_file(foreign / "config.json")
     (foreign / STATE).write_text(json.dumps(state))
-    status, said = trainer.run(small(clip_dataset, out))
+    status, message = trainer.run(small(clip_dataset, out))
     assert status == 0
-    assert "step-00000012 is damaged (optimiser.pt is not what was written)" in said
-    assert "step-00000010 is of a run with other settings: train.epochs = 3 there, 2 here" in said
-    assert f"continuing from {older}" in said
+    assert "step-00000012 is damaged (optimizer.pt is not what was written)" in message
+    assert "step-00000010 is of a run with other settings: train.epochs = 3 there, 2 here" in message
+    assert f"continuing from {older}" in message
     assert_same_run(out, undisturbed)
     for path in checkpoints(out):
         (path / STATE).write_text("{}")
-    status, said = trainer.run(small(clip_dataset, out))
+    status, message = trainer.run(small(clip_dataset, out))
     assert status == 2
-    assert "no checkpoint can be used" in said
+    assert "no checkpoint can be used" in message
 
 
 def test_another_runs_checkpoint_is_where_resume_says(
     trainer: Lives, undisturbed: Path, clip_dataset: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    status, said = trainer.run(small(clip_dataset, out, resume=checkpoints(undisturbed)[0]))
-    assert status == 0, said
+    status, message = trainer.run(small(clip_dataset, out, resume=checkpoints(undisturbed)[0]))
+    assert status == 0, message
     assert list(losses(out)) == [9, 10, 11, 12]
     assert all(loss == losses(undisturbed)[step] for step, loss in losses(out).items())
-    status, said = trainer.run(small(clip_dataset, tmp_path / "over", resume=checkpoints(undisturbed)[-1]))
-    assert status == 0, said
-    assert "nothing is left to do: all 12 steps are done" in said
-    status, said = trainer.run(small(clip_dataset, out, resume=tmp_path / "nowhere"))
+    status, message = trainer.run(small(clip_dataset, tmp_path / "over", resume=checkpoints(undisturbed)[-1]))
+    assert status == 0, message
+    assert "nothing is left to do: all 12 steps are done" in message
+    status, message = trainer.run(small(clip_dataset, out, resume=tmp_path / "nowhere"))
     assert status == 2
-    assert "nowhere is not a training checkpoint" in said
+    assert "nowhere is not a training checkpoint" in message
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_all_that_is_needed_to_repeat_it(
     trainer: Lives, clip_dataset: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    status, said = trainer.run(
+    status, message = trainer.run(
         small(clip_dataset, out, **OVERFLOWING, **{"train.nonfinite_steps": 2, "train.keep_every": 1})
     )
     assert status == 2
-    assert "step 0 is not finite and was left out" in said
-    assert "error: not finite in step 1: loss cls_local" in said
+    assert "step 0 is not finite and was left out" in message
+    assert "error: not finite in step 1: loss cls_local" in message
     report = json.loads((out / "nonfinite" / "step-00000001-rank-0.json").read_text())
     assert "gradient of the backbone" in report["broken"]
     assert len(report["samples"]) == 4
@@ -232,9 +232,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_all_that_is_needed_to_repe
         assert plan["boxes.top"].shape == (4, 8)
     (before,) = checkpoints(out / "nonfinite")
     assert before.name == "step-00000001"
-    again, said = trainer.run(small(clip_dataset, tmp_path / "again", resume=before, **OVERFLOWING))
+    again, message = trainer.run(small(clip_dataset, tmp_path / "again", resume=before, **OVERFLOWING))
     assert again == 2
-    assert "error: not finite in step 1: loss cls_local" in said
+    assert "error: not finite in step 1: loss cls_local" in message
 
 
 def test_a_mixture_counts_all_its_samples_and_goes_on_with_the_same_mixture_only(
@@ -246,53 +246,53 @@ def test_a_mixture_counts_all_its_samples_and_goes_on_with_the_same_mixture_only
         return {key: value for key, value in mixed.items() if key != "train.steps_per_epoch"}
 
     first = options("first", 0.5)
-    status, said = trainer.run(first)
-    assert status == 0, said
-    assert "12 samples of 2 datasets, steps 0 to 6 of 4 samples" in said  # two epochs of 12 / 4 steps
+    status, message = trainer.run(first)
+    assert status == 0, message
+    assert "12 samples of 2 datasets, steps 0 to 6 of 4 samples" in message  # two epochs of 12 / 4 steps
     shutil.rmtree(checkpoints(tmp_path / "run")[-1])
     shutil.rmtree(tmp_path / "first")
     before = losses(tmp_path / "run")
     assert trainer.run(options("moved", 0.5))[0] == 0
     assert losses(tmp_path / "run") == before
-    status, said = trainer.run(options("other", 0.25))
+    status, message = trainer.run(options("other", 0.25))
     assert status == 2
-    assert "datasets.1.weight = 0.5 there, 0.25 here. Choose another --out" in said
+    assert "datasets.1.weight = 0.5 there, 0.25 here. Choose another --out" in message
 
 
 def test_the_environment_changes_nothing_or_is_refused(
     trainer: Lives, undisturbed: Path, clip_dataset: Path, tmp_path: Path
 ) -> None:
     asked = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4", "MASTER_ADDR": "node1"}
-    status, said = trainer.run(small(clip_dataset, tmp_path / "run"), environment=asked)
+    status, message = trainer.run(small(clip_dataset, tmp_path / "run"), environment=asked)
     assert status == 2
-    assert "ACCELERATE_GRADIENT_ACCUMULATION_STEPS = 4: set --train.micro_batch_size instead" in said
-    status, said = trainer.run(small(clip_dataset, tmp_path / "run"), environment={"MASTER_ADDR": "node1"})
+    assert "ACCELERATE_GRADIENT_ACCUMULATION_STEPS = 4: set --train.micro_batch_size instead" in message
+    status, message = trainer.run(small(clip_dataset, tmp_path / "run"), environment={"MASTER_ADDR": "node1"})
     assert status == 2
-    assert "error: MASTER_ADDR = node1 speaks of other ranks, but this process was started alone: start all" in said
+    assert "error: MASTER_ADDR = node1 speaks of other ranks, but this process was started alone: start all" in message
     assert not (tmp_path / "run").exists()
     harmless = {"ACCELERATE_DYNAMO_MODE": "max-autotune", "FSDP_VERSION": "1", "RAY_ADDRESS": "head:6379"}
-    status, said = trainer.run(small(clip_dataset, tmp_path / "run"), environment=harmless)
-    assert status == 0, said
-    assert said.startswith("1 machine, 1 rank, cpu\n")
+    status, message = trainer.run(small(clip_dataset, tmp_path / "run"), environment=harmless)
+    assert status == 0, message
+    assert message.startswith("1 machine, 1 rank, cpu\n")
     assert_same_run(undisturbed, tmp_path / "run")
 
 
 def test_a_second_run_in_a_folder_is_kept_out(trainer: Lives, clip_dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    with open_storage(str(tmp_path / "run")).alone(LOCK):
-        status, said = trainer.run(small(clip_dataset, tmp_path / "run"))
+    with open_storage(str(tmp_path / "run")).exclusive_lock(LOCK):
+        status, message = trainer.run(small(clip_dataset, tmp_path / "run"))
         assert status == 2
         assert re.search(
-            rf"error: another job is writing to {tmp_path}/run \(.*process {os.getpid()}.*stop it first", said
+            rf"error: another job is writing to {tmp_path}/run \(.*process {os.getpid()}.*stop it first", message
         )
         assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
 
 
 @pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed")
 def test_a_tracker_that_is_not_installed_is_named(trainer: Lives, clip_dataset: Path, tmp_path: Path) -> None:
-    status, said = trainer.run(small(clip_dataset, tmp_path / "run", **{"train.trackers": "tensorboard,wandb"}))
+    status, message = trainer.run(small(clip_dataset, tmp_path / "run", **{"train.trackers": "tensorboard,wandb"}))
     assert status == 2
-    assert "error: train.trackers has wandb, which is not installed" in said
+    assert "error: train.trackers has wandb, which is not installed" in message
 
 
 @pytest.mark.dist
@@ -315,13 +315,13 @@ def test_two_ranks_end_in_order_and_one_goes_on_with_the_same_global_batches(
     while not (out / "metrics.jsonl").exists() and job.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(job.pid, signal.SIGTERM)
-    said, _ = job.communicate(timeout=60)
-    assert job.returncode == REQUEUE_STATUS, said
-    assert "Traceback" not in said
+    message, _ = job.communicate(timeout=60)
+    assert job.returncode == REQUEUE_STATUS, message
+    assert "Traceback" not in message
     assert left_in_session(job.pid) == []
     assert len(checkpoints(out)) == 1
-    status, said = trainer.run(small(clip_dataset, out, **plain))
-    assert status == 0, said
+    status, message = trainer.run(small(clip_dataset, out, **plain))
+    assert status == 0, message
     one, two = losses(tmp_path / "one"), losses(out)
     assert one.keys() == two.keys()
     assert two[1] == pytest.approx(one[1], rel=1e-5)
@@ -349,9 +349,9 @@ def test_ctrl_c_in_a_terminal_ends_in_order(clip_dataset: Path, tmp_path: Path) 
         assert time.monotonic() < deadline
         time.sleep(0.05)
     os.killpg(job.pid, signal.SIGINT)
-    _, said = job.communicate(timeout=60)
-    assert job.returncode == INTERRUPTED_STATUS, said
-    assert "Traceback" not in said
+    _, message = job.communicate(timeout=60)
+    assert job.returncode == INTERRUPTED_STATUS, message
+    assert "Traceback" not in message
     assert left_in_session(job.pid) == []
     assert not list((out / "checkpoints").glob(".tmp-*"))
 
@@ -361,8 +361,8 @@ def test_training_on_real_clips_lowers_the_loss(trainer: Lives, real_clip_datase
     out = tmp_path / "run"
     options = {"config": "configs/tiny.yaml", "data.shards": real_clip_dataset, "out": out}
     options |= {"train.epochs": 3, "train.steps_per_epoch": 10, "train.log_every": 1, "train.total_batch_size": 8}
-    status, said = trainer.run(options)
-    assert status == 0, said
+    status, message = trainer.run(options)
+    assert status == 0, message
     curve = list(losses(out).values())
     assert len(curve) == 30
     assert all(map(math.isfinite, curve))

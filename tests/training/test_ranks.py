@@ -1,4 +1,4 @@
-"""Two real CPU ranks against one: the same global batch gives the same losses, gradients, weights and centres."""
+"""Two real CPU ranks against one: the same global batch gives the same losses, gradients, weights and centers."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,7 @@ from pipeline.reader.batch import Batch
 from tests.training.recorded import TINY_MODEL, recorded_model, recorded_values, recorded_views, without_key_biases
 from training.checkpoint import read_checkpoint, restore, save_checkpoint, state_shapes
 from training.model import LossSettings, TCoRe
-from training.optimiser import OptimiserSettings, apply_schedule, build_optimiser, clip_gradients
+from training.optimizer import OptimizerSettings, apply_schedule, build_optimizer, clip_gradients
 
 VALUES = recorded_values()
 ACROSS = TINY_MODEL.model_copy(update={"loss": LossSettings(koleo_across_ranks=True)})
@@ -47,16 +47,16 @@ def part_of_rank(views: Batch, rank: int) -> Batch:
 
 
 def take_step(model: TCoRe, forward: Any, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor], Any]:
-    """Terms and gradient norms of one whole step, and its optimiser."""
-    optimiser = build_optimiser(model, OptimiserSettings())
-    apply_schedule(optimiser, VALUES)
-    terms = forward(batch, VALUES.teacher_temperature).terms
-    terms["total"].backward()
+    """Terms and gradient norms of one whole step, and its optimizer."""
+    optimizer = build_optimizer(model, OptimizerSettings())
+    apply_schedule(optimizer, VALUES)
+    losses = forward(batch, VALUES.teacher_temperature).losses
+    losses["total"].backward()
     norms = clip_gradients(model, 10.0)
-    optimiser.step()
+    optimizer.step()
     model.update_teacher(VALUES.momentum)
-    model.apply_centre_update()
-    return {name: term.detach() for name, term in terms.items()}, norms, optimiser
+    model.apply_center_update()
+    return {name: term.detach() for name, term in losses.items()}, norms, optimizer
 
 
 def run_rank(rank: int, folder: Path) -> None:
@@ -64,8 +64,8 @@ def run_rank(rank: int, folder: Path) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     batch = part_of_rank(global_batch(), rank)
     model = recorded_model(ACROSS)
-    terms, norms, _ = take_step(model, DistributedDataParallel(model), batch)
-    found: dict[str, Any] = {"terms": terms, "norms": norms, "state": model.state_dict()}
+    losses, norms, _ = take_step(model, DistributedDataParallel(model), batch)
+    result: dict[str, Any] = {"losses": losses, "norms": norms, "state": model.state_dict()}
 
     sharded = recorded_model(ACROSS)
     mesh = init_device_mesh("cpu", (2,))
@@ -73,15 +73,15 @@ def run_rank(rank: int, folder: Path) -> None:
         for block in branch.backbone.blocks:
             fully_shard(block, mesh=mesh)
     fully_shard(sharded, mesh=mesh)
-    _, sharded_norms, optimiser = take_step(sharded, sharded, batch)
-    path = save_checkpoint(folder, 1, sharded, optimiser, {}, keep=1, writes=rank == 0)
+    _, sharded_norms, optimizer = take_step(sharded, sharded, batch)
+    path = save_checkpoint(folder, 1, sharded, optimizer, {}, keep=1, writes=rank == 0)
     distributed.barrier()
     content = read_checkpoint(path, {}, state_shapes(sharded))
     before = [cast(DTensor, parameter).to_local().clone() for parameter in sharded.parameters()]
-    restore(content, sharded, optimiser)
+    restore(content, sharded, optimizer)
     same = all(torch.equal(a, cast(DTensor, b).to_local()) for a, b in zip(before, sharded.parameters(), strict=True))
-    found |= {"sharded norms": sharded_norms, "sharded": content.model, "restored": same}
-    torch.save(found, folder / f"rank{rank}.pt")
+    result |= {"sharded norms": sharded_norms, "sharded": content.model, "restored": same}
+    torch.save(result, folder / f"rank{rank}.pt")
     distributed.destroy_process_group()
 
 
@@ -95,16 +95,16 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Any]:
     model = recorded_model(ACROSS)
-    terms, norms, _ = take_step(model, model, global_batch())
-    return {"terms": terms, "norms": norms, "state": model.state_dict()}
+    losses, norms, _ = take_step(model, model, global_batch())
+    return {"losses": losses, "norms": norms, "state": model.state_dict()}
 
 
 @pytest.mark.dist
 def test_losses_are_means_over_ranks_and_gradients_those_of_the_global_batch(
     ranks: list[dict[str, Any]], alone: dict[str, Any]
 ) -> None:
-    for name, value in alone["terms"].items():  # KoLeo too: it looks across ranks here
-        torch.testing.assert_close((ranks[0]["terms"][name] + ranks[1]["terms"][name]) / 2, value)
+    for name, value in alone["losses"].items():  # KoLeo too: it looks across ranks here
+        torch.testing.assert_close((ranks[0]["losses"][name] + ranks[1]["losses"][name]) / 2, value)
     for name, norm in alone["norms"].items():
         torch.testing.assert_close(ranks[0]["norms"][name], norm, rtol=1e-4, atol=0)
         assert torch.equal(ranks[0]["norms"][name], ranks[1]["norms"][name])
@@ -112,7 +112,7 @@ def test_losses_are_means_over_ranks_and_gradients_those_of_the_global_batch(
 
 @pytest.mark.dist
 @pytest.mark.parametrize("form", ["state", "sharded"])
-def test_weights_and_centres_after_the_step_are_those_of_one_rank(
+def test_weights_and_centers_after_the_step_are_those_of_one_rank(
     form: str, ranks: list[dict[str, Any]], alone: dict[str, Any]
 ) -> None:
     for name, tensor in alone["state"].items():

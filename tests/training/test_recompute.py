@@ -39,8 +39,8 @@ def step(mode: Recompute) -> tuple[list[Tensor], Counter[str]]:
 
 @pytest.mark.parametrize("mode", ["selective", "full"])
 def test_recomputed_activations_give_the_same_bits(mode: Recompute) -> None:
-    for found, expected in zip(step(mode)[0], step("none")[0], strict=True):
-        assert torch.equal(found, expected)
+    for result, expected in zip(step(mode)[0], step("none")[0], strict=True):
+        assert torch.equal(result, expected)
 
 
 def test_selective_repeats_what_is_cheap_and_full_repeats_all() -> None:

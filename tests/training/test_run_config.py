@@ -117,10 +117,10 @@ def test_neighbours_are_named_by_their_rows(image_dataset: Path, clip_dataset: P
     dataset = ShardDataset(image_dataset)
     metadata = {"dataset_hash": dataset.manifest.dataset_hash}
     rows = np.stack([np.roll(np.arange(12), shift) for shift in (1, 2)], axis=1).astype(np.int32)
-    found = []
+    result = []
     for name, table in (("one", rows), ("again", rows), ("other", rows[:, ::-1])):
         write_neighbours(open_storage(str(tmp_path / name)), dataset.keys, table, table.astype(np.float32), metadata)
-        found.append(read_data(SourceSettings(shards=str(image_dataset), neighbours=tmp_path / name)).neighbours)
-    assert found[0] == found[1] != found[2]
+        result.append(read_data(SourceSettings(shards=str(image_dataset), neighbours=tmp_path / name)).neighbours)
+    assert result[0] == result[1] != result[2]
     with pytest.raises(UserError, match="was made from other shards"):
         read_data(SourceSettings(shards=str(clip_dataset), neighbours=tmp_path / "one"))

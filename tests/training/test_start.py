@@ -18,8 +18,8 @@ from training.start import missing_ranks, number_of_machines
     ],
 )
 def test_missing_ranks_are_noticed(environment: dict[str, str], ranks: int, said: str | None) -> None:
-    found = missing_ranks(environment, ranks)
-    assert (found and found.partition(": start all ranks together")[0]) == said
+    result = missing_ranks(environment, ranks)
+    assert (result and result.partition(": start all ranks together")[0]) == said
 
 
 def test_machines_are_counted() -> None:

@@ -10,7 +10,7 @@ from tests.training.recorded import TINY_MODEL, recorded_model, recorded_values,
 from training.metrics import effective_rank
 from training.model import LossSettings
 from training.nonfinite import broken_parts
-from training.optimiser import OptimiserSettings, build_optimiser
+from training.optimizer import OptimizerSettings, build_optimizer
 from training.step import StepResult, micro_batches, random_seed, train_step
 
 WITHOUT_KOLEO = TINY_MODEL.model_copy(update={"loss": LossSettings(koleo=0)})
@@ -19,32 +19,34 @@ WITHOUT_KOLEO = TINY_MODEL.model_copy(update={"loss": LossSettings(koleo=0)})
 @pytest.mark.parametrize("size", [1, 2])
 def test_micro_batches_and_their_tail_add_up_to_the_whole_batch(size: int) -> None:
     (whole, after), (split, split_after) = (step(recorded_views(), part) for part in (None, size))
-    for name, term in whole.terms.items():
-        torch.testing.assert_close(split.terms[name], term, rtol=1e-5, atol=1e-7)
+    for name, term in whole.losses.items():
+        torch.testing.assert_close(split.losses[name], term, rtol=1e-5, atol=1e-7)
     for name, norm in whole.norms.items():
         torch.testing.assert_close(split.norms[name], norm, rtol=1e-5, atol=0)
-    for name in ("dino_loss.center", "ibot_patch_loss.center"):
+    for name in ("cls_center.center", "patch_center.center"):
         torch.testing.assert_close(split_after[name], after[name])
     for name in ("cls_entropy", "patch_entropy"):
-        torch.testing.assert_close(split.seen[name], whole.seen[name], rtol=1e-5, atol=0)
-    assert effective_rank(split.seen["features"]) == pytest.approx(effective_rank(whole.seen["features"]), rel=1e-4)
+        torch.testing.assert_close(split.diagnostics[name], whole.diagnostics[name], rtol=1e-5, atol=0)
+    assert effective_rank(split.diagnostics["features"]) == pytest.approx(
+        effective_rank(whole.diagnostics["features"]), rel=1e-4
+    )
 
 
 def step(batch: Batch, size: int | None = None, **options: Any) -> tuple[StepResult, dict[str, torch.Tensor]]:
     model = recorded_model(WITHOUT_KOLEO)
-    optimiser = build_optimiser(model, OptimiserSettings())
-    result = train_step(Accelerator(cpu=True), model, optimiser, batch, recorded_values(), 3.0, size, **options)
-    model.apply_centre_update()  # of what is left pending: nothing
+    optimizer = build_optimizer(model, OptimizerSettings())
+    result = train_step(Accelerator(cpu=True), model, optimizer, batch, recorded_values(), 3.0, size, **options)
+    model.apply_center_update()  # of what is left pending: nothing
     return result, model.state_dict()
 
 
 def test_bfloat16_rounds_the_step_and_leaves_weights_and_losses_in_float32() -> None:
     (exact, after), (rounded, rounded_after) = step(recorded_views()), step(recorded_views(), bf16=True)
-    assert {term.dtype for term in rounded.terms.values()} == {torch.float32}
+    assert {term.dtype for term in rounded.losses.values()} == {torch.float32}
     assert rounded.finite
-    for name, term in exact.terms.items():
-        assert rounded.terms[name].item() != term.item() or name == "koleo"
-        torch.testing.assert_close(rounded.terms[name], term, rtol=0.05, atol=0)
+    for name, term in exact.losses.items():
+        assert rounded.losses[name].item() != term.item() or name == "koleo"
+        torch.testing.assert_close(rounded.losses[name], term, rtol=0.05, atol=0)
     for name, norm in exact.norms.items():
         torch.testing.assert_close(rounded.norms[name], norm, rtol=0.05, atol=0)
     assert all(tensor.dtype == torch.float32 for tensor in rounded_after.values())
@@ -61,7 +63,7 @@ def test_micro_batches_cut_every_view_by_clips() -> None:
     assert torch.equal(tail.local_crops, views.local_crops[[2, 5, 8]])
     assert torch.equal(tail.auxiliary[1], views.auxiliary[1][[2, 5]])
     assert torch.equal(tail.masks, views.masks[[2, 5]])
-    assert sum(weight * part.masked_share for part, weight in parts) == pytest.approx(1)
+    assert sum(weight * part.masked_loss_scale for part, weight in parts) == pytest.approx(1)
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_names_what_broke() -> None:

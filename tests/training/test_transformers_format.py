@@ -39,8 +39,8 @@ def test_transformers_loads_the_folder_without_any_code_of_ours(tmp_path: Path, 
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     with torch.no_grad():
-        found = model.eval()(images).last_hidden_state
-    assert_near(found, tokens_of(backbone, images), 1e-5)
+        result = model.eval()(images).last_hidden_state
+    assert_near(result, tokens_of(backbone, images), 1e-5)
     assert json.loads((tmp_path / "weights" / "tcore_card.json").read_text())["part"] == "teacher"
 
 

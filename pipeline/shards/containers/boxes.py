@@ -46,10 +46,10 @@ def boxes(file: IO[bytes], at: int, end: int) -> Iterator[Box]:
 
 def inside(file: IO[bytes], box: Box) -> dict[bytes, Box]:
     """The boxes in a box by kind; of several the first."""
-    found: dict[bytes, Box] = {}
+    result: dict[bytes, Box] = {}
     for child in boxes(file, box.start, box.end):
-        found.setdefault(child.kind, child)
-    return found
+        result.setdefault(child.kind, child)
+    return result
 
 
 def content(file: IO[bytes], box: Box | None) -> bytes:

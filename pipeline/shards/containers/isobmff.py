@@ -34,10 +34,10 @@ def _fragments(file: IO[bytes], top: list[Box], movie: Movie) -> Fragments:
 
 def _read(file: IO[bytes]) -> Statement:
     top = list(boxes(file, 0, file.seek(0, os.SEEK_END)))
-    found = next((box for box in top if box.kind == b"moov"), None)
-    if found is None:
+    result = next((box for box in top if box.kind == b"moov"), None)
+    if result is None:
         return Statement()
-    movie = read_movie(file, found)
+    movie = read_movie(file, result)
     fragments = _fragments(file, top, movie)
     pictures = {
         track.id: pictures_s(track, movie.ticks_per_s)

@@ -94,13 +94,13 @@ def _info(file: IO[bytes], info: _Element) -> tuple[int, float]:
 
 def _cues(file: IO[bytes], cues: _Element) -> list[tuple[int, int]]:
     """Time in ticks and place, in bytes from the content of the segment, of each cue."""
-    time, found = 0, []
+    time, result = 0, []
     for element in _elements(file, cues.start, _end(cues), _CUE_POINT, _CUE_POSITIONS):
         if element.kind == _CUE_TIME:
             time = _value(file, element)
         elif element.kind == _CUE_CLUSTER:
-            found.append((time, _value(file, element)))
-    return found
+            result.append((time, _value(file, element)))
+    return result
 
 
 def _cluster_time(file: IO[bytes], cluster: _Element, end: int) -> int:

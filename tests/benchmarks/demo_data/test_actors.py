@@ -10,7 +10,7 @@ from benchmarks.demo_data.actors import (
     cut_part,
     ellipse,
     limb,
-    rasterise,
+    rasterize,
     rotation,
     roughen,
     scaling,
@@ -32,8 +32,8 @@ def test_matrices_turn_clockwise_on_the_screen_and_compose() -> None:
     np.testing.assert_allclose(moved, [[10, 2]], atol=1e-12)
 
 
-def test_rasterised_area_is_the_polygon_area_to_an_eighth_of_a_pixel_along_its_outline() -> None:
-    coverage = np.asarray(rasterise(ellipse(20, 15, 12.3, 8.1, 200), (40, 30), (0, 0)), np.float64) / 255
+def test_rasterized_area_is_the_polygon_area_to_an_eighth_of_a_pixel_along_its_outline() -> None:
+    coverage = np.asarray(rasterize(ellipse(20, 15, 12.3, 8.1, 200), (40, 30), (0, 0)), np.float64) / 255
     assert coverage.sum() == pytest.approx(np.pi * 12.3 * 8.1, abs=65 / 8)
     assert coverage[15, 20] == 1
     assert coverage[0, 0] == 0

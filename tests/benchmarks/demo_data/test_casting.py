@@ -29,8 +29,8 @@ def jaccard(prediction: Array, truth: Array, label: int) -> float:
     return float(((prediction == label) & (truth == label)).sum() / union) if union else 1.0
 
 
-def by_pixel_colour(first: Frame, image: Array) -> Array:
-    """Each pixel gets the most frequent label among the pixels of frame 0 that are nearest in colour."""
+def by_pixel_color(first: Frame, image: Array) -> Array:
+    """Each pixel gets the most frequent label among the pixels of frame 0 that are nearest in color."""
     labels = first.objects[::2, ::2].ravel()
     _, nearest = cKDTree(first.image[::2, ::2].reshape(-1, 3)).query(image[::2, ::2].reshape(-1, 3), k=TOP_K)
     votes = (labels[nearest][..., None] == np.arange(labels.max() + 1)).sum(axis=1)
@@ -46,8 +46,8 @@ def cell_means(values: Array) -> Array:
     return means
 
 
-def by_cell_colour(first: Frame, image: Array) -> Array:
-    """Soft labels of 16 x 16 cells, averaged over the cells of frame 0 that are nearest in mean colour."""
+def by_cell_color(first: Frame, image: Array) -> Array:
+    """Soft labels of 16 x 16 cells, averaged over the cells of frame 0 that are nearest in mean color."""
     labels = cell_means(np.eye(int(first.objects.max()) + 1, dtype=np.float32)[first.objects])
     means = cell_means(image)
     _, nearest = cKDTree(cell_means(first.image).reshape(-1, 3)).query(means.reshape(-1, 3), k=TOP_K)
@@ -58,16 +58,16 @@ def by_cell_colour(first: Frame, image: Array) -> Array:
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_colour_alone_does_not_carry_a_mask_along(number: int) -> None:
+def test_color_alone_does_not_carry_a_mask_along(number: int) -> None:
     scene = davis_scene([0, 2, number], number)  # the sequences of the default data set
     first = render_annotated(scene, HELD_OUT_TIMES[0])
     later = [render_annotated(scene, t) for t in HELD_OUT_TIMES[5:-1:6]]
-    for predict in (by_pixel_colour, by_cell_colour):
+    for predict in (by_pixel_color, by_cell_color):
         scores = [
             jaccard(predict(first, frame.image), frame.objects, label) for frame in later for label in frame.joints
         ]
         assert np.mean(scores) < 0.5
-    ceiling = [jaccard(by_cell_colour(first, first.image), first.objects, label) for label in first.joints]
+    ceiling = [jaccard(by_cell_color(first, first.image), first.objects, label) for label in first.joints]
     assert np.mean(ceiling) > np.mean(scores)
 
 
@@ -77,8 +77,8 @@ def test_annotated_objects_are_seen_from_the_first_frame_to_the_last(number: int
     for t in (HELD_OUT_TIMES[0], HELD_OUT_TIMES[-1]):
         objects = render_annotated(scene, t).objects
         assert set(np.unique(objects)) == set(range(3 + number % 2))
-    unlabelled = [actor for actor in scene.cast if not actor.label]
-    assert len(unlabelled) == 2
+    unlabeled = [actor for actor in scene.cast if not actor.label]
+    assert len(unlabeled) == 2
 
 
 @pytest.mark.parametrize("class_name", VIDEO_CLASSES)
@@ -95,14 +95,14 @@ def test_camera_moves_and_never_looks_past_the_backdrop(class_name: str) -> None
         assert (render(scene, 0.0).astype(int) != render(scene, duration)).mean() > 0.5
 
 
-def test_colour_statistics_do_not_tell_the_class_of_an_image() -> None:
-    colours, labels = [], []
+def test_color_statistics_do_not_tell_the_class_of_an_image() -> None:
+    colors, labels = [], []
     for label, family in enumerate(IMAGE_CLASSES.values()):
         for number in range(6):
             image = render(image_scene(np.random.default_rng([5, label, number]), family, (160, 128)), 1.3 * number)
-            colours.append(np.concatenate([np.histogram(image[..., c], 16, (0, 256))[0] for c in range(3)]))
+            colors.append(np.concatenate([np.histogram(image[..., c], 16, (0, 256))[0] for c in range(3)]))
             labels.append(label)
-    points = np.array(colours, np.float64)
+    points = np.array(colors, np.float64)
     distance = np.linalg.norm(points[:, None] - points, axis=2)
     np.fill_diagonal(distance, np.inf)
     same = np.array(labels)[distance.argmin(axis=1)] == np.array(labels)

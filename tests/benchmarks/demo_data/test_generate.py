@@ -112,9 +112,9 @@ def test_interrupt_leaves_no_half_file_and_no_process(tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does at Ctrl-C
-    said = process.communicate(timeout=15)[1]
+    message = process.communicate(timeout=15)[1]
     assert process.returncode == 130
-    assert "Traceback" not in said
+    assert "Traceback" not in message
     assert left_in_session(process.pid) == []
     names = [path.name for path in out.rglob("*") if path.is_file()]
     assert not [name for name in names if name.startswith(TEMPORARY_PREFIX)]

@@ -11,7 +11,7 @@ from benchmarks.demo_data.scene import Scene, render, render_annotated
 
 
 def repainted(actor: Actor, level: int) -> Actor:
-    """The actor in one grey level, without its shadow."""
+    """The actor in one gray level, without its shadow."""
     parts = []
     for part in actor.parts:
         pixels = np.asarray(part.bitmap).copy()
@@ -22,7 +22,7 @@ def repainted(actor: Actor, level: int) -> Actor:
 
 
 def spotlit(scene: Scene, label: int, level: int) -> Scene:
-    """One actor in a grey level, the others black, in plain light."""
+    """One actor in a gray level, the others black, in plain light."""
     cast = tuple(repainted(actor, level if actor.label == label else 0) for actor in scene.cast)
     plain = Signal(1.0)
     light = dataclasses.replace(

@@ -48,7 +48,7 @@ def test_davis_annotations_are_palette_images_of_the_rendered_ids(tmp_path: Path
         assert photo.size == mask.size == casting.HELD_OUT_SIZE
 
 
-def test_vip_labels_are_grey_images_of_the_rendered_parts(tmp_path: Path) -> None:
+def test_vip_labels_are_gray_images_of_the_rendered_parts(tmp_path: Path) -> None:
     scene = casting.pose_scene([0, 3, 0], casting.walk, 2)
     trees.write_vip(tmp_path, "videos1", scene, TIMES)
     frames = sorted(path.stem for path in (tmp_path / "Images/videos1").iterdir())

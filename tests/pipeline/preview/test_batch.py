@@ -16,8 +16,8 @@ from pipeline.settings import UserError
 
 def test_a_view_is_shown_in_its_own_colors() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    normalised = (pixels / 255 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
-    view = torch.from_numpy(normalised.transpose(2, 0, 1)).float()
+    normalized = (pixels / 255 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
+    view = torch.from_numpy(normalized.transpose(2, 0, 1)).float()
     np.testing.assert_array_equal(view_pixels(view), pixels)
 
 

@@ -18,10 +18,10 @@ def test_page_and_sheet_are_written_and_named(
     before = sorted(path.name for path in folder.iterdir())
     capsys.readouterr()
     main(PreviewCommand(shards=str(folder), out=tmp_path / "out", samples=4))
-    said = capsys.readouterr().out
-    assert str(tmp_path / "out" / PAGE) in said
-    assert str(tmp_path / "out" / SHEET) in said
-    assert said.startswith("4 of ")
+    message = capsys.readouterr().out
+    assert str(tmp_path / "out" / PAGE) in message
+    assert str(tmp_path / "out" / SHEET) in message
+    assert message.startswith("4 of ")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MARKER, SHEET, PAGE]
     with Image.open(tmp_path / "out" / SHEET) as sheet:
         sheet.load()

@@ -41,12 +41,12 @@ def test_the_page_tells_samples_counts_and_rejects(manifest: Manifest, survey: S
         ("current: frame 6", "left: 65.00%"),
         ("future: frame 8", "left: 85.00%"),
     ]
-    for said in (
+    for message in (
         *("past, 1.00 s", "current, 2.00 s", "future, 3.00 s", "past, 1.50 s", "10 frames, 5.0 s, 320 x 240"),
         *("6clips", "2classes", "rejects, 25.0 % of the inputs", "too_short", "riding/short_000001_000002.mp4"),
         *("The largest has 4 clips, the median 2, the smallest 2", "data.seed 3"),
     ):
-        assert said in page.text
+        assert message in page.text
     assert len(page.all("svg")) == 4
 
 

@@ -44,11 +44,12 @@ def test_a_size_that_the_index_does_not_know(clips: Path, tmp_path: Path) -> Non
     width = [SIZE[0] * (10 if row == 5 else 1) for row in range(8)]
     column = pa.array(width, table.schema.field("width").type)
     pq.write_table(table.set_column(table.schema.get_field_index("width"), "width", column), copy / "index.parquet")
-    said = failure(copy)
+    message = failure(copy)
     assert (
-        f"of sample clip000005 in {copy}/shard-000001.tar has 96 x 80 pixels, but index.parquet says 960 x 80" in said
+        f"of sample clip000005 in {copy}/shard-000001.tar has 96 x 80 pixels, but index.parquet says 960 x 80"
+        in message
     )
-    assert f"Run `python -m pipeline.verify {copy}`" in said
+    assert f"Run `python -m pipeline.verify {copy}`" in message
 
 
 def test_a_frame_that_only_dali_cannot_decode(clips: Path, tmp_path: Path) -> None:
@@ -60,19 +61,19 @@ def test_a_frame_that_only_dali_cannot_decode(clips: Path, tmp_path: Path) -> No
         old = dataset.frame(6, frame).tobytes()
         content = content.replace(old, odd.ljust(len(old), b"\0"))
     (copy / "shard-000001.tar").write_bytes(content)
-    said = failure(copy)
+    message = failure(copy)
     named = f"of sample clip000006 in {copy}/shard-000001.tar is whole, but DALI cannot decode it: nvImageCodec failure"
-    assert named in said
-    assert "Leave its input out, or save that as an ordinary JPEG" in said
-    assert "pipeline.verify" not in said
+    assert named in message
+    assert "Leave its input out, or save that as an ordinary JPEG" in message
+    assert "pipeline.verify" not in message
 
 
 def test_samples_are_named_where_each_decodes_alone(clips: Path) -> None:
     dataset = ShardDataset(clips)
     frames = [BatchFrame(dataset, row, frame) for row in range(5) for frame in (0, 7)]
-    said = str(explain_failure(SAID, "in step 7", frames, None))
+    message = str(explain_failure(SAID, "in step 7", frames, None))
     shard = f"{clips}/shard-000000.tar"
-    assert said == (
+    assert message == (
         f"DALI failed in step 7, on sample clip000000 in {shard}, sample clip000001 in {shard}, "
         f"sample clip000002 in {shard} and 2 more: std::bad_alloc. "
         "Each of their frames decodes alone, so the data are whole; possibly out of memory: use a smaller batch"
@@ -81,7 +82,7 @@ def test_samples_are_named_where_each_decodes_alone(clips: Path) -> None:
 
 def test_data_are_not_blamed_where_nothing_decodes(clips: Path) -> None:
     """As on a machine whose GPU is gone: here there is none."""
-    said = str(explain_failure(SAID, "in step 7", [BatchFrame(ShardDataset(clips), 0, 0)], device_id=99))
-    assert said.endswith(
+    message = str(explain_failure(SAID, "in step 7", [BatchFrame(ShardDataset(clips), 0, 0)], device_id=99))
+    assert message.endswith(
         "It decodes nothing any more, not even a picture made here: look at this machine's memory and GPU"
     )

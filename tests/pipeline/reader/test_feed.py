@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from pipeline.reader.colour import colour_map, is_coloured
+from pipeline.reader.color import color_map, is_colored
 from pipeline.reader.feed import plan_feed
 from pipeline.reader.plan import PlanSettings, SampleTable, needed_frames, plan_batch
 from pipeline.reader.sandwich import SandwichSettings
-from pipeline.reader.views import SOLARIZE_OFF, Boxes, Photometry, ViewSettings
+from pipeline.reader.views import SOLARIZE_OFF, Boxes, ColorJitterParams, ViewSettings
 
 CLIPS = 7
 VIEWS = ViewSettings(global_size=64, local_size=32, local_crops=3, solarize=(0.5, 0.5, 0.5))
@@ -36,12 +36,14 @@ def test_every_view_gets_what_the_plan_says(auxiliary: tuple[str, ...]) -> None:
         box = Boxes(*(edge[clip, view] for edge in plan.boxes))
         assert given["start"].tolist() == [box.top, box.left]
         assert given["shape"].tolist() == [box.height, box.width]
-        colour = Photometry(**{name: np.array(value[clip, view]) for name, value in vars(plan.photometry).items()})
-        np.testing.assert_allclose(given["matrix"], colour_map(colour).matrix, rtol=1e-6)
-        np.testing.assert_allclose(given["weights"], colour_map(colour).weights, rtol=1e-6, atol=1e-7)
-        assert given["coloured"] == is_coloured(colour)
-        assert given["blurred"] == (colour.sigma > 0)
-        assert given["solarized"] == (colour.solarize < SOLARIZE_OFF)
+        color = ColorJitterParams(
+            **{name: np.array(value[clip, view]) for name, value in vars(plan.photometry).items()}
+        )
+        np.testing.assert_allclose(given["matrix"], color_map(color).matrix, rtol=1e-6)
+        np.testing.assert_allclose(given["weights"], color_map(color).weights, rtol=1e-6, atol=1e-7)
+        assert given["colored"] == is_colored(color)
+        assert given["blurred"] == (color.sigma > 0)
+        assert given["solarized"] == (color.solarize < SOLARIZE_OFF)
         if given["needed"]:
             holder = int(given["frame"])
             assert feed["decoded"][holder]

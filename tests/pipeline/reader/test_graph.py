@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
-from pipeline.reader.feed import box_feed, colour_feed, frame_feed
+from pipeline.reader.feed import box_feed, color_feed, frame_feed
 from pipeline.reader.graph import Feed, build_graph
-from pipeline.reader.sources import NOTHING
-from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD, SOLARIZE_OFF, Boxes, Photometry
+from pipeline.reader.sources import EMPTY_JPEG
+from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD, SOLARIZE_OFF, Boxes, ColorJitterParams
 from tests.reference_data import read_arrays
 
 REFERENCE = read_arrays("augment_ops")
@@ -21,7 +21,7 @@ NEUTRAL: dict[str, Any] = {
     "contrast": 1.0,
     "saturation": 1.0,
     "hue": 0.0,
-    "grey": False,
+    "gray": False,
     "sigma": 0.0,
     "solarize": SOLARIZE_OFF,
 }
@@ -33,9 +33,9 @@ def png(pixels: np.ndarray) -> np.ndarray:
     return np.frombuffer(stream.getvalue(), np.uint8)
 
 
-def photometry(cases: list[dict[str, Any]]) -> Photometry:
-    """Views (n,) with the colours of n cases."""
-    return Photometry(**{name: np.array([{**NEUTRAL, **case}[name] for case in cases]) for name in NEUTRAL})
+def photometry(cases: list[dict[str, Any]]) -> ColorJitterParams:
+    """Views (n,) with the colors of n cases."""
+    return ColorJitterParams(**{name: np.array([{**NEUTRAL, **case}[name] for case in cases]) for name in NEUTRAL})
 
 
 def run(
@@ -50,20 +50,20 @@ def run(
     views = len(images)
     edges = Boxes(*(np.array(edge) for edge in zip(*boxes, strict=True)))
     feed: Feed = frame_feed([[png(image) for image in images]], np.ones((views, 1), bool), [1])
-    feed |= box_feed(edges) | colour_feed(photometry(cases))
+    feed |= box_feed(edges) | color_feed(photometry(cases))
     feed |= {"needed": np.ones(views, bool), "mirror": np.full(views, mirror, np.int32)}
     feed["size"] = np.full((views, 2), size, np.float32)
     (output,) = build_graph(views, lambda: feed, threads=1, device_id=device, prefetch=1).run()
-    found = (np.asarray((output if device is None else output.as_cpu()).at(i)) for i in range(views))
+    result = (np.asarray((output if device is None else output.as_cpu()).at(i)) for i in range(views))
     mean, std = np.array(IMAGENET_MEAN), np.array(IMAGENET_STD)
-    return [255 * (view.transpose(1, 2, 0) * std + mean) for view in found]
+    return [255 * (view.transpose(1, 2, 0) * std + mean) for view in result]
 
 
 @pytest.mark.parametrize("size", [32, 48, 96])
 def test_crop_and_bicubic_resize_are_pillows(size: int) -> None:
     boxes = [tuple(row) for row in REFERENCE["crop_params"].tolist()]
-    found = run([REFERENCE["image"]] * 4, boxes, [{}] * 4, size)
-    for number, view in enumerate(found):
+    result = run([REFERENCE["image"]] * 4, boxes, [{}] * 4, size)
+    for number, view in enumerate(result):
         difference = np.abs(view - REFERENCE[f"crop{number}_bicubic_{size}"])
         assert difference.max() <= 2, "also at the crop's edge"
         assert difference.mean() < 0.25, "Pillow computes with 8 bits of weight"
@@ -76,11 +76,11 @@ def squares() -> tuple[list[np.ndarray], list[tuple[slice, slice]]]:
 
 
 WHOLE = (0, 0, SIZE, SIZE)
-# name: parameters, largest and mean difference in grey levels. Pillow rounds after every operation.
+# name: parameters, largest and mean difference in gray levels. Pillow rounds after every operation.
 POINTWISE: dict[str, tuple[dict[str, Any], float, float]] = {
     **{f"brightness_{factor}": ({"brightness": factor}, 1, 0.6) for factor in (0.6, 0.85, 1.4)},
     **{f"saturation_{factor}": ({"saturation": factor}, 1.5, 0.6) for factor in (0.8, 1.2)},
-    "grayscale3": ({"grey": True}, 1, 0.6),
+    "grayscale3": ({"gray": True}, 1, 0.6),
     "solarize_128": ({"solarize": 128}, 0.01, 0.01),
 }
 
@@ -114,7 +114,7 @@ def square(name: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("factor", [0.6, 0.85, 1.4])
-def test_contrast_turns_about_the_mean_grey(factor: float) -> None:
+def test_contrast_turns_about_the_mean_gray(factor: float) -> None:
     # stretching by nearest pixels changes the mean by little, and commutes with what is done to single pixels
     (view,) = run([square("image").astype(np.uint8)], [(0, 0, 120, 120)], [{"contrast": factor}], 120)
     difference = np.abs(view - square(f"contrast_{factor}"))
@@ -132,7 +132,7 @@ def test_contrast_turns_about_the_mean_of_the_brightened_view() -> None:
 
 @pytest.mark.parametrize(("shift", "largest", "mean"), [(-0.1, 53, 12), (0.03, 18, 4.6), (0.1, 52, 12)])
 def test_hue_turns_as_torchvisions(shift: float, largest: float, mean: float) -> None:
-    # torchvision turns in HSV, which is not linear; this image of pure colours is the worst case
+    # torchvision turns in HSV, which is not linear; this image of pure colors is the worst case
     (view,) = run([square("image").astype(np.uint8)], [(0, 0, 120, 120)], [{"hue": shift}], 120)
     change, expected = view - square("image"), square(f"hue_{shift}") - square("image")
     assert np.corrcoef(change.ravel(), expected.ravel())[0, 1] > 0.75
@@ -141,7 +141,7 @@ def test_hue_turns_as_torchvisions(shift: float, largest: float, mean: float) ->
 
 
 @pytest.mark.parametrize("shift", [-0.1, 0.1])
-def test_hue_of_dull_colours_is_off_by_two_levels(shift: float) -> None:
+def test_hue_of_dull_colors_is_off_by_two_levels(shift: float) -> None:
     pure = squares()[0][0].astype(float)
     image = (0.8 * pure.mean(axis=2, keepdims=True) + 0.2 * pure).astype(np.uint8)
     hsv = np.asarray(Image.fromarray(image).convert("HSV")).copy()
@@ -161,7 +161,7 @@ def test_blur_is_torchvisions(sigma: float) -> None:
         assert difference[part].max() <= 0.51, "torchvision rounds to whole levels"
 
 
-def test_mirror_and_normalisation() -> None:
+def test_mirror_and_normalization() -> None:
     images, places = squares()
     for ours, place in zip(run(images, [WHOLE] * 2, [{}] * 2, SIZE, mirror=1), places, strict=True):
         np.testing.assert_allclose(ours, REFERENCE["hflip"][:, ::-1][place][:, ::-1], atol=1e-3)
@@ -173,9 +173,9 @@ def test_views_that_are_not_needed_are_zeros_and_their_frames_not_decoded() -> N
     first, second = (png(image) for image in squares()[0])
     needed = np.array([[True, True, True], [True, True, True], [True, False, True], [False, False, True]])
     # a frame of three clips and another one of the first and the last; two views of each
-    frames = [[first] * 3, [second, NOTHING, second]]
+    frames = [[first] * 3, [second, EMPTY_JPEG, second]]
     feed = frame_feed(frames, np.stack([needed[0], needed[2] | needed[3]], axis=1), [2, 2])
-    feed |= box_feed(Boxes(*(np.full(12, edge) for edge in WHOLE))) | colour_feed(photometry([{}] * 12))
+    feed |= box_feed(Boxes(*(np.full(12, edge) for edge in WHOLE))) | color_feed(photometry([{}] * 12))
     feed |= {"needed": needed.ravel(), "mirror": np.zeros(12, np.int32), "size": np.full((12, 2), SIZE, np.float32)}
     (output,) = build_graph(12, lambda: feed, threads=1, device_id=None, prefetch=1).run()
     pixels = np.asarray(output.as_tensor()).reshape(4, 3, 3, SIZE, SIZE)
@@ -194,7 +194,7 @@ def test_gpu_gives_the_views_of_the_cpu() -> None:
         pytest.skip("needs an NVIDIA GPU")
     images, _ = squares()
     case = {"brightness": 1.2, "contrast": 0.8, "saturation": 1.1, "hue": 0.05, "sigma": 1.0, "solarize": 128}
-    cases: list[dict[str, Any]] = [case, {"grey": True, "contrast": 1.4}]
+    cases: list[dict[str, Any]] = [case, {"gray": True, "contrast": 1.4}]
     arguments = (images, [(3, 5, 40, 42), WHOLE], cases, 32)
     for cpu, gpu in zip(run(*arguments), run(*arguments, device=0), strict=True):
         assert np.abs(cpu - gpu).mean() < 0.5

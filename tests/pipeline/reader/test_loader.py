@@ -22,7 +22,7 @@ from tests.media import decode, exif_block, jpeg, picture, with_segments
 from tests.pipeline.verify.damage import Copy
 
 VIEWS = ViewSettings(global_size=64, local_size=32, local_crops=3)
-PLAIN = ViewSettings(global_size=64, local_size=32, local_crops=1, jitter=0, grey=0, blur=(0, 0, 0), solarize=(0, 0, 0))
+PLAIN = ViewSettings(global_size=64, local_size=32, local_crops=1, jitter=0, gray=0, blur=(0, 0, 0), solarize=(0, 0, 0))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_batches_have_the_documented_shapes(clip_dataset: Path) -> None:
         assert [tensor.shape for tensor in batch.auxiliary] == [(8, 3, 64, 64)] * 2
         assert batch.masks.shape == (8, 16)
         assert batch.masks.any(dim=1).sum() == 4
-        assert batch.masked_share == 1.0
+        assert batch.masked_loss_scale == 1.0
         assert batch.global_crops.dtype == torch.float32
         assert -2.2 < batch.global_crops.min() < batch.global_crops.max() < 2.7
 
@@ -92,7 +92,7 @@ def test_resumed_and_split_readers_give_the_same_batches(clip_dataset: Path) -> 
         parts = [half[step] for half in halves]
         crops = torch.cat([part.global_crops.view(2, 2, 3, 64, 64) for part in parts], dim=1).flatten(0, 1)
         assert torch.equal(crops, whole[step].global_crops)
-        shares = [part.masked_share for part in parts]
+        shares = [part.masked_loss_scale for part in parts]
         assert sum(shares) == pytest.approx(2)
         masked = [int(part.masks.sum()) for part in parts]
         assert shares[0] == pytest.approx(2 * masked[0] / sum(masked))
@@ -294,5 +294,5 @@ def test_gpu_gives_the_batches_of_the_cpu(clip_dataset: Path) -> None:
     assert torch.equal(ours.masks, theirs.masks.cpu())
     pairs = [(ours.global_crops, theirs.global_crops), (ours.local_crops, theirs.local_crops)]
     for cpu, gpu in [*pairs, *zip(ours.auxiliary, theirs.auxiliary, strict=True)]:
-        # in units of one grey level of 255 the decoders differ by a few
+        # in units of one gray level of 255 the decoders differ by a few
         assert float((cpu - gpu.cpu()).abs().mean()) < 2 / 255 / 0.225

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from pipeline.reader.plan import BatchPlan, PlanSettings, SampleTable, plan_batch
 from pipeline.reader.sandwich import SandwichSettings
-from pipeline.reader.views import ViewSettings, centre_boxes
+from pipeline.reader.views import ViewSettings, center_boxes
 
 SETTINGS = PlanSettings(seed=3, views=ViewSettings(global_size=64, local_size=32, local_crops=3))
 
@@ -23,14 +23,14 @@ def table(samples: int, neighbours: np.ndarray | None = None) -> SampleTable:
 
 def arrays(plan: Any) -> dict[str, np.ndarray]:
     """All per-clip arrays of a plan by name."""
-    found: dict[str, np.ndarray] = {}
+    result: dict[str, np.ndarray] = {}
     for name in [field.name for field in fields(plan)] if is_dataclass(plan) else plan._fields:
         value = getattr(plan, name)
         if isinstance(value, np.ndarray):
-            found[name] = value
+            result[name] = value
         elif not isinstance(value, int):
-            found |= {f"{name}.{inner}": array for inner, array in arrays(value).items()}
-    return found
+            result |= {f"{name}.{inner}": array for inner, array in arrays(value).items()}
+    return result
 
 
 def joined(parts: list[BatchPlan]) -> dict[str, np.ndarray]:
@@ -109,9 +109,9 @@ def test_auxiliary_views_show_the_whole_frame_or_the_boxes_of_the_global_crops(c
     views = SETTINGS.views.model_copy(update={"auxiliary_crop": crop})
     plan = plan_batch(SETTINGS.model_copy(update={"views": views}), table(30), 0, 30, slice(0, 30))
     assert (plan.frames[:, 1:] != plan.frames[:, :1]).all(), "another frame"
-    whole = centre_boxes(*(getattr(table(30), side)[plan.rows] for side in ("height", "width")))
-    for edge, centre in zip(plan.boxes, whole, strict=True):
-        expected = edge[:, :2] if crop == "current" else np.stack([centre, centre], axis=1)
+    whole = center_boxes(*(getattr(table(30), side)[plan.rows] for side in ("height", "width")))
+    for edge, center in zip(plan.boxes, whole, strict=True):
+        expected = edge[:, :2] if crop == "current" else np.stack([center, center], axis=1)
         np.testing.assert_array_equal(edge[:, 5:], np.concatenate([expected, expected], axis=1))
 
 

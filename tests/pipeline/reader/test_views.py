@@ -6,7 +6,7 @@ from pipeline.reader.views import (
     PHOTOMETRY_DRAWS,
     SOLARIZE_OFF,
     ViewSettings,
-    centre_boxes,
+    center_boxes,
     current_boxes,
     draw_photometry,
     random_boxes,
@@ -19,9 +19,9 @@ DRAWS = 20_000
 
 
 @pytest.mark.parametrize(("size", "expected"), REFERENCE["center_crop_geometry_WxH_to_top_left_height_width"].items())
-def test_centre_boxes_are_those_of_the_released_code(size: str, expected: list[int]) -> None:
+def test_center_boxes_are_those_of_the_released_code(size: str, expected: list[int]) -> None:
     width, height = (np.array([int(side)]) for side in size.split("x"))
-    assert [int(edge[0]) for edge in centre_boxes(height, width)] == expected
+    assert [int(edge[0]) for edge in center_boxes(height, width)] == expected
 
 
 @pytest.mark.parametrize("kind", ["global", "local"])
@@ -47,7 +47,7 @@ def test_random_boxes_are_distributed_as_in_the_released_code(kind: str) -> None
 
 
 @pytest.mark.parametrize(("height", "width", "expected"), [(10, 1000, (0, 493, 10, 13)), (1000, 10, (493, 0, 13, 10))])
-def test_a_frame_that_no_try_fits_gets_its_centre_box(
+def test_a_frame_that_no_try_fits_gets_its_center_box(
     height: int, width: int, expected: tuple[int, int, int, int]
 ) -> None:
     uniform = np.random.default_rng(0).random((50, CROP_DRAWS))
@@ -65,7 +65,7 @@ def test_ops_fire_as_often_as_they_should() -> None:
     tolerance = 5 * np.sqrt(0.25 / DRAWS)
     np.testing.assert_allclose((drawn["sigma"] > 0).mean(axis=0), [1.0, 0.1, 0.5], atol=tolerance)
     np.testing.assert_allclose((drawn["solarize"] < SOLARIZE_OFF).mean(axis=0), [0, 0.2, 0], atol=tolerance)
-    np.testing.assert_allclose(drawn["grey"].mean(axis=0), 0.2, atol=tolerance)
+    np.testing.assert_allclose(drawn["gray"].mean(axis=0), 0.2, atol=tolerance)
     np.testing.assert_allclose((drawn["brightness"] != 1).mean(axis=0), 0.8, atol=tolerance)
 
 

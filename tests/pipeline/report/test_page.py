@@ -43,7 +43,7 @@ class Page(HTMLParser):
         self.text += data
 
     def all(self, tag: str, **attributes: str) -> list[dict[str, str | None]]:
-        return [found for name, found in self.tags if name == tag and attributes.items() <= found.items()]
+        return [result for name, result in self.tags if name == tag and attributes.items() <= result.items()]
 
 
 def image_of(uri: str | None) -> Image.Image:

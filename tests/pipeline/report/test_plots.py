@@ -50,8 +50,8 @@ def test_curves_are_in_percent_and_named() -> None:
     svg = curves([[0.1, 0.2, 0.3], [0.3, 0.1]], "steps", ["<b>", "_$x$"])
     rising = next(line for line in drawn(svg, "blue") if len(line) == 3)
     assert rising[0, 1] > rising[1, 1] > rising[2, 1]
-    said = [text.text for text in ET.fromstring(svg).iter(f"{SVG}text")]
-    assert {"first", "last", "steps", "20", "<b>", "_$x$"} <= set(said)
+    message = [text.text for text in ET.fromstring(svg).iter(f"{SVG}text")]
+    assert {"first", "last", "steps", "20", "<b>", "_$x$"} <= set(message)
 
 
 def test_sparklines_leave_out_what_is_unknown() -> None:

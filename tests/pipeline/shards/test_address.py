@@ -79,10 +79,10 @@ class RayCluster:
         )
         self.nodes.append(node)
         assert node.stdout is not None
-        said = list[str]()
+        message = list[str]()
         while "Ray runtime started" not in (line := node.stdout.readline()):
-            said.append(line)
-            assert line, "".join(said)
+            message.append(line)
+            assert line, "".join(message)
 
     def kill(self, node: "subprocess.Popen[str]") -> None:
         while left := in_session(node.pid):
@@ -159,8 +159,8 @@ def test_a_cluster_with_a_token_does_the_work_and_loses_workers_and_a_node(
             kill_workers(cluster.nodes[0])
             wait_for_parts(out, 4, job)
             cluster.kill(cluster.nodes[1])
-            _, said = job.communicate(timeout=120)
-        assert job.returncode == 0, said
+            _, message = job.communicate(timeout=120)
+        assert job.returncode == 0, message
         assert contents(out) == contents(undisturbed)
 
         submitted = tmp_path / "submitted"
@@ -203,8 +203,8 @@ def test_a_cluster_without_a_token_is_joined_also_by_who_has_one_and_waits_for_n
             assert job.stderr is not None
             assert any("no node with CPUs is in the Ray cluster: waiting for one" in line for line in job.stderr)
             cluster.start_node()
-            _, said = job.communicate(timeout=120)
-        assert job.returncode == 0, said
+            _, message = job.communicate(timeout=120)
+        assert job.returncode == 0, message
         assert contents(out) == contents(image_dataset)
 
         # Run elsewhere: from the project's folder the nodes, which are on this machine, would find the code there.

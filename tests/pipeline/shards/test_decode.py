@@ -84,8 +84,8 @@ def test_no_input_hangs_or_fills_the_memory(tmp_path: Path, media: Media) -> Non
     source = Inputs(open_storage(str(tmp_path)), None, media, FrameSettings(), ImageSettings())
     names = {"pipe.jpg": "not a regular file", "/dev/zero": "not a regular file", "a\0b.jpg": "no path has a NUL byte"}
     names |= {"huge.jpg": "more than 1 GiB"} if media == "images" else {}
-    for name, said in names.items():
-        with pytest.raises(Rejected, match=f"unreadable: {said}"):
+    for name, message in names.items():
+        with pytest.raises(Rejected, match=f"unreadable: {message}"):
             decode(source, IMAGE._replace(path=name), defaultdict(float))
 
 

@@ -161,11 +161,11 @@ def test_pixels_are_made_square_and_pictures_upright(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("full_range", [False, True])
-def test_colours_are_right_for_every_tag_depth_and_odd_size(
+def test_colors_are_right_for_every_tag_depth_and_odd_size(
     tmp_path: Path, pixels: str, matrix: str, tags: tuple[str, ...], full_range: bool
 ) -> None:
-    colours = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200]], np.uint8)
-    raw = colours.repeat(65, 0)[None].repeat(145, 0)
+    colors = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200]], np.uint8)
+    raw = colors.repeat(65, 0)[None].repeat(145, 0)
     kind = "pc" if full_range else "tv"
     names = ("-colorspace", "-color_primaries", "-color_trc")
     written = [f"scale=out_color_matrix={matrix}:out_range={kind},format={pixels}", "-color_range", kind]
@@ -175,7 +175,7 @@ def test_colours_are_right_for_every_tag_depth_and_odd_size(
     run_ffmpeg([*source, "-vf", *written, "-c:v", "ffv1", clip], 30, stdin=raw.tobytes())
     frame = decode(extract_frames(tmp_path / "clip.mkv", ANY_LENGTH).jpegs[0])
     assert frame.shape == (145, 195, 3)
-    np.testing.assert_allclose(frame[72, [32, 97, 162]].astype(int), colours.astype(int), atol=4)
+    np.testing.assert_allclose(frame[72, [32, 97, 162]].astype(int), colors.astype(int), atol=4)
 
 
 def test_the_best_of_several_video_streams_is_taken(tmp_path: Path) -> None:

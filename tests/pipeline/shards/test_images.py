@@ -47,8 +47,8 @@ def test_rgb_jpegs_pass_through_byte_for_byte() -> None:
 )
 def test_everything_else_becomes_an_rgb_jpeg_that_looks_the_same(kind: str, mode: str) -> None:
     if mode == "I;16":
-        grey = np.asarray(Image.fromarray(PIXELS).convert("L")).astype(np.uint16) * 256
-        image = Image.fromarray(grey)
+        gray = np.asarray(Image.fromarray(PIXELS).convert("L")).astype(np.uint16) * 256
+        image = Image.fromarray(gray)
     else:
         image = Image.fromarray(PIXELS).convert(mode, dither=Image.Dither.NONE)
     encoded, made = encode_image(saved(image, kind, **({"lossless": True} if kind == "WEBP" else {})), KEPT)

@@ -140,9 +140,9 @@ def test_too_many_rejects_fail_the_job_and_keep_the_dataset(
             ShardsCommand(data=str(clip_tree), out=str(tmp_path / "out"), samples_per_shard=1, max_reject_fraction=0.1)
         )
     assert read_manifest(tmp_path / "out").samples == 6
-    said = capsys.readouterr().out
-    assert "  riding/short_000001_000002.mp4: too_short, " in said
-    assert "not_media, " in said, "the rejects of all shards are shown"
+    message = capsys.readouterr().out
+    assert "  riding/short_000001_000002.mp4: too_short, " in message
+    assert "not_media, " in message, "the rejects of all shards are shown"
 
 
 @pytest.mark.usefixtures("ray_here")
@@ -190,9 +190,9 @@ def test_ctrl_c_leaves_no_half_file_and_no_process(slow_job: Any, tmp_path: Path
         main(wanted(slow_job[0], out, samples_per_shard=2))
     (out / ".tmp-shard-000009.tar-half").touch()  # as a task leaves it that dies with its worker
     os.killpg(job.pid, signal.SIGINT)
-    _, said = job.communicate(timeout=60)
-    assert job.returncode == 130, said
-    assert b"Traceback" not in said
+    _, message = job.communicate(timeout=60)
+    assert job.returncode == 130, message
+    assert b"Traceback" not in message
     assert not list(out.glob(".tmp-*"))
     assert left_in_session(job.pid) == []
     for tar in out.glob("shard-*.tar"):
@@ -213,8 +213,8 @@ def test_workers_that_are_killed_while_ray_starts_stop_nothing(image_tree: Path,
     with subprocess.Popen(command, env=environment, start_new_session=True) as job:
         try:
             while job.poll() is None and len(killed) < 2 and time.monotonic() < deadline:
-                for process, said in in_session(job.pid).items():
-                    if "default_worker.py" in said and "raylet/raylet" not in said and process not in killed:
+                for process, message in in_session(job.pid).items():
+                    if "default_worker.py" in message and "raylet/raylet" not in message and process not in killed:
                         killed.add(process)
                         with contextlib.suppress(ProcessLookupError):
                             os.kill(process, signal.SIGKILL)
@@ -241,14 +241,14 @@ def test_signals_while_ray_starts_end_in_one_line(number: int, started: str, ima
             stdout=subprocess.DEVNULL,
             text=True,
         )
-        while not any(started in said for said in in_session(job.pid).values()):
+        while not any(started in message for message in in_session(job.pid).values()):
             assert job.poll() is None
         os.kill(job.pid, number)
-        _, said = job.communicate(timeout=60)
-        assert job.returncode == 130, said
-        assert said.splitlines()[-1] == "interrupted; files that were finished are kept"
-        assert "Traceback" not in said
-        assert "***" not in said, "no stack of C++ functions"
+        _, message = job.communicate(timeout=60)
+        assert job.returncode == 130, message
+        assert message.splitlines()[-1] == "interrupted; files that were finished are kept"
+        assert "Traceback" not in message
+        assert "***" not in message, "no stack of C++ functions"
         assert left_in_session(job.pid) == []
         assert list(Path(tmpdir).iterdir()) == []
 
@@ -326,8 +326,10 @@ def test_an_unfinished_job_of_other_data_is_refused_without_advice_to_remove_it(
     next((tmp_path / "data").rglob("*.JPEG")).rename(tmp_path / "data" / "other.JPEG")
     with pytest.raises(UserError, match="an unfinished job of other inputs") as error:
         main(wanted(tmp_path / "data", out))
-    said = f"(data is {image_tree} there, {tmp_path / 'data'} now): give those again to continue it, or choose another"
-    assert said in str(error.value)
+    message = (
+        f"(data is {image_tree} there, {tmp_path / 'data'} now): give those again to continue it, or choose another"
+    )
+    assert message in str(error.value)
     assert "remove" not in str(error.value)
 
 
@@ -408,9 +410,9 @@ def test_an_object_store_holds_the_same_bytes(image_tree: Path, image_dataset: P
     place = ("--data", f"{bucket}/inputs", "--out", f"{bucket}/dataset")
     subprocess.run([sys.executable, "-m", "pipeline.shards", *place, "--samples_per_shard", "4"], check=True)
     storage = open_storage(f"{bucket}/dataset")
-    there = {name: storage.read(name) for name in storage.walk() if name != "job.json"}
-    here = {path.name: path.read_bytes() for path in image_dataset.iterdir() if path.name != "job.json"}
-    assert there == here
+    recorded = {name: storage.read(name) for name in storage.walk() if name != "job.json"}
+    current = {path.name: path.read_bytes() for path in image_dataset.iterdir() if path.name != "job.json"}
+    assert recorded == current
     assert storage.files(".parts") == []
 
 

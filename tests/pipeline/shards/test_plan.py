@@ -52,8 +52,8 @@ def test_fingerprint_tells_inputs_apart_and_not_their_order(tmp_path: Path) -> N
 
     assert fingerprint(sources(9)) == fingerprint(sources(9)[::-1]) == fingerprint(sources(9), seed=1)
     moved = [*sources(8), Source("d/8.mp4", "8", "c", "clips")]
-    relabelled = [*sources(8), Source("c/8.mp4", "8", "d", "clips")]
-    assert len({fingerprint(s) for s in (sources(9), sources(8), moved, relabelled)}) == 4
+    relabeled = [*sources(8), Source("c/8.mp4", "8", "d", "clips")]
+    assert len({fingerprint(s) for s in (sources(9), sources(8), moved, relabeled)}) == 4
 
 
 def test_labels_are_the_rank_of_the_folder_and_names_replace_folders(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_no_locale_changes_a_plan(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_bytes(b"".join(b"data/%b\n" % name for name in names))
     for form in ("gnu", "pax"):
         subprocess.run(["tar", f"--format={form}", "-cf", f"{form}.tar", "-C", "data", "."], cwd=tmp_path, check=True)
-    said = [
+    message = [
         subprocess.run(
             [sys.executable, "-c", PLAN_ALL, "data", "list.txt", "gnu.tar", "pax.tar"],
             cwd=tmp_path,
@@ -156,5 +156,5 @@ def test_no_locale_changes_a_plan(tmp_path: Path) -> None:
         ).stdout
         for locale in ({"PYTHONUTF8": "1"}, {"PYTHONUTF8": "0", "LC_ALL": "C"})
     ]
-    assert said[0] == said[1]
-    assert said[0].count(b"b'x' Planned") == 8
+    assert message[0] == message[1]
+    assert message[0].count(b"b'x' Planned") == 8

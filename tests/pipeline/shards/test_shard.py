@@ -30,7 +30,7 @@ from tests.pipeline.shards.test_tars import tar_of, tar_with
 def one_shard(data: Path, out: Path, media: Media | None = None, **changes: Any) -> ShardTask:
     """A planned job whose inputs all lie in shard 0."""
     storage = open_storage(str(out))
-    with storage.writing(PLAN) as path:
+    with storage.atomic_write(PLAN) as path:
         plan = make_plan(list_sources(str(data), media), str(data), 0, 1000, path)
     root, tar = data_root(str(data))
     inputs = Inputs(root, tar, plan.media, FrameSettings(), ImageSettings())
@@ -57,9 +57,9 @@ def test_a_clip_with_its_times(tmp_path: Path) -> None:
     task = one_shard(tmp_path / "data", tmp_path / "out")
     write_shard(0, task)
     frames = extract_frames(clip, FrameSettings())
-    found = members(tmp_path / "out" / "shard-000000.tar")
-    facts = json.loads(found.pop("a.json"))
-    assert found == {**{f"a.{i:02d}.jpg": frame for i, frame in enumerate(frames.jpegs)}, "a.cls": b"0"}
+    result = members(tmp_path / "out" / "shard-000000.tar")
+    facts = json.loads(result.pop("a.json"))
+    assert result == {**{f"a.{i:02d}.jpg": frame for i, frame in enumerate(frames.jpegs)}, "a.cls": b"0"}
     assert facts == {
         "class_name": "riding",
         "fps": 2.0,
@@ -94,8 +94,8 @@ def test_links_in_a_tar_are_samples_or_rejects(tmp_path: Path) -> None:
     write_image(tmp_path / "dog" / "c.jpg", seed=1)  # beside the tar, not in it
     task = one_shard(tmp_path / "data.tar", tmp_path / "out")
     write_shard(0, task)
-    found = members(tmp_path / "out" / "shard-000000.tar")
-    assert {name: found[name] for name in found if name.endswith("jpg")} == {"a.jpg": a, "b.jpg": a}
+    result = members(tmp_path / "out" / "shard-000000.tar")
+    assert {name: result[name] for name in result if name.endswith("jpg")} == {"a.jpg": a, "b.jpg": a}
     assert rejects(task.out) == {
         "dog/c.jpg": ("unreadable", "a link to outside.jpg, where the tar holds no file"),
     }
@@ -123,9 +123,9 @@ def test_folders_of_frames_are_packed_byte_for_byte_in_order_of_number(tmp_path:
         (folder.parent / "broken" / name).write_bytes(content[:700] if name == "5.jpg" else content)
     task = one_shard(tmp_path / "data", tmp_path / "out", "frames")
     write_shard(0, task)
-    found = members(tmp_path / "out" / "shard-000000.tar")
-    assert [found[f"video%2E1.{number:02d}.jpg"] for number in range(12)] == list(pictures.values())
-    facts = json.loads(found["video%2E1.json"])
+    result = members(tmp_path / "out" / "shard-000000.tar")
+    assert [result[f"video%2E1.{number:02d}.jpg"] for number in range(12)] == list(pictures.values())
+    facts = json.loads(result["video%2E1.json"])
     assert (facts["encoding"], facts["times_s"][:3]) == ({"copied": 12}, [0.0, 0.5, 1.0])
     assert rejects(task.out)["yoga/short"] == ("too_short", "1 frames; min_frames is 8")
     reason, detail = rejects(task.out)["yoga/broken"]
@@ -145,12 +145,12 @@ def test_frames_beside_other_pictures_must_be_chosen(tmp_path: Path) -> None:
     task = one_shard(tmp_path / "data", tmp_path / "out", "frames")
     write_shard(0, task)
     kinds = r"12 of 'flow_x_img_\d+\.(jpeg|jpg)', 12 of 'img_\d+\.(jpeg|jpg)'"
-    said = f"names of several kinds: {kinds}; choose with --frames.pattern"
-    assert rejects(task.out) == {"yoga/clip": ("mixed_names", said)}
+    message = f"names of several kinds: {kinds}; choose with --frames.pattern"
+    assert rejects(task.out) == {"yoga/clip": ("mixed_names", message)}
     settings = FrameSettings(pattern=r"img_\d+\.(jpeg|jpg)")
     write_shard(0, replace(task, inputs=replace(task.inputs, frames=settings)), retry=True)
-    found = members(tmp_path / "out" / "shard-000000.tar")
-    assert [found[f"clip.{number:02d}.jpg"] for number in range(12)] == list(pictures.values())
+    result = members(tmp_path / "out" / "shard-000000.tar")
+    assert [result[f"clip.{number:02d}.jpg"] for number in range(12)] == list(pictures.values())
 
 
 def test_triplets_are_frames_of_the_clip(tmp_path: Path) -> None:
@@ -158,19 +158,19 @@ def test_triplets_are_frames_of_the_clip(tmp_path: Path) -> None:
     task = one_shard(tmp_path / "data", tmp_path / "out", layout="triplets", triplets=TripletSettings(per_clip=3))
     write_shard(0, task)
     frames = extract_frames(tmp_path / "data" / "riding" / "a.mp4", FrameSettings())
-    found = members(tmp_path / "out" / "shard-000000.tar")
-    assert len(found) == 3 * 4
+    result = members(tmp_path / "out" / "shard-000000.tar")
+    assert len(result) == 3 * 4
     for number, (past, current, future) in enumerate(draw_triplets("a", 20, seed=0, count=3)):
-        facts = json.loads(found[f"a-{number:02d}.json"])
+        facts = json.loads(result[f"a-{number:02d}.json"])
         assert (facts["clip"], facts["frames"], facts["num_frames"]) == ("a", [past, current, future], 20)
         assert facts["times_s"] == [frames.times_s[frame] for frame in (past, current, future)]
         for name, frame in (("past", past), ("current", current), ("future", future)):
-            assert found[f"a-{number:02d}.{name}.jpg"] == frames.jpegs[frame]
+            assert result[f"a-{number:02d}.{name}.jpg"] == frames.jpegs[frame]
     rows = read_index_part(task.out, "shard-000000").to_pylist()
     tar = (tmp_path / "out" / "shard-000000.tar").read_bytes()
     spans = list(zip(rows[1]["frame_offset"], rows[1]["frame_size"], strict=True))
     names = ("past", "current", "future")
-    assert [tar[start : start + size] for start, size in spans] == [found[f"a-01.{name}.jpg"] for name in names]
+    assert [tar[start : start + size] for start, size in spans] == [result[f"a-01.{name}.jpg"] for name in names]
 
 
 def test_first_input_of_a_key_that_decodes_is_the_sample(tmp_path: Path) -> None:
@@ -180,12 +180,12 @@ def test_first_input_of_a_key_that_decodes_is_the_sample(tmp_path: Path) -> None
     (tmp_path / "data" / "a" / "same.jpg").write_text("no picture")
     task = one_shard(tmp_path / "data", tmp_path / "out")
     write_shard(0, task)
-    found = members(tmp_path / "out" / "shard-000000.tar")
-    assert found["same.jpg"] == (tmp_path / "data" / "b" / "same.jpg").read_bytes()
-    said = rejects(task.out)
-    assert said.pop("a/same.jpg")[0] == "not_media"
+    result = members(tmp_path / "out" / "shard-000000.tar")
+    assert result["same.jpg"] == (tmp_path / "data" / "b" / "same.jpg").read_bytes()
+    message = rejects(task.out)
+    assert message.pop("a/same.jpg")[0] == "not_media"
     owner = ("duplicate_key", "the key same belongs to b/same.jpg")
-    assert said == {"c/same.jpg": owner, "d/same.jpg": owner}
+    assert message == {"c/same.jpg": owner, "d/same.jpg": owner}
 
 
 def test_an_input_that_disappears_is_a_reject(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_a_retry_knows_how_far_the_frames_that_it_keeps_stray(tmp_path: Path) ->
     part = read_part(task.out, "shard-000000")
     assert part is not None
     assert part.samples == 2
-    assert 0 < part.stray_s < 1 / 7
+    assert 0 < part.max_timestamp_error_s < 1 / 7
 
 
 def test_a_small_disk_is_an_error_and_leaves_nothing_half(tmp_path: Path, small_disk: Path) -> None:

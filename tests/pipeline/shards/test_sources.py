@@ -258,8 +258,8 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "data" / "class" / "link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "data" / "class" / "loop").symlink_to(tmp_path / "data")
     touch(tmp_path / "data" / "clip.mp4")
-    found = sorted(s.path for s in list_sources(str(tmp_path / "data")).sources)
-    assert found == ["class/link/clip.mp4", "clip.mp4"]
+    result = sorted(s.path for s in list_sources(str(tmp_path / "data")).sources)
+    assert result == ["class/link/clip.mp4", "clip.mp4"]
 
 
 def test_what_lies_beside_a_folder_is_found_however_it_is_spelled(

@@ -156,12 +156,12 @@ def test_absolute_names_keep_their_classes_and_hidden_things_are_counted(tmp_pat
         "/home/.u/dog/._b.jpg",
         "../e/f.jpg",
     ]
-    found, ignored = classes(tmp_path, tar_of(dict.fromkeys(names, b"x")))
-    assert found == {names[0]: "cat", names[1]: "dog", names[4]: "e"}
+    result, ignored = classes(tmp_path, tar_of(dict.fromkeys(names, b"x")))
+    assert result == {names[0]: "cat", names[1]: "dog", names[4]: "e"}
     assert ignored == {"hidden files": 2}
     hidden = [".ipynb_checkpoints/a.jpg", "cat/.thumbs/a.jpg", "__MACOSX/cat/._a.jpg", "cat/._n.tar"]
-    found, ignored = classes(tmp_path, tar_of(dict.fromkeys(["cat/a.jpg", *hidden], b"x")))
-    assert (found, ignored) == ({"cat/a.jpg": "cat"}, {"hidden files": 4})
+    result, ignored = classes(tmp_path, tar_of(dict.fromkeys(["cat/a.jpg", *hidden], b"x")))
+    assert (result, ignored) == ({"cat/a.jpg": "cat"}, {"hidden files": 4})
 
 
 def test_members_that_are_no_plain_files_are_rejects_or_counted(tmp_path: Path) -> None:

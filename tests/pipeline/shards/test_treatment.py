@@ -154,9 +154,9 @@ def test_only_what_ffmpeg_says_of_its_streams_counts(line: str, needed: str | No
     if needed is None:
         Observer(PLAIN)(line.encode())
         return
-    with pytest.raises(Untreated) as found:
+    with pytest.raises(Untreated) as result:
         Observer(PLAIN)(line.encode())
-    assert found.value.treatment.primaries == needed
+    assert result.value.treatment.primaries == needed
 
 
 def test_the_track_that_is_decoded_is_known_by_its_id(tmp_path: Path) -> None:

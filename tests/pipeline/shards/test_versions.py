@@ -5,8 +5,8 @@ from pipeline.shards.versions import check_versions, writer_versions
 
 
 def test_a_machine_with_other_programs_is_refused_by_name() -> None:
-    here = writer_versions()
-    check_versions(here)
-    assert set(here) == {"ffmpeg", "pillow"}
-    with pytest.raises(UserError, match=rf"has ffmpeg {here['ffmpeg']} instead of 4\.0: its shards would not have"):
-        check_versions({**here, "ffmpeg": "4.0"})
+    current = writer_versions()
+    check_versions(current)
+    assert set(current) == {"ffmpeg", "pillow"}
+    with pytest.raises(UserError, match=rf"has ffmpeg {current['ffmpeg']} instead of 4\.0: its shards would not have"):
+        check_versions({**current, "ffmpeg": "4.0"})

@@ -94,10 +94,10 @@ def found_in(folder: Path | str, capsys: pytest.CaptureFixture[str]) -> list[str
         assert "is whole" in lines[0]
         return []
     assert status == 1
-    *found, verdict, advice = lines
-    assert verdict.startswith(f"{len(found)} findings")
+    *result, verdict, advice = lines
+    assert verdict.startswith(f"{len(result)} findings")
     assert advice.startswith("what to do: ")
-    return found
+    return result
 
 
 def expect(found: list[str], *patterns: str) -> None:

@@ -44,8 +44,8 @@ def test_results_come_in_order_and_few_shards_are_on_their_way() -> None:
 
 
 def test_one_worker_needs_no_other_process() -> None:
-    found = dict(check_all(slow_at_first, [(SHARDS[1], None)], workers=1))
-    assert found[SHARDS[1]][0].place == str(os.getpid())
+    result = dict(check_all(slow_at_first, [(SHARDS[1], None)], workers=1))
+    assert result[SHARDS[1]][0].place == str(os.getpid())
 
 
 def test_a_killed_process_is_said() -> None:

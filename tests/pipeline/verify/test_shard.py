@@ -60,8 +60,8 @@ def test_a_changed_dali_index(images: Copy, capsys: pytest.CaptureFixture[str]) 
 def test_a_row_that_names_another_shard(images: Copy, capsys: pytest.CaptureFixture[str]) -> None:
     key = images.rows(1)[2]["key"]
     images.edit_rows(1, lambda rows: rows[2].update(shard="shard-000000.tar"))
-    said = r"its row stands among those of shard-000001\.tar, but has the shard shard-000000\.tar"
-    expect(found_in(images.folder, capsys), rf"index\.parquet: {key}: {said}")
+    message = r"its row stands among those of shard-000001\.tar, but has the shard shard-000000\.tar"
+    expect(found_in(images.folder, capsys), rf"index\.parquet: {key}: {message}")
 
 
 def test_many_findings_are_counted(images: Copy, capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,11 +72,11 @@ def test_many_findings_are_counted(images: Copy, capsys: pytest.CaptureFixture[s
         images.overwrite(2, sample, "jpg", lambda jpeg: b"\0" * len(jpeg))
         images.overwrite(2, sample, "json", lambda data: b"\0" * len(data))
         images.overwrite(2, sample, "cls", lambda _: b"7")
-    found = found_in(images.folder, capsys)
-    of_shard = [line for line in found if line.startswith("shard-000002.tar")]
+    result = found_in(images.folder, capsys)
+    of_shard = [line for line in result if line.startswith("shard-000002.tar")]
     assert len(of_shard) == 11
     assert re.fullmatch(r"shard-000002\.tar: \d+ more that are not listed", of_shard[-1])
-    assert len(found) < MOST_LINES
+    assert len(result) < MOST_LINES
 
 
 def test_unreadable_shards_are_named(clips: Copy, capsys: pytest.CaptureFixture[str]) -> None:

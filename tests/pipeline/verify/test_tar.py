@@ -11,9 +11,9 @@ def test_a_tar_that_is_cut_off(images: Copy, capsys: pytest.CaptureFixture[str])
     key, offset, _ = images.member(0, 2, "jpg")
     lost = images.rows(0)[3]["key"]
     images.edit_tar(0, lambda data: data.__delitem__(slice(offset + 100, None)))
-    found = found_in(images.folder, capsys)
+    result = found_in(images.folder, capsys)
     expect(
-        found,
+        result,
         rf"shard-000000\.tar: has {offset + 100} bytes; dataset\.json says \d+",
         rf"shard-000000\.tar: {key}: the tar cannot be read from here on: unexpected end of data",
         rf"shard-000000\.tar: {lost}: index\.parquet has a row for it; the tar does not hold it",
@@ -40,5 +40,5 @@ def test_a_time_in_a_tar_header(images: Copy, capsys: pytest.CaptureFixture[str]
     info.size, info.mtime = size, 1700000000
     images.edit_tar(2, lambda data: data.__setitem__(slice(offset - 512, offset), info.tobuf(tarfile.GNU_FORMAT)))
     images.trust(2)
-    said = rf"{key}\.cls has another header than the job writes \(mtime 1700000000 instead of 0\)"
-    expect(found_in(images.folder, capsys), rf"shard-000002\.tar: {key}: {said}")
+    message = rf"{key}\.cls has another header than the job writes \(mtime 1700000000 instead of 0\)"
+    expect(found_in(images.folder, capsys), rf"shard-000002\.tar: {key}: {message}")

@@ -15,8 +15,8 @@ def test_a_shard_too_many(clips: Copy, capsys: pytest.CaptureFixture[str]) -> No
     shutil.copy(clips.shard(0), clips.shard(7))
     shutil.copy(clips.shard(0, "idx"), clips.shard(7, "idx"))
     (clips.folder / "notes.txt").touch()
-    said = r"is no file of this dataset: dataset\.json does not name it; remove it"
-    expect(found_in(clips.folder, capsys), rf"shard-000007\.idx: {said}", rf"shard-000007\.tar: {said}")
+    message = r"is no file of this dataset: dataset\.json does not name it; remove it"
+    expect(found_in(clips.folder, capsys), rf"shard-000007\.idx: {message}", rf"shard-000007\.tar: {message}")
 
 
 def test_what_a_job_left(clips: Copy, capsys: pytest.CaptureFixture[str]) -> None:

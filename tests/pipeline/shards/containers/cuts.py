@@ -25,12 +25,12 @@ def write(path: Path, *options: str, sound_s: int = 0) -> bytes:
 
 def boxes(movie: bytes) -> list[bytes]:
     """The boxes of a movie one after the other."""
-    found, at = [], 0
+    result, at = [], 0
     while at < len(movie):
         size = int.from_bytes(movie[at : at + 4], "big")
-        found.append(movie[at : at + size])
+        result.append(movie[at : at + size])
         at += size
-    return found
+    return result
 
 
 def without_fragments(movie: bytes, lost: set[int], also: tuple[bytes, ...] = ()) -> bytes:

@@ -12,8 +12,8 @@ def test_what_is_not_stated_is_not_missing() -> None:
 def test_bytes_are_counted() -> None:
     assert missing_part(Statement(end=100), 100) == ""
     assert missing_part(Statement(end=100), 120) == ""
-    said = "the file is cut off: its last 1 bytes are missing; it states 100 bytes and has 99"
-    assert missing_part(Statement(end=100), 99) == said
+    message = "the file is cut off: its last 1 bytes are missing; it states 100 bytes and has 99"
+    assert missing_part(Statement(end=100), 99) == message
 
 
 @pytest.mark.parametrize(("stated_s", "missing_s"), [(10.0, 0.5), (1.0, 0.5), (100.0, 2.0)])
@@ -27,8 +27,8 @@ def test_the_end_counts_and_not_what_could_not_be_decoded_at_the_start() -> None
     assert missing_pictures(9.9, np.arange(40, 100) / 10) == ""
     assert missing_pictures(9.9, np.arange(40, 100) / 10 - 50) != ""
     assert missing_pictures(9.9, np.arange(0, 100) / 10 - 50) == ""
-    said = "the file is cut off: it states pictures until 9.900 s and the last is at 5.900 s"
-    assert missing_pictures(9.9, np.arange(60) / 10) == said
+    message = "the file is cut off: it states pictures until 9.900 s and the last is at 5.900 s"
+    assert missing_pictures(9.9, np.arange(60) / 10) == message
 
 
 def test_two_pictures_may_be_missing_at_a_low_rate() -> None:

@@ -36,11 +36,11 @@ def without_duration(mkv: bytes) -> bytes:
 
 def clusters(mkv: bytes) -> list[int]:
     """Where they begin, and where the last ends."""
-    found, at = [], mkv.index(CLUSTER)
+    result, at = [], mkv.index(CLUSTER)
     while at > 0:
-        found.append(at)
+        result.append(at)
         at = mkv.find(CLUSTER, at + 4)
-    return [*found, mkv.index(CUES, found[-1])]
+    return [*result, mkv.index(CUES, result[-1])]
 
 
 def test_a_cut_clip_is_a_reject_and_not_a_short_clip(mkv: bytes, tmp_path: Path) -> None:

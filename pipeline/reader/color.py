@@ -1,7 +1,7 @@
-"""Colour jitter and blur of views as small matrices, which DALI then applies to the pixels.
+"""Color jitter and blur of views as small matrices, which DALI then applies to the pixels.
 
-Brightness, contrast, saturation and grey are those of torchvision (and so of the released code), in this order. Hue is
-turned about the grey axis of RGB, which is linear; torchvision turns in HSV, which keeps the largest channel where this
+Brightness, contrast, saturation and gray are those of torchvision (and so of the released code), in this order. Hue is
+turned about the gray axis of RGB, which is linear; torchvision turns in HSV, which keeps the largest channel where this
 keeps the mean, and would take DALI some thirty passes over a view. Pixels are clipped once, at the end, and not rounded
 in between.
 """
@@ -11,17 +11,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.reader.views import Floats, Photometry
+from pipeline.reader.views import ColorJitterParams, Floats
 
 LUMA = np.array([0.299, 0.587, 0.114])
-"""Weights of R, G and B in a grey value (ITU-R BT.601, as Pillow)."""
+"""Weights of R, G and B in a gray value (ITU-R BT.601, as Pillow)."""
 BLUR_TAPS = 9
 _MEAN = np.full((3, 3), 1 / 3)
 _TURN = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
 
 
-class ColourMap(NamedTuple):
-    """The new colour of a pixel x (3,) of an image whose mean colour is m (3,): `matrix @ x + weights @ m`."""
+class ColorMap(NamedTuple):
+    """The new color of a pixel x (3,) of an image whose mean color is m (3,): `matrix @ x + weights @ m`."""
 
     matrix: Floats
     """(..., 3, 3)"""
@@ -33,24 +33,24 @@ def _matrices(factor: NDArray[Any]) -> NDArray[Any]:
     return factor[..., None, None]
 
 
-def colour_map(photometry: Photometry) -> ColourMap:
-    """The colour map of views (...,)."""
+def color_map(photometry: ColorJitterParams) -> ColorMap:
+    """The color map of views (...,)."""
     angle = 2 * np.pi * photometry.hue
     cosine = _matrices(np.cos(angle))
     hue = cosine * np.eye(3) + (1 - cosine) * _MEAN + _matrices(np.sin(angle)) * _TURN
     saturation = _matrices(photometry.saturation)
-    matrix: Floats = saturation * hue + (1 - saturation) * LUMA  # a turn about the grey axis leaves greys as they are
-    grey = (LUMA[:, None] * matrix).sum(axis=-2, keepdims=True)
-    matrix = np.where(_matrices(photometry.grey), grey, matrix)
+    matrix: Floats = saturation * hue + (1 - saturation) * LUMA  # a turn about the gray axis leaves grays as they are
+    gray = (LUMA[:, None] * matrix).sum(axis=-2, keepdims=True)
+    matrix = np.where(_matrices(photometry.gray), gray, matrix)
     matrix = matrix * _matrices(photometry.contrast * photometry.brightness)
     weights: Floats = ((1 - photometry.contrast) * photometry.brightness)[..., None] * LUMA
-    return ColourMap(matrix, weights)
+    return ColorMap(matrix, weights)
 
 
-def is_coloured(photometry: Photometry) -> NDArray[np.bool_]:
-    """(...,) bool: whether the colour map changes anything."""
+def is_colored(photometry: ColorJitterParams) -> NDArray[np.bool_]:
+    """(...,) bool: whether the color map changes anything."""
     factors = np.stack([photometry.brightness, photometry.contrast, photometry.saturation])
-    changed: NDArray[np.bool_] = photometry.grey | (photometry.hue != 0) | (factors != 1).any(axis=0)
+    changed: NDArray[np.bool_] = photometry.gray | (photometry.hue != 0) | (factors != 1).any(axis=0)
     return changed
 
 

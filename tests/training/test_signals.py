@@ -3,12 +3,12 @@ import signal
 
 import pytest
 
-from training.interrupt import Interruption, exit_status
+from training.signals import SignalHandler, exit_status
 
 
 def test_the_first_signal_is_noted_and_handlers_come_back() -> None:
     before = signal.getsignal(signal.SIGUSR1)
-    with Interruption() as interruption:
+    with SignalHandler() as interruption:
         assert interruption.signal == 0
         os.kill(os.getpid(), signal.SIGUSR1)
         assert interruption.signal == signal.SIGUSR1
@@ -16,7 +16,7 @@ def test_the_first_signal_is_noted_and_handlers_come_back() -> None:
 
 
 def test_ctrl_c_twice_does_not_wait() -> None:
-    with Interruption() as interruption:
+    with SignalHandler() as interruption:
         os.kill(os.getpid(), signal.SIGINT)
         assert interruption.signal == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):

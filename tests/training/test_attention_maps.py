@@ -17,7 +17,7 @@ from tests.training.recorded import (
     recorded_views,
     write_checkpoint,
 )
-from training.attention import (
+from training.attention_maps import (
     AttentionCommand,
     ClipFrames,
     cross_attention,

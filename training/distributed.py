@@ -17,7 +17,7 @@ LOCK = ".training.lock"
 Result = TypeVar("Result")
 
 
-def largest(accelerator: Accelerator, flags: list[int]) -> list[int]:
+def all_reduce_max(accelerator: Accelerator, flags: list[int]) -> list[int]:
     """The largest value of each flag over all ranks, which call it together."""
     tensor = torch.tensor(flags, device=accelerator.device)
     if accelerator.num_processes > 1:
@@ -26,7 +26,7 @@ def largest(accelerator: Accelerator, flags: list[int]) -> list[int]:
     return agreed
 
 
-def all_or_none(accelerator: Accelerator, act: Callable[[], Result]) -> Result:
+def raise_on_all_ranks(accelerator: Accelerator, act: Callable[[], Result]) -> Result:
     """The result of `act`, which all ranks call together; where it fails on one of them, all raise.
 
     Raises:
@@ -38,16 +38,18 @@ def all_or_none(accelerator: Accelerator, act: Callable[[], Result]) -> Result:
         result = act()
     except Exception as error:
         failure = error
-    (failed,) = largest(accelerator, [accelerator.process_index + 1 if failure else 0])
+    (failed,) = all_reduce_max(accelerator, [accelerator.process_index + 1 if failure else 0])
     if failure:
         raise failure
     if failed:
-        raise UserError(f"rank {accelerator.process_index} stops because rank {failed - 1} failed, which says why")
+        raise UserError(
+            f"rank {accelerator.process_index} stops because rank {failed - 1} failed: see that rank's error"
+        )
     return result
 
 
 @contextlib.contextmanager
-def alone(accelerator: Accelerator, out: Path) -> Iterator[None]:
+def exclusive_run(accelerator: Accelerator, out: Path) -> Iterator[None]:
     """Keep other runs out of the folder `out` while the block runs; all ranks call it, the main one holds the lock.
 
     What a killed run left half-written in the folder is removed.
@@ -60,8 +62,8 @@ def alone(accelerator: Accelerator, out: Path) -> Iterator[None]:
 
         def enter() -> None:
             if accelerator.is_main_process:
-                stack.enter_context(storage.alone(LOCK))
+                stack.enter_context(storage.exclusive_lock(LOCK))
                 storage.clean()
 
-        all_or_none(accelerator, enter)
+        raise_on_all_ranks(accelerator, enter)
         yield

@@ -12,9 +12,9 @@ from training.losses import koleo_loss
 from training.model import Outputs, TCoRe, patch_weights
 
 
-def teacher_targets(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:
-    """Soft targets `softmax((logits - centre) / temperature)` over the last axis, of any shape (..., K)."""
-    return F.softmax((logits - centre) / temperature, dim=-1)
+def teacher_targets(logits: Tensor, center: Tensor, temperature: float) -> Tensor:
+    """Soft targets `softmax((logits - center) / temperature)` over the last axis, of any shape (..., K)."""
+    return F.softmax((logits - center) / temperature, dim=-1)
 
 
 def cross_entropy(targets: Tensor, logits: Tensor, temperature: float) -> Tensor:
@@ -41,23 +41,23 @@ def squeeze_loss(first_mk: Tensor, second_mk: Tensor) -> Tensor:
     return F.mse_loss(first_mk, second_mk)
 
 
-class PlainTCoRe(TCoRe):
+class ReferenceTCoRe(TCoRe):
     """The same model with two auxiliary frames; every crop goes through every module, every logit is kept."""
 
     def forward(self, batch: Batch, teacher_temperature: float) -> Outputs:
         """As in `TCoRe`."""
-        assert self.auxiliary is not None
+        assert self.pmm is not None
         weights, temperature = self.settings.loss, self.settings.loss.student_temperature
         with torch.no_grad():
             tokens = self.teacher.backbone(batch.global_crops)
-            cls_logits = self.teacher.dino_head(tokens.cls)
-            patch_logits = self.teacher.dino_head(tokens.patches[batch.masks])
-            self.dino_loss.add(cls_logits.sum(dim=0), len(cls_logits))
-            self.ibot_patch_loss.add(patch_logits.sum(dim=0), len(patch_logits))
-            cls_targets = teacher_targets(cls_logits, self.dino_loss.center, teacher_temperature)
-            patch_targets = teacher_targets(patch_logits, self.ibot_patch_loss.center[0], teacher_temperature)
+            cls_logits = self.teacher.cls_head(tokens.cls)
+            patch_logits = self.teacher.cls_head(tokens.patches[batch.masks])
+            self.cls_center.add(cls_logits.sum(dim=0), len(cls_logits))
+            self.patch_center.add(patch_logits.sum(dim=0), len(patch_logits))
+            cls_targets = teacher_targets(cls_logits, self.cls_center.center, teacher_temperature)
+            patch_targets = teacher_targets(patch_logits, self.patch_center.center[0], teacher_temperature)
         student = self.student.backbone(batch.global_crops, batch.masks)
-        head = self.student.dino_head
+        head = self.student.cls_head
         local_cls = head(self.student.backbone(batch.local_crops).cls)
         local_lbk = local_cls.view(-1, len(batch.masks) // 2, local_cls.shape[1])
         local, swapped = cls_losses(
@@ -67,16 +67,16 @@ class PlainTCoRe(TCoRe):
         for frame in batch.auxiliary:
             with torch.no_grad():
                 auxiliary = self.student.backbone(frame).patches
-            logits.append(head(self.auxiliary.auxiliary_decoder(student.patches, auxiliary)[batch.masks]))
+            logits.append(head(self.pmm(student.patches, auxiliary)[batch.masks]))
         weights_m, crops = patch_weights(batch.masks), len(batch.masks)
         rebuilt = [patch_loss(patch_targets, part, weights_m, crops, temperature) for part in logits]
-        terms = {
+        losses = {
             "cls_local": weights.cls * local,
             "cls_global": weights.cls * swapped,
             "koleo": weights.koleo * torch.stack([koleo_loss(crop) for crop in student.cls.chunk(2)]).sum(),
             "reconstruction_1": weights.reconstruction * rebuilt[0],
             "reconstruction_2": weights.reconstruction * rebuilt[1],
-            "squeeze": weights.squeeze * batch.masked_share * squeeze_loss(*logits),
+            "squeeze": weights.squeeze * batch.masked_loss_scale * squeeze_loss(*logits),
         }
-        terms["total"] = torch.stack(list(terms.values())).sum()
-        return Outputs(terms, {})
+        losses["total"] = torch.stack(list(losses.values())).sum()
+        return Outputs(losses, {})

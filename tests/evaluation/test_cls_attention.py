@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evaluation.attention import cls_attention
+from evaluation.cls_attention import cls_attention
 from training.vit import Block, VitSettings
 from training.weights import random_backbone
 
@@ -12,7 +12,7 @@ SETTINGS = VitSettings(width=32, depth=2, heads=2, image_size=32, layer_scale=1.
 def test_attention_is_that_of_pytorch_with_the_same_weights() -> None:
     backbone = random_backbone(SETTINGS, 0)
     image = torch.randn(3, 64, 48)
-    found = cls_attention(backbone, image)
+    result = cls_attention(backbone, image)
     block = backbone.blocks[-1]
     assert isinstance(block, Block)
     entering: list[Tensor] = []
@@ -27,7 +27,7 @@ def test_attention_is_that_of_pytorch_with_the_same_weights() -> None:
         tokens = block.norm1(entering[0])
         weights = plain(tokens, tokens, tokens, need_weights=True)[1]
     expected = weights[0, 0, 1 + SETTINGS.registers :].view(4, 3)
-    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(result, expected.numpy(), rtol=1e-4, atol=1e-6)
 
 
 def test_a_patch_that_changes_is_found_in_its_place() -> None:

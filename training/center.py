@@ -1,10 +1,10 @@
-"""Running centre of the teacher's logits, which keeps the targets from collapsing onto few prototypes."""
+"""Running center of the teacher's logits, which keeps the targets from collapsing onto few prototypes."""
 
 import torch
 from torch import Tensor, distributed, nn
 
 
-class Centre(nn.Module):
+class Center(nn.Module):
     """Exponential mean of teacher logits; what a step sees enters only when `apply` is called after it.
 
     The mean is taken over all rows of the global batch: over micro-batches and ranks by sums and counts.
@@ -20,14 +20,14 @@ class Centre(nn.Module):
 
     @property
     def flat(self) -> Tensor:
-        """The centre as a vector (K,)."""
+        """The center as a vector (K,)."""
         return self.center.flatten()
 
     @torch.no_grad()
     def add(self, sum_k: Tensor, rows: int) -> None:
         """Take note of a micro-batch's teacher logits: their sum (K,) over so many rows."""
-        seen = torch.cat([sum_k.float(), sum_k.new_full((1,), rows, dtype=torch.float32)])
-        self._pending = seen if self._pending is None else self._pending + seen
+        diagnostics = torch.cat([sum_k.float(), sum_k.new_full((1,), rows, dtype=torch.float32)])
+        self._pending = diagnostics if self._pending is None else self._pending + diagnostics
 
     def forget_pending(self) -> None:
         """Drop what was added since the last call of `apply_pending`."""
@@ -35,7 +35,7 @@ class Centre(nn.Module):
 
     @torch.no_grad()
     def apply_pending(self) -> None:
-        """Move the centre towards the mean of all rows since the last call; all ranks call it together."""
+        """Move the center towards the mean of all rows since the last call; all ranks call it together."""
         pending, self._pending = self._pending, None
         if pending is None:
             return

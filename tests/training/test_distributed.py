@@ -17,13 +17,13 @@ from torch.multiprocessing.spawn import spawn
 
 from benchmarks.made_shards import make_shards
 from pipeline.dataset import ShardDataset
-from pipeline.reader.order import OrderSettings, Population, visits
+from pipeline.reader.order import DatasetSize, OrderSettings, visits
 from pipeline.settings import UserError
 from pipeline.storage import open_storage
 from tests.processes import left_in_session
 from tests.training.test_pretrain import OVERFLOWING, ROOT, launch_command, losses, small
 from training.checkpoint import checkpoints
-from training.together import LOCK, all_or_none, alone, largest
+from training.distributed import LOCK, all_reduce_max, exclusive_run, raise_on_all_ranks
 
 CLIPS = 12  # three steps of four
 NO_CHECKPOINTS = {"train.checkpoint_every": 1000}
@@ -40,14 +40,17 @@ def act_on_rank(rank: int, folder: Path) -> None:
             raise OSError("no such disk")
         return "read"
 
-    seen: list[Any] = [largest(accelerator, [rank, 5 - rank]), all_or_none(accelerator, lambda: rank)]
+    seen: list[Any] = [
+        all_reduce_max(accelerator, [rank, 5 - rank]),
+        raise_on_all_ranks(accelerator, lambda: rank),
+    ]
     try:
-        all_or_none(accelerator, fail_on_rank_1)
+        raise_on_all_ranks(accelerator, fail_on_rank_1)
     except (OSError, UserError) as error:
         seen.append(f"{type(error).__name__}: {error}")
-    seen.append(all_or_none(accelerator, lambda: "again"))
+    seen.append(raise_on_all_ranks(accelerator, lambda: "again"))
     try:
-        with alone(accelerator, folder / "run"):
+        with exclusive_run(accelerator, folder / "run"):
             pass
     except UserError as error:
         seen.append(str(error))
@@ -57,26 +60,26 @@ def act_on_rank(rank: int, folder: Path) -> None:
 
 @pytest.mark.dist
 def test_what_fails_on_one_rank_fails_on_all(tmp_path: Path) -> None:
-    with open_storage(str(tmp_path / "run")).alone(LOCK):
+    with open_storage(str(tmp_path / "run")).exclusive_lock(LOCK):
         spawn(act_on_rank, args=(tmp_path,), nprocs=2)  # type: ignore[no-untyped-call]
     first, second = torch.load(tmp_path / "0.pt"), torch.load(tmp_path / "1.pt")
     assert first.pop().startswith(f"another job is writing to {tmp_path / 'run'} (")
-    assert second.pop() == "rank 1 stops because rank 0 failed, which says why"
-    assert first == [[1, 5], 0, "UserError: rank 0 stops because rank 1 failed, which says why", "again"]
+    assert second.pop() == "rank 1 stops because rank 0 failed: see that rank's error"
+    assert first == [[1, 5], 0, "UserError: rank 0 stops because rank 1 failed: see that rank's error", "again"]
     assert second == [[1, 5], 1, "OSError: no such disk", "again"]
 
 
 def test_alone_a_failure_is_passed_on() -> None:
     accelerator = Accelerator(cpu=True)
-    assert all_or_none(accelerator, lambda: 3) == 3
+    assert raise_on_all_ranks(accelerator, lambda: 3) == 3
     with pytest.raises(ZeroDivisionError):
-        all_or_none(accelerator, lambda: 1 // 0)
+        raise_on_all_ranks(accelerator, lambda: 1 // 0)
 
 
 def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path) -> None:
     for name in (".tmp-config.json-0123456789ab", "config.json"):
         (tmp_path / name).touch()
-    with alone(Accelerator(cpu=True), tmp_path):
+    with exclusive_run(Accelerator(cpu=True), tmp_path):
         assert sorted(path.name for path in tmp_path.iterdir()) == [LOCK, "config.json"]
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
@@ -95,11 +98,11 @@ def start(options: dict[str, object]) -> "subprocess.Popen[str]":
 
 def end(job: "subprocess.Popen[str]") -> str:
     """What a run said that had to end by itself with a clear error, and has left nothing."""
-    said, _ = job.communicate(timeout=120)
-    assert job.returncode == 2, said
-    assert "Traceback" not in said
+    message, _ = job.communicate(timeout=120)
+    assert job.returncode == 2, message
+    assert "Traceback" not in message
     assert left_in_session(job.pid) == []
-    return said
+    return message
 
 
 @pytest.mark.dist
@@ -108,19 +111,19 @@ def test_a_damaged_frame_that_one_rank_reads_ends_both_and_the_steps_before_are_
 ) -> None:
     dataset = ShardDataset(clips)
     position = np.array([2 * 4 + 3])  # in the third step, the last clip of rank 1
-    row = int(visits(OrderSettings(), 0, position, [Population((4, 4, 4))]).row[0])
+    row = int(visits(OrderSettings(), 0, position, [DatasetSize((4, 4, 4))]).row[0])
     place = dataset.manifest.shards[dataset.shard[row]].file
     content = (clips / place).read_bytes()
     for jpeg in [dataset.frame(row, frame).tobytes() for frame in range(8)]:
         content = content.replace(jpeg, jpeg[:200] + bytes(len(jpeg) - 200))
     (clips / place).write_bytes(content)
-    said = end(start(small(clips, tmp_path / "run", **NO_CHECKPOINTS)))
+    message = end(start(small(clips, tmp_path / "run", **NO_CHECKPOINTS)))
     key = dataset.keys[row]
     assert re.search(
-        rf"error: frame \d of sample {key} in {clips}/{place} is damaged: .* `python -m pipeline\.verify", said
+        rf"error: frame \d of sample {key} in {clips}/{place} is damaged: .* `python -m pipeline\.verify", message
     )
-    assert "error: rank 0 stops because rank 1 failed, which says why" in said
-    assert "step 2 is saved" in said
+    assert "error: rank 0 stops because rank 1 failed: see that rank's error" in message
+    assert "step 2 is saved" in message
     assert [path.name for path in checkpoints(tmp_path / "run")] == ["step-00000002"]
 
 
@@ -132,8 +135,8 @@ def test_a_shard_that_is_cut_during_the_run_ends_both_ranks(clips: Path, tmp_pat
     while not (out / "metrics.jsonl").exists() and job.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     os.truncate(clips / "shard-000001.tar", 512)  # where a map of the file would end a rank with SIGBUS
-    said = end(job)
-    assert re.search(rf"error: shard {clips}/shard-000001\.tar (ends within|changed).*of sample clip0.*verify", said)
+    message = end(job)
+    assert re.search(rf"error: shard {clips}/shard-000001\.tar (ends within|changed).*of sample clip0.*verify", message)
     (saved,) = checkpoints(out)
     assert int(saved.name[-8:]) == max(losses(out))
 
@@ -141,10 +144,10 @@ def test_a_shard_that_is_cut_during_the_run_ends_both_ranks(clips: Path, tmp_pat
 @pytest.mark.dist
 def test_a_loss_that_is_not_finite_is_reported_by_both_ranks_each_with_its_samples(clips: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    said = end(start(small(clips, out, **OVERFLOWING)))
-    assert said.count("error: not finite in step 0") == 2
+    message = end(start(small(clips, out, **OVERFLOWING)))
+    assert message.count("error: not finite in step 0") == 2
     keys = ShardDataset(clips).keys
-    rows = visits(OrderSettings(), 0, np.arange(4), [Population((4, 4, 4))]).row
+    rows = visits(OrderSettings(), 0, np.arange(4), [DatasetSize((4, 4, 4))]).row
     for rank, part in enumerate(np.split(rows, 2)):
         report = json.loads((out / "nonfinite" / f"step-00000000-rank-{rank}.json").read_text())
         assert [sample["key"] for sample in report["samples"]] == [str(keys[row]) for row in part.tolist()]

@@ -1,4 +1,4 @@
-"""`python -m training.attention CHECKPOINT --shards DIR --out DIR`: where masked patches look in past and future.
+"""`python -m training.attention_maps CHECKPOINT --shards DIR --out DIR`: where masked patches look in past and future.
 
 The cross-attention of the last Patch Matching Module as pictures (paper, figures 6 and 9): for each clip a row of the
 masked current frame with the queried patch framed in red, and of each auxiliary frame under its attention.
@@ -21,7 +21,7 @@ from pipeline.files import atomic_path
 from pipeline.outputs import claim
 from pipeline.reader.masks import draw_masks
 from pipeline.reader.sandwich import SandwichSettings
-from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD, centre_boxes
+from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD, center_boxes
 from pipeline.reading import reason
 from pipeline.settings import COUNT_LIMIT, Command, UserError, run_command
 from training.checkpoint import load_checkpoint
@@ -37,7 +37,7 @@ Pixels = NDArray[np.uint8]
 class AttentionCommand(Command):
     """Draw the cross-attention of the Patch Matching Module on clips of a shard dataset."""
 
-    program: ClassVar[str] = "python -m training.attention"
+    program: ClassVar[str] = "python -m training.attention_maps"
 
     checkpoint: CliPositionalArg[Path]
     """Folder of a checkpoint, with model.safetensors and config.json."""
@@ -63,8 +63,8 @@ def frame_numbers(num_frames: int, sandwich: SandwichSettings) -> list[int]:
     """The middle frame and, for each auxiliary frame, the one at the mean offset; no draws, so runs can be compared."""
     middle = num_frames // 2
     offsets = {"past": -np.mean(sandwich.past_offset), "future": np.mean(sandwich.future_offset)}
-    wanted = [middle + round(float(offsets[direction]) * num_frames) for direction in sandwich.auxiliary]
-    return [min(max(number, 0), num_frames - 1) for number in [middle, *wanted]]
+    expected = [middle + round(float(offsets[direction]) * num_frames) for direction in sandwich.auxiliary]
+    return [min(max(number, 0), num_frames - 1) for number in [middle, *expected]]
 
 
 def read_clip(dataset: ShardDataset, row: int, sandwich: SandwichSettings, size: int, side: int) -> ClipFrames:
@@ -72,7 +72,7 @@ def read_clip(dataset: ShardDataset, row: int, sandwich: SandwichSettings, size:
     frames = []
     for number in frame_numbers(int(dataset.num_frames[row]), sandwich):
         image = Image.open(io.BytesIO(dataset.frame(row, number).tobytes())).convert("RGB")
-        top, left, height, width = (int(edge[0]) for edge in centre_boxes(*(np.array([n]) for n in image.size[::-1])))
+        top, left, height, width = (int(edge[0]) for edge in center_boxes(*(np.array([n]) for n in image.size[::-1])))
         box = (left, top, left + width, top + height)
         frames.append(np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box)))
     count = np.array([int(MASKED_SHARE * side * side)])
@@ -91,7 +91,7 @@ def queried_patch(mask: NDArray[np.bool_]) -> int:
 @torch.no_grad()
 def cross_attention(model: TCoRe, clip: ClipFrames) -> list[NDArray[np.float32]]:
     """For each auxiliary frame the attention (P, P) of the current patches in it, rows summing to 1."""
-    assert model.auxiliary is not None
+    assert model.pmm is not None
     device = next(model.parameters()).device
     mean, deviation = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
     pixels = torch.from_numpy(np.stack(clip.frames)).float() / 255
@@ -101,7 +101,7 @@ def cross_attention(model: TCoRe, clip: ClipFrames) -> list[NDArray[np.float32]]
     try:
         current = model.student.backbone(images[:1], torch.from_numpy(clip.mask)[None].to(device)).patches
         others = model.student.backbone(images[1:]).patches
-        maps = model.auxiliary.auxiliary_decoder.attention_maps(current.expand(len(others), -1, -1), others)
+        maps = model.pmm.attention_maps(current.expand(len(others), -1, -1), others)
     finally:
         model.train(was_training)
     return [np.asarray(attention.float().cpu()) for attention in maps[-1].cross]
@@ -151,7 +151,7 @@ def load_model(checkpoint: Path) -> tuple[TCoRe, SandwichSettings]:
     Raises:
         UserError: there is no such checkpoint, it is damaged, or it has no auxiliary branch over clips.
     """
-    content = load_checkpoint(checkpoint, optimiser=False)
+    content = load_checkpoint(checkpoint, optimizer=False)
     try:
         model = TCoRe(TCoReSettings.model_validate(content.config["model"]))
         sandwich = SandwichSettings.model_validate(content.config["data"]["sandwich"])
@@ -160,7 +160,7 @@ def load_model(checkpoint: Path) -> tuple[TCoRe, SandwichSettings]:
         raise UserError(
             f"{checkpoint / CONFIG} does not describe the model of this checkpoint: {reason(error)}"
         ) from error
-    if not model.auxiliary or not sandwich.auxiliary:
+    if not model.pmm or not sandwich.auxiliary:
         raise UserError(f"{checkpoint} was trained without past or future frames: it has no cross-attention to draw")
     return model, sandwich
 

@@ -13,7 +13,7 @@ from training.model import TCoRe
 from training.schedules import StepValues
 
 
-class OptimiserSettings(Settings):
+class OptimizerSettings(Settings):
     """AdamW and its parameter groups. `layer_decay` and `patch_embed_lr_factor` of 1 give all layers the same rate."""
 
     beta1: float = Field(0.9, ge=0, lt=1)
@@ -34,10 +34,10 @@ class ParameterGroup(NamedTuple):
     lr_multiplier: float
     wd_multiplier: float
     is_last_layer: bool
-    is_aux_layer: bool
+    is_pmm: bool
 
 
-def parameter_group(name: str, depth: int, settings: OptimiserSettings) -> ParameterGroup:
+def parameter_group(name: str, depth: int, settings: OptimizerSettings) -> ParameterGroup:
     """The group of the parameter called `name` of a `TCoRe` whose backbone has `depth` blocks.
 
     Tokens, positions and patch embedding are layer 0, block i is layer i + 1, all else layer depth + 1. Biases, norms
@@ -55,11 +55,11 @@ def parameter_group(name: str, depth: int, settings: OptimiserSettings) -> Param
         lr_multiplier=lr_multiplier,
         wd_multiplier=0.0 if undecayed else 1.0,
         is_last_layer=".last_layer." in name,
-        is_aux_layer=name.startswith("auxiliary."),
+        is_pmm=name.startswith("pmm."),
     )
 
 
-def build_optimiser(model: TCoRe, settings: OptimiserSettings) -> torch.optim.AdamW:
+def build_optimizer(model: TCoRe, settings: OptimizerSettings) -> torch.optim.AdamW:
     """AdamW with one group for each distinct `ParameterGroup`; `apply_schedule` sets its rates."""
     groups: dict[ParameterGroup, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -70,10 +70,10 @@ def build_optimiser(model: TCoRe, settings: OptimiserSettings) -> torch.optim.Ad
     return torch.optim.AdamW(described, lr=0.0, betas=(settings.beta1, settings.beta2), weight_decay=0.0, fused=True)
 
 
-def apply_schedule(optimiser: torch.optim.Optimizer, values: StepValues) -> None:
+def apply_schedule(optimizer: torch.optim.Optimizer, values: StepValues) -> None:
     """Set learning rate and weight decay of every group for one step."""
-    for group in optimiser.param_groups:
-        if group["is_aux_layer"]:
+    for group in optimizer.param_groups:
+        if group["is_pmm"]:
             lr = values.pmm_lr
         elif group["is_last_layer"]:
             lr = values.last_layer_lr
@@ -85,10 +85,10 @@ def apply_schedule(optimiser: torch.optim.Optimizer, values: StepValues) -> None
 
 def clip_gradients(model: TCoRe, max_norm: float) -> dict[str, Tensor]:
     """Scale the gradients of each module to an L2 norm of at most `max_norm`; returns the norms before, by module."""
-    modules: dict[str, nn.Module] = {"backbone": model.student.backbone, "head": model.student.dino_head}
-    if model.student.ibot_head:
-        modules["patch_head"] = model.student.ibot_head
-    if model.auxiliary:
-        modules["pmm"] = model.auxiliary
+    modules: dict[str, nn.Module] = {"backbone": model.student.backbone, "head": model.student.cls_head}
+    if model.student.patch_head:
+        modules["patch_head"] = model.student.patch_head
+    if model.pmm:
+        modules["pmm"] = model.pmm
     norms = {name: nn.utils.clip_grad_norm_(module.parameters(), max_norm) for name, module in modules.items()}
     return {name: norm.full_tensor() if isinstance(norm, DTensor) else norm for name, norm in norms.items()}

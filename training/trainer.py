@@ -1,4 +1,4 @@
-"""A run in progress: model, optimiser, data and folder, and what belongs to a step."""
+"""The trainer: model, optimizer, data and folder of a run, and all that belongs to a step."""
 
 import time
 from importlib.util import find_spec
@@ -14,7 +14,7 @@ from pipeline.reader.batch import Batch
 from pipeline.reader.loader import Loader
 from pipeline.reader.plan import plan_batch
 from pipeline.settings import UserError
-from training.attention import draw_maps
+from training.attention_maps import draw_maps
 from training.checkpoint import (
     CHECKPOINTS,
     Content,
@@ -26,22 +26,22 @@ from training.checkpoint import (
     state_shapes,
 )
 from training.command import PretrainCommand
+from training.distributed import raise_on_all_ranks
 from training.metrics import Progress, diagnostics
 from training.model import TCoRe
 from training.nonfinite import FOLDER, broken_parts, write_report
-from training.optimiser import build_optimiser
+from training.optimizer import build_optimizer
 from training.recompute import recompute_activations
 from training.run_config import check_run_folder, read_data, run_config
 from training.schedules import build_schedules
 from training.step import StepResult, random_seed, train_step
-from training.together import all_or_none
 
 MAPS = 4
 """Clips whose cross-attention is drawn during training."""
 
 
-class Run:
-    """A run in progress: model, optimiser, data and folder, and how many steps are done."""
+class Trainer:
+    """A run in progress: model, optimizer, data and folder, and how many steps are done."""
 
     def __init__(self, command: PretrainCommand, accelerator: Accelerator) -> None:
         """Build everything and restore the checkpoint to continue from; no other run may be in the folder.
@@ -56,9 +56,9 @@ class Run:
         if train.maps_every and self.accelerator.distributed_type == DistributedType.FSDP:
             raise UserError(
                 "train.maps_every needs a model that is not sharded: leave it out with FSDP, and draw the maps of a "
-                "checkpoint with `python -m training.attention`"
+                "checkpoint with `python -m training.attention_maps`"
             )
-        self.data = all_or_none(self.accelerator, lambda: read_data(command.data))
+        self.data = raise_on_all_ranks(self.accelerator, lambda: read_data(command.data))
         self.config = run_config(command, self.data)
         steps_per_epoch = train.steps_per_epoch or max(1, self.data.samples // train.total_batch_size)
         self.last_step = train.epochs * steps_per_epoch
@@ -68,7 +68,7 @@ class Run:
         recompute_activations(core.student.backbone.blocks, train.recompute)
         if train.compile:
             core.compile_blocks()
-        self.model, self.optimiser = self.accelerator.prepare(core, build_optimiser(core, command.optimiser))
+        self.model, self.optimizer = self.accelerator.prepare(core, build_optimizer(core, command.optimizer))
         self.core: TCoRe = self.accelerator.unwrap_model(self.model)
         self.evaluator = self._evaluator()
         self.done = self.saved = self._restore()
@@ -101,18 +101,20 @@ class Run:
             raise UserError(failure)
         if path is None:
             return 0
-        content = all_or_none(self.accelerator, lambda: content or read_checkpoint(Path(path), self.config, shapes))
-        restore(content, self.core, self.optimiser)
+        content = raise_on_all_ranks(
+            self.accelerator, lambda: content or read_checkpoint(Path(path), self.config, shapes)
+        )
+        restore(content, self.core, self.optimizer)
         self.accelerator.print(f"continuing from {path}")
         return content.step
 
     def _choose(self, shapes: dict[str, tuple[int, ...]]) -> Content | None:
         """The checkpoint to continue from; says which newer ones were refused."""
-        found = checkpoints(self.out)
-        check_run_folder(self.out, self.config, begun=bool(found))
+        result = checkpoints(self.out)
+        check_run_folder(self.out, self.config, begun=bool(result))
         if self.command.resume != "auto":
             return read_checkpoint(Path(self.command.resume), self.config, shapes)
-        content, refused = newest_usable(found, self.config, shapes)
+        content, refused = newest_usable(result, self.config, shapes)
         for reason in refused:
             print(f"refused: {reason}", flush=True)
         return content
@@ -122,7 +124,9 @@ class Run:
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         steps, device = (self.done, self.last_step), self.accelerator.device
         total = self.command.train.total_batch_size
-        return all_or_none(self.accelerator, lambda: Loader(self.command.data, total, *steps, rank, ranks, device))
+        return raise_on_all_ranks(
+            self.accelerator, lambda: Loader(self.command.data, total, *steps, rank, ranks, device)
+        )
 
     def next_batch(self, loader: Loader) -> Batch:
         """The next batch of this rank; if any rank cannot read its own, the steps that are done are saved.
@@ -131,7 +135,7 @@ class Run:
             UserError: a rank cannot, and so all end.
         """
         try:
-            return all_or_none(self.accelerator, lambda: next(loader))
+            return raise_on_all_ranks(self.accelerator, lambda: next(loader))
         except Exception:
             self.save()
             self.accelerator.print(f"step {self.done} is saved; once the data is mended, the same command continues")
@@ -143,21 +147,23 @@ class Run:
             return
         train, writes = self.command.train, self.accelerator.is_main_process
         keep = (train.keep_checkpoints, train.keep_every)
-        all_or_none(
+        raise_on_all_ranks(
             self.accelerator,
-            lambda: save_checkpoint(self.out, self.done, self.core, self.optimiser, self.config, *keep, writes),
+            lambda: save_checkpoint(self.out, self.done, self.core, self.optimizer, self.config, *keep, writes),
         )
         self.saved = self.done
 
     def draw_maps(self, loader: Loader) -> None:
         """Draw the cross-attention on the first clips of the first dataset, if it is time to; all ranks call it."""
         sandwich, size = self.command.data.sandwich, self.command.data.views.global_size
-        every, model = self.command.train.maps_every, self.core.auxiliary
+        every, model = self.command.train.maps_every, self.core.pmm
         if not every or self.done % every or not model or not sandwich.auxiliary or self.command.data.neighbours:
             return
         folder, clips = self.out / "attention" / f"step-{self.done:08d}", range(min(MAPS, len(loader.dataset)))
         drawn = clips if self.accelerator.is_main_process else ()
-        all_or_none(self.accelerator, lambda: draw_maps(self.core, loader.dataset, drawn, sandwich, size, folder))
+        raise_on_all_ranks(
+            self.accelerator, lambda: draw_maps(self.core, loader.dataset, drawn, sandwich, size, folder)
+        )
 
     def evaluate(self, progress: Progress) -> None:
         """Score the teacher on DAVIS if it is time to; all ranks call it."""
@@ -166,7 +172,7 @@ class Run:
             scores = self.evaluator.evaluate(self.core.teacher.backbone, self.done)
             progress.evaluated(self.done, scores, time.perf_counter() - started)
 
-    def leave_out(self, loader: Loader, result: StepResult) -> None:
+    def skip_nonfinite_step(self, loader: Loader, result: StepResult) -> None:
         """Deal with a step that was not finite: report it, and stop if it is one too many; all ranks call it.
 
         Raises:
@@ -182,14 +188,14 @@ class Run:
             print(f"step {self.done} is not finite and was left out: {report}", flush=True)
             return
         writes = self.accelerator.is_main_process
-        save_checkpoint(self.out / FOLDER, self.done, self.core, self.optimiser, self.config, 1, writes=writes)
+        save_checkpoint(self.out / FOLDER, self.done, self.core, self.optimizer, self.config, 1, writes=writes)
         broken = ", ".join(broken_parts(result)) or "those of another rank"
         raise UserError(
             f"not finite in step {self.done}: {broken}; {report} names the samples, "
-            f"{self.out / FOLDER / CHECKPOINTS} holds the state before it. Lower the rate or look at the samples"
+            f"{self.out / FOLDER / CHECKPOINTS} holds the state before it. Lower the learning rate or inspect the samples"
         )
 
-    def take_step(self, loader: Loader, progress: Progress, signal: int) -> int:
+    def train_step(self, loader: Loader, progress: Progress, signal: int) -> int:
         """Do one step with all that belongs to it; returns the signal that ends the run, or 0. All ranks call it."""
         train, accelerator = self.command.train, self.accelerator
         asked = time.perf_counter()
@@ -197,11 +203,11 @@ class Run:
         progress.waited(time.perf_counter() - asked)
         values = self.schedules.at(self.done)
         torch.manual_seed(random_seed(train.seed, self.done, accelerator.process_index))
-        clip = self.command.optimiser.clip
+        clip = self.command.optimizer.clip
         result = train_step(
             accelerator,
             self.model,
-            self.optimiser,
+            self.optimizer,
             batch,
             values,
             clip,
@@ -210,13 +216,13 @@ class Run:
             signal=signal,
         )
         if not result.finite:
-            self.leave_out(loader, result)
+            self.skip_nonfinite_step(loader, result)
         self.done += 1
         others: dict[str, Any] = {f"gradient_norm/{name}": norm for name, norm in result.norms.items()}
         others |= {f"schedule/{name}": value for name, value in values._asdict().items()}
         progress.step_done(
             self.done,
-            result.terms if result.finite else {},
+            result.losses if result.finite else {},
             others,
             lambda: diagnostics(accelerator, result, self.core),
         )

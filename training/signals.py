@@ -10,14 +10,14 @@ INTERRUPTED_STATUS = 128 + signal.SIGINT
 _WATCHED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
-class Interruption:
+class SignalHandler:
     """Context in which the first SIGTERM, SIGUSR1 or Ctrl-C is only noted; Ctrl-C once more ends the run at once."""
 
     def __init__(self) -> None:
         self.signal = 0
         """Number of the signal that came, 0 for none; of several ranks the largest counts."""
 
-    def __enter__(self) -> "Interruption":
+    def __enter__(self) -> "SignalHandler":
         self._before = {number: signal.signal(number, self._note) for number in _WATCHED}
         return self
 
