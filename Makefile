@@ -38,8 +38,8 @@ demo: $(STAMP) ## Run the whole flow on made-up data in demo/ and end with a tab
 test: $(STAMP) ## Run all tests (7 to 12 minutes on 2 cores)
 	@$(BIN)/python -m pytest
 
-lint: $(STAMP) ## Check style and types
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+lint: $(STAMP) ## Check style, types and the direction of imports
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 bench: $(STAMP) ## Measure the reader on the shards of the demo
 	@$(BIN)/python -m benchmarks.reader --shards demo/shards/kinetics

@@ -16,6 +16,7 @@ import torch
 from pydantic import Field
 from tqdm import tqdm
 
+from benchmarks.evaluation_reference import boundary_measure_by_dilation, propagate_fully
 from benchmarks.result import print_table, write_result
 from evaluation.backbones import Precision, extractor_of, open_checkpoint
 from evaluation.command import Size, select_device
@@ -24,8 +25,7 @@ from evaluation.davis_scores import boundary_measure
 from evaluation.evaluate import evaluate_clips, open_clips, summarize
 from evaluation.propagation import PropagationSettings, propagate
 from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, Command, UserError, run_command
-from tests.evaluation.oracle import boundary_measure_by_dilation, propagate_fully
-from training.vit import VisionTransformer, VitSettings, random_backbone
+from training.backbone.vit import VisionTransformer, VitSettings, random_backbone
 
 
 class EvaluationBenchmark(Command):

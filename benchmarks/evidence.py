@@ -21,8 +21,8 @@ from benchmarks.result import write_result
 from evaluation.command import Size
 from pipeline.files import as_json, write_bytes
 from pipeline.settings import COUNT_LIMIT, THREAD_LIMIT, Command, UserError, parse_command, run_command
-from training.command import PretrainCommand
-from training.weights import random_backbone, save_backbone
+from training.backbone.weights import random_backbone, save_backbone
+from training.pretrain import PretrainCommand
 
 GPU_STEPS = 10
 """Where there is a GPU, runs are so many times as long."""

@@ -18,8 +18,8 @@ from indexing.extract import ShardFeatures
 from pipeline.dataset import ShardDataset
 from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, THREAD_LIMIT, Command, run_command
 from pipeline.storage import open_storage
-from training.vit import VitSettings, random_backbone
-from training.weights import save_backbone
+from training.backbone.vit import VitSettings, random_backbone
+from training.backbone.weights import save_backbone
 
 MADE_CLIPS = 64
 

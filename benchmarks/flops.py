@@ -1,8 +1,8 @@
 """Floating-point operations of a training step, and what a GPU can do at most: for model FLOP utilization (MFU)."""
 
-from pipeline.reader.views import ViewSettings
+from pipeline.sampling.views import ViewSettings
+from training.backbone.vit import VitSettings
 from training.model import TCoReSettings
-from training.vit import VitSettings
 
 PEAK_FLOPS = (
     ("MIG", None),  # a slice of a GPU has a part of its peak

@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from pipeline.dataset import INDEX, INDEX_SCHEMA, MANIFEST, Manifest, Shard
-from pipeline.shards.record import ShardWriter, frame_names
+from pipeline.record import ShardWriter, frame_names
 
 QUALITY = 90
 

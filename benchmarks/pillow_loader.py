@@ -13,9 +13,9 @@ from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.reader.plan import BatchPlan, plan_batch
-from pipeline.reader.sources import Sources, SourceSettings, read_frames
-from pipeline.reader.views import (
+from pipeline.reader.mixture import DatasetMixture, SourceSettings, read_frames
+from pipeline.sampling.plan import BatchPlan, plan_batch
+from pipeline.sampling.views import (
     GLOBAL_VIEWS,
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -97,17 +97,17 @@ class PlannedBatches(Dataset[tuple[list[Tensor], Tensor, float]]):
 
     def __init__(self, settings: SourceSettings, batch_size: int, steps: int) -> None:
         self._settings, self._batch_size, self._steps = settings, batch_size, steps
-        self._sources: Sources | None = None
+        self._mixture: DatasetMixture | None = None
 
     def __len__(self) -> int:
         return self._steps
 
     def __getitem__(self, step: int) -> tuple[list[Tensor], Tensor, float]:
-        if self._sources is None:
-            self._sources = Sources(self._settings)
+        if self._mixture is None:
+            self._mixture = DatasetMixture(self._settings)
         part = slice(0, self._batch_size)
-        plan = plan_batch(self._settings, self._sources.table, step, self._batch_size, part)
-        views = execute(plan, read_frames(plan, self._sources), self._settings)
+        plan = plan_batch(self._settings, self._mixture.table, step, self._batch_size, part)
+        views = execute(plan, read_frames(plan, self._mixture), self._settings)
         return views, torch.from_numpy(plan.masks), time.process_time()
 
 

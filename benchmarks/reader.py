@@ -27,9 +27,9 @@ from benchmarks.pillow_loader import pillow_loader
 from benchmarks.result import print_table, write_result
 from pipeline.dataset import INDEX, ShardDataset
 from pipeline.reader.feed import plan_feed
-from pipeline.reader.plan import needed_frames, plan_batch
-from pipeline.reader.sources import Sources, read_frames
-from pipeline.reader.views import ViewSettings
+from pipeline.reader.mixture import DatasetMixture, read_frames
+from pipeline.sampling.plan import needed_frames, plan_batch
+from pipeline.sampling.views import ViewSettings
 from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, THREAD_LIMIT, Command, run_command
 
 WARM_UP_STEPS = 3
@@ -125,11 +125,11 @@ def time_decode(command: ReaderBenchmark) -> Figures:
     from pipeline.reader.graph import decode_frames
 
     settings, size = _settings(command), command.batch_size
-    sources = Sources(settings)
+    mixture = DatasetMixture(settings)
     part = slice(0, size)
     steps = range(WARM_UP_STEPS + command.steps + 1)  # one batch is prepared ahead
-    plans = [plan_batch(settings, sources.table, step, size, part) for step in steps]
-    encoded = [sources.frames(p.source_rows[needed_frames(p)], p.frames[needed_frames(p)]) for p in plans]
+    plans = [plan_batch(settings, mixture.table, step, size, part) for step in steps]
+    encoded = [mixture.frames(p.source_rows[needed_frames(p)], p.frames[needed_frames(p)]) for p in plans]
     batches = iter(encoded)
 
     @pipeline_def(  # type: ignore[untyped-decorator]
@@ -152,15 +152,15 @@ def time_decode(command: ReaderBenchmark) -> Figures:
 def time_host(command: ReaderBenchmark) -> Figures:
     """Processor time of the host's part, per sample in microseconds: plan, reading (from the page cache) and feed."""
     settings, size = _settings(command), command.batch_size
-    sources = Sources(settings)
+    mixture = DatasetMixture(settings)
     laps = []
     for step in range(WARM_UP_STEPS + 3 * command.steps):
         times = [time.thread_time()]
-        plan = plan_batch(settings, sources.table, step, size, slice(0, size))
+        plan = plan_batch(settings, mixture.table, step, size, slice(0, size))
         times.append(time.thread_time())
         needed = needed_frames(plan)
-        sources.advise(plan.source_rows[needed], plan.frames[needed])
-        frames = read_frames(plan, sources)
+        mixture.advise(plan.source_rows[needed], plan.frames[needed])
+        frames = read_frames(plan, mixture)
         times.append(time.thread_time())
         plan_feed(plan, settings.views, frames)
         times.append(time.thread_time())
@@ -181,21 +181,21 @@ def count_bytes(command: ReaderBenchmark) -> Figures:
     The shards leave the page cache first; where storage is memory, nothing comes from it.
     """
     settings, size = _settings(command), command.batch_size
-    sources = Sources(settings)
+    mixture = DatasetMixture(settings)
     for path in Path(settings.shards).glob("*.tar"):
         with path.open("rb") as stream:
             os.fsync(stream.fileno())
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    plans = [plan_batch(settings, sources.table, step, size, slice(0, size)) for step in range(command.steps)]
-    dataset: ShardDataset = sources.datasets[0]
+    plans = [plan_batch(settings, mixture.table, step, size, slice(0, size)) for step in range(command.steps)]
+    dataset: ShardDataset = mixture.datasets[0]
     dataset.frame(0, 0)  # whatever is imported or opened late
     index = pq.read_table(Path(settings.shards, INDEX), columns=["shard", "frame_offset", "frame_size"]).to_pylist()
     pages: set[tuple[str, int]] = set()
     before, needed_bytes = _io_counters(), 0
     for plan in plans:
         needed = needed_frames(plan)
-        sources.advise(plan.source_rows[needed], plan.frames[needed])
-        needed_bytes += sum(len(frame) for column in read_frames(plan, sources) for frame in column if len(frame) > 1)
+        mixture.advise(plan.source_rows[needed], plan.frames[needed])
+        needed_bytes += sum(len(frame) for column in read_frames(plan, mixture) for frame in column if len(frame) > 1)
         for row, frame in zip(plan.source_rows[needed].tolist(), plan.frames[needed].tolist(), strict=True):
             place = index[row]
             start, length = place["frame_offset"][frame], place["frame_size"][frame]

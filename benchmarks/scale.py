@@ -19,7 +19,7 @@ from benchmarks.result import read_result
 from pipeline.files import write_bytes
 from pipeline.settings import Command, UserError, parse_command, run_command
 from pipeline.shards.plan import default_samples_per_shard
-from training.command import PretrainCommand
+from training.command import TrainCommand
 from training.model import TCoRe, TCoReSettings
 
 HOUR, GB = 3600.0, 1e9
@@ -132,7 +132,7 @@ def paper_runs(command: ScaleCommand) -> list[Run]:
         ("ImageNet, ViT-S/16", "paper-vits16-in1k", "images", command.images, 1),
     ):
         arguments = ("--config", str(PRESETS / f"{preset}.yaml"), "--data.shards", ".", "--out", ".")
-        run = parse_command(PretrainCommand, arguments)
+        run = parse_command(TrainCommand, arguments)
         with torch.device("meta"):
             model = TCoRe(run.model)
         parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -2,7 +2,8 @@
 
 The reference step has K-wide logits and leaves no work out (`benchmarks/reference_step.py`). Both take the same random
 batch at real sizes, each in a process of its own, in turns. On the CPU the memory is the largest resident size of the
-process, with its libraries; freed tensors go back to the system at once (`MALLOC_MMAP_THRESHOLD_`), else holes in the heap count too.
+process, with its libraries; freed tensors go back to the system at once (`MALLOC_MMAP_THRESHOLD_`), else holes in the
+heap count too.
 Without `--compare` the lean step alone is measured: on a GPU in bf16, with its model FLOP utilization and the hours of
 the paper's run.
 """
@@ -23,8 +24,8 @@ from benchmarks.flops import utilization
 from benchmarks.reference_step import ReferenceTCoRe
 from benchmarks.result import print_table, write_result
 from pipeline.reader.batch import Batch
-from pipeline.reader.masks import MaskSettings, draw_masks, mask_sizes
-from pipeline.reader.views import ViewSettings
+from pipeline.sampling.masks import MaskSettings, draw_masks, mask_sizes
+from pipeline.sampling.views import ViewSettings
 from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, Command, UserError, run_command
 from training.metrics import peak_memory_gb
 from training.model import TCoRe, TCoReSettings

@@ -13,10 +13,10 @@ from evaluation.fingerprints import fingerprint
 from pipeline.files import sha256_file
 from pipeline.reading import read_json, reading
 from pipeline.settings import UserError
-from training.import_official import infer_settings, read_teacher_backbone
-from training.tensor_files import check_finite, read_torch
-from training.vit import VisionTransformer
-from training.weights import build_backbone, load_backbone, random_backbone, read_card
+from training.backbone.official import infer_settings, read_teacher_backbone
+from training.backbone.tensor_files import check_finite, read_torch
+from training.backbone.vit import VisionTransformer
+from training.backbone.weights import build_backbone, load_backbone, random_backbone, read_card
 
 Precision = Literal["fp32", "bf16"]
 _DINOV2 = ("dinov2", "dinov2_with_registers")

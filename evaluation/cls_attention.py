@@ -12,7 +12,7 @@ from evaluation.backbones import Checkpoint
 from evaluation.frames import network_input, read_frame
 from evaluation.pictures import Picture, heat
 from evaluation.task import Clip, Task
-from training.vit import Block, VisionTransformer
+from training.backbone.vit import Block, VisionTransformer
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from pipeline.files import TEMPORARY_PREFIX, remove, write_bytes
 from pipeline.outputs import claim
 from pipeline.settings import BATCH_LIMIT, THREAD_LIMIT, Command, Seed, Settings, UserError
 from pipeline.versions import installed_versions
-from training.environment import pin_float32
+from training.backbone.numerics import pin_float32
 
 PREDICTIONS = "predictions"
 SHEETS = "sheets"

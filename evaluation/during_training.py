@@ -22,8 +22,8 @@ from evaluation.task import Clip
 from pipeline.files import write_bytes
 from pipeline.reading import read_json_lines
 from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, Settings, UserError
-from training.vit import VisionTransformer
-from training.weights import read_card, save_backbone
+from training.backbone.vit import VisionTransformer
+from training.backbone.weights import read_card, save_backbone
 
 BEST = "best.safetensors"
 LOG = "evaluations.jsonl"
@@ -48,6 +48,9 @@ class EvalSettings(Settings):
 
 class DavisDuringTraining:
     """Evaluates on one rank of several; made before training, so that a data set with faults stops nothing later."""
+
+    files: tuple[str, ...] = (BEST, LOG)
+    """What it writes into the folder of the run."""
 
     def __init__(
         self, settings: EvalSettings, out: Path, patch_size: int, device: torch.device, rank: int = 0, ranks: int = 1

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.jpeg import TURNS
+from pipeline.sampling.views import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.settings import UserError
 
 VOID = 255
@@ -25,16 +26,6 @@ UNREADABLE = (Exception,)
 Size = tuple[int, int]
 """Height and width in pixels."""
 
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What turns a picture of an EXIF orientation upright."""
 _MOST_KINDS = 3
 
 
@@ -106,7 +97,7 @@ def _read_header(path: Path) -> tuple[Size, int]:
                 orientation = 1
     except UNREADABLE as error:
         raise UserError(f"cannot read the frame {path}: {error}") from error
-    return size, orientation if orientation in _UPRIGHT else 1
+    return size, orientation if orientation in TURNS else 1
 
 
 def open_frames(paths: Sequence[Path], misfit: Callable[[Size], float]) -> tuple[list[Frame], list[str]]:
@@ -157,7 +148,7 @@ def read_frame(path: Path, orientation: int = 1) -> NDArray[np.uint8]:
             picture = image.convert("RGB")
     except UNREADABLE as error:
         raise UserError(f"cannot read the frame {path}: {error}") from error
-    return np.asarray(picture.transpose(_UPRIGHT[orientation]) if orientation != 1 else picture)
+    return np.asarray(picture.transpose(TURNS[orientation]) if orientation != 1 else picture)
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:

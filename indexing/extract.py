@@ -18,9 +18,9 @@ from pipeline.reader.faults import DALI_ERRORS, BatchFrame, explain_failure
 from pipeline.reader.graph import NORMALIZATION, decode_frames
 from pipeline.settings import UserError
 from pipeline.storage import Storage
-from training.environment import pin_float32
-from training.vit import VisionTransformer
-from training.weights import load_backbone
+from training.backbone.numerics import pin_float32
+from training.backbone.vit import VisionTransformer
+from training.backbone.weights import load_backbone
 
 PARTS = ".features"
 RESIZE_OVER_CROP = 256 / 224

@@ -17,16 +17,16 @@ from tqdm import tqdm
 import indexing
 import pipeline
 import training
-from indexing.cluster import run_on_actors
 from indexing.extract import PARTS, ShardFeatures, part_name
 from indexing.resume import begin, cannot_write
 from indexing.store import FEATURES, read_metadata, write_features
 from pipeline.dataset import ShardDataset
 from pipeline.files import sha256_file
+from pipeline.ray.actors import run_on_actors
+from pipeline.ray.session import ray_session
 from pipeline.settings import BATCH_LIMIT, THREAD_LIMIT, WORKER_LIMIT, Command, run_command
-from pipeline.shards.cluster import ray_session
 from pipeline.storage import Folder, Place, Storage, open_storage
-from training.weights import load_backbone
+from training.backbone.weights import load_backbone
 
 LOCK = f"{PARTS}.lock"
 
@@ -90,10 +90,16 @@ def _compute(command: FeaturesCommand, dataset: ShardDataset, out: Storage) -> i
     with tqdm(total=len(dataset), initial=len(dataset) - left, unit="image", desc="features", smoothing=0) as bar:
         if pending:
             with ray_session(cores, (pipeline, indexing, training)):
-                for _, images in run_on_actors(
-                    ShardFeatures, arguments, pending, str(out), command.threads, command.workers, gpus=True
+                for done in run_on_actors(
+                    ShardFeatures,
+                    arguments,
+                    pending,
+                    str(out),
+                    cpus=command.threads,
+                    gpus=True,
+                    workers=command.workers,
                 ):
-                    bar.update(images)
+                    bar.update(done.result)
     return left
 
 

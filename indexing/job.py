@@ -17,13 +17,13 @@ import indexing
 import pipeline
 from indexing.approximate import ApproximateSearch, check_memory, recall
 from indexing.budget import rows_in_memory
-from indexing.cluster import run_on_actors
 from indexing.engines import Device, make_nearest
 from indexing.resume import begin, cannot_write
 from indexing.search import Block, Neighbours, Rules, nothing_found, search_block
 from indexing.store import FeatureFile, unpack
+from pipeline.ray.actors import run_on_actors
+from pipeline.ray.session import ray_session
 from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, FACTOR_LIMIT, THREAD_LIMIT, Settings, UserError
-from pipeline.shards.cluster import ray_session
 from pipeline.storage import Storage
 
 PARTS = ".search"
@@ -230,13 +230,13 @@ def _on_ray(task: SearchTask, pending: list[int]) -> Iterator[int]:
         return
     with ray_session(None, (pipeline, indexing)):
         cores = task.settings.threads
-        for block, queries in run_on_actors(BlockSearch, {"task": task}, pending, str(task.out), cores, None):
-            if task.out.size(_part(block)) is None:
+        for done in run_on_actors(BlockSearch, {"task": task}, pending, str(task.out), cpus=cores):
+            if task.out.size(_part(done.item)) is None:
                 raise UserError(
-                    f"a node of the cluster wrote a block to {task.out}, but this machine does not see it there: OUT "
-                    "must be on storage that all nodes share"
+                    f"{done.host} wrote a block to {task.out}, but this machine does not see it there: OUT must be on "
+                    "storage that all nodes share"
                 )
-            yield queries
+            yield done.result
 
 
 def _gather(out: Storage, blocks: int, share: float | None) -> Found:

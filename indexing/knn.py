@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from indexing import gallery, job
 from indexing.budget import peak_memory_gb
 from indexing.command import KnnCommand
-from indexing.report import describe
+from indexing.report import REPORT, describe, read_report, refuse_foreign
 from indexing.resume import cannot_write
 from indexing.store import FEATURES, read_metadata
 from indexing.supplied import import_features, supplied_metadata
-from indexing.table import NEIGHBOURS, REPORT, read_report, refuse_foreign, table_metadata, write_neighbours
 from pipeline.dataset import ShardDataset
 from pipeline.files import as_json, sha256_file
+from pipeline.neighbours import NEIGHBOURS, table_metadata, write_neighbours
 from pipeline.settings import UserError, run_command
 from pipeline.storage import Storage, open_storage
 

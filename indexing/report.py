@@ -1,9 +1,17 @@
-"""What a neighbour table looks like in numbers: pure functions of its rows."""
+"""The report beside a neighbour table: what the table looks like in numbers, and the file."""
 
+import json
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.neighbours import NEIGHBOURS, table_metadata
+from pipeline.settings import UserError
+from pipeline.storage import Storage
+
+REPORT = "report.json"
 
 DUPLICATE = 0.999
 """Similarity from which two images count as the same picture in the report."""
@@ -57,3 +65,32 @@ def hubness(rows: NDArray[np.int32]) -> dict[str, Any]:
         "never_a_neighbour": float((appears == 0).mean()),
         "popularity_skewness": float(np.power(centered, 3).mean() / spread**3) if spread else 0.0,
     }
+
+
+def refuse_foreign(out: Storage, pages: Collection[str]) -> None:
+    """Make sure that table, report and `pages` in OUT, which will be replaced, are of an earlier job.
+
+    Raises:
+        UserError: one of them is not.
+    """
+    foreign = []
+    if out.size(NEIGHBOURS) is not None and "dataset_hash" not in (table_metadata(out) or {}):
+        foreign.append(NEIGHBOURS)
+    if out.size(REPORT) is None:
+        foreign += [name for name in pages if out.size(name) is not None]  # they are written after it
+    elif read_report(out) is None:
+        foreign.append(REPORT)
+    if foreign:
+        raise UserError(
+            f"{out}/{foreign[0]} was not written by this program and would be replaced: move it away, or "
+            "choose another --out"
+        )
+
+
+def read_report(out: Storage) -> dict[str, Any] | None:
+    """The report in `out`; None if the file there is none."""
+    try:
+        report = json.loads(out.read(REPORT))
+    except (ValueError, RecursionError):
+        return None
+    return report if isinstance(report, dict) and "dataset_hash" in report else None

@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
-from indexing.cluster import KEPT
 from pipeline.files import as_json
+from pipeline.ray.actors import KEPT
 from pipeline.reading import reading
 from pipeline.settings import UserError
 from pipeline.storage import Storage
@@ -33,7 +33,7 @@ def begin(out: Storage, folder: str, identity: dict[str, Any]) -> None:
         differences = (f"{key} is {recorded.get(key)!r}, not {identity.get(key)!r}" for key in differing)
         message = "; ".join(differences)
         raise UserError(
-            f"{out}/{folder} holds finished parts of another job ({message}): choose another --out or remove that folder"
+            f"{out}/{folder} holds finished parts of another job ({message}): choose another --out or remove it"
         )
 
 

@@ -11,6 +11,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pipeline.neighbours import parquet_metadata
 from pipeline.reading import reading, reason
 from pipeline.settings import UserError
 from pipeline.storage import Storage
@@ -72,11 +73,6 @@ def _regrouped(blocks: Iterable[NDArray[np.float16]], rows: int) -> Iterator[NDA
             waiting = [joined[rows:]]
     if sum(map(len, waiting)):
         yield np.concatenate(waiting)
-
-
-def parquet_metadata(schema: pa.Schema) -> dict[str, str]:
-    """The metadata of a table, without what Arrow keeps there for itself."""
-    return {k.decode(): v.decode() for k, v in (schema.metadata or {}).items() if k != b"ARROW:schema"}
 
 
 def read_metadata(out: Storage) -> dict[str, str] | None:

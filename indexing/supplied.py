@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from indexing.store import parquet_metadata, unit_rows, write_features
+from indexing.store import unit_rows, write_features
 from pipeline.dataset import ShardDataset
+from pipeline.neighbours import parquet_metadata
 from pipeline.reading import reading
 from pipeline.settings import UserError
 from pipeline.storage import Storage

@@ -21,6 +21,8 @@ from pipeline.storage import open_storage
 
 FORMAT_VERSION: Literal[1] = 1
 MANIFEST = "dataset.json"
+PARTS = ".parts"
+"""Folder inside the dataset that is there until the job is done."""
 INDEX = "index.parquet"
 REJECTS = "rejects.parquet"
 MAX_OPEN_SHARDS = 256

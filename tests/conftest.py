@@ -36,7 +36,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def ray_here() -> Iterator[None]:
     """One Ray cluster of one worker for all jobs that run in the process of the tests."""
-    from pipeline.shards.cluster import ray_session
+    from pipeline.ray.session import ray_session
 
     with ray_session(workers=1):
         yield

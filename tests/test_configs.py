@@ -11,12 +11,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from pipeline.reader.batch import Batch
-from pipeline.reader.plan import SampleTable, plan_batch
+from pipeline.sampling.plan import SampleTable, plan_batch
 from pipeline.settings import parse_command
-from training.command import PretrainCommand
 from training.head import HeadSettings
 from training.model import TCoRe
 from training.optimizer import build_optimizer
+from training.pretrain import PretrainCommand
 from training.run_config import check_shapes
 from training.schedules import StepValues
 from training.step import train_step

@@ -17,13 +17,13 @@ import evaluation
 import indexing
 import pipeline
 import training
-from pipeline.reader.philox import Stream, uniforms
+from pipeline.sampling.philox import Stream, uniforms
 from pipeline.settings import Command, Settings, UserError, _describe, parse_command
 from pipeline.shards.command import ShardsCommand
 from pipeline.shards.plan import shuffle_rank
-from training.command import PretrainCommand
+from training.backbone.vit import VitSettings, random_backbone
+from training.pretrain import PretrainCommand
 from training.step import random_seed
-from training.vit import VitSettings, random_backbone
 
 PACKAGES: tuple[ModuleType, ...] = (pipeline, indexing, training, evaluation, benchmarks)
 FARTHEST = (-(10**30), 10**30, float("inf"), float("-inf"), float("nan"))

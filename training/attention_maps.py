@@ -19,10 +19,10 @@ from pydantic_settings import CliPositionalArg
 from pipeline.dataset import ShardDataset
 from pipeline.files import atomic_path
 from pipeline.outputs import claim
-from pipeline.reader.masks import draw_masks
-from pipeline.reader.sandwich import SandwichSettings
-from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD, center_boxes
 from pipeline.reading import reason
+from pipeline.sampling.masks import draw_masks
+from pipeline.sampling.sandwich import SandwichSettings
+from pipeline.sampling.views import IMAGENET_MEAN, IMAGENET_STD, center_boxes
 from pipeline.settings import COUNT_LIMIT, Command, UserError, run_command
 from training.checkpoint import load_checkpoint
 from training.model import TCoRe, TCoReSettings

@@ -1,11 +1,10 @@
-"""Settings of a training run: its command line."""
+"""Settings of a training run."""
 
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from evaluation.during_training import EvalSettings
 from pipeline.reader.loader import ReaderSettings
 from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, Command, Seed, Settings
 from training.model import TCoReSettings
@@ -50,12 +49,8 @@ class TrainSettings(Settings):
     """The run stops at so many steps with a loss or gradient that is not finite; those before are left out."""
 
 
-class PretrainCommand(Command):
-    """Pre-train T-CoRe on shards, through `accelerate launch`. The same command continues from its last checkpoint.
-
-    OUT holds config.json, metrics.jsonl, tensorboard/, checkpoints/step-N/ and what else is asked for.
-    SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint first.
-    """
+class TrainCommand(Command):
+    """What a run is made from: `training/pretrain.py` adds what is evaluated meanwhile."""
 
     program: ClassVar[str] = "accelerate launch training/pretrain.py"
 
@@ -73,5 +68,3 @@ class PretrainCommand(Command):
     """Learning rate, weight decay, EMA and temperature over the run."""
     train: TrainSettings = TrainSettings()
     """Length, batch and bookkeeping."""
-    eval: EvalSettings = EvalSettings()
-    """Scores of the teacher on DAVIS while it is trained, and the best weights."""

@@ -12,12 +12,12 @@ from pydantic_settings import CliPositionalArg
 
 from pipeline.files import sha256_file
 from pipeline.settings import Command, UserError, run_command
+from training.backbone.transformers_format import save_transformers
+from training.backbone.vit import VitSettings
+from training.backbone.weights import backbone_sha256, build_backbone, save_backbone
 from training.checkpoint import MODEL, Content, load_checkpoint
 from training.metrics import METRICS, read_metrics
 from training.run_config import CONFIG
-from training.transformers_format import save_transformers
-from training.vit import VitSettings
-from training.weights import backbone_sha256, build_backbone, save_backbone
 
 DATA = ("datasets", "neighbours_sha256")
 """What names the data in the settings of a run."""

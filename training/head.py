@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.settings import Settings
+from training.backbone.vit import initialize_linear
 from training.losses import Prototypes
-from training.vit import initialize_linear
 
 
 class HeadSettings(Settings):

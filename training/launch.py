@@ -26,7 +26,8 @@ from accelerate.utils import ComputeEnvironment
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from pipeline.settings import UserError, load_yaml
-from training.environment import ACCELERATE, refuse_hidden_settings
+from training.backbone.numerics import refuse_hidden_settings
+from training.environment import ACCELERATE
 from training.signals import exit_status
 
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -134,7 +135,7 @@ def check_settings(options: Namespace) -> None:
         "ACCELERATE_DYNAMO_BACKEND": options.dynamo_backend,
         "ACCELERATE_USE_DEEPSPEED": options.use_deepspeed,
         "ACCELERATE_USE_MEGATRON_LM": options.use_megatron_lm,
-        "ACCELERATE_USE_PARALLELIZM_CONFIG": options.use_parallelizm_config,
+        "ACCELERATE_USE_PARALLELISM_CONFIG": options.use_parallelism_config,
     }
     refuse_hidden_settings({**os.environ, **{name: str(value) for name, value in asked.items()}}, ACCELERATE)
 

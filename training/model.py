@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from pipeline.reader.batch import Batch
 from pipeline.settings import FACTOR_LIMIT, Settings
+from training.backbone.vit import VisionTransformer, VitSettings
 from training.center import Center
 from training.head import HeadSettings, ProjectionHead
 from training.losses import DistillationTarget, PrototypeLosses, Teacher, koleo_loss, prototype_losses
 from training.pmm import PatchMatching, PmmSettings
-from training.vit import VisionTransformer, VitSettings
 
 
 class LossSettings(Settings):

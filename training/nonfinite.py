@@ -8,8 +8,8 @@ import numpy as np
 
 from pipeline.files import as_json, write_bytes
 from pipeline.reader.loader import Loader
-from pipeline.reader.plan import BatchPlan
-from pipeline.reader.views import Boxes, ColorJitterParams
+from pipeline.sampling.plan import BatchPlan
+from pipeline.sampling.views import Boxes, ColorJitterParams
 from training.step import StepResult
 
 FOLDER = "nonfinite"
@@ -39,7 +39,7 @@ def plan_arrays(plan: BatchPlan) -> dict[str, np.ndarray]:
 def write_report(run: Path, result: StepResult, loader: Loader, plan: BatchPlan, rank: int) -> Path:
     """Write RUN/nonfinite/step-N-rank-R.json and its .npz, the batch plan; returns the path of the first."""
     path = run / FOLDER / f"step-{plan.step:08d}-rank-{rank}.json"
-    origins = [loader.sources.origin(row) for row in plan.rows.tolist()]
+    origins = [loader.mixture.origin(row) for row in plan.rows.tolist()]
     report = {
         "step": plan.step,
         "rank": rank,

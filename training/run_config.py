@@ -1,22 +1,21 @@
 """Settings of a run as its folder records them, and what must agree before a run begins or goes on."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from evaluation.during_training import BEST, LOG
-from indexing.table import read_neighbours
 from pipeline.dataset import read_manifest
 from pipeline.files import as_json, write_bytes
-from pipeline.reader.sources import SourceSettings
+from pipeline.neighbours import read_neighbours
+from pipeline.reader.mixture import SourceSettings
 from pipeline.reading import read_json
 from pipeline.settings import UserError, flatten
-from training.command import PretrainCommand
+from training.command import TrainCommand
 
 CONFIG = "config.json"
-WRITTEN = (CONFIG, "checkpoints", "metrics.jsonl", "nonfinite", "attention", BEST, LOG)
-"""Files and folders of a run."""
+WRITTEN = (CONFIG, "checkpoints", "metrics.jsonl", "nonfinite", "attention")
+"""Files and folders of a run, beside those of its evaluator."""
 
 FREE_SETTINGS = frozenset(
     {
@@ -78,9 +77,9 @@ def read_data(settings: SourceSettings) -> RunData:
     return RunData(datasets, neighbours, sum(manifest.samples for manifest in manifests))
 
 
-def run_config(command: PretrainCommand, data: RunData) -> dict[str, Any]:
+def run_config(command: TrainCommand, data: RunData) -> dict[str, Any]:
     """What a run is made from, as recorded in its folder: all settings, and the data by its content."""
-    config = command.model_dump(mode="json", exclude={"config", "out", "resume", "eval"})
+    config = command.model_dump(mode="json", include=set(TrainCommand.model_fields) - {"config", "out", "resume"})
     names = {"preset": command.config and command.config.stem}
     return {**config, **names, "datasets": data.datasets, "neighbours_sha256": data.neighbours}
 
@@ -96,8 +95,10 @@ def _is_free(key: str) -> bool:
     return any(f"{key}.".startswith(f"{free}.") for free in FREE_SETTINGS)
 
 
-def check_run_folder(out: Path, config: dict[str, Any], begun: bool) -> None:
+def check_run_folder(out: Path, config: dict[str, Any], begun: bool, files: Sequence[str] = ()) -> None:
     """Make sure that `out` is of a run with `config` if that has `begun`, and record it there.
+
+    `files` will be written into it too, by others than the run.
 
     Raises:
         UserError: it is of another run (names the settings that differ), holds files that no run wrote under the names
@@ -105,7 +106,7 @@ def check_run_folder(out: Path, config: dict[str, Any], begun: bool) -> None:
     """
     path = out / CONFIG
     try:
-        if there := [name for name in WRITTEN if (out / name).exists()]:
+        if there := [name for name in (*WRITTEN, *files) if (out / name).exists()]:
             hint = "Restore it or choose another --out"
             recorded = read_json(path, hint) if CONFIG in there else {}
             if not recorded.keys() >= {"model", "data", "train"}:
@@ -120,7 +121,7 @@ def check_run_folder(out: Path, config: dict[str, Any], begun: bool) -> None:
         raise UserError(f"cannot write the run folder {out}: {error.strerror}") from error
 
 
-def check_shapes(command: PretrainCommand) -> None:
+def check_shapes(command: TrainCommand) -> None:
     """Make sure that reader and model agree.
 
     Raises:

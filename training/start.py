@@ -8,8 +8,9 @@ from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
 
 from pipeline.settings import UserError
-from training.command import PretrainCommand
-from training.environment import of_training, pin_float32, refuse_hidden_settings
+from training.backbone.numerics import pin_float32, refuse_hidden_settings
+from training.command import TrainCommand
+from training.environment import of_training
 
 _NUMBERS_OF_RANKS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """Where torchrun, MPI and schedulers say how many ranks there are."""
@@ -40,7 +41,7 @@ def _counted(number: int, name: str) -> str:
     return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
-def start_ranks(command: PretrainCommand) -> Accelerator:
+def start_ranks(command: TrainCommand) -> Accelerator:
     """Join the other ranks, if there are any; says first of all on how many machines they are.
 
     Raises:

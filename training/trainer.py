@@ -3,18 +3,18 @@
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast_object_list
 
-from evaluation.during_training import DavisDuringTraining
 from pipeline.reader.batch import Batch
 from pipeline.reader.loader import Loader
-from pipeline.reader.plan import plan_batch
+from pipeline.sampling.plan import plan_batch
 from pipeline.settings import UserError
 from training.attention_maps import draw_maps
+from training.backbone.vit import VisionTransformer
 from training.checkpoint import (
     CHECKPOINTS,
     Content,
@@ -25,7 +25,7 @@ from training.checkpoint import (
     save_checkpoint,
     state_shapes,
 )
-from training.command import PretrainCommand
+from training.command import TrainCommand
 from training.distributed import raise_on_all_ranks
 from training.metrics import Progress, diagnostics
 from training.model import TCoRe
@@ -40,10 +40,24 @@ MAPS = 4
 """Clips whose cross-attention is drawn during training."""
 
 
+class Evaluator(Protocol):
+    """Scores the teacher from time to time during training, and writes `files` into the folder of the run."""
+
+    files: tuple[str, ...]
+
+    def is_due(self, step: int, last_step: int) -> bool:
+        """Whether to evaluate after `step` steps."""
+        ...
+
+    def evaluate(self, backbone: VisionTransformer, step: int) -> dict[str, float]:
+        """Scores of the backbone after `step` steps, by name; all ranks call this."""
+        ...
+
+
 class Trainer:
     """A run in progress: model, optimizer, data and folder, and how many steps are done."""
 
-    def __init__(self, command: PretrainCommand, accelerator: Accelerator) -> None:
+    def __init__(self, command: TrainCommand, accelerator: Accelerator, evaluator: Evaluator | None = None) -> None:
         """Build everything and restore the checkpoint to continue from; no other run may be in the folder.
 
         Raises:
@@ -52,7 +66,7 @@ class Trainer:
         train = command.train
         if "wandb" in train.trackers and find_spec("wandb") is None:
             raise UserError("train.trackers has wandb, which is not installed: run `pip install wandb` or leave it out")
-        self.command, self.out, self.accelerator = command, command.out, accelerator
+        self.command, self.out, self.accelerator, self.evaluator = command, command.out, accelerator, evaluator
         if train.maps_every and self.accelerator.distributed_type == DistributedType.FSDP:
             raise UserError(
                 "train.maps_every needs a model that is not sharded: leave it out with FSDP, and draw the maps of a "
@@ -70,21 +84,8 @@ class Trainer:
             core.compile_blocks()
         self.model, self.optimizer = self.accelerator.prepare(core, build_optimizer(core, command.optimizer))
         self.core: TCoRe = self.accelerator.unwrap_model(self.model)
-        self.evaluator = self._evaluator()
         self.done = self.saved = self._restore()
         self.nonfinite = 0
-
-    def _evaluator(self) -> DavisDuringTraining | None:
-        if self.command.eval.davis is None:
-            return None
-        if self.accelerator.distributed_type == DistributedType.FSDP:
-            raise UserError(
-                "eval.davis needs a model that is not sharded: leave it out with FSDP, and score exported checkpoints "
-                "with `python -m evaluation davis`"
-            )
-        patch_size, device = self.command.model.backbone.patch_size, self.accelerator.device
-        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
-        return DavisDuringTraining(self.command.eval, self.out, patch_size, device, rank, ranks)
 
     def _restore(self) -> int:
         shapes = state_shapes(self.core)
@@ -111,7 +112,8 @@ class Trainer:
     def _choose(self, shapes: dict[str, tuple[int, ...]]) -> Content | None:
         """The checkpoint to continue from; says which newer ones were refused."""
         result = checkpoints(self.out)
-        check_run_folder(self.out, self.config, begun=bool(result))
+        files = self.evaluator.files if self.evaluator else ()
+        check_run_folder(self.out, self.config, bool(result), files)
         if self.command.resume != "auto":
             return read_checkpoint(Path(self.command.resume), self.config, shapes)
         content, refused = newest_usable(result, self.config, shapes)
@@ -166,7 +168,7 @@ class Trainer:
         )
 
     def evaluate(self, progress: Progress) -> None:
-        """Score the teacher on DAVIS if it is time to; all ranks call it."""
+        """Score the teacher if it is time to; all ranks call it."""
         if self.evaluator is not None and self.evaluator.is_due(self.done, self.last_step):
             started = time.perf_counter()
             scores = self.evaluator.evaluate(self.core.teacher.backbone, self.done)
@@ -192,7 +194,8 @@ class Trainer:
         broken = ", ".join(broken_parts(result)) or "those of another rank"
         raise UserError(
             f"not finite in step {self.done}: {broken}; {report} names the samples, "
-            f"{self.out / FOLDER / CHECKPOINTS} holds the state before it. Lower the learning rate or inspect the samples"
+            f"{self.out / FOLDER / CHECKPOINTS} holds the state before it. "
+            "Lower the learning rate or inspect the samples"
         )
 
     def train_step(self, loader: Loader, progress: Progress, signal: int) -> int:

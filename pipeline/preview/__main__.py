@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
 from tqdm import tqdm
 
-from pipeline.dataset import MANIFEST, read_manifest, repair_hint
+from pipeline.dataset import MANIFEST, PARTS, read_manifest, repair_hint
 from pipeline.files import write_bytes
 from pipeline.outputs import claim
 from pipeline.preview import page, sheet
@@ -16,7 +16,6 @@ from pipeline.preview.strips import Strip, read_strips
 from pipeline.preview.survey import choose, survey_dataset
 from pipeline.report.contact_sheet import contact_sheet
 from pipeline.settings import Command, Seed, UserError, run_command
-from pipeline.shards.parts import PARTS
 from pipeline.storage import LocalStorage, Place, Storage, open_storage
 
 PAGE = "index.html"

@@ -14,12 +14,12 @@ from pipeline.dataset import Manifest
 from pipeline.files import write_bytes
 from pipeline.reader.batch import Batch
 from pipeline.reader.loader import Loader, ReaderSettings
-from pipeline.reader.order import OrderSettings
-from pipeline.reader.plan import BatchPlan, plan_batch
-from pipeline.reader.sources import is_remote
-from pipeline.reader.views import GLOBAL_VIEWS, IMAGENET_MEAN, IMAGENET_STD, Boxes
+from pipeline.reader.mixture import is_remote
 from pipeline.report.contact_sheet import Row, Tile, blank, contact_sheet, shrink
 from pipeline.report.palette import LIGHT, ROLES
+from pipeline.sampling.order import OrderSettings
+from pipeline.sampling.plan import BatchPlan, plan_batch
+from pipeline.sampling.views import GLOBAL_VIEWS, IMAGENET_MEAN, IMAGENET_STD, Boxes
 from pipeline.settings import UserError, load_yaml
 from pipeline.temporary import full_disk_is_temporary, temporary_folder
 
@@ -73,7 +73,7 @@ def _clip_row(settings: ReaderSettings, loader: Loader, plan: BatchPlan, batch: 
     clips, local_crops = len(plan.rows), settings.views.local_crops
 
     def frame(row: int, position: int, colors: dict[int, tuple[str, int]]) -> Image.Image:
-        dataset, inner, _ = loader.sources.origin(row)
+        dataset, inner, _ = loader.mixture.origin(row)
         return _framed(dataset.frame(inner, int(plan.frames[clip, position])), plan.boxes, clip, colors)
 
     colors = {GLOBAL_VIEWS + crop: (_LOCAL, 1) for crop in range(local_crops)}
@@ -100,7 +100,7 @@ def _clip_row(settings: ReaderSettings, loader: Loader, plan: BatchPlan, batch: 
                 tiles.append(Tile(shown, f"{role} for global {view + 1}", color))
             else:
                 tiles.append(Tile(blank((_VIEW, _VIEW)), f"global {view + 1} has no mask"))
-    return Row(loader.sources.origin(row).key, tiles)
+    return Row(loader.mixture.origin(row).key, tiles)
 
 
 def draw_batch(settings: ReaderSettings, clips: int) -> bytes:

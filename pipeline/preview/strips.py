@@ -11,11 +11,11 @@ from PIL import Image
 
 from pipeline.dataset import Manifest, repair_hint
 from pipeline.preview.survey import Chosen
-from pipeline.reader.philox import Stream, uniforms
-from pipeline.reader.sandwich import SandwichSettings, draw_frames, draws_needed
+from pipeline.record import dali_index_file
 from pipeline.report.contact_sheet import spread
+from pipeline.sampling.philox import Stream, uniforms
+from pipeline.sampling.sandwich import SandwichSettings, draw_frames, draws_needed
 from pipeline.settings import UserError
-from pipeline.shards.record import dali_index_file
 from pipeline.storage import Storage
 
 ROLES = ("past", "current", "future")

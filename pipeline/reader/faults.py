@@ -8,10 +8,9 @@ import numpy as np
 from PIL import Image
 
 from pipeline.dataset import INDEX, ShardDataset
+from pipeline.jpeg import JpegError, check_jpeg
 from pipeline.reader.graph import ENCODED, build_decoder
 from pipeline.settings import UserError
-from pipeline.shards.images import check_jpeg
-from pipeline.shards.rejects import Rejected
 
 DALI_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, MemoryError)
 """What DALI turns the errors of its operators into."""
@@ -75,8 +74,8 @@ def _fault(frame: BatchFrame, decoder: _Decoder | None) -> str | None:
     size = int(dataset.width[row]), int(dataset.height[row])
     try:
         stored = check_jpeg(jpeg.tobytes())
-    except Rejected as rejected:
-        return f"{name} is damaged: {rejected.detail}. {dataset.repair_hint}"
+    except JpegError as error:
+        return f"{name} is damaged: {error}. {dataset.repair_hint}"
     if stored != size:
         stated = f"{INDEX} says {size[0]} x {size[1]}"
         return f"{name} has {stored[0]} x {stored[1]} pixels, but {stated}. {dataset.repair_hint}"

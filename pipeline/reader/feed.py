@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.reader.color import blur_kernel, color_map, is_colored
 from pipeline.reader.graph import Feed
-from pipeline.reader.plan import BatchPlan, needed_frames
-from pipeline.reader.sources import EMPTY_JPEG
-from pipeline.reader.views import GLOBAL_VIEWS, SOLARIZE_OFF, Boxes, ColorJitterParams, ViewSettings, view_sizes
+from pipeline.reader.mixture import EMPTY_JPEG
+from pipeline.sampling.color import blur_kernel, color_map, is_colored
+from pipeline.sampling.plan import BatchPlan, needed_frames
+from pipeline.sampling.views import GLOBAL_VIEWS, SOLARIZE_OFF, Boxes, ColorJitterParams, ViewSettings, view_sizes
 
 
 def box_feed(boxes: Boxes) -> Feed:

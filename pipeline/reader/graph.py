@@ -11,8 +11,8 @@ from typing import Any
 from nvidia.dali import Pipeline, fn, math, pipeline_def, types
 from nvidia.dali.data_node import DataNode
 
-from pipeline.reader.color import BLUR_TAPS
-from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.sampling.color import BLUR_TAPS
+from pipeline.sampling.views import IMAGENET_MEAN, IMAGENET_STD
 
 NORMALIZATION: dict[str, Any] = {
     "dtype": types.FLOAT,
@@ -71,7 +71,7 @@ def _crop(image: DataNode, given: dict[str, DataNode]) -> DataNode:
 
 
 def _color(crop: DataNode, given: dict[str, DataNode], on_gpu: bool) -> DataNode:
-    """Color, blur and solarize a resized crop; see `pipeline.reader.color`."""
+    """Color, blur and solarize a resized crop; see `pipeline.sampling.color`."""
     if given["colored"]:  # per sample: DALI's conditional execution
         mean = fn.reductions.mean(crop, axes=(0, 1))
         if on_gpu:  # arguments of an operator must lie on the CPU

@@ -16,9 +16,9 @@ from pipeline.reader.batch import Batch
 from pipeline.reader.faults import DALI_ERRORS, BatchFrame, explain_failure
 from pipeline.reader.feed import plan_feed
 from pipeline.reader.graph import Feed, build_graph
-from pipeline.reader.plan import BatchPlan, needed_frames, plan_batch
-from pipeline.reader.sources import Sources, SourceSettings, read_frames
-from pipeline.reader.views import GLOBAL_VIEWS, view_sizes
+from pipeline.reader.mixture import DatasetMixture, SourceSettings, read_frames
+from pipeline.sampling.plan import BatchPlan, needed_frames, plan_batch
+from pipeline.sampling.views import GLOBAL_VIEWS, view_sizes
 from pipeline.settings import THREAD_LIMIT, UserError
 
 
@@ -85,9 +85,9 @@ class Loader:
                 there is no such rank or step.
         """
         _check_numbers(global_batch, first_step, last_step, rank, ranks)
-        self.sources = Sources(settings)
-        self.dataset = self.sources.datasets[0]
-        self.table = self.sources.table
+        self.mixture = DatasetMixture(settings)
+        self.dataset = self.mixture.datasets[0]
+        self.table = self.mixture.table
         self._settings, self._global_batch, self._ranks = settings, global_batch, ranks
         size = global_batch // ranks
         self._part = slice(rank * size, (rank + 1) * size)
@@ -112,10 +112,10 @@ class Loader:
     def _plan(self, step: int) -> BatchPlan:
         """Plan a step and have its bytes brought nearer."""
         places = np.arange(self._global_batch)[self._part]
-        self.sources.request(step * self._global_batch + places)
+        self.mixture.request(step * self._global_batch + places)
         plan = plan_batch(self._settings, self.table, step, self._global_batch, self._part)
         needed = needed_frames(plan)
-        self.sources.advise(plan.source_rows[needed], plan.frames[needed])
+        self.mixture.advise(plan.source_rows[needed], plan.frames[needed])
         return plan
 
     def _prepare(self) -> _Prepared:
@@ -123,7 +123,7 @@ class Loader:
         while self._unplanned and len(self._planned) <= self._settings.read_ahead:
             self._planned.append(self._plan(self._unplanned.popleft()))
         plan = self._planned.popleft()
-        return _Prepared(plan, plan_feed(plan, self._settings.views, read_frames(plan, self.sources)))
+        return _Prepared(plan, plan_feed(plan, self._settings.views, read_frames(plan, self.mixture)))
 
     def _submit(self) -> None:
         if self._left:
@@ -144,7 +144,7 @@ class Loader:
         for plan in self._running:
             needed = needed_frames(plan)
             for row, frame in zip(plan.source_rows[needed].tolist(), plan.frames[needed].tolist(), strict=True):
-                origin = self.sources.origin(row)
+                origin = self.mixture.origin(row)
                 frames.append(BatchFrame(origin.dataset, origin.row, frame))
         return explain_failure(error, f"in step {self._running[0].step}", frames, self._device_id)
 
@@ -186,7 +186,7 @@ class Loader:
         """Stop all threads and close all files."""
         self._worker.shutdown(cancel_futures=True)
         self._pipeline = None
-        self.sources.close()
+        self.mixture.close()
 
     def __enter__(self) -> "Loader":
         return self

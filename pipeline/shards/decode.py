@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.shards.frame_names import in_order
 from pipeline.shards.frames import FrameSettings, extract_frames
-from pipeline.shards.images import ImageSettings, check_jpeg, encode_image
+from pipeline.shards.images import ImageSettings, checked_size, encode_image
 from pipeline.shards.plan import Planned
 from pipeline.shards.rejects import Reason, Rejected
 from pipeline.shards.sources import Media, frame_files
@@ -146,7 +146,7 @@ def decode(inputs: Inputs, source: Planned, seconds: Seconds) -> Decoded:
     with timed(seconds, "check"):
         for number, jpeg in enumerate(jpegs):
             try:
-                sizes.add(check_jpeg(jpeg))
+                sizes.add(checked_size(jpeg))
             except Rejected as error:
                 where = "" if inputs.media == "images" else f"frame {number}: "
                 raise Rejected(error.reason, where + error.detail) from error

@@ -1,4 +1,4 @@
-"""Still image -> JPEG that every decoder takes, and the check of JPEGs by decoding them."""
+"""Still image -> JPEG that every decoder takes."""
 
 import io
 import warnings
@@ -6,32 +6,19 @@ import warnings
 from PIL import ExifTags, Image, UnidentifiedImageError
 from pydantic import Field
 
-from pipeline.jpeg import MAX_JPEG_SIDE, exif_orientation, has_orderly_header, turning_segments, without_segments
+from pipeline.jpeg import MAX_JPEG_SIDE, TURNS, JpegError, TooManyScansError, check_jpeg, check_scans
+from pipeline.orientation import exif_orientation, has_orderly_header, turning_segments, without_segments
 from pipeline.settings import Settings
 from pipeline.shards.pixels import mend_transparent_color, to_rgb
 from pipeline.shards.rejects import Reason, Rejected
 
 MIN_SIDE = 16
 """Pictures with a shorter side in pixels are rejected."""
-MOST_SCANS = 1000
-"""JPEGs with more scans are rejected. Ten are usual; each costs the decoder all blocks of the picture, 60 ms for 100
-million pixels, and a hundred bytes of file."""
-_SCAN = b"\xff\xda"
 _PILLOWS_LIMIT = 178_956_970
 """Pixels beyond which Pillow opens no image."""
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 """What Pillow may read: pixels only, never formats that run a program or name other files (EPS, WMF)."""
 _JPEGS = ("JPEG", "MPO")
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What turns a picture of an EXIF orientation upright."""
 _DECODE_FAULTS = (Exception,)
 """What Pillow raises on broken files: its decoders use every kind."""
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `max_pixels` decides
@@ -58,11 +45,6 @@ def check_side(size: tuple[int, int]) -> None:
         raise Rejected(Reason.TOO_SMALL, f"{size[0]} x {size[1]} pixels; a side must have at least {MIN_SIDE}")
 
 
-def _check_scans(jpeg: bytes) -> None:
-    if (scans := jpeg.count(_SCAN)) > MOST_SCANS:  # within a scan these bytes cannot stand; elsewhere they are rare
-        raise Rejected(Reason.TOO_LARGE, f"{scans} scans; a JPEG may have {MOST_SCANS}")
-
-
 def _orientation(image: Image.Image, data: bytes) -> int:
     if image.format in _JPEGS:
         return exif_orientation(data)
@@ -75,7 +57,7 @@ def _orientation(image: Image.Image, data: bytes) -> int:
 def encode_image(data: bytes, settings: ImageSettings) -> tuple[bytes, str]:
     """Turn the bytes of an image file into an upright RGB JPEG; animations give their first picture.
 
-    Returns its bytes and how they were made: "copied" byte for byte (not decoded: see `check_jpeg`), "copied without
+    Returns its bytes and how they were made: "copied" byte for byte (not decoded: see `checked_size`), "copied without
     its orientation" where readers could have turned it by its metadata, or what was converted, such as "from PNG RGBA"
     or "from JPEG RGB, rotated upright, resized". No reader finds an orientation in them.
 
@@ -90,6 +72,8 @@ def encode_image(data: bytes, settings: ImageSettings) -> tuple[bytes, str]:
             return _encode(data, settings)
     except Rejected:
         raise
+    except TooManyScansError as error:
+        raise Rejected(Reason.TOO_LARGE, str(error)) from error
     except UnidentifiedImageError as error:  # its message holds a memory address
         raise _unidentified(data) from error
     except Image.DecompressionBombError as error:
@@ -122,9 +106,9 @@ def _encode(data: bytes, settings: ImageSettings) -> tuple[bytes, str]:
                 return without_segments(data, turning), "copied without its orientation"
             return data, "copied"
         if image.format in _JPEGS:
-            _check_scans(data)
+            check_scans(data)
         source = f"from {image.format} {image.mode}"
-        turn = _TURNS.get(orientation) if image.format != "TIFF" else None  # Pillow turns TIFFs as it decodes them
+        turn = TURNS.get(orientation) if image.format != "TIFF" else None  # Pillow turns TIFFs as it decodes them
         upright, gray_levels = to_rgb(image)
     if turn is not None:
         upright = upright.transpose(turn)
@@ -143,22 +127,15 @@ def _encode(data: bytes, settings: ImageSettings) -> tuple[bytes, str]:
     return stream.getvalue(), ", ".join(done)
 
 
-def check_jpeg(data: bytes) -> tuple[int, int]:
-    """Decode a JPEG to its end and return (width, height).
-
-    All entropy-coded data is read; only luminance is reconstructed, at an eighth of its size, which is cheaper.
+def checked_size(jpeg: bytes) -> tuple[int, int]:
+    """(width, height) of a JPEG that decodes to its end.
 
     Raises:
-        Rejected: it is damaged or would take too long.
+        Rejected: it does not, or would take too long.
     """
-    _check_scans(data)
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-            size = image.size
-            image.draft("L", (max(1, size[0] // 8), max(1, size[1] // 8)))
-            image.load()
-    except UnidentifiedImageError as error:
-        raise Rejected(Reason.DECODE_ERROR, "no JPEG") from error
-    except _DECODE_FAULTS as error:
-        raise Rejected(Reason.DECODE_ERROR, f"the JPEG does not decode: {error}") from error
-    return size
+        return check_jpeg(jpeg)
+    except TooManyScansError as error:
+        raise Rejected(Reason.TOO_LARGE, str(error)) from error
+    except JpegError as error:
+        raise Rejected(Reason.DECODE_ERROR, str(error)) from error

@@ -13,17 +13,17 @@ from typing import Any
 import pyarrow as pa
 from tqdm import tqdm
 
-from pipeline.dataset import MANIFEST, REJECTS, Manifest, parse_manifest
+from pipeline.dataset import MANIFEST, PARTS, REJECTS, Manifest, parse_manifest
 from pipeline.reading import reading
+from pipeline.record import dali_index_file
 from pipeline.settings import UserError, flatten
-from pipeline.shards.cluster import run_shards
 from pipeline.shards.command import PLACES, ShardsCommand, location_of
 from pipeline.shards.decode import Inputs
-from pipeline.shards.parts import PARTS, Part, read_part
+from pipeline.shards.parts import Part, read_part
 from pipeline.shards.plan import Plan, make_plan, read_shard_plan
 from pipeline.shards.publish import publish, reopen
-from pipeline.shards.record import dali_index_file
 from pipeline.shards.rejects import Reason
+from pipeline.shards.run import run_shards
 from pipeline.shards.shard import PLAN, ShardTask
 from pipeline.shards.sources import Source, data_root, list_sources
 from pipeline.shards.versions import writer_versions

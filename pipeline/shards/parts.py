@@ -6,11 +6,8 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.dataset import INDEX_SCHEMA, REJECTS_SCHEMA
+from pipeline.dataset import INDEX_SCHEMA, PARTS, REJECTS_SCHEMA
 from pipeline.storage import Storage
-
-PARTS = ".parts"
-"""Folder inside the dataset that is there until the job is done."""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.dataset import INDEX, INDEX_SCHEMA, MANIFEST, REJECTS, REJECTS_SCHEMA, Manifest, Shard
+from pipeline.dataset import INDEX, INDEX_SCHEMA, MANIFEST, PARTS, REJECTS, REJECTS_SCHEMA, Manifest, Shard
 from pipeline.files import as_json, sha256_file
-from pipeline.shards.parts import PARTS, Part, read_index_part, read_rejects_part, write_part
+from pipeline.shards.parts import Part, read_index_part, read_rejects_part, write_part
 from pipeline.shards.plan import read_shard_plan, readable
 from pipeline.shards.shard import PLAN, ShardTask
 from pipeline.storage import Storage

@@ -12,13 +12,13 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
-from pipeline.dataset import INDEX_SCHEMA, REJECTS_SCHEMA
+from pipeline.dataset import INDEX_SCHEMA, PARTS, REJECTS_SCHEMA
 from pipeline.files import sha256_file
+from pipeline.record import Member, Sample, ShardWriter, dali_index, dali_index_file, frame_names, members
 from pipeline.shards.decode import Decoded, Inputs, Seconds, decode, timed
-from pipeline.shards.parts import PARTS, Part, read_index_part, read_part, write_part
+from pipeline.shards.parts import Part, read_index_part, read_part, write_part
 from pipeline.shards.plan import Planned, read_shard_plan, readable
 from pipeline.shards.previous import Entry, PreviousShard, open_previous
-from pipeline.shards.record import Member, Sample, ShardWriter, dali_index, dali_index_file, frame_names, members
 from pipeline.shards.rejects import Reason, Rejected
 from pipeline.shards.triplets import TripletSettings, triplet_samples
 from pipeline.storage import Storage

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 from pydantic import Field
 
-from pipeline.reader.philox import Stream, uniforms
-from pipeline.reader.sandwich import SandwichSettings, draw_frames, draws_needed
+from pipeline.record import Sample
+from pipeline.sampling.philox import Stream, uniforms
+from pipeline.sampling.sandwich import SandwichSettings, draw_frames, draws_needed
 from pipeline.settings import Settings
 from pipeline.shards.plan import shuffle_rank
-from pipeline.shards.record import Sample
 
 _SANDWICH = SandwichSettings()
 MEMBERS = ("past.jpg", "current.jpg", "future.jpg")

@@ -9,9 +9,8 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 from tqdm import tqdm
 
-from pipeline.dataset import INDEX, MANIFEST, REJECTS, Manifest, parse_manifest
+from pipeline.dataset import INDEX, MANIFEST, PARTS, REJECTS, Manifest, parse_manifest
 from pipeline.settings import THREAD_LIMIT, Command, UserError, run_command
-from pipeline.shards.parts import PARTS
 from pipeline.storage import Place, Storage, open_storage
 from pipeline.verify.finding import Finding
 from pipeline.verify.pool import check_all

@@ -8,10 +8,9 @@ from itertools import pairwise
 from typing import Any
 
 from pipeline.dataset import INDEX, MANIFEST, Manifest
-from pipeline.jpeg import has_orderly_header, turning_segments
-from pipeline.shards.images import check_jpeg
-from pipeline.shards.record import Member, frame_names
-from pipeline.shards.rejects import Rejected
+from pipeline.jpeg import JpegError, check_jpeg
+from pipeline.orientation import has_orderly_header, turning_segments
+from pipeline.record import Member, frame_names
 from pipeline.shards.triplets import MEMBERS
 
 Row = dict[str, Any]
@@ -53,8 +52,8 @@ def read_contents(members: list[Member], read: Callable[[Member], bytes], manife
             try:
                 contents.sizes[member.extension] = check_jpeg(data)
                 contents.faults += [f"{member.extension}: {fault}" for fault in _header_faults(data)]
-            except Rejected as error:
-                contents.faults.append(f"{member.extension}: {error.detail}")
+            except JpegError as error:
+                contents.faults.append(f"{member.extension}: {error}")
     return contents
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pipeline.dataset import INDEX, MANIFEST, Manifest, Shard
 from pipeline.files import sha256_file
-from pipeline.shards.record import Member, dali_index, dali_index_file
+from pipeline.record import Member, dali_index, dali_index_file
 from pipeline.storage import Storage
 from pipeline.verify.finding import Finding, Report
 from pipeline.verify.sample import Row, index_faults, read_contents

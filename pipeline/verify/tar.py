@@ -3,7 +3,7 @@
 import tarfile
 from typing import BinaryIO, NamedTuple
 
-from pipeline.shards.record import Member
+from pipeline.record import Member
 from pipeline.verify.finding import Finding, Report
 
 _END = bytes(2 * tarfile.BLOCKSIZE)

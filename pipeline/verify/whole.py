@@ -10,14 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from pipeline.dataset import INDEX, INDEX_SCHEMA, MANIFEST, REJECTS, REJECTS_SCHEMA, Manifest, Shard
+from pipeline.dataset import INDEX, INDEX_SCHEMA, MANIFEST, PARTS, REJECTS, REJECTS_SCHEMA, Manifest, Shard
 from pipeline.files import TEMPORARY_PREFIX, sha256_file
+from pipeline.record import dali_index_file
 from pipeline.settings import Settings
 from pipeline.shards.frames import FrameSettings
 from pipeline.shards.images import ImageSettings
-from pipeline.shards.parts import PARTS
 from pipeline.shards.plan import shuffle_rank
-from pipeline.shards.record import dali_index_file
 from pipeline.shards.rejects import Reason
 from pipeline.shards.triplets import TripletSettings
 from pipeline.storage import Storage

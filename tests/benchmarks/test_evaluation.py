@@ -6,8 +6,8 @@ import pytest
 from benchmarks.evaluation import EvaluationBenchmark, main
 from pipeline.settings import UserError
 from tests.evaluation.trees import moving_squares, write_sequence
-from training.vit import VitSettings
-from training.weights import random_backbone, save_backbone
+from training.backbone.vit import VitSettings
+from training.backbone.weights import random_backbone, save_backbone
 
 TINY = VitSettings(width=32, depth=1, heads=2, image_size=32)
 

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.evidence_rows import ROWS, compare, difference, orderings, paragraph, row, signed, spread
 from pipeline.settings import parse_command
-from training.command import PretrainCommand
+from training.pretrain import PretrainCommand
 
 SCORES = {
     "random": (0.30, 0.31, 0.29),

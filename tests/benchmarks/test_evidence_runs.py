@@ -8,9 +8,9 @@ from benchmarks.evidence_runs import EVALUATION_SHARE, FINISHED, Run, Scene, cor
 from benchmarks.programs import Programs
 from pipeline.settings import UserError, parse_command
 from tests.evaluation.trees import moving_squares, write_sequence
-from training.command import PretrainCommand
-from training.vit import VitSettings
-from training.weights import random_backbone, save_backbone
+from training.backbone.vit import VitSettings
+from training.backbone.weights import random_backbone, save_backbone
+from training.pretrain import PretrainCommand
 
 
 def a_run(folder: Path, one: Row = ROWS[-1], *, seed: int = 1, points: int = 0) -> Run:

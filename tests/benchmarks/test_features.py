@@ -3,7 +3,7 @@ from pathlib import Path
 
 from benchmarks.features import FeaturesBenchmark, main
 from benchmarks.made_shards import make_shards
-from training.vit import VitSettings
+from training.backbone.vit import VitSettings
 
 
 def test_more_images_than_the_dataset_has_are_timed(tmp_path: Path) -> None:

@@ -5,11 +5,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.flops import forward_flops, peak_flops, step_flops, utilization
 from benchmarks.train import random_batch
-from pipeline.reader.views import ViewSettings
+from pipeline.sampling.views import ViewSettings
+from training.backbone.vit import VitSettings, random_backbone
 from training.head import HeadSettings
 from training.model import TCoRe, TCoReSettings
 from training.pmm import PmmSettings
-from training.vit import VitSettings, random_backbone
 
 NARROW = TCoReSettings(
     backbone=VitSettings(width=64, depth=2, heads=2, drop_path=0),

@@ -31,7 +31,7 @@ from training.schedules import build_schedules
 def command_of(stage: Stage) -> Command:
     """The settings that a stage's program reads from its command line."""
     if stage.kind == "run":
-        name, options = "training.command", stage.arguments[4:]
+        name, options = "training.pretrain", stage.arguments[4:]
         assert stage.arguments[:4:3] == ("-m", "training/pretrain.py")
     else:
         name, options = stage.arguments[1], stage.arguments[2:]

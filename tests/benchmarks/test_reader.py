@@ -11,9 +11,9 @@ from benchmarks.pillow_loader import execute
 from benchmarks.reader import ReaderBenchmark, count_bytes, main
 from pipeline.dataset import ShardDataset
 from pipeline.reader.loader import Loader, ReaderSettings
-from pipeline.reader.plan import plan_batch
-from pipeline.reader.sources import read_frames
-from pipeline.reader.views import ViewSettings
+from pipeline.reader.mixture import read_frames
+from pipeline.sampling.plan import plan_batch
+from pipeline.sampling.views import ViewSettings
 from tests.media import decode
 
 VIEWS = ViewSettings(global_size=64, local_size=32, local_crops=2)
@@ -51,7 +51,7 @@ def test_the_peer_executes_the_same_plan(made: Path) -> None:
     with Loader(settings, 8, 0, 1) as loader:
         (batch,) = list(loader)
         plan = plan_batch(settings, loader.table, 0, 8, slice(0, 8))
-        peer = execute(plan, read_frames(plan, loader.sources), settings)
+        peer = execute(plan, read_frames(plan, loader.mixture), settings)
     for ours, theirs in zip((batch.global_crops, batch.local_crops, *batch.auxiliary), peer, strict=True):
         assert ours.shape == theirs.shape
         assert float((ours - theirs).abs().mean()) < 2 / 255 / 0.225, "two gray levels"

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.reference_step import ReferenceTCoRe
 from benchmarks.train import TrainBenchmark, main, measure, projected_hours, random_batch
-from pipeline.reader.views import ViewSettings
+from pipeline.sampling.views import ViewSettings
 from pipeline.settings import UserError
 from tests.training.recorded import TINY_MODEL, recorded_model, recorded_values, recorded_views
 

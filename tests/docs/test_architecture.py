@@ -20,9 +20,9 @@ from tests.docs.documents import DOCS, ROOT, commands, fenced
 from tests.evaluation.trees import moving_squares
 from tests.media import write_clip
 from tests.training.test_pretrain import small
+from training.backbone.vit import VitSettings
+from training.backbone.weights import random_backbone, save_backbone
 from training.metrics import read_metrics
-from training.vit import VitSettings
-from training.weights import random_backbone, save_backbone
 
 DOCUMENT = DOCS / "architecture.md"
 LIST, REGIONS = fenced(DOCUMENT, "python")

@@ -14,9 +14,9 @@ from pipeline.shards.command import ShardsCommand
 from pipeline.shards.plan import default_samples_per_shard
 from pipeline.verify.__main__ import VerifyCommand
 from tests.docs.documents import DOCS, DOCUMENTS, ROOT, commands
-from training.command import PretrainCommand
 from training.export import ExportCommand
 from training.import_official import ImportCommand
+from training.pretrain import PretrainCommand
 from training.run_config import check_shapes
 
 MODULES: dict[str, type[Command]] = {

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from evaluation.backbones import Extractor, open_checkpoint
 from pipeline.settings import UserError
-from training.vit import VitSettings
-from training.weights import random_backbone, save_backbone
+from training.backbone.vit import VitSettings
+from training.backbone.weights import random_backbone, save_backbone
 
 CPU = torch.device("cpu")
 TINY = VitSettings(width=32, depth=1, heads=2, image_size=32)

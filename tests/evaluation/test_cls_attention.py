@@ -3,8 +3,8 @@ import torch
 from torch import Tensor, nn
 
 from evaluation.cls_attention import cls_attention
-from training.vit import Block, VitSettings
-from training.weights import random_backbone
+from training.backbone.vit import Block, VitSettings
+from training.backbone.weights import random_backbone
 
 SETTINGS = VitSettings(width=32, depth=2, heads=2, image_size=32, layer_scale=1.0, registers=2)
 

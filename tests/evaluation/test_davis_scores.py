@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from benchmarks.evaluation_reference import boundary_measure_by_dilation
 from evaluation.davis_scores import (
     boundary,
     boundary_measure,
@@ -13,7 +14,6 @@ from evaluation.davis_scores import (
     region_similarity,
     statistics,
 )
-from tests.evaluation.oracle import boundary_measure_by_dilation
 from tests.reference_data import read_arrays
 
 Masks = NDArray[np.uint8]

@@ -12,8 +12,8 @@ from evaluation.during_training import BEST, LOG, DavisDuringTraining, EvalSetti
 from evaluation.program import run_weights
 from pipeline.settings import UserError
 from tests.evaluation.trees import moving_squares, write_sequence
-from training.vit import VitSettings
-from training.weights import backbone_sha256, load_backbone, random_backbone, read_card, save_backbone
+from training.backbone.vit import VitSettings
+from training.backbone.weights import backbone_sha256, load_backbone, random_backbone, read_card, save_backbone
 
 CPU = torch.device("cpu")
 TINY = VitSettings(width=32, depth=1, heads=2, image_size=32, layer_scale=1.0)

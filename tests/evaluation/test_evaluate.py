@@ -84,8 +84,8 @@ def test_curves_of_sequences_of_any_length_are_averaged() -> None:
 @pytest.mark.gpu
 def test_the_gpu_gives_the_masks_of_the_cpu(tmp_path: Path) -> None:
     from evaluation.backbones import extractor_of
-    from training.vit import VitSettings
-    from training.weights import random_backbone
+    from training.backbone.vit import VitSettings
+    from training.backbone.weights import random_backbone
 
     if not torch.cuda.is_available():
         pytest.skip("this machine has no GPU")

@@ -7,8 +7,8 @@ import pytest
 
 from evaluation.__main__ import main
 from tests.evaluation.trees import moving_squares, write_sequence
-from training.vit import VitSettings
-from training.weights import random_backbone, save_backbone
+from training.backbone.vit import VitSettings
+from training.backbone.weights import random_backbone, save_backbone
 
 ROOT = Path(__file__).parents[2]
 

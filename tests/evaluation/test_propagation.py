@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from benchmarks.evaluation_reference import propagate_fully
 from evaluation.propagation import Context, PropagationSettings, propagate
-from tests.evaluation.oracle import propagate_fully
 from tests.reference_data import read_arrays
 
 CASES = ("davis_default", "davis_small_radius", "vip_like_lowT", "jhmdb_like")

@@ -9,8 +9,8 @@ from evaluation.report import ranked
 from pipeline.report.page import percent
 from tests.evaluation.trees import moving_squares, write_sequence
 from tests.pipeline.report.test_page import Page
-from training.vit import VitSettings
-from training.weights import random_backbone, save_backbone
+from training.backbone.vit import VitSettings
+from training.backbone.weights import random_backbone, save_backbone
 
 
 @pytest.fixture(scope="module")

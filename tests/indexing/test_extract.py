@@ -8,12 +8,12 @@ from PIL import Image
 
 from indexing.extract import ShardFeatures, part_name
 from pipeline.dataset import ShardDataset
-from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.sampling.views import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.settings import UserError
 from pipeline.storage import open_storage
 from tests.indexing.conftest import SIZE
 from tests.media import decode
-from training.weights import load_backbone, save_backbone
+from training.backbone.weights import load_backbone, save_backbone
 
 
 def expected_features(image_dataset: Path, weights: Path) -> np.ndarray:

@@ -16,8 +16,8 @@ from pipeline.dataset import ShardDataset
 from pipeline.files import sha256_file
 from pipeline.settings import UserError
 from pipeline.storage import open_storage
-from training.vit import VitSettings, random_backbone
-from training.weights import save_backbone
+from training.backbone.vit import VitSettings, random_backbone
+from training.backbone.weights import save_backbone
 
 
 def values(folder: Path) -> np.ndarray:

@@ -14,15 +14,16 @@ from indexing.budget import rows_in_memory
 from indexing.command import KnnCommand
 from indexing.job import PARTS, Found, SearchSettings, close, run_search
 from indexing.knn import main
+from indexing.report import REPORT
 from indexing.search import Rules
 from indexing.supplied import import_features
-from indexing.table import NEIGHBOURS, REPORT, read_neighbours
 from pipeline.dataset import ShardDataset, read_manifest
+from pipeline.neighbours import NEIGHBOURS, read_neighbours
 from pipeline.settings import UserError
 from pipeline.storage import open_storage
 from tests.indexing.made import unit_vectors, write_npy, write_rows
 from tests.indexing.oracle import all_neighbours
-from tests.pipeline.shards.test_address import Home, home, ray_cluster
+from tests.pipeline.ray.test_address import Home, home, ray_cluster
 
 ROWS = 3000
 STREAMED = SearchSettings(block=257, memory_gb=0.40055)

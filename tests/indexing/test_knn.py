@@ -14,15 +14,16 @@ from PIL import Image
 from indexing.command import KnnCommand
 from indexing.job import SearchSettings
 from indexing.knn import GALLERY, LOCK, SHEET, group_numbers, main
+from indexing.report import REPORT
 from indexing.search import Rules
 from indexing.store import FEATURES
-from indexing.table import NEIGHBOURS, REPORT, read_neighbours
 from pipeline.dataset import ShardDataset, read_manifest
 from pipeline.files import sha256_file
+from pipeline.neighbours import NEIGHBOURS, read_neighbours
 from pipeline.reader.loader import Loader, ReaderSettings
-from pipeline.reader.masks import MaskSettings
-from pipeline.reader.plan import plan_batch
-from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD, ViewSettings
+from pipeline.sampling.masks import MaskSettings
+from pipeline.sampling.plan import plan_batch
+from pipeline.sampling.views import IMAGENET_MEAN, IMAGENET_STD, ViewSettings
 from pipeline.settings import UserError, parse_command
 from pipeline.storage import open_storage
 from tests.indexing.made import unit_vectors, write_npy, write_rows

@@ -73,8 +73,7 @@ def lives() -> Iterator[Lives]:
 def _live(arguments: list[str], output: int) -> None:
     """Train in this process, a fresh fork, as the program does."""
     from pipeline.settings import run_command
-    from training.command import PretrainCommand
-    from training.pretrain import main
+    from training.pretrain import PretrainCommand, main
 
     os.dup2(output, 1)
     os.dup2(output, 2)

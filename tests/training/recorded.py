@@ -12,10 +12,10 @@ from torch import Tensor
 from pipeline.files import sha256_file
 from pipeline.reader.batch import Batch
 from tests.reference_data import read_arrays
+from training.backbone.vit import VisionTransformer, VitSettings
 from training.head import HeadSettings
 from training.model import TCoRe, TCoReSettings
 from training.schedules import StepValues
-from training.vit import VisionTransformer, VitSettings
 
 TINY_VIT = VitSettings(width=64, depth=2, heads=4, image_size=64, drop_path=0)
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from pipeline.dataset import ShardDataset
-from pipeline.reader.sandwich import SandwichSettings
+from pipeline.sampling.sandwich import SandwichSettings
 from pipeline.settings import UserError, parse_command
 from tests.training.recorded import (
     TINY_MODEL,

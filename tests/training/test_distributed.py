@@ -17,7 +17,7 @@ from torch.multiprocessing.spawn import spawn
 
 from benchmarks.made_shards import make_shards
 from pipeline.dataset import ShardDataset
-from pipeline.reader.order import DatasetSize, OrderSettings, visits
+from pipeline.sampling.order import DatasetSize, OrderSettings, visits
 from pipeline.settings import UserError
 from pipeline.storage import open_storage
 from tests.processes import left_in_session

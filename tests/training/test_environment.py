@@ -13,16 +13,8 @@ from accelerate.commands.launch import launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
 
 from pipeline.settings import UserError
-from training.environment import (
-    ACCELERATE,
-    FSDP,
-    NUMERICS,
-    SHARDS,
-    hidden_settings,
-    of_training,
-    pin_float32,
-    refuse_hidden_settings,
-)
+from training.backbone.numerics import NUMERICS, hidden_settings, pin_float32, refuse_hidden_settings
+from training.environment import ACCELERATE, FSDP, SHARDS, of_training
 from training.launch import resolve
 
 ROOT = Path(__file__).parents[2]
@@ -33,8 +25,8 @@ HARMLESS = {
     "ACCELERATE_FP8_*": "of the precision fp8",
     "ACCELERATE_DYNAMO_*": "of ACCELERATE_DYNAMO_BACKEND",
     "ACCELERATE_SAGEMAKER_DISTRIBUTED_TYPE": "of ACCELERATE_USE_SAGEMAKER",
-    "ACCELERATE_ALLOW_CP_STANDALONE": "of ACCELERATE_USE_PARALLELIZM_CONFIG",
-    "PARALLELIZM_CONFIG_*": "of ACCELERATE_USE_PARALLELIZM_CONFIG",
+    "ACCELERATE_ALLOW_CP_STANDALONE": "of ACCELERATE_USE_PARALLELISM_CONFIG",
+    "PARALLELISM_CONFIG_*": "of ACCELERATE_USE_PARALLELISM_CONFIG",
     "MEGATRON_LM_*": "of ACCELERATE_USE_MEGATRON_LM",
     "ACCELERATE_DOWNCAST_BF16": "of TPUs",
     "ACCELERATE_IN_TPU_POD": "of TPUs",
@@ -59,7 +51,7 @@ HARMLESS = {
 
 def read_by_accelerate() -> set[str]:
     """Names of environment variables in Accelerate's sources."""
-    name = re.compile(r"\"((?:ACCELERATE|FSDP|MEGATRON_LM|PARALLELIZM_CONFIG)_[A-Z0-9_]+)\"")
+    name = re.compile(r"\"((?:ACCELERATE|FSDP|MEGATRON_LM|PARALLELISM_CONFIG)_[A-Z0-9_]+)\"")
     files = (path for path in Path(accelerate.__file__).parent.rglob("*.py") if "test_utils" not in path.parts)
     return {result for path in files for result in name.findall(path.read_text())}
 

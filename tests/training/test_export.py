@@ -8,11 +8,11 @@ from safetensors.torch import save_file
 
 from pipeline.settings import UserError, parse_command
 from tests.training.recorded import recorded, recorded_backbone, recorded_model, seal, write_checkpoint
+from training.backbone.transformers_format import save_transformers
+from training.backbone.vit import VitSettings, random_backbone
+from training.backbone.weights import backbone_sha256, load_backbone, read_card, save_backbone
 from training.checkpoint import Content
 from training.export import ExportCommand, card, export
-from training.transformers_format import save_transformers
-from training.vit import VitSettings, random_backbone
-from training.weights import backbone_sha256, load_backbone, read_card, save_backbone
 
 SMALL = VitSettings(width=8, depth=1, heads=1, image_size=32)
 DATASETS = [{"dataset_hash": "abc", "weight": 1.0}, {"dataset_hash": "def", "weight": 0.5}]

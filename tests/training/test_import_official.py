@@ -9,9 +9,9 @@ from torch import Tensor
 
 from pipeline.settings import UserError, parse_command
 from tests.reference_data import read_json
+from training.backbone.vit import VitSettings
+from training.backbone.weights import load_backbone, read_card
 from training.import_official import ImportCommand, import_official
-from training.vit import VitSettings
-from training.weights import load_backbone, read_card
 
 RECORDED_WIDTH, WIDTH = 384, 128
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from pipeline.reader.loader import Loader, ReaderSettings
-from pipeline.reader.plan import plan_batch
-from pipeline.reader.sources import MixSettings
+from pipeline.reader.mixture import MixSettings
+from pipeline.sampling.plan import plan_batch
 from training.nonfinite import write_report
 from training.step import StepResult
 

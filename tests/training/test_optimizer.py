@@ -5,11 +5,11 @@ import torch
 
 from tests.reference_data import read_json
 from tests.training.recorded import TINY_MODEL, assert_near, our_name, recorded, recorded_model, recorded_values
+from training.backbone.vit import VitSettings
 from training.head import HeadSettings
 from training.model import TCoRe, TCoReSettings
 from training.optimizer import OptimizerSettings, apply_schedule, build_optimizer, clip_gradients, parameter_group
 from training.schedules import StepValues
-from training.vit import VitSettings
 
 VALUES = StepValues(0.1, 0.01, 0.001, weight_decay=0.5, momentum=0.99, teacher_temperature=0.05)
 PLAIN = OptimizerSettings(layer_decay=1, patch_embed_lr_factor=1)

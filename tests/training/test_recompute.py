@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.training.recorded import TINY_VIT
+from training.backbone.vit import VisionTransformer
 from training.recompute import Recompute, recompute_activations
-from training.vit import VisionTransformer
 
 MODES: tuple[Recompute, ...] = ("none", "selective", "full")
 

@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from indexing.table import write_neighbours
 from pipeline.dataset import ShardDataset, read_manifest
+from pipeline.neighbours import write_neighbours
 from pipeline.reader.loader import ReaderSettings
-from pipeline.reader.sources import SourceSettings
+from pipeline.reader.mixture import SourceSettings
 from pipeline.settings import UserError
 from pipeline.storage import open_storage
 from training.checkpoint import CHECKPOINTS
-from training.command import PretrainCommand
 from training.metrics import METRICS
 from training.nonfinite import FOLDER
+from training.pretrain import PretrainCommand
 from training.run_config import WRITTEN, RunData, check_run_folder, check_shapes, differences, read_data, run_config
 
 DATA = RunData([{"dataset_hash": "a", "weight": 1.0}, {"dataset_hash": "b", "weight": 0.5}], None, 18)
@@ -61,11 +61,11 @@ def test_a_run_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
         check_run_folder(out, config(2), begun=True)
 
 
-@pytest.mark.parametrize("name", [name for name in WRITTEN if "." in name])
+@pytest.mark.parametrize("name", [*(name for name in WRITTEN if "." in name), "best.safetensors"])
 def test_a_run_replaces_no_file_of_somebody_else(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text('{"model_type": "dinov2"}')
     with pytest.raises(UserError, match=f"holds {name}, which would be replaced, but no config"):
-        check_run_folder(tmp_path, {"train": {}, "model": {}, "data": {}}, begun=False)
+        check_run_folder(tmp_path, {"train": {}, "model": {}, "data": {}}, begun=False, files=("best.safetensors",))
     assert (tmp_path / name).read_text() == '{"model_type": "dinov2"}'
     assert {CHECKPOINTS, METRICS, FOLDER} < set(WRITTEN)
 

@@ -10,7 +10,7 @@ from pipeline.dataset import read_manifest
 from pipeline.preview.__main__ import BATCH, PreviewCommand, main
 from pipeline.preview.batch import batch_settings, draw_batch, mask_pixels, view_pixels
 from pipeline.reader.loader import ReaderSettings
-from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD, ViewSettings
+from pipeline.sampling.views import IMAGENET_MEAN, IMAGENET_STD, ViewSettings
 from pipeline.settings import UserError
 
 

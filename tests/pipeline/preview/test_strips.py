@@ -10,7 +10,7 @@ from pipeline.dataset import ShardDataset, read_manifest
 from pipeline.preview.strips import Strip, reader_draws
 from pipeline.preview.strips import read_strips as read
 from pipeline.preview.survey import choose, survey_dataset
-from pipeline.reader.plan import PlanSettings, SampleTable, plan_batch
+from pipeline.sampling.plan import PlanSettings, SampleTable, plan_batch
 from pipeline.settings import UserError
 from pipeline.storage import open_storage
 from tests.media import decode

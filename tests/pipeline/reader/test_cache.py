@@ -15,8 +15,8 @@ from pipeline.dataset import read_manifest
 from pipeline.files import locked
 from pipeline.reader.cache import ShardCache
 from pipeline.reader.loader import Loader, ReaderSettings
-from pipeline.reader.order import OrderSettings
-from pipeline.reader.views import ViewSettings
+from pipeline.sampling.order import OrderSettings
+from pipeline.sampling.views import ViewSettings
 from pipeline.settings import UserError
 from pipeline.storage import Storage, open_storage
 

@@ -12,7 +12,7 @@ from benchmarks.made_shards import make_shards
 from pipeline.dataset import ShardDataset
 from pipeline.reader.faults import BatchFrame, explain_failure
 from pipeline.reader.loader import Loader, ReaderSettings
-from pipeline.reader.views import ViewSettings
+from pipeline.sampling.views import ViewSettings
 from pipeline.settings import UserError
 from tests.media import jpeg, with_segments
 

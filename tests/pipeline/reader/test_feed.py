@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from pipeline.reader.color import color_map, is_colored
 from pipeline.reader.feed import plan_feed
-from pipeline.reader.plan import PlanSettings, SampleTable, needed_frames, plan_batch
-from pipeline.reader.sandwich import SandwichSettings
-from pipeline.reader.views import SOLARIZE_OFF, Boxes, ColorJitterParams, ViewSettings
+from pipeline.sampling.color import color_map, is_colored
+from pipeline.sampling.plan import PlanSettings, SampleTable, needed_frames, plan_batch
+from pipeline.sampling.sandwich import SandwichSettings
+from pipeline.sampling.views import SOLARIZE_OFF, Boxes, ColorJitterParams, ViewSettings
 
 CLIPS = 7
 VIEWS = ViewSettings(global_size=64, local_size=32, local_crops=3, solarize=(0.5, 0.5, 0.5))

@@ -10,8 +10,8 @@ from PIL import Image, ImageEnhance
 
 from pipeline.reader.feed import box_feed, color_feed, frame_feed
 from pipeline.reader.graph import Feed, build_graph
-from pipeline.reader.sources import EMPTY_JPEG
-from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD, SOLARIZE_OFF, Boxes, ColorJitterParams
+from pipeline.reader.mixture import EMPTY_JPEG
+from pipeline.sampling.views import IMAGENET_MEAN, IMAGENET_STD, SOLARIZE_OFF, Boxes, ColorJitterParams
 from tests.reference_data import read_arrays
 
 REFERENCE = read_arrays("augment_ops")

@@ -14,9 +14,9 @@ from benchmarks.made_shards import make_shards
 from pipeline.dataset import ShardDataset
 from pipeline.reader.batch import Batch
 from pipeline.reader.loader import Loader, ReaderSettings
-from pipeline.reader.plan import plan_batch
-from pipeline.reader.sandwich import SandwichSettings
-from pipeline.reader.views import IMAGENET_MEAN, IMAGENET_STD, ViewSettings
+from pipeline.sampling.plan import plan_batch
+from pipeline.sampling.sandwich import SandwichSettings
+from pipeline.sampling.views import IMAGENET_MEAN, IMAGENET_STD, ViewSettings
 from pipeline.settings import UserError
 from tests.media import decode, exif_block, jpeg, picture, with_segments
 from tests.pipeline.verify.damage import Copy

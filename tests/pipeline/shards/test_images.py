@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipeline.jpeg import has_orderly_header
-from pipeline.shards.images import MOST_SCANS, ImageSettings, check_jpeg, encode_image
+from pipeline.jpeg import MOST_SCANS
+from pipeline.orientation import has_orderly_header
+from pipeline.shards.images import ImageSettings, checked_size, encode_image
 from pipeline.shards.rejects import Reason, Rejected
 from tests.media import app1, decode, exif_block, jpeg, picture, with_segments
 
@@ -108,7 +109,7 @@ def test_every_decoder_sees_the_same_picture() -> None:
     decoded = graph().run()
     for place, (name, (data, made)) in enumerate(encoded.items()):
         image = Image.open(io.BytesIO(data))
-        assert image.size == check_jpeg(data) == ((60, 84) if "upright" in made else (84, 60)), name
+        assert image.size == checked_size(data) == ((60, 84) if "upright" in made else (84, 60)), name
         stored = np.asarray(image)
         assert (np.asarray(ImageOps.exif_transpose(image)) == stored).all(), name
         for pixels in decoded:
@@ -182,11 +183,11 @@ def test_formats_that_run_programs_or_name_files_are_not_opened(
 @pytest.mark.parametrize("progressive", [False, True])
 def test_check_reads_a_jpeg_to_its_end(progressive: bool) -> None:
     data = saved(Image.fromarray(PIXELS), "JPEG", progressive=progressive)
-    assert check_jpeg(data) == (84, 60)
+    assert checked_size(data) == (84, 60)
     with pytest.raises(Rejected, match="does not decode"):
-        check_jpeg(data[: len(data) * 9 // 10])
+        checked_size(data[: len(data) * 9 // 10])
     with pytest.raises(Rejected, match="decode_error: no JPEG"):
-        check_jpeg(saved(Image.fromarray(PIXELS), "PNG"))
+        checked_size(saved(Image.fromarray(PIXELS), "PNG"))
 
 
 def test_a_jpeg_of_endless_scans_is_not_decoded() -> None:
@@ -198,13 +199,13 @@ def test_a_jpeg_of_endless_scans_is_not_decoded() -> None:
     def with_scans(count: int) -> bytes:
         return data[:-2] + last * (count - scans) + b"\xff\xd9"
 
-    assert check_jpeg(with_scans(MOST_SCANS)) == (84, 60)
+    assert checked_size(with_scans(MOST_SCANS)) == (84, 60)
     assert encode_image(with_scans(MOST_SCANS), KEPT)[1] == "copied"
-    assert encode_image(with_scans(MOST_SCANS + 1), KEPT)[1] == "copied", "`check_jpeg` comes next"
+    assert encode_image(with_scans(MOST_SCANS + 1), KEPT)[1] == "copied", "`checked_size` comes next"
     smaller = ImageSettings(short_side=16)
     assert reject(with_scans(MOST_SCANS + 1), smaller) == "too_large: 1001 scans; a JPEG may have 1000"
     with pytest.raises(Rejected, match="1001 scans"):
-        check_jpeg(with_scans(MOST_SCANS + 1))
+        checked_size(with_scans(MOST_SCANS + 1))
 
 
 def test_the_check_survives_a_jpeg_that_says_it_is_huge() -> None:
@@ -212,7 +213,7 @@ def test_the_check_survives_a_jpeg_that_says_it_is_huge() -> None:
     size = data.index(b"\xff\xc0") + 5
     data[size : size + 4] = b"\xff\xf0\xff\xf0"
     with pytest.raises(Rejected, match="the JPEG does not decode: Image size"):
-        check_jpeg(bytes(data))
+        checked_size(bytes(data))
 
 
 def test_damaged_files_are_rejects_whatever_is_damaged() -> None:
@@ -229,7 +230,7 @@ def test_damaged_files_are_rejects_whatever_is_damaged() -> None:
         for at in generator.integers(0, min(len(data), 400), 3):
             data[at] = generator.integers(0, 256)
         try:
-            check_jpeg(encode_image(bytes(data), ImageSettings(max_pixels=100_000))[0])
+            checked_size(encode_image(bytes(data), ImageSettings(max_pixels=100_000))[0])
             outcomes.add("read")
         except Rejected as error:
             outcomes.add(error.reason)
@@ -241,7 +242,7 @@ def test_real_odd_images(real_data: Path) -> None:
     for path in sorted((real_data / "odd" / "images").iterdir()):
         try:
             data, outcomes[path.name] = encode_image(path.read_bytes(), KEPT)
-            check_jpeg(data)
+            checked_size(data)
         except Rejected as error:
             outcomes[path.name] = error.reason.value
     assert outcomes == {

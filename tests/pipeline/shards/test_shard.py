@@ -13,11 +13,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.dataset import PARTS
 from pipeline.files import sha256_file
 from pipeline.shards.decode import Inputs
 from pipeline.shards.frames import FrameSettings, extract_frames
 from pipeline.shards.images import ImageSettings
-from pipeline.shards.parts import PARTS, read_index_part, read_part, read_rejects_part
+from pipeline.shards.parts import read_index_part, read_part, read_rejects_part
 from pipeline.shards.plan import make_plan
 from pipeline.shards.shard import PLAN, ShardTask, write_shard
 from pipeline.shards.sources import Media, data_root, list_sources

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.shards.record import Sample, frame_names
+from pipeline.record import Sample, frame_names
 from pipeline.shards.triplets import draw_triplets, triplet_samples
 from tests.reference_data import read_json
 

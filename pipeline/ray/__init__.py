@@ -1,0 +1,1 @@
+"""Ray: sessions on this machine or a cluster, and work on actors."""

@@ -1,0 +1,130 @@
+"""Work on Ray Data actors: each item is done once, its output lies in storage, and the caller hears of it."""
+
+import functools
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import ray
+from ray.data.exceptions import SystemException
+
+from pipeline.settings import UserError
+
+KEPT = "finished parts are kept, run the same command again to continue"
+
+
+class Worker(Protocol):
+    """A class whose objects do items, for instance the features of one shard."""
+
+    def run(self, item: int) -> int:
+        """Do one item and write its result; returns a number for the caller."""
+
+
+class Done(NamedTuple):
+    """A finished item."""
+
+    item: int
+    result: int
+    host: str
+    """Name of the node that did it."""
+    started: float
+    ended: float
+    """Seconds since the epoch, by that node's clock."""
+
+
+class _Actor:
+    """Runs items one after the other on a worker that is made for the first one.
+
+    Failures that users can mend are returned: Ray would retry an exception, and lose its type.
+    """
+
+    def __init__(self, worker: type[Worker], arguments: dict[str, Any], out: str) -> None:
+        self._make, self._out = functools.partial(worker, **arguments), out
+
+    @functools.cached_property
+    def _worker(self) -> Worker:
+        return self._make()
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        started, result, failure = time.time(), 0, ""
+        try:
+            result = self._worker.run(int(row["item"]))
+        except (UserError, ModuleNotFoundError, OSError) as error:
+            failure = sentence(error, self._out)
+        done = Done(row["item"], result, socket.gethostname(), started, time.time())
+        return {**done._asdict(), "failure": failure}
+
+
+def sentence(error: Exception, out: str) -> str:
+    """The message to the user for an error on a node; `out` names the output."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError):
+        what = f"the node {socket.gethostname()} lacks the package {error.name}: install the same packages on all nodes"
+    elif isinstance(error, OSError):
+        what = f"cannot read or write {error.filename or out}: {error.strerror or error}"
+    else:
+        what = f"the Ray cluster could not finish the work: {type(error).__name__}: {error}".splitlines()[0]
+    return f"{what}; {KEPT}"
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The first error of a chain; behind those of the cluster Ray Data puts a `SystemException` without a message."""
+    while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
+        if isinstance(cause, SystemException):
+            break
+        error = cause
+    return error
+
+
+def actors_that_fit(nodes: list[dict[str, float]], cpus: int, gpus: int) -> int:
+    """How many actors of `cpus` cores and `gpus` GPUs each find room on `nodes` (the resources of each) at once."""
+    room = [node.get("CPU", 0) // cpus for node in nodes]
+    if gpus:
+        room = [min(cores, node.get("GPU", 0) // gpus) for cores, node in zip(room, nodes, strict=True)]
+    return int(sum(room))
+
+
+def run_on_actors(
+    worker: type[Worker],
+    arguments: dict[str, Any],
+    items: list[int],
+    out: str,
+    *,
+    cpus: int = 1,
+    gpus: bool = False,
+    workers: int | None = None,
+) -> Iterator[Done]:
+    """Yield each item when it is done, in any order; needs a Ray session. What a dead node had begun runs elsewhere.
+
+    An actor holds `cpus` cores; with `gpus` also one GPU, where the cluster has any. There are as many as find room,
+    at most `workers`, and more when the cluster grows.
+
+    Raises:
+        UserError: the work cannot be done; `out` names the output in the message.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = min(cpus, max((int(node.get("CPU", 0)) for node in nodes), default=0) or cpus)  # more would wait for ever
+    gpu = int(gpus and any(node.get("GPU", 0) for node in nodes))
+    most = min(len(items), workers or len(items))
+    first = max(1, min(most, actors_that_fit(nodes, cpus, gpu)))
+    rows = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
+    done = rows.map(
+        _Actor,
+        fn_constructor_args=(worker, arguments, out),
+        compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=first, max_size=most),
+        num_cpus=cpus,
+        num_gpus=gpu or None,
+    )
+    try:
+        for row in done.iter_rows():
+            failure = row.pop("failure")
+            if failure:
+                raise UserError(failure)
+            yield Done(**row)
+    except ray.exceptions.RayError as error:
+        root = root_cause(error)
+        if not isinstance(root, ray.exceptions.RayError | ModuleNotFoundError):
+            raise
+        raise UserError(sentence(root, out)) from error

@@ -1,0 +1,178 @@
+"""The plan of a batch: a pure function of seed, step, global batch size, dataset and settings."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from pipeline.sampling.masks import MaskSettings, draw_masks, mask_sizes
+from pipeline.sampling.order import DatasetSize, OrderSettings, visits
+from pipeline.sampling.philox import Stream, uniforms
+from pipeline.sampling.sandwich import SandwichSettings, draw_frames
+from pipeline.sampling.sandwich import draws_needed as sandwich_draws
+from pipeline.sampling.views import (
+    CROP_DRAWS,
+    GLOBAL_VIEWS,
+    PHOTOMETRY_DRAWS,
+    Boxes,
+    ColorJitterParams,
+    Integers,
+    ViewSettings,
+    draw_photometry,
+    view_boxes,
+    view_kinds,
+)
+from pipeline.settings import Seed, Settings
+
+TRIPLET_FRAMES = {"past": 0, "current": 1, "future": 2}
+"""Order of the frames of a sample in layout `triplets`."""
+
+
+_MOST_OF_FOUR = 0.75
+"""Share of a grid of 2 x 2 patches from which on no block is small enough: its sides are shorter than the grid's."""
+
+
+class PlanSettings(Settings):
+    """Everything that is drawn for a sample."""
+
+    seed: Seed = 0
+    """Seed of all draws of the reader."""
+    patch_size: int = Field(16, ge=1, le=4096)
+    """Side of a patch in pixels; masks lie on the grid of patches of a global crop."""
+    order: OrderSettings = OrderSettings()
+    """How the samples of an epoch are shuffled."""
+    sandwich: SandwichSettings = SandwichSettings()
+    """Which frames make a triplet."""
+    views: ViewSettings = ViewSettings()
+    """Crops and colors."""
+    masks: MaskSettings = MaskSettings()
+    """Masks of the student's global crops."""
+    all_auxiliary: bool = False
+    """Whether auxiliary views are made beside crops without a mask too; only an unaligned teacher looks at those."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches in a global crop."""
+        side = self.views.global_size // self.patch_size
+        return side, side
+
+    @model_validator(mode="after")
+    def _grid_holds_blocks(self) -> "PlanSettings":
+        if self.grid[0] < 2 and self.masks.probability > 0:
+            raise ValueError(
+                f"views.global_size = {self.views.global_size} holds fewer than 2 x 2 patches of {self.patch_size} "
+                "pixels, too few for masks: enlarge it, or set masks.probability to 0"
+            )
+        if self.grid[0] == 2 and self.masks.probability > 0 and self.masks.ratio[1] >= _MOST_OF_FOUR:
+            raise ValueError(
+                f"masks.ratio = {self.masks.ratio[0]}, {self.masks.ratio[1]} masks 3 of the 2 x 2 patches of "
+                f"views.global_size = {self.views.global_size}, which blocks cannot: keep it below {_MOST_OF_FOUR}, or "
+                "enlarge views.global_size"
+            )
+        return self
+
+
+class SampleTable(NamedTuple):
+    """What the plan must know of the data, (N,) each; the rows of several datasets are counted through."""
+
+    num_frames: Integers
+    height: Integers
+    width: Integers
+    neighbours: Integers | None = None
+    """(N, k) rows of the same dataset, one of which gives the auxiliary frame."""
+    populations: tuple[DatasetSize, ...] = ()
+    """The datasets that the rows belong to; without any, all rows are those of one."""
+    triplets: NDArray[np.bool_] | None = None
+    """Which rows hold a past, a current and a future frame, drawn when the shards were written; without it none."""
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """What one rank decodes, crops, colors and masks in one step, for b clips with A auxiliary frames each.
+
+    Its V views are numbered as in a `Batch`: the 2 global crops, the local crops, then 2 of each auxiliary frame.
+    """
+
+    step: int
+    rows: Integers
+    """(b,) dataset rows of the clips."""
+    source_rows: Integers
+    """(b, 1 + A) dataset rows that the current and the auxiliary frames come from."""
+    frames: Integers
+    """(b, 1 + A) frame numbers within those rows."""
+    boxes: Boxes
+    """(b, V) boxes of the views in their frames."""
+    flip: NDArray[np.bool_]
+    """(b, V): mirrored or not; only local crops ever are."""
+    photometry: ColorJitterParams
+    """(b, V) colors of the views."""
+    auxiliary_needed: NDArray[np.bool_]
+    """(b, 2): whether the auxiliary views beside a global crop can reach the loss, that is, the crop is masked."""
+    masks: NDArray[np.bool_]
+    """(2 b, P) masked patches: global crop 1 of the b clips, then global crop 2."""
+    masked_in_global_batch: int
+    """Masked patches in the global batch, over all ranks."""
+
+
+def _source_frames(
+    settings: PlanSettings, table: SampleTable, rows: Integers, uniform: NDArray[np.float64]
+) -> tuple[Integers, Integers]:
+    """(source rows, frame numbers), both (b, 1 + A): a neighbour image if the table has neighbours, else a triplet."""
+    if table.neighbours is not None:
+        drawn = (uniform[:, 0] * table.neighbours.shape[1]).astype(np.int64)
+        source_rows = np.stack([rows, table.neighbours[rows, drawn]], axis=1)
+        return source_rows, np.zeros_like(source_rows)
+    frames = draw_frames(settings.sandwich, table.num_frames[rows], uniform)
+    if table.triplets is not None:
+        stored = [TRIPLET_FRAMES[name] for name in ("current", *settings.sandwich.auxiliary)]
+        frames = np.where(table.triplets[rows, None], stored, frames)
+    return np.repeat(rows[:, None], frames.shape[1], axis=1), frames
+
+
+def plan_batch(settings: PlanSettings, table: SampleTable, step: int, global_batch: int, part: slice) -> BatchPlan:
+    """Plan places `part` of the global batch of `step`.
+
+    Ranks and micro-batches take disjoint parts; what a place gets does not depend on how the batch is cut.
+    """
+    views = settings.views
+    places = np.arange(global_batch)[part]
+    populations = table.populations or (DatasetSize((len(table.num_frames),)),)
+    visit = visits(settings.order, settings.seed, step * global_batch + places, populations)
+    rows = visit.row
+    auxiliary = len(settings.sandwich.auxiliary) if table.neighbours is None else 1
+    kinds = view_kinds(views, auxiliary)
+    crops = GLOBAL_VIEWS + views.local_crops
+
+    sections = np.cumsum([sandwich_draws(settings.sandwich), CROP_DRAWS * crops, crops, PHOTOMETRY_DRAWS * len(kinds)])
+    drawn = uniforms(settings.seed, Stream.SAMPLE, visit.epoch, rows, int(sections[-1]))
+    for_frames, for_boxes, for_flips, for_colors = np.split(drawn, sections[:-1], axis=1)
+
+    source_rows, frames = _source_frames(settings, table, rows, for_frames)
+    height, width = table.height[source_rows], table.width[source_rows]
+    flip = np.zeros((len(rows), len(kinds)), bool)
+    flip[:, GLOBAL_VIEWS:crops] = for_flips[:, GLOBAL_VIEWS:] < views.local_flip
+
+    patches = settings.grid[0] * settings.grid[1]
+    sizes = mask_sizes(settings.masks, settings.seed, step, GLOBAL_VIEWS * global_batch, patches)
+    masked = np.concatenate([places, global_batch + places])
+    return BatchPlan(
+        step=step,
+        rows=rows,
+        source_rows=source_rows,
+        frames=frames,
+        boxes=view_boxes(views, height, width, for_boxes.reshape(len(rows), crops, CROP_DRAWS)),
+        flip=flip,
+        photometry=draw_photometry(views, kinds, for_colors.reshape(*flip.shape, PHOTOMETRY_DRAWS)),
+        auxiliary_needed=((sizes[masked] > 0) | settings.all_auxiliary).reshape(GLOBAL_VIEWS, len(rows)).T,
+        masks=draw_masks(sizes[masked], masked, settings.seed, step, settings.grid),
+        masked_in_global_batch=int(sizes.sum()),
+    )
+
+
+def needed_frames(plan: BatchPlan) -> NDArray[np.bool_]:
+    """(b, 1 + A) bool: the frames of a plan that are read; an auxiliary one only beside a masked crop."""
+    needed = np.ones(plan.frames.shape, bool)
+    needed[:, 1:] = plan.auxiliary_needed.any(axis=1, keepdims=True)
+    return needed

@@ -1,0 +1,65 @@
+"""Exported weights give the same features in code that is not ours."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+from pipeline.settings import UserError
+from tests.training.independent_vit import features
+from tests.training.recorded import assert_near, recorded_backbone
+from training.backbone.transformers_format import save_transformers, transformers_tensors
+from training.backbone.vit import VisionTransformer, VitSettings, random_backbone
+from training.backbone.weights import load_backbone, save_backbone
+from training.import_official import import_official
+
+
+def tokens_of(backbone: VisionTransformer, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        tokens = backbone(images)
+    return torch.cat([tokens.cls[:, None], tokens.registers, tokens.patches], dim=1)
+
+
+def test_a_vit_of_thirty_lines_reads_the_portable_file(tmp_path: Path) -> None:
+    path, images = tmp_path / "teacher.safetensors", torch.randn(2, 3, 64, 64)
+    save_backbone(path, recorded_backbone("teacher.backbone."), {})
+    assert_near(features(path, images), tokens_of(load_backbone(path), images), 1e-5)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 96)])
+def test_transformers_loads_the_folder_without_any_code_of_ours(tmp_path: Path, size: tuple[int, int]) -> None:
+    backbone, images = recorded_backbone("teacher.backbone."), torch.randn(2, 3, *size)
+    save_transformers(tmp_path / "weights", backbone, {"part": "teacher"})
+    model, report = transformers.Dinov2WithRegistersModel.from_pretrained(
+        tmp_path / "weights", output_loading_info=True
+    )
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    with torch.no_grad():
+        result = model.eval()(images).last_hidden_state
+    assert_near(result, tokens_of(backbone, images), 1e-5)
+    assert json.loads((tmp_path / "weights" / "tcore_card.json").read_text())["part"] == "teacher"
+
+
+def test_the_authors_weights_have_a_place_for_every_tensor(tmp_path: Path) -> None:
+    from tests.training.test_import_official import made_up_teacher
+
+    torch.save({"teacher": made_up_teacher()}, tmp_path / "teacher_checkpoint.pth")
+    import_official(tmp_path / "teacher_checkpoint.pth", tmp_path / "hf", "transformers")
+    import_official(tmp_path / "teacher_checkpoint.pth", tmp_path / "ours.safetensors")
+    state = load_backbone(tmp_path / "ours.safetensors").state_dict()
+    assert sum(t.numel() for t in transformers_tensors(state).values()) == sum(t.numel() for t in state.values())
+    assert {path.name for path in (tmp_path / "hf").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "tcore_card.json",
+    }
+
+
+def test_what_transformers_cannot_hold_is_refused(tmp_path: Path) -> None:
+    settings = VitSettings(width=8, depth=1, heads=1, image_size=32, mlp_ratio=2.5)
+    with pytest.raises(UserError, match=r"whole number as mlp_ratio, not 2\.5"):
+        save_transformers(tmp_path / "weights", random_backbone(settings, 0), {})

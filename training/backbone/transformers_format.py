@@ -1,0 +1,114 @@
+"""The backbone as a folder that `transformers` loads: Dinov2WithRegistersModel.from_pretrained(folder)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.files import as_json, atomic_path, refuse_others, sha256_file
+from pipeline.reading import read_json
+from pipeline.settings import UserError
+from training.backbone.tensor_files import write_safetensors
+from training.backbone.vit import VisionTransformer, VitSettings
+
+MODEL, CONFIG, CARD = "model.safetensors", "config.json", "tcore_card.json"
+FILES = (CARD, MODEL, CONFIG)
+"""All files of such a folder."""
+_NAMES = {
+    "attn.proj": "attention.output.dense",
+    "ls1.gamma": "layer_scale1.lambda1",
+    "ls2.gamma": "layer_scale2.lambda1",
+    "patch_embed.proj": "embeddings.patch_embeddings.projection",
+    "cls_token": "embeddings.cls_token",
+    "pos_embed": "embeddings.position_embeddings",
+    "register_tokens": "embeddings.register_tokens",
+    "mask_token": "embeddings.mask_token",
+}
+
+
+def transformers_config(settings: VitSettings) -> dict[str, Any]:
+    """Content of config.json."""
+    return {
+        "architectures": ["Dinov2WithRegistersModel"],
+        "model_type": "dinov2_with_registers",
+        "hidden_size": settings.width,
+        "num_hidden_layers": settings.depth,
+        "num_attention_heads": settings.heads,
+        "mlp_ratio": int(settings.mlp_ratio),
+        "patch_size": settings.patch_size,
+        "image_size": settings.image_size,
+        "num_register_tokens": settings.registers,
+        "layer_norm_eps": 1e-6,
+        "qkv_bias": True,
+        "hidden_act": "gelu",
+        "layerscale_value": settings.layer_scale,
+        "drop_path_rate": 0.0,
+    }
+
+
+def transformers_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a `VisionTransformer` under the names of Dinov2WithRegistersModel."""
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("norm."):
+            renamed[f"layernorm.{name.removeprefix('norm.')}"] = tensor
+            continue
+        prefix, _, rest = name.rpartition("attn.qkv.")
+        if prefix:
+            layer = prefix.replace("blocks.", "encoder.layer.")
+            for part, rows in zip(("query", "key", "value"), torch.chunk(tensor, 3), strict=True):
+                renamed[f"{layer}attention.attention.{part}.{rest}"] = rows.contiguous()
+            continue
+        new = name.replace("blocks.", "encoder.layer.")
+        for ours, theirs in _NAMES.items():
+            new = new.replace(ours, theirs)
+        renamed[new] = tensor
+    return renamed
+
+
+def save_transformers(folder: Path, backbone: VisionTransformer, card: Mapping[str, Any]) -> None:
+    """Write config.json, model.safetensors (float32) and tcore_card.json, which has the hashes of both, atomically.
+
+    Raises:
+        UserError: the folder cannot be written or holds something else, or `transformers` cannot hold such a backbone.
+    """
+    settings = backbone.settings
+    if settings.mlp_ratio != int(settings.mlp_ratio):
+        raise UserError(f"transformers needs a whole number as mlp_ratio, not {settings.mlp_ratio}")
+    tensors = {name: tensor.detach().float().cpu() for name, tensor in backbone.state_dict().items()}
+    described = {"architecture": settings.model_dump(mode="json"), **card}
+    refuse_foreign(folder)
+    try:
+        with atomic_path(folder, FILES) as temporary:
+            temporary.mkdir()
+            write_safetensors(temporary / MODEL, transformers_tensors(tensors), {"format": "pt"})
+            (temporary / CONFIG).write_bytes(as_json(transformers_config(settings)))
+            hashes = {name: sha256_file(temporary / name) for name in (MODEL, CONFIG)}
+            (temporary / CARD).write_bytes(as_json({**described, "sha256": hashes}))
+    except OSError as error:
+        raise UserError(f"cannot write the weights {folder}: {error.strerror or error}") from error
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Make sure that a folder may be replaced: it is empty, or holds what an export wrote, unchanged, and nothing else.
+
+    Raises:
+        UserError: it is anything else; nothing in it is touched.
+    """
+    if folder.is_file():
+        raise UserError(f"{folder} is a file: give the name of a folder for the weights")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    refuse_others(folder, FILES)
+    try:
+        written = read_json(folder / CARD).get("sha256")
+        same = written == {name: sha256_file(folder / name) for name in (MODEL, CONFIG)}
+    except (OSError, UserError):
+        same = False
+    if not same:
+        raise UserError(
+            f"{folder} holds a model that is not the one an export wrote there: give another name, or move that folder "
+            "away"
+        )

@@ -1,0 +1,138 @@
+"""Portable backbone weights: a safetensors file with DINOv2-style names that describes itself.
+
+The file's header metadata has one key, `tcore_card`: a JSON object with `architecture` (the `VitSettings`) and whatever
+says where the weights come from. (One key only: safetensors writes several in random order, and the same weights and
+card shall give the same bytes.) Any safetensors reader loads the tensors; `load_backbone` needs nothing but the file.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from pipeline.files import atomic_path
+from pipeline.reading import reading
+from pipeline.settings import UserError
+from training.backbone.tensor_files import check_finite, read_safetensors, write_safetensors
+from training.backbone.vit import VisionTransformer, VitSettings, random_backbone
+
+__all__ = ["backbone_sha256", "build_backbone", "load_backbone", "random_backbone", "read_card", "save_backbone"]
+
+_HINT = "write one with `python -m training.export` or `python -m training.import_official`"
+_ADVICE = _HINT.capitalize()
+_CARD = "tcore_card"
+"""The key of the header's metadata."""
+
+
+def save_backbone(path: Path, backbone: VisionTransformer, card: Mapping[str, Any]) -> None:
+    """Write the weights as float32, atomically; `card` is any JSON-able description of their origin.
+
+    Raises:
+        UserError: the file cannot be written, or there is one that is not of this function.
+    """
+    refuse_foreign(path)
+    tensors = {name: tensor.detach().float().cpu() for name, tensor in backbone.state_dict().items()}
+    described = {"architecture": backbone.settings.model_dump(mode="json"), **card}
+    try:
+        with atomic_path(path) as temporary:
+            write_safetensors(temporary, tensors, {_CARD: json.dumps(described, sort_keys=True)})
+    except OSError as error:
+        raise UserError(f"cannot write the weights {path}: {error.strerror or error}") from error
+
+
+def refuse_foreign(path: Path) -> None:
+    """Make sure that a file at `path` may be replaced: it is empty, or weights that describe themselves.
+
+    Raises:
+        UserError: it is anything else.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give the name of a file for the weights")
+    if not path.is_file() or not path.stat().st_size:
+        return
+    try:
+        _architecture(read_card(path), path)
+    except UserError as error:
+        raise UserError(
+            f"{path} exists and is not a file of weights that this program wrote: give another name or move it away"
+        ) from error
+
+
+def load_backbone(path: Path) -> VisionTransformer:
+    """Rebuild a backbone from a file of `save_backbone`: eval mode, float32, on the CPU.
+
+    Raises:
+        UserError: the file is missing, broken, or holds something else.
+    """
+    card, tensors = _read(path)
+    backbone = build_backbone(_architecture(card, path), tensors, path)
+    recorded = card.get("weights_sha256")
+    if recorded is not None and recorded != backbone_sha256(backbone):
+        raise UserError(f"the weights in {path} are not those that it describes: copy the file again, or {_HINT}")
+    return backbone
+
+
+def build_backbone(settings: VitSettings, tensors: Mapping[str, Tensor], source: Path) -> VisionTransformer:
+    """A backbone with the given weights (names of `VisionTransformer`): eval mode, float32.
+
+    Raises:
+        UserError: names the first tensors that are missing, unknown, of another shape or not finite, and the file
+            `source`.
+    """
+    with torch.device("meta"):
+        backbone = VisionTransformer(settings)
+    expected = {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}
+    result = {name: tuple(tensor.shape) for name, tensor in tensors.items() if tensor.is_floating_point()}
+    problems = [
+        f"{name} is {_shape(result.get(name))} where {_shape(expected.get(name))} is expected"
+        for name in sorted(expected.keys() | result.keys())
+        if result.get(name) != expected.get(name)
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UserError(f"{source} does not fit its architecture: {'; '.join(problems[:3])}{more}")
+    weights = {name: tensor.float() for name, tensor in tensors.items()}
+    check_finite(weights, source)
+    backbone.load_state_dict(weights, assign=True)
+    return backbone.eval()
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The card of a file of `save_backbone`, with its `architecture`; empty for a file without one.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
+    return _read(path)[0]
+
+
+def backbone_sha256(backbone: VisionTransformer) -> str:
+    """Hex SHA-256 of names, shapes and float32 values: the same weights give the same hash whatever their card."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(backbone.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    metadata, tensors = read_safetensors(path, _ADVICE)
+    with reading(f"the {_CARD} of {path}", "a JSON object", _ADVICE):
+        card: dict[str, Any] = dict(json.loads(metadata.get(_CARD, "{}")))
+    return card, tensors
+
+
+def _architecture(card: Mapping[str, Any], path: Path) -> VitSettings:
+    try:
+        return VitSettings.model_validate(card["architecture"])
+    except (KeyError, ValidationError) as error:
+        raise UserError(f"{path} is a safetensors file without the description of a backbone; {_HINT}") from error
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else "x".join(map(str, shape))
