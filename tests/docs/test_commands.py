@@ -1,8 +1,7 @@
-"""The commands that README and documents show are accepted by the programs, and their links lead somewhere."""
+"""The commands that the documents show are accepted by the programs."""
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 
@@ -34,18 +33,18 @@ VARIABLES = {
     "preview": {"SHARDS": "--shards", "OUT": "--out"},
     "knn": {"SHARDS": "--shards", "WEIGHTS": "--weights", "FEATURES": "--features", "OUT": "--out"},
 }
-"""The options that make's variables become."""
+"""The options that variables of make become."""
 TARGETS = {"shards": "pipeline.shards", "preview": "pipeline.preview", "knn": "indexing.knn"}
 SHOWN = [
     pytest.param(words, id=f"{path.stem}: {' '.join(words)[:60]}")
     for path in DOCUMENTS
     for words in commands(path)
-    if "regions" not in words  # the example of architecture.md, which a test of its own runs
+    if "regions" not in words  # the example of a new benchmark, which has a test of its own
 ]
 
 
-def given(target: str, variables: list[str]) -> list[str]:
-    """The options that a make target gives its program."""
+def program_options(target: str, variables: list[str]) -> list[str]:
+    """The options that a make target passes to its program."""
     options = []
     for variable in variables:
         name, value = variable.split("=", 1)
@@ -67,30 +66,17 @@ def check_program(words: list[str]) -> None:
 def test_command_is_accepted(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     if words[0] == "make":
-        targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        assert words[1] in targets
+        assert words[1] in re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
         if words[1] in TARGETS:
-            check_program([TARGETS[words[1]], *given(words[1], words[2:])])
+            check_program([TARGETS[words[1]], *program_options(words[1], words[2:])])
     elif "training/pretrain.py" in words:
         check_shapes(parse_command(PretrainCommand, words[words.index("training/pretrain.py") + 1 :]))
     else:
         check_program(words[2:])
 
 
-def test_the_main_documents_show_commands() -> None:
-    counts = {path.stem: len(commands(path)) for path in DOCUMENTS}
-    assert counts["README"] >= 15
-    assert counts["recipes"] >= 14
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
-def test_links_lead_to_files(path: Path) -> None:
-    targets = re.findall(r"\]\((?!https?://)([^)#]+)", path.read_text())
-    assert [target for target in targets if not (path.parent / target).exists()] == []
-
-
 @pytest.mark.parametrize(("inputs", "media", "epochs"), [(239_789, "clips", 400), (1_281_167, "images", 100)])
-def test_counts_of_the_recipes_follow_from_the_sizes_of_the_data_sets(inputs: int, media: str, epochs: int) -> None:
+def test_counts_of_the_recipes_follow_from_the_sizes_of_the_datasets(inputs: int, media: str, epochs: int) -> None:
     text = (DOCS / "recipes.md").read_text()
     a_shard = 256 if media == "clips" else 1024
     assert default_samples_per_shard("clips" if media == "clips" else "images", inputs) == a_shard
