@@ -35,7 +35,8 @@ def options(model: type[BaseModel], prefix: str = "") -> set[str]:
     return names
 
 
-OPTIONS = set().union(*(options(command) for command in (PretrainCommand, *MODULES.values())))
+COMMANDS: list[type[BaseModel]] = [PretrainCommand, *MODULES.values()]
+OPTIONS = {name for command in COMMANDS for name in options(command)}
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
