@@ -36,10 +36,7 @@ VARIABLES = {
 """The options that variables of make become."""
 TARGETS = {"shards": "pipeline.shards", "preview": "pipeline.preview", "knn": "indexing.knn"}
 SHOWN = [
-    pytest.param(words, id=f"{path.stem}: {' '.join(words)[:60]}")
-    for path in DOCUMENTS
-    for words in commands(path)
-    if "regions" not in words  # the example of a new benchmark, which has a test of its own
+    pytest.param(words, id=f"{path.stem}: {' '.join(words)[:60]}") for path in DOCUMENTS for words in commands(path)
 ]
 
 
