@@ -7,12 +7,9 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from hypothesis import settings
 
 from tests.media import write_clip, write_image
 
-settings.register_profile("no_deadline", deadline=None)  # tests may run on a busy machine
-settings.load_profile("no_deadline")
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 

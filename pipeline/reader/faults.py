@@ -85,7 +85,7 @@ def _fault(frame: BatchFrame, decoder: _Decoder | None) -> str | None:
     try:
         decoded = decoder.size(jpeg)
     except DALI_ERRORS as error:
-        return f"{name} is not damaged, but DALI cannot decode it: {_summary(error)}. {remedy}"
+        return f"{name} is whole, but DALI cannot decode it: {_summary(error)}. {remedy}"
     if decoded != size:
         return f"{name} has {size[0]} x {size[1]} pixels, but DALI decodes {decoded[0]} x {decoded[1]}. {remedy}"
     return None

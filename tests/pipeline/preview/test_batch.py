@@ -4,10 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from pipeline.dataset import read_manifest
-from pipeline.preview.__main__ import BATCH, PreviewCommand, main
 from pipeline.preview.batch import batch_settings, draw_batch, mask_pixels, view_pixels
 from pipeline.reader.settings import ReaderSettings
 from pipeline.sampling.views import IMAGENET_MEAN, IMAGENET_STD, ViewSettings
@@ -27,15 +25,6 @@ def test_only_masked_patches_are_faded() -> None:
     assert (shown[:4, 4:] > 220).all()
     assert (shown[4:] == 100).all()
     assert (shown[:4, :4] == 100).all()
-
-
-@pytest.mark.parametrize("dataset", ["clip_dataset", "image_dataset", "triplet_dataset"])
-def test_preview_writes_a_picture_of_the_batch(dataset: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    folder: Path = request.getfixturevalue(dataset)
-    main(PreviewCommand(shards=str(folder), out=tmp_path, samples=2, batch=True))
-    with Image.open(tmp_path / BATCH) as picture:
-        assert picture.width > (1700 if dataset != "image_dataset" else 1000)
-        assert len(picture.convert("RGB").getcolors(1 << 24) or ()) > 1000
 
 
 def test_the_same_settings_give_the_same_picture(clip_dataset: Path) -> None:

@@ -7,26 +7,28 @@ import pytest
 from PIL import Image
 
 from pipeline.outputs import MARKER
-from pipeline.preview.__main__ import PAGE, SHEET, PreviewCommand, main
+from pipeline.preview.__main__ import BATCH, PAGE, SHEET, PreviewCommand, main
 from pipeline.settings import UserError, parse_command
 from pipeline.storage import open_storage
 
 
 @pytest.mark.parametrize("dataset", ["clip_dataset", "image_dataset", "triplet_dataset"])
-def test_page_and_sheet_are_written(
+def test_page_sheet_and_batch_are_written(
     dataset: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder: Path = request.getfixturevalue(dataset)
     before = sorted(path.name for path in folder.iterdir())
     capsys.readouterr()
-    main(PreviewCommand(shards=str(folder), out=tmp_path / "out", samples=4))
+    main(PreviewCommand(shards=str(folder), out=tmp_path / "out", samples=4, batch=True))
     message = capsys.readouterr().out
     assert str(tmp_path / "out" / PAGE) in message
     assert str(tmp_path / "out" / SHEET) in message
     assert message.startswith("4 of ")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MARKER, SHEET, PAGE]
-    with Image.open(tmp_path / "out" / SHEET) as sheet:
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MARKER, BATCH, SHEET, PAGE]
+    with Image.open(tmp_path / "out" / SHEET) as sheet, Image.open(tmp_path / "out" / BATCH) as batch:
         sheet.load()
+        assert batch.width > (1700 if dataset != "image_dataset" else 1000)
+        assert len(batch.convert("RGB").getcolors(1 << 24) or ()) > 1000
     assert sorted(path.name for path in folder.iterdir()) == before
 
 

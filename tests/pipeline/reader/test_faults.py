@@ -63,7 +63,7 @@ def test_a_frame_that_only_dali_cannot_decode_is_named(clips: Path, tmp_path: Pa
         content = content.replace(old, odd.ljust(len(old), b"\0"))
     (copy / "shard-000001.tar").write_bytes(content)
     message = failure(copy)
-    assert f"of sample clip000006 in {copy}/shard-000001.tar is not damaged, but DALI cannot decode it" in message
+    assert f"of sample clip000006 in {copy}/shard-000001.tar is whole, but DALI cannot decode it" in message
     assert "nvImageCodec failure" in message
     assert "Remove its input or save it as an ordinary JPEG" in message
     assert "pipeline.verify" not in message
