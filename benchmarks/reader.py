@@ -229,8 +229,8 @@ def _in_own_process(measure: Callable[[ReaderBenchmark], Figures], command: Read
         return pool.submit(_pinned, measure, command).result()
 
 
-def compare(command: ReaderBenchmark) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """Figures and table rows of the reader, the DataLoader and decoding, measured in turn."""
+def compare(command: ReaderBenchmark) -> dict[str, Any]:
+    """Figures of the reader, the DataLoader and decoding, measured in turn, and of bytes, memory and host work."""
     peers = {"reader": time_reader, "pillow": time_pillow, "decode": time_decode}
     rounds: dict[str, list[Figures]] = {name: [] for name in peers}
     names = [*peers]
@@ -247,29 +247,9 @@ def compare(command: ReaderBenchmark) -> tuple[dict[str, Any], list[tuple[str, s
         for kind in kinds
         for peer in ("pillow", "decode")
     }
-    labels = {"reader": "reader", "pillow": "DataLoader with Pillow, same plan", "decode": "decoding alone"}
-    rows = [
-        (labels[name], "{samples_per_second:.1f} samples/s, {samples_per_core_second:.1f} per core-second".format(**m))
-        for name, m in medians.items()
-    ]
-    rows += [
-        (f"reader / {peer}", f"{ratios[f'{kinds[0]}_over_{peer}']:.2f} x, {ratios[f'{kinds[1]}_over_{peer}']:.2f} x")
-        for peer in ("pillow", "decode")
-    ]
     counted, memory = _in_own_process(count_bytes, command), _in_own_process(measure_memory, command)
-    rows += [
-        ("bytes needed", f"{counted['bytes_needed_per_sample'] / 1e3:.1f} kB a sample"),
-        ("bytes asked for / needed", f"{counted['bytes_asked_over_needed']:.3f}"),
-        (
-            "bytes from storage / needed",
-            "{bytes_from_storage_over_needed:.3f}; their pages are {bytes_of_pages_over_needed:.3f}".format(**counted),
-        ),
-        (
-            f"memory over {command.memory_steps} steps",
-            f"{memory['memory_growth_mb']:+.1f} MB of {memory['memory_mb']:.0f} MB",
-        ),
-    ]
-    return {**medians["reader"], "peers": medians, "rounds": rounds, **ratios, **counted, **memory}, rows
+    host = _in_own_process(time_host, command)
+    return {**medians["reader"], "peers": medians, "rounds": rounds, **ratios, **counted, **memory, **host}
 
 
 def main(command: ReaderBenchmark) -> None:
@@ -278,16 +258,8 @@ def main(command: ReaderBenchmark) -> None:
         if command.shards is None:
             made = make_shards(Path(folder), MADE_CLIPS)
             command = command.model_copy(update={"shards": made})
-        if command.compare:
-            figures, rows = compare(command)
-            host = _in_own_process(time_host, command)
-        else:
-            figures = dict(time_reader(command))
-            rows = [("samples/s", f"{figures['samples_per_second']:.1f} on {command.threads} threads")]
-            host = time_host(command)
-    parts = "{plan_microseconds:.0f} plan, {read_microseconds:.0f} read, {feed_microseconds:.0f} feed".format(**host)
-    rows.append(("host work", f"{host['host_microseconds_per_sample']:.0f} microseconds a sample ({parts})"))
-    figures |= host | {
+        figures: dict[str, Any] = compare(command) if command.compare else time_reader(command) | time_host(command)
+    settings = {
         "device": command.device,
         "threads": command.threads,
         "batch_size": command.batch_size,
@@ -295,8 +267,12 @@ def main(command: ReaderBenchmark) -> None:
         "local_size": command.views.local_size,
         "local_crops": command.views.local_crops,
     }
-    write_result(command.out, figures)
-    print_table([*rows, ("written to", str(command.out))], "Reader")
+    write_result(command.out, figures | settings)
+    shown = {name: value for name, value in figures.items() if isinstance(value, float)}
+    for peer, rates in figures.get("peers", {}).items():
+        shown |= {f"{peer}_{name}": value for name, value in rates.items()}
+    rows = [(name.replace("_", " "), f"{value:,.4g}") for name, value in shown.items()]
+    print_table([*rows, ("written to", str(command.out))], f"Reader on {command.threads} threads")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ class ShardCache:
     """A folder of whole shards, shared by all processes of a machine; the least recently used are evicted.
 
     A shard that is evicted while a process reads it stays readable until it is closed. Only shards that were fetched
-    into the folder, recognized by the lock file beside each, are counted and evicted: the folder may hold other tars.
+    into the folder, recognized by the lock file next to each, are counted and evicted: the folder may hold other tars.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:

@@ -77,15 +77,16 @@ def test_torch_and_dali_are_not_imported(image_dataset: Path, tmp_path: Path) ->
     subprocess.run([sys.executable, "-c", program, str(image_dataset), str(tmp_path)], check=True)
 
 
-@pytest.mark.parametrize("name", [PAGE, SHEET])
-def test_files_of_other_programs_are_not_replaced(image_dataset: Path, tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"mine")
-    with pytest.raises(UserError, match=rf"{name} was not made by `python -m pipeline\.preview`; choose another --out"):
-        main(PreviewCommand(shards=str(image_dataset), out=tmp_path, samples=1))
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(name, b"mine")]
-    (tmp_path / name).unlink()
-    for _ in range(2):  # its own are
-        main(PreviewCommand(shards=str(image_dataset), out=tmp_path, samples=1))
+def test_files_of_other_programs_are_not_replaced(image_dataset: Path, tmp_path: Path) -> None:
+    command = PreviewCommand(shards=str(image_dataset), out=tmp_path, samples=1)
+    for name in (PAGE, SHEET):
+        (tmp_path / name).write_bytes(b"mine")
+        with pytest.raises(UserError, match=rf"{name} was not made by `python -m pipeline\.preview`; choose another"):
+            main(command)
+        assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(name, b"mine")]
+        (tmp_path / name).unlink()
+    for _ in range(2):
+        main(command)  # its own files are replaced
 
 
 def test_damaged_datasets_are_refused(image_dataset: Path, tmp_path: Path) -> None:

@@ -245,16 +245,16 @@ def test_a_shard_that_changes_while_it_is_read(fault: str, made_dataset: Path, t
                 list(loader)
 
 
-def test_close_stops_threads_and_closes_files(made_dataset: Path) -> None:
+def test_close_stops_threads_and_closes_files(made_dataset: Path, tmp_path: Path) -> None:
     def files() -> list[str]:
         return [str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
 
-    settings = ReaderSettings(shards=made_dataset, views=VIEWS)
-    with Loader(settings, 4, range(100)) as loader:
+    copy = shutil.copytree(made_dataset, tmp_path / "copy")
+    with Loader(ReaderSettings(shards=copy, views=VIEWS), 4, range(100)) as loader:
         next(loader)
-        assert any(name.startswith(str(made_dataset)) for name in files())
+        assert any(name.startswith(str(copy)) for name in files())
         assert "plan_0" in {thread.name for thread in threading.enumerate()}
-    assert not any(name.startswith(str(made_dataset)) for name in files())
+    assert not any(name.startswith(str(copy)) for name in files())
     assert "plan_0" not in {thread.name for thread in threading.enumerate()}
 
 

@@ -41,19 +41,13 @@ def test_windows_are_read_one_after_the_other(shards: tuple[int, ...], window: i
     samples = sum(shards)
     order = OrderSettings(kind="window", window=window)
     rows = sample_order(order, 1, np.arange(epoch * samples, (epoch + 1) * samples), [DatasetSize(shards)]).row
-    shard = np.repeat(np.arange(len(shards)), shards)[rows]
-    seen = list(dict.fromkeys(shard.tolist()))
-    start = 0
-    while seen:
-        current = set(shard[start : start + sum(shards[s] for s in _first(shard[start:], window, len(seen)))].tolist())
-        assert len(current) == min(window, len(seen)), "a window holds whole shards"
-        start += sum(shards[s] for s in current)
-        seen = [s for s in seen if s not in current]
-
-
-def _first(shard: np.ndarray, window: int, left: int) -> list[int]:
-    """The shards of the first window."""
-    return list(dict.fromkeys(shard.tolist()))[: min(window, left)]
+    shard = np.repeat(np.arange(len(shards)), shards)[rows].tolist()
+    order_of_shards, start = list(dict.fromkeys(shard)), 0
+    for first in range(0, len(shards), window):
+        group = order_of_shards[first : first + window]
+        end = start + sum(shards[number] for number in group)
+        assert set(shard[start:end]) == set(group), "a window holds whole shards"
+        start = end
 
 
 def test_samples_of_a_window_are_mixed_and_its_shards_change() -> None:
