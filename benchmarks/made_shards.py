@@ -1,4 +1,4 @@
-"""A shard dataset of clips made by code, without ffmpeg or Ray: what the reader's benchmark reads."""
+"""Synthetic shard datasets of clips, made without ffmpeg or Ray."""
 
 import hashlib
 import io
@@ -18,7 +18,7 @@ QUALITY = 90
 
 
 def _frames(count: int, size: tuple[int, int], generator: np.random.Generator) -> list[bytes]:
-    """JPEGs of a smooth colored scene with grain that drifts; about 20 kB each at 340 x 256."""
+    """JPEGs of a drifting, smooth colored scene with grain; about 20 kB each at 340 x 256."""
     width, height = size
     coarse = generator.integers(0, 256, (height // 16 + 2, width // 16 + 2, 3), dtype=np.uint8)
     scene = np.asarray(Image.fromarray(coarse).resize((width + 2 * count, height), Image.Resampling.BICUBIC), np.int16)
@@ -49,9 +49,9 @@ def make_shards(
             contents = list(zip(frame_names(frames), _frames(frames, size, generator), strict=True))
             contents += [("cls", b"0"), ("json", json.dumps({"key": key}).encode())]
             spans = writer.write(key, contents)[:frames]
-            place = {"frame_offset": [span.offset for span in spans], "frame_size": [span.size for span in spans]}
+            frames_at = {"frame_offset": [span.offset for span in spans], "frame_size": [span.size for span in spans]}
             side = {"width": size[0], "height": size[1], "num_frames": frames, "duration_s": frames / 2}
-            rows.append({"key": key, "shard": file, "label": 0, "class_name": "c", "source": key, **side, **place})
+            rows.append({"key": key, "shard": file, "label": 0, "class_name": "c", "source": key, **side, **frames_at})
             progress.update()
         writer.close()
         data = stream.getvalue()

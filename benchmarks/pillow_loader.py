@@ -1,7 +1,7 @@
-"""The peer of the reader's benchmark: a PyTorch DataLoader whose workers execute the same plan with Pillow.
+"""What the reader is compared with: a PyTorch DataLoader whose workers execute the same plan with Pillow.
 
-It decodes and crops only what is needed, resizes an auxiliary frame once for both of its views, and skips views beside
-crops without a mask, as the reader does.
+Like the reader, it decodes and crops only what is needed, resizes an auxiliary frame once for both of its views, and
+skips views for crops without a mask.
 """
 
 import io
@@ -13,7 +13,8 @@ from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.reader.mixture import DatasetMixture, SourceSettings, read_frames
+from pipeline.reader.mixture import DatasetMixture
+from pipeline.reader.settings import ReaderSettings
 from pipeline.sampling.plan import BatchPlan, plan_batch
 from pipeline.sampling.views import (
     GLOBAL_VIEWS,
@@ -46,9 +47,9 @@ def _color(view: Image.Image, photometry: ColorJitterParams, clip: int, number: 
             view = enhance(view).enhance(drawn[name])
     if drawn["hue"]:
         hue, saturation, value = view.convert("HSV").split()
-        turn = round(255 * drawn["hue"])
-        turned = hue.point([(level + turn) % 256 for level in range(256)])
-        view = Image.merge("HSV", (turned, saturation, value)).convert("RGB")
+        shift = round(255 * drawn["hue"])
+        shifted = hue.point([(level + shift) % 256 for level in range(256)])
+        view = Image.merge("HSV", (shifted, saturation, value)).convert("RGB")
     if drawn["gray"]:
         view = view.convert("L").convert("RGB")
     if drawn["sigma"]:
@@ -67,8 +68,8 @@ def _decode(data: np.ndarray) -> Image.Image:
     return Image.open(io.BytesIO(data.tobytes())).convert("RGB")
 
 
-def execute(plan: BatchPlan, frames: list[list[np.ndarray]], settings: SourceSettings) -> list[Tensor]:
-    """The views of a plan as the reader orders them: global crops, local crops, views of each auxiliary frame."""
+def execute(plan: BatchPlan, frames: list[list[np.ndarray]], settings: ReaderSettings) -> list[Tensor]:
+    """The views of a plan in the order of a `Batch`: global crops, local crops, views of each auxiliary frame."""
     clips, views = len(plan.rows), settings.views
     auxiliary = len(frames) - 1
     sizes, crops = view_sizes(views, auxiliary), GLOBAL_VIEWS + views.local_crops
@@ -82,20 +83,20 @@ def execute(plan: BatchPlan, frames: list[list[np.ndarray]], settings: SourceSet
         for number in range(auxiliary if needed else 0):
             image, resized = _decode(frames[1 + number][clip]), {}
             for view_number in needed:
-                place = crops + GLOBAL_VIEWS * number + view_number
-                box = tuple(int(edge[clip, place]) for edge in plan.boxes)
+                index = crops + GLOBAL_VIEWS * number + view_number
+                box = tuple(int(edge[clip, index]) for edge in plan.boxes)
                 if box not in resized:
-                    resized[box] = _crop(image, plan.boxes, clip, place, sizes[place])
-                output[place][clip] = _tensor(_color(resized[box], plan.photometry, clip, place))
+                    resized[box] = _crop(image, plan.boxes, clip, index, sizes[index])
+                output[index][clip] = _tensor(_color(resized[box], plan.photometry, clip, index))
     groups = [output[:GLOBAL_VIEWS], output[GLOBAL_VIEWS:crops]]
     groups += [output[crops + GLOBAL_VIEWS * n :][:GLOBAL_VIEWS] for n in range(auxiliary)]
     return [torch.from_numpy(np.concatenate(group)) for group in groups if group]
 
 
 class PlannedBatches(Dataset[tuple[list[Tensor], Tensor, float]]):
-    """Step -> its views, masks and the CPU seconds that this worker has used."""
+    """Maps a step to its views, its masks and the CPU seconds that the worker has used so far."""
 
-    def __init__(self, settings: SourceSettings, batch_size: int, steps: int) -> None:
+    def __init__(self, settings: ReaderSettings, batch_size: int, steps: int) -> None:
         self._settings, self._batch_size, self._steps = settings, batch_size, steps
         self._mixture: DatasetMixture | None = None
 
@@ -107,12 +108,12 @@ class PlannedBatches(Dataset[tuple[list[Tensor], Tensor, float]]):
             self._mixture = DatasetMixture(self._settings)
         part = slice(0, self._batch_size)
         plan = plan_batch(self._settings, self._mixture.table, step, self._batch_size, part)
-        views = execute(plan, read_frames(plan, self._mixture), self._settings)
+        views = execute(plan, self._mixture.planned_frames(plan), self._settings)
         return views, torch.from_numpy(plan.masks), time.process_time()
 
 
-def pillow_loader(settings: SourceSettings, batch_size: int, steps: int, workers: int) -> DataLoader[object]:
-    """The batches of `steps` steps from `workers` processes."""
+def pillow_loader(settings: ReaderSettings, batch_size: int, steps: int, workers: int) -> DataLoader[object]:
+    """The batches of `steps` steps, made by `workers` processes."""
     return DataLoader(
         PlannedBatches(settings, batch_size, steps), batch_size=None, num_workers=workers, prefetch_factor=2
     )

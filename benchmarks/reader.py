@@ -1,8 +1,8 @@
-"""`make bench-reader`: what the reader delivers on this machine, beside a PyTorch DataLoader and bare decoding.
+"""`make bench-reader`: throughput of the reader, compared with a PyTorch DataLoader and with decoding alone.
 
-Each measurement runs in a process of its own, in turn, several times; the table shows medians, and ratios within this
-run. Samples per core-second count the processor time of all processes and threads; that of the DataLoader leaves out
-its first batch of each worker, that of the others their first batches.
+Each measurement runs in its own process, in turn, several times; the table shows medians and ratios within this run.
+Samples per core-second count the CPU time of all processes and threads. The first batches are not timed (of the
+DataLoader, the first batch of each worker).
 """
 
 import itertools
@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from nvidia.dali import fn, pipeline_def, types
 from pydantic import Field
 from tqdm import tqdm
 
@@ -27,14 +28,17 @@ from benchmarks.pillow_loader import pillow_loader
 from benchmarks.result import print_table, write_result
 from pipeline.dataset import INDEX, ShardDataset
 from pipeline.reader.feed import plan_feed
-from pipeline.reader.mixture import DatasetMixture, read_frames
+from pipeline.reader.graph import decode_frames
+from pipeline.reader.loader import Loader
+from pipeline.reader.mixture import DatasetMixture
+from pipeline.reader.settings import ReaderSettings
 from pipeline.sampling.plan import needed_frames, plan_batch
 from pipeline.sampling.views import ViewSettings
 from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, THREAD_LIMIT, Command, run_command
 
 WARM_UP_STEPS = 3
-STEPS_BEHIND = 8
-"""Batches behind the timed ones, so that as much is in progress at the end as at the start."""
+STEPS_AFTER = 8
+"""Batches after the timed ones, so that as much work is in progress at the end as at the start."""
 PAGE = 4096
 MADE_CLIPS = 512
 MEMORY_VIEWS = ViewSettings(global_size=32, local_size=16, local_crops=2)
@@ -45,7 +49,7 @@ Figures = dict[str, float]
 class ReaderBenchmark(Command):
     """Measure the reader; with --compare also a DataLoader with Pillow on the same plan, decoding, bytes and memory.
 
-    Without --shards, clips of 340 x 256 pixels are made by code.
+    Without --shards, synthetic clips of 340 x 256 pixels are used.
     """
 
     program: ClassVar[str] = "python -m benchmarks.reader"
@@ -57,24 +61,22 @@ class ReaderBenchmark(Command):
     batch_size: int = Field(32, ge=1, le=BATCH_LIMIT)
     """Clips in a batch."""
     steps: int = Field(10, ge=2, le=COUNT_LIMIT)
-    """Batches that are timed."""
+    """Timed batches."""
     threads: int = Field(2, ge=1, le=THREAD_LIMIT)
     """CPU threads of DALI, and processes of the DataLoader."""
     views: ViewSettings = ViewSettings()
     """Crops and colors; the defaults are the paper's."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where the reader decodes and makes its views."""
+    """Where the reader decodes and augments."""
     compare: bool = False
-    """Measure the peers, the bytes and the memory as well."""
+    """Also measure the DataLoader, decoding, bytes and memory."""
     rounds: int = Field(3, ge=1, le=COUNT_LIMIT)
-    """How often the reader and its peers are measured in turn."""
+    """How often each is measured."""
     memory_steps: int = Field(2000, ge=200, le=COUNT_LIMIT)
-    """Steps over which memory is watched, with small views."""
+    """Steps over which memory is measured, with small views."""
 
 
-def _settings(command: ReaderBenchmark) -> Any:  # noqa: ANN401 - ReaderSettings, imported late: see below
-    from pipeline.reader.loader import ReaderSettings  # starts DALI, which the DataLoader's processes must not inherit
-
+def _settings(command: ReaderBenchmark) -> ReaderSettings:
     return ReaderSettings(shards=str(command.shards), threads=command.threads, views=command.views)
 
 
@@ -83,12 +85,10 @@ def _rates(samples: int, wall: float, cpu: float) -> Figures:
 
 
 def time_reader(command: ReaderBenchmark) -> Figures:
-    """The reader itself."""
-    from pipeline.reader.loader import Loader
-
+    """Time the reader."""
     torch.set_num_threads(1)
-    last = WARM_UP_STEPS + command.steps + STEPS_BEHIND
-    with Loader(_settings(command), command.batch_size, 0, last, device=torch.device(command.device)) as loader:
+    last = WARM_UP_STEPS + command.steps + STEPS_AFTER
+    with Loader(_settings(command), command.batch_size, range(last), device=torch.device(command.device)) as loader:
         for _ in range(WARM_UP_STEPS):
             next(loader)
         started, cpu = time.perf_counter(), time.process_time()
@@ -101,29 +101,25 @@ def time_reader(command: ReaderBenchmark) -> Figures:
 
 
 def time_pillow(command: ReaderBenchmark) -> Figures:
-    """A DataLoader whose workers execute the same plan with Pillow."""
+    """Time a DataLoader whose workers execute the same plan with Pillow."""
     torch.set_num_threads(1)
     workers = command.threads
     steps = workers * (1 + -(-command.steps // workers))
     seconds: list[float] = []
     arrived: list[float] = []
-    batches = pillow_loader(_settings(command), command.batch_size, steps + STEPS_BEHIND, workers)
+    batches = pillow_loader(_settings(command), command.batch_size, steps + STEPS_AFTER, workers)
     for _, _, used in itertools.islice(batches, steps):
         seconds.append(float(used))
         arrived.append(time.perf_counter())
         if len(seconds) == workers:
-            current = time.process_time()
-    current = time.process_time() - current
-    cpu = current + sum(seconds[-workers + worker] - seconds[worker] for worker in range(workers))
+            own_cpu = time.process_time()
+    own_cpu = time.process_time() - own_cpu
+    cpu = own_cpu + sum(seconds[-workers + worker] - seconds[worker] for worker in range(workers))
     return _rates((steps - workers) * command.batch_size, arrived[-1] - arrived[workers - 1], cpu)
 
 
 def time_decode(command: ReaderBenchmark) -> Figures:
-    """DALI decodes the frames that the plan needs, and does nothing with them."""
-    from nvidia.dali import fn, pipeline_def, types
-
-    from pipeline.reader.graph import decode_frames
-
+    """Time DALI decoding the frames that the plan needs."""
     settings, size = _settings(command), command.batch_size
     mixture = DatasetMixture(settings)
     part = slice(0, size)
@@ -150,7 +146,7 @@ def time_decode(command: ReaderBenchmark) -> Figures:
 
 
 def time_host(command: ReaderBenchmark) -> Figures:
-    """Processor time of the host's part, per sample in microseconds: plan, reading (from the page cache) and feed."""
+    """CPU microseconds per sample on the host: plan, reading (from the page cache) and inputs of the graph."""
     settings, size = _settings(command), command.batch_size
     mixture = DatasetMixture(settings)
     laps = []
@@ -158,9 +154,8 @@ def time_host(command: ReaderBenchmark) -> Figures:
         times = [time.thread_time()]
         plan = plan_batch(settings, mixture.table, step, size, slice(0, size))
         times.append(time.thread_time())
-        needed = needed_frames(plan)
-        mixture.advise(plan.source_rows[needed], plan.frames[needed])
-        frames = read_frames(plan, mixture)
+        mixture.advise(plan)
+        frames = mixture.planned_frames(plan)
         times.append(time.thread_time())
         plan_feed(plan, settings.views, frames)
         times.append(time.thread_time())
@@ -176,9 +171,9 @@ def _io_counters() -> dict[str, int]:
 
 
 def count_bytes(command: ReaderBenchmark) -> Figures:
-    """Bytes per sample: those of the frames of the plan, of their pages, those asked for, those that storage gave.
+    """Bytes of the planned frames per sample, and bytes of their pages, requested and read from storage.
 
-    The shards leave the page cache first; where storage is memory, nothing comes from it.
+    The shards are dropped from the page cache first; nothing is read from storage in memory.
     """
     settings, size = _settings(command), command.batch_size
     mixture = DatasetMixture(settings)
@@ -188,18 +183,18 @@ def count_bytes(command: ReaderBenchmark) -> Figures:
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     plans = [plan_batch(settings, mixture.table, step, size, slice(0, size)) for step in range(command.steps)]
     dataset: ShardDataset = mixture.datasets[0]
-    dataset.frame(0, 0)  # whatever is imported or opened late
+    dataset.frame(0, 0)  # so that late imports and opens are not counted
     index = pq.read_table(Path(settings.shards, INDEX), columns=["shard", "frame_offset", "frame_size"]).to_pylist()
     pages: set[tuple[str, int]] = set()
     before, needed_bytes = _io_counters(), 0
     for plan in plans:
+        mixture.advise(plan)
+        needed_bytes += sum(len(jpeg) for column in mixture.planned_frames(plan) for jpeg in column if len(jpeg) > 1)
         needed = needed_frames(plan)
-        mixture.advise(plan.source_rows[needed], plan.frames[needed])
-        needed_bytes += sum(len(frame) for column in read_frames(plan, mixture) for frame in column if len(frame) > 1)
         for row, frame in zip(plan.source_rows[needed].tolist(), plan.frames[needed].tolist(), strict=True):
-            place = index[row]
-            start, length = place["frame_offset"][frame], place["frame_size"][frame]
-            pages.update((place["shard"], page) for page in range(start // PAGE, (start + length - 1) // PAGE + 1))
+            sample = index[row]
+            start, length = sample["frame_offset"][frame], sample["frame_size"][frame]
+            pages.update((sample["shard"], page) for page in range(start // PAGE, (start + length - 1) // PAGE + 1))
     after = _io_counters()
     samples = len(plans) * size
     return {
@@ -215,12 +210,10 @@ def _resident_bytes() -> int:
     return int(fields[1]) * PAGE
 
 
-def watch_memory(command: ReaderBenchmark) -> Figures:
-    """How much more memory the process holds at the last step than after a tenth of them."""
-    from pipeline.reader.loader import Loader
-
+def measure_memory(command: ReaderBenchmark) -> Figures:
+    """Growth of the process's memory from a tenth of the steps to the last one."""
     settings = _settings(command).model_copy(update={"views": MEMORY_VIEWS})
-    with Loader(settings, MEMORY_BATCH, 0, command.memory_steps) as loader:
+    with Loader(settings, MEMORY_BATCH, range(command.memory_steps)) as loader:
         sizes = [_resident_bytes() for _ in tqdm(loader, total=command.memory_steps, unit="step", desc="memory")]
     return {"memory_growth_mb": (sizes[-1] - sizes[len(sizes) // 10]) / 1e6, "memory_mb": sizes[-1] / 1e6}
 
@@ -230,71 +223,43 @@ def _pinned(measure: Callable[[ReaderBenchmark], Figures], command: ReaderBenchm
     return measure(command)
 
 
-def _alone(measure: Callable[[ReaderBenchmark], Figures], command: ReaderBenchmark) -> Figures:
-    """Measure in a fresh process, with all its threads and children on as many cores as there are `threads`."""
+def _in_own_process(measure: Callable[[ReaderBenchmark], Figures], command: ReaderBenchmark) -> Figures:
+    """Measure in a new process, with all its threads and children on `command.threads` cores."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_pinned, measure, command).result()
 
 
-def compare(command: ReaderBenchmark) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """Figures and table rows of the reader and its peers, measured in turn."""
+def compare(command: ReaderBenchmark) -> dict[str, Any]:
+    """Figures of the reader, the DataLoader and decoding, measured in turn, and of bytes, memory and host work."""
     peers = {"reader": time_reader, "pillow": time_pillow, "decode": time_decode}
-    seen: dict[str, list[Figures]] = {name: [] for name in peers}
+    rounds: dict[str, list[Figures]] = {name: [] for name in peers}
     names = [*peers]
     for number in tqdm(range(command.rounds), desc="reader, DataLoader, decoding in turn", unit="round"):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            seen[name].append(_alone(peers[name], command))
+            rounds[name].append(_in_own_process(peers[name], command))
     kinds = ("samples_per_second", "samples_per_core_second")
-    medians = {n: {k: statistics.median(r[k] for r in runs) for k in kinds} for n, runs in seen.items()}
+    medians = {n: {k: statistics.median(r[k] for r in runs) for k in kinds} for n, runs in rounds.items()}
     ratios = {
         f"{kind}_over_{peer}": statistics.median(
-            ours[kind] / theirs[kind] for ours, theirs in zip(seen["reader"], seen[peer], strict=True)
+            ours[kind] / theirs[kind] for ours, theirs in zip(rounds["reader"], rounds[peer], strict=True)
         )
         for kind in kinds
         for peer in ("pillow", "decode")
     }
-    labels = {"reader": "reader", "pillow": "DataLoader with Pillow, same plan", "decode": "decoding alone"}
-    rows = [
-        (labels[name], "{samples_per_second:.1f} samples/s, {samples_per_core_second:.1f} per core-second".format(**m))
-        for name, m in medians.items()
-    ]
-    rows += [
-        (f"reader / {peer}", f"{ratios[f'{kinds[0]}_over_{peer}']:.2f} x, {ratios[f'{kinds[1]}_over_{peer}']:.2f} x")
-        for peer in ("pillow", "decode")
-    ]
-    counted, memory = _alone(count_bytes, command), _alone(watch_memory, command)
-    rows += [
-        ("bytes needed", f"{counted['bytes_needed_per_sample'] / 1e3:.1f} kB a sample"),
-        ("bytes asked for / needed", f"{counted['bytes_asked_over_needed']:.3f}"),
-        (
-            "bytes from storage / needed",
-            "{bytes_from_storage_over_needed:.3f}; their pages are {bytes_of_pages_over_needed:.3f}".format(**counted),
-        ),
-        (
-            f"memory over {command.memory_steps} steps",
-            f"{memory['memory_growth_mb']:+.1f} MB of {memory['memory_mb']:.0f} MB",
-        ),
-    ]
-    return {**medians["reader"], "peers": medians, "rounds": seen, **ratios, **counted, **memory}, rows
+    counted, memory = _in_own_process(count_bytes, command), _in_own_process(measure_memory, command)
+    host = _in_own_process(time_host, command)
+    return {**medians["reader"], "peers": medians, "rounds": rounds, **ratios, **counted, **memory, **host}
 
 
 def main(command: ReaderBenchmark) -> None:
-    """Measure, print and write."""
+    """Measure, print and write the results."""
     with tempfile.TemporaryDirectory() as folder:
         if command.shards is None:
             made = make_shards(Path(folder), MADE_CLIPS)
             command = command.model_copy(update={"shards": made})
-        if command.compare:
-            figures, rows = compare(command)
-            host = _alone(time_host, command)
-        else:
-            figures = dict(time_reader(command))
-            rows = [("samples/s", f"{figures['samples_per_second']:.1f} on {command.threads} threads")]
-            host = time_host(command)
-    parts = "{plan_microseconds:.0f} plan, {read_microseconds:.0f} read, {feed_microseconds:.0f} feed".format(**host)
-    rows.append(("host work", f"{host['host_microseconds_per_sample']:.0f} microseconds a sample ({parts})"))
-    figures |= host | {
+        figures: dict[str, Any] = compare(command) if command.compare else time_reader(command) | time_host(command)
+    settings = {
         "device": command.device,
         "threads": command.threads,
         "batch_size": command.batch_size,
@@ -302,8 +267,12 @@ def main(command: ReaderBenchmark) -> None:
         "local_size": command.views.local_size,
         "local_crops": command.views.local_crops,
     }
-    write_result(command.out, figures)
-    print_table([*rows, ("written to", str(command.out))], "Reader")
+    write_result(command.out, figures | settings)
+    shown = {name: value for name, value in figures.items() if isinstance(value, float)}
+    for peer, rates in figures.get("peers", {}).items():
+        shown |= {f"{peer}_{name}": value for name, value in rates.items()}
+    rows = [(name.replace("_", " "), f"{value:,.4g}") for name, value in shown.items()]
+    print_table([*rows, ("written to", str(command.out))], f"Reader on {command.threads} threads")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.reader.loader import ReaderSettings
+from pipeline.reader.settings import ReaderSettings
 from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, Command, Seed, Settings
 from training.model import TCoReSettings
 from training.optimizer import OptimizerSettings

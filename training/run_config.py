@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from pipeline.dataset import read_manifest
 from pipeline.files import as_json, write_bytes
 from pipeline.neighbours import read_neighbours
-from pipeline.reader.mixture import SourceSettings
+from pipeline.reader.settings import ReaderSettings
 from pipeline.reading import read_json
 from pipeline.settings import UserError, flatten
 from training.command import TrainCommand
@@ -59,7 +59,7 @@ class RunData(NamedTuple):
         return f"{self.samples} samples{more}"
 
 
-def read_data(settings: SourceSettings) -> RunData:
+def read_data(settings: ReaderSettings) -> RunData:
     """Read what names the data of a run.
 
     Raises:

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -54,14 +53,12 @@ def micro_batches(batch: Batch, size: int | None) -> Iterator[tuple[Batch, float
         masks = pick(batch.masks)
         weight = len(masks) / len(batch.masks)
         share = batch.masked_loss_scale * int(masks.sum()) / max(masked, 1) / weight
-        part = replace(
-            batch,
+        part = Batch(
             global_crops=pick(batch.global_crops),
             local_crops=pick(batch.local_crops),
             auxiliary=tuple(pick(frame) for frame in batch.auxiliary),
             masks=masks,
             masked_loss_scale=share,
-            rows=batch.rows[chosen],
         )
         yield part, weight
 

@@ -9,9 +9,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast_object_list
 
-from pipeline.reader.batch import Batch
+from pipeline.reader.batch import PlannedBatch
 from pipeline.reader.loader import Loader
-from pipeline.sampling.plan import plan_batch
 from pipeline.settings import UserError
 from training.attention_maps import draw_maps
 from training.backbone.vit import VisionTransformer
@@ -124,13 +123,13 @@ class Trainer:
     def loader(self) -> Loader:
         """Batches of the steps that are left; all ranks call it."""
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
-        steps, device = (self.done, self.last_step), self.accelerator.device
+        steps, device = range(self.done, self.last_step), self.accelerator.device
         total = self.command.train.total_batch_size
         return raise_on_all_ranks(
-            self.accelerator, lambda: Loader(self.command.data, total, *steps, rank, ranks, device)
+            self.accelerator, lambda: Loader(self.command.data, total, steps, rank, ranks, device)
         )
 
-    def next_batch(self, loader: Loader) -> Batch:
+    def next_batch(self, loader: Loader) -> PlannedBatch:
         """The next batch of this rank; if any rank cannot read its own, the steps that are done are saved.
 
         Raises:
@@ -174,17 +173,14 @@ class Trainer:
             scores = self.evaluator.evaluate(self.core.teacher.backbone, self.done)
             progress.evaluated(self.done, scores, time.perf_counter() - started)
 
-    def skip_nonfinite_step(self, loader: Loader, result: StepResult) -> None:
+    def skip_nonfinite_step(self, loader: Loader, batch: PlannedBatch, result: StepResult) -> None:
         """Deal with a step that was not finite: report it, and stop if it is one too many; all ranks call it.
 
         Raises:
             UserError: it is.
         """
-        train, rank, ranks = self.command.train, self.accelerator.process_index, self.accelerator.num_processes
-        size = train.total_batch_size // ranks
-        part = slice(rank * size, (rank + 1) * size)
-        plan = plan_batch(self.command.data, loader.table, self.done, train.total_batch_size, part)
-        report = write_report(self.out, result, loader, plan, rank)
+        train = self.command.train
+        report = write_report(self.out, result, loader, batch.plan, self.accelerator.process_index)
         self.nonfinite += 1
         if self.nonfinite < train.nonfinite_steps:
             print(f"step {self.done} is not finite and was left out: {report}", flush=True)
@@ -219,7 +215,7 @@ class Trainer:
             signal=signal,
         )
         if not result.finite:
-            self.skip_nonfinite_step(loader, result)
+            self.skip_nonfinite_step(loader, batch, result)
         self.done += 1
         others: dict[str, Any] = {f"gradient_norm/{name}": norm for name, norm in result.norms.items()}
         others |= {f"schedule/{name}": value for name, value in values._asdict().items()}

@@ -1,4 +1,6 @@
-"""A dataset to look at: one HTML page and one PNG contact sheet.
+"""A dataset as one HTML page and one PNG contact sheet, and optionally a training batch of it.
 
-`survey` streams the index, `strips` reads the samples that are shown, `page` and `sheet` draw them.
+survey.py  counts over the index, and a choice of samples    page.py, page.html  the page
+strips.py  reads the frames of the chosen samples            sheet.py            the contact sheet
+batch.py   draws a batch; only this imports torch and DALI
 """

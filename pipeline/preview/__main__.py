@@ -26,7 +26,7 @@ BATCH = "batch.png"
 class PreviewCommand(Command):
     """Show a dataset: samples with the triplets that training draws from them, classes, sizes, durations, rejects.
 
-    Writes OUT/index.html, one page without outside parts, and OUT/contact-sheet.png.
+    Writes OUT/index.html, a self-contained page, and OUT/contact-sheet.png.
     """
 
     program: ClassVar[str] = "python -m pipeline.preview"
@@ -34,19 +34,19 @@ class PreviewCommand(Command):
     dataset: CliPositionalArg[Place | None] = None
     """Folder of the dataset, or its address such as s3://bucket/folder."""
     shards: Place | None = None
-    """The same folder, given as an option."""
+    """The same as an option."""
     out: Path = Path("preview")
-    """Folder for the page and the sheet, outside of the dataset."""
+    """Folder for the page and the sheet, outside the dataset."""
     samples: int = Field(12, ge=1, le=200)
-    """Clips or images to show, spread over the classes."""
+    """Number of clips or images to show, spread over the classes."""
     draws: int = Field(3, ge=1, le=20)
-    """Triplets to show of each clip."""
+    """Number of triplets to show for each clip."""
     seed: Seed = 0
-    """Seed of the choice of samples, and of the draws, which are those of a training with this `data.seed`."""
+    """Seed of the choice of samples and of the triplets, which are those of a training with this `data.seed`."""
     batch: bool = False
     """Also write OUT/batch.png: a batch of `samples` as the model sees it, with crops, boxes and masks."""
     training: Path | None = None
-    """Preset of a training, or config.json of a run, whose data settings --batch draws with; default: the paper's."""
+    """Preset of a training, or config.json of a run, with the data settings for --batch; default: the paper's."""
 
     @model_validator(mode="after")
     def _one_dataset(self) -> "PreviewCommand":
@@ -55,46 +55,46 @@ class PreviewCommand(Command):
         return self
 
     @property
-    def place(self) -> str:
+    def uri(self) -> str:
         """Path or address of the dataset."""
         return self.dataset or self.shards or ""
 
 
 def _check_out(storage: Storage, out: Path) -> None:
     if isinstance(storage, LocalStorage) and Path(storage.place).resolve() in (out.resolve(), *out.resolve().parents):
-        raise UserError(f"--out {out} lies in the dataset {storage}, which stays as it is: choose a folder elsewhere")
+        raise UserError(f"--out {out} is inside the dataset {storage}, which must not change: choose another folder")
     if any((out / name).exists() for name in (MANIFEST, PARTS)):
-        raise UserError(f"--out {out} is a dataset, which stays as it is: choose a folder elsewhere")
+        raise UserError(f"--out {out} is a dataset, which must not change: choose another folder")
 
 
 def main(command: PreviewCommand) -> None:
-    """Read, draw and write both files, and say where they are."""
-    storage = open_storage(command.place)
-    manifest = read_manifest(command.place)
+    """Read the dataset, write the page, the sheet and with --batch the batch, and print their paths."""
+    storage = open_storage(command.uri)
+    manifest = read_manifest(command.uri)
     _check_out(storage, command.out)
     if command.batch or command.training:  # only these load torch and DALI
         from pipeline.preview.batch import batch_settings, write_batch
 
-        settings = batch_settings(command.place, manifest, command.seed, command.training)
+        settings = batch_settings(command.uri, manifest, command.seed, command.training)
     try:
         survey = survey_dataset(storage, manifest)
         chosen = choose(storage, manifest, survey, command.samples, command.seed)
-    except Exception as error:  # Arrow's own kinds and Python's
+    except Exception as error:  # Arrow's errors have no common base with Python's
         raise UserError(f"cannot read the tables of {storage} ({error}). {repair_hint(storage)}") from error
     strips = read_strips(storage, manifest, chosen, command.draws, command.seed)
-    parts = []
+    rows = []
 
     def samples() -> Iterator[Strip]:
         for strip in tqdm(strips, total=len(chosen), desc="preview", unit=" samples", delay=2):
-            parts.append(sheet.part(strip))
+            rows.append(sheet.sample_row(strip))
             yield strip
 
     claim(command.out, command.program, [PAGE, SHEET] + [BATCH] * command.batch)
-    title = Path(command.place.rstrip("/")).name or str(storage)
+    title = Path(command.uri.rstrip("/")).name or str(storage)
     write_bytes(command.out / PAGE, page.render_page(title, manifest, survey, samples(), command.seed).encode())
     clips = int(survey.classes.counts.sum())
     note = f"{len(chosen):,} of {clips:,} {manifest.media}, {len(manifest.classes):,} classes"
-    write_bytes(command.out / SHEET, contact_sheet(sheet.arrange(parts), title, note))
+    write_bytes(command.out / SHEET, contact_sheet(sheet.arrange(rows), title, note))
     if command.batch:
         write_batch(settings, command.samples, command.out / BATCH)
     print(f"{note}: open {command.out / PAGE} or {command.out / SHEET}")

@@ -1,4 +1,4 @@
-"""The page: samples with their draws, classes, distributions, rejects; one file without outside parts."""
+"""The page: samples with their triplets, classes, distributions and rejects in one self-contained file."""
 
 import json
 from collections.abc import Iterable
@@ -10,11 +10,11 @@ from pipeline.dataset import Manifest
 from pipeline.preview.strips import Strip
 from pipeline.preview.survey import DURATION_UNIT_S, SIZE_UNIT_BYTES, Survey
 from pipeline.report.page import render
-from pipeline.report.palette import ROLES as ROLE_COLORS
+from pipeline.report.palette import ROLES
 from pipeline.report.plots import falling, histogram
 
 MOST_CLASSES = 45
-"""With more classes than this, only the largest and the smallest are named."""
+"""With more classes, only the largest and the smallest are named."""
 _ENDS = 15
 
 
@@ -32,7 +32,7 @@ def _facts(manifest: Manifest, clips: int) -> list[tuple[str, str]]:
 
 
 def _classes(manifest: Manifest, survey: Survey) -> list[tuple[str, int]]:
-    """Names and counts, the largest first; samples without a class come in only if there are any."""
+    """Names and counts, largest first, with samples without a class if there are any."""
     counts = np.zeros(len(manifest.classes) + 1, np.int64)
     known = survey.classes.counts[: len(counts)]
     counts[: len(known)] = known
@@ -41,7 +41,7 @@ def _classes(manifest: Manifest, survey: Survey) -> list[tuple[str, int]]:
 
 
 def render_page(title: str, manifest: Manifest, survey: Survey, samples: Iterable[Strip], seed: int) -> str:
-    """The page as HTML; of the samples only one is held at a time."""
+    """The page as HTML; `samples` are consumed one at a time."""
     subtitle = f"{manifest.media}, split {manifest.split}, layout {manifest.layout}, seed {manifest.seed}"
     if manifest.media == "clips":
         subtitle += f", {manifest.settings['frames']['fps']:g} frames a second"
@@ -61,7 +61,7 @@ def render_page(title: str, manifest: Manifest, survey: Survey, samples: Iterabl
         facts=_facts(manifest, int(survey.classes.counts.sum())),
         manifest=manifest,
         seed=seed,
-        roles=ROLE_COLORS,
+        roles=ROLES,
         samples=samples,
         classes=classes,
         curve=falling(np.array([count for _, count in classes])) if len(classes) > MOST_CLASSES else "",

@@ -1,38 +1,31 @@
-"""The same samples as rows of a contact sheet."""
+"""Samples as rows of a contact sheet."""
 
-from pipeline.preview.strips import ROLES, Strip
+from pipeline.preview.strips import Strip
 from pipeline.report.contact_sheet import Row, Tile, shrink, spread
-from pipeline.report.palette import ROLES as ROLE_COLORS
+from pipeline.report.palette import ROLES
 
-_ACROSS = 10
-"""Frames shown of a clip."""
+_FRAMES_PER_CLIP, _IMAGES_PER_ROW = 10, 6
 _FRAME, _IMAGE = (168, 150), (280, 210)
-_IMAGES_ACROSS = 6
 
 
-def clip_row(strip: Strip) -> Row:
-    """A clip in order of time: the frames of its first draw under the colors of their roles, and some others."""
+def sample_row(strip: Strip) -> Row:
+    """A clip in order of time, with the first triplet in the colors of its roles, or a single image."""
+    if not strip.draws:
+        return Row("", [Tile(shrink(strip.pictures[0], _IMAGE), f"{strip.class_name}\n{strip.key}")])
     roles = dict(zip(strip.draws[0].frames, ROLES, strict=True))
     others = [frame for frame in strip.pictures if frame not in roles]
     tiles = []
-    for frame in sorted([*roles, *(others[number] for number in spread(len(others), _ACROSS - len(roles)))]):
+    for frame in sorted([*roles, *(others[number] for number in spread(len(others), _FRAMES_PER_CLIP - len(roles)))]):
         role = roles.get(frame, "")
         caption = ", ".join(filter(None, (role, f"{strip.times_s[frame]:.2f} s")))
-        tiles.append(Tile(shrink(strip.pictures[frame], _FRAME), caption, ROLE_COLORS.get(role, "")))
+        tiles.append(Tile(shrink(strip.pictures[frame], _FRAME), caption, ROLES.get(role, "")))
     facts = f"{strip.num_frames} frames, {strip.duration_s:.1f} s, {strip.size[0]} x {strip.size[1]}"
-    return Row(f"{strip.class_name or 'without class'}: {strip.key}, {facts}", tiles)
+    return Row(f"{strip.class_name}: {strip.key}, {facts}", tiles)
 
 
-def part(strip: Strip) -> Row:
-    """A sample as it stands on the sheet."""
-    if strip.draws:
-        return clip_row(strip)
-    return Row("", [Tile(shrink(strip.pictures[0], _IMAGE), f"{strip.class_name or 'without class'}\n{strip.key}")])
-
-
-def arrange(parts: list[Row]) -> list[Row]:
-    """The rows of the sheet: each clip has its own, images stand side by side."""
-    if any(part.heading for part in parts):
-        return parts
-    tiles = [tile for part in parts for tile in part.tiles]
-    return [Row("", tiles[start : start + _IMAGES_ACROSS]) for start in range(0, len(tiles), _IMAGES_ACROSS)]
+def arrange(rows: list[Row]) -> list[Row]:
+    """The rows of the sheet: one for each clip, or several images in each."""
+    if any(row.heading for row in rows):
+        return rows
+    tiles = [tile for row in rows for tile in row.tiles]
+    return [Row("", tiles[start : start + _IMAGES_PER_ROW]) for start in range(0, len(tiles), _IMAGES_PER_ROW)]

@@ -1,4 +1,4 @@
-"""The samples that are shown: their frames, and which of them some sandwich draws take."""
+"""The samples that are shown, with their frames and the triplets drawn from them."""
 
 import io
 import json
@@ -18,23 +18,22 @@ from pipeline.sampling.sandwich import SandwichSettings, draw_frames, draws_need
 from pipeline.settings import UserError
 from pipeline.storage import Storage
 
-ROLES = ("past", "current", "future")
 MOST_PICTURED = 24
-"""Longer clips are shown by so many frames, evenly spaced."""
+"""Most evenly spaced frames shown of a clip."""
 _SANDWICH = SandwichSettings()
 
 
 class Draw(NamedTuple):
-    """Frame numbers of one triplet, and its name."""
+    """A triplet and its name."""
 
     name: str
     frames: tuple[int, int, int]
-    """Past, current, future."""
+    """Frame numbers of past, current and future."""
 
 
 @dataclass(frozen=True)
 class Strip:
-    """One clip or image with the pictures that are shown of it."""
+    """A clip or image with the frames that are shown."""
 
     key: str
     class_name: str
@@ -43,16 +42,16 @@ class Strip:
     num_frames: int
     duration_s: float
     times_s: dict[int, float]
-    """Time of each pictured frame; empty for an image."""
+    """Seconds from the start of the clip, by frame number; empty for an image."""
     pictures: dict[int, Image.Image]
     """By frame number, in order of time."""
     even: list[int]
-    """Evenly spaced frame numbers over the clip; empty if the dataset holds triplets only."""
+    """Evenly spaced frame numbers; empty for a dataset of triplets."""
     draws: list[Draw]
 
 
 def reader_draws(row: int, num_frames: int, seed: int, count: int) -> list[Draw]:
-    """What the reader draws from index row `row` in its first `count` epochs with this seed and the paper's ranges."""
+    """Triplets that the reader draws from index row `row` in its first `count` epochs, with the paper's ranges."""
     uniform = uniforms(seed, Stream.SAMPLE, np.arange(count), row, draws_needed(_SANDWICH))
     drawn = draw_frames(_SANDWICH, np.full(count, num_frames), uniform)
     return [
@@ -67,7 +66,7 @@ def _picture(storage: Storage, row: dict[str, Any], frame: int) -> Image.Image:
 
 
 def _facts(storage: Storage, row: dict[str, Any]) -> dict[str, Any]:
-    """The content of a sample's `json`, which the index of the shard for DALI locates."""
+    """The content of a sample's `json`, found with the shard's index for DALI."""
     name = f"{row['key']}.json"
     for line in storage.read(dali_index_file(row["shard"])).decode().splitlines()[1:]:
         *_, offset, size, member = line.split(" ")
@@ -77,48 +76,34 @@ def _facts(storage: Storage, row: dict[str, Any]) -> dict[str, Any]:
     raise KeyError(name)
 
 
-def _of_triplets(
-    storage: Storage, chosen: Chosen, most: int
-) -> tuple[dict[str, Any], dict[int, Image.Image], list[Draw]]:
-    facts: dict[str, Any] = {}
-    times: dict[int, float] = {}
-    pictures: dict[int, Image.Image] = {}
-    draws = []
-    for number, row in enumerate(chosen.rows[:most]):
-        facts = _facts(storage, row)
-        past, current, future = facts["frames"]
-        draws.append(Draw(f"triplet {number}", (past, current, future)))
-        for place, frame in enumerate(facts["frames"]):
-            pictures[frame] = _picture(storage, row, place)
-            times[frame] = facts["times_s"][place]
-    return {**facts, "times_s": times}, dict(sorted(pictures.items())), draws
-
-
 def _strip(storage: Storage, manifest: Manifest, chosen: Chosen, draws: int, seed: int) -> Strip:
     row = chosen.rows[0]
+    key, num_frames = row["key"], row["num_frames"]
     even: list[int] = []
     drawn: list[Draw] = []
-    times: dict[int, float] = {}
-    num_frames: int = row["num_frames"]
+    times_s: dict[int, float] = {}
     if manifest.layout == "triplets":
-        facts, pictures, drawn = _of_triplets(storage, chosen, draws)
-        times, num_frames = facts["times_s"], facts["num_frames"]
+        rows = chosen.rows[:draws]
+        facts = [_facts(storage, row) for row in rows]
+        key, num_frames = facts[0]["clip"], facts[0]["num_frames"]
+        drawn = [Draw(f"triplet {number}", (*fact["frames"],)) for number, fact in enumerate(facts)]
+        times_s = {frame: time for fact in facts for frame, time in zip(fact["frames"], fact["times_s"], strict=True)}
+        stored = {f: (row, i) for row, fact in zip(rows, facts, strict=True) for i, f in enumerate(fact["frames"])}
     else:
         if manifest.media == "clips":
             drawn = reader_draws(chosen.row, num_frames, seed, draws)
-            times = dict(enumerate(_facts(storage, row)["times_s"]))
+            times_s = dict(enumerate(_facts(storage, row)["times_s"]))
         even = spread(num_frames, MOST_PICTURED)
-        pictured = sorted({*even, *(frame for draw in drawn for frame in draw.frames)})
-        pictures = {frame: _picture(storage, row, frame) for frame in pictured}
+        stored = {frame: (row, frame) for frame in {*even, *(frame for draw in drawn for frame in draw.frames)}}
     return Strip(
-        key=facts["clip"] if manifest.layout == "triplets" else row["key"],
-        class_name=row["class_name"],
+        key=key,
+        class_name=row["class_name"] or "without class",
         source=row["source"],
         size=(row["width"], row["height"]),
         num_frames=num_frames,
         duration_s=row["duration_s"],
-        times_s=times,
-        pictures=pictures,
+        times_s=times_s,
+        pictures={frame: _picture(storage, *stored[frame]) for frame in sorted(stored)},
         even=even,
         draws=drawn,
     )
@@ -127,17 +112,17 @@ def _strip(storage: Storage, manifest: Manifest, chosen: Chosen, draws: int, see
 def read_strips(
     storage: Storage, manifest: Manifest, chosen: Iterable[Chosen], draws: int, seed: int
 ) -> Iterator[Strip]:
-    """Read what is shown of each chosen sample, one after the other, with `draws` triplets each.
+    """Read the chosen samples one at a time, with `draws` triplets each.
 
     Raises:
         UserError: a shard is damaged.
     """
-    for one in chosen:
+    for sample in chosen:
         try:
-            strip = _strip(storage, manifest, one, draws, seed)
-        except Exception as error:  # of a damaged picture, Pillow's decoders raise every kind
+            strip = _strip(storage, manifest, sample, draws, seed)
+        except Exception as error:  # Pillow's decoders raise errors of any kind for damaged data
             raise UserError(
-                f"cannot read {one.rows[0]['key']} in {storage}/{one.rows[0]['shard']} ({type(error).__name__}). "
+                f"cannot read {sample.rows[0]['key']} in {storage}/{sample.rows[0]['shard']} ({type(error).__name__}). "
                 f"{repair_hint(storage)}"
             ) from error
         yield strip

@@ -1,6 +1,6 @@
-"""Counts over a whole dataset, and a choice of its samples, from the tables alone and in bounded memory."""
+"""Counts over a whole dataset and a choice of its samples, from its tables alone."""
 
-from collections.abc import Iterator
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,18 +16,18 @@ Counts = NDArray[np.int64]
 DURATION_UNIT_S = 0.1
 SIZE_UNIT_BYTES = 1000
 EXAMPLES = 3
-"""Rejects of each reason that are shown."""
+"""Number of rejects shown for each reason."""
 _EXAMPLE_CHARACTERS = 300
 
 
 class Tally:
-    """How often each whole number from 0 on occurs."""
+    """Counts of the integers 0, 1, ..."""
 
     def __init__(self) -> None:
         self.counts: Counts = np.zeros(1, np.int64)
 
     def add(self, values: NDArray[Any]) -> None:
-        """Count (n,) whole numbers."""
+        """Count integers (n,)."""
         new = np.bincount(values, minlength=len(self.counts))
         new[: len(self.counts)] += self.counts
         self.counts = new
@@ -39,12 +39,12 @@ class RejectedInputs:
 
     count: int = 0
     examples: list[tuple[str, str]] = field(default_factory=list)
-    """Source and detail of the first ones."""
+    """Source and detail of the first few."""
 
 
 @dataclass
 class Survey:
-    """What the whole dataset is like. A clip of layout `triplets` counts once."""
+    """Distributions over a whole dataset; a clip of layout `triplets` counts once."""
 
     classes: Tally = field(default_factory=Tally)
     """Clips or images by label + 1."""
@@ -59,21 +59,16 @@ class Survey:
 
 @dataclass(frozen=True)
 class Chosen:
-    """An input that is shown."""
+    """A clip or image that is shown."""
 
     row: int
-    """Number of its first row in the index."""
+    """Its first row in the index."""
     rows: list[dict[str, Any]]
-    """Its index rows: one, or one for each triplet."""
-
-
-def rows_of_a_clip(manifest: Manifest) -> int:
-    """Index rows that belong to one input."""
-    return int(manifest.settings["triplets"]["per_clip"]) if manifest.layout == "triplets" else 1
+    """Its index rows: a single one, or one for each triplet."""
 
 
 def allot(counts: Counts, samples: int, seed: int) -> Counts:
-    """How many of `samples` each class gives: all classes in turn, in an order drawn from the seed."""
+    """Number of samples to show of each class (n,), `samples` in all: one of each class in turn, in random order."""
     order = np.random.default_rng(seed).permutation(np.flatnonzero(counts))
     quota = np.zeros_like(counts)
     while len(order) and (left := samples - int(quota.sum())) > 0:
@@ -82,24 +77,21 @@ def allot(counts: Counts, samples: int, seed: int) -> Counts:
     return quota
 
 
-def _first_rows(file: pq.ParquetFile, columns: list[str], stride: int) -> Iterator[pa.RecordBatch]:
-    """Batches of every `stride`-th row."""
-    start = 0
-    for batch in file.iter_batches(columns=columns):
-        yield batch.take(pa.array(np.arange(-start % stride, batch.num_rows, stride)))
-        start += batch.num_rows
+def _rows_per_input(manifest: Manifest) -> int:
+    return int(manifest.settings["triplets"]["per_clip"]) if manifest.layout == "triplets" else 1
 
 
 def survey_dataset(storage: Storage, manifest: Manifest) -> Survey:
-    """Count over the index and the rejects.
+    """Count over the index and the rejects, in bounded memory.
 
     Raises:
         OSError, pyarrow.ArrowException: they cannot be read.
     """
-    survey = Survey()
-    columns = ["label", "duration_s", "width", "height", "frame_size"]
+    survey, start, stride = Survey(), 0, _rows_per_input(manifest)
     with storage.parquet(INDEX) as file:
-        for batch in _first_rows(file, columns, rows_of_a_clip(manifest)):
+        for rows in file.iter_batches(columns=["label", "duration_s", "width", "height", "frame_size"]):
+            batch = rows.take(pa.array(np.arange(-start % stride, rows.num_rows, stride)))
+            start += rows.num_rows
             survey.classes.add(batch["label"].to_numpy() + 1)
             survey.durations.add(np.rint(batch["duration_s"].to_numpy() / DURATION_UNIT_S).astype(np.int64))
             survey.widths.add(batch["width"].to_numpy())
@@ -117,26 +109,16 @@ def survey_dataset(storage: Storage, manifest: Manifest) -> Survey:
 
 def choose(storage: Storage, manifest: Manifest, survey: Survey, samples: int, seed: int) -> list[Chosen]:
     """Draw `samples` inputs from the seed, spread over the classes, and read their index rows; in index order."""
-    quota = allot(survey.classes.counts, samples, seed)
-    random = np.random.default_rng((seed, 1))
-    stride = rows_of_a_clip(manifest)
-    kept: dict[int, list[tuple[float, int]]] = {int(label): [] for label in np.flatnonzero(quota)}
-    start = 0
+    quota, stride = allot(survey.classes.counts, samples, seed), _rows_per_input(manifest)
     with storage.parquet(INDEX) as file:
-        for batch in _first_rows(file, ["label"], stride):
-            labels, rank = batch["label"].to_numpy() + 1, random.random(batch.num_rows)
-            for label, best in kept.items():
-                own = np.flatnonzero(labels == label)
-                first = own[np.argsort(rank[own], kind="stable")[: quota[label]]]
-                candidates = best + [(float(rank[place]), start + int(place)) for place in first]
-                kept[label] = sorted(candidates)[: quota[label]]
-            start += batch.num_rows
-        numbers = sorted(number for best in kept.values() for _, number in best)
-        return [Chosen(number * stride, _rows(file, number * stride, stride)) for number in numbers]
+        labels = file.read(["label"])["label"].to_numpy()[::stride] + 1
+        order = np.argsort(np.random.default_rng((seed, 1)).random(len(labels)), kind="stable")
+        chosen = [order[labels[order] == label][: quota[label]].tolist() for label in np.flatnonzero(quota)]
+        return [Chosen(stride * n, _rows(file, stride * n, stride)) for n in sorted(itertools.chain(*chosen))]
 
 
 def _rows(file: pq.ParquetFile, first: int, count: int) -> list[dict[str, Any]]:
-    """Index rows `first`, ..., `first` + `count` - 1, which lie in one row group."""
+    """Index rows `first` to `first + count - 1`, which are in one row group."""
     group = 0
     while first >= (size := file.metadata.row_group(group).num_rows):
         first -= size

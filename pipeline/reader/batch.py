@@ -1,17 +1,17 @@
-"""The batch that a model sees."""
+"""The batches that training takes."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+
+from pipeline.sampling.plan import BatchPlan
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's share of a global batch: b clips, with S = global size, s = local size, P patches in a global crop.
+    """Inputs of the model for b clips, with S = global size, s = local size, P patches in a global crop.
 
-    Crops are ordered by view: view 1 of the b clips, then view 2, and so on. All views are parts of one block of memory
-    as DALI wrote it, on the rank's device: nothing is copied, and the block lives as long as any of them.
+    Crops are ordered by view: view 1 of the b clips, then view 2, and so on.
     """
 
     global_crops: Tensor
@@ -19,14 +19,20 @@ class Batch:
     local_crops: Tensor
     """(local crops * b, 3, s, s) float32."""
     auxiliary: tuple[Tensor, ...]
-    """Two views (2 b, 3, S, S) float32 of each auxiliary frame: past and future, or one neighbour image. A view beside
-    a crop without a mask never reaches the loss and is zeros."""
+    """Two views (2 b, 3, S, S) float32 of each auxiliary frame: past and future, or one neighbour image. Views for a
+    crop without a mask never reach the loss and are zeros."""
     masks: Tensor
     """(2 b, P) bool, True where the student's global crop is masked."""
     masked_loss_scale: float = 1.0
-    """Masked patches here over their mean in the equal parts of the global batch. A mean over masked patches, times
-    this, becomes a mean over the global batch once ranks and micro-batches are averaged."""
-    step: int = 0
-    """Which global batch this is a part of."""
-    rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    """(b,) int64 dataset rows of the clips."""
+    """Masked patches of this batch over their mean in the equal parts of the global batch. A mean over masked patches,
+    times this, becomes a mean over the global batch once ranks and micro-batches are averaged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedBatch(Batch):
+    """One rank's part of a global batch, with the plan that it was made from.
+
+    All views share one block of memory on the rank's device, as DALI wrote it; the block is freed with the last view.
+    """
+
+    plan: BatchPlan

@@ -5,19 +5,20 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pipeline.dataset import Manifest, Shard, repair_hint
+from pipeline.dataset import MANIFEST, Manifest, Shard, repair_hint
 from pipeline.files import TEMPORARY_PREFIX, atomic_path, locked, remove
+from pipeline.sampling.order import OrderSettings
 from pipeline.settings import UserError
 from pipeline.storage import Storage
 
 DOWNLOADS = 4
-"""Shards that one process fetches at a time."""
+"""Shards that one process downloads at a time."""
 CHUNK = 1 << 24
-"""Bytes of one request to the store."""
+"""Bytes per request to the object store."""
 _LOCK = ".lock"
 
 
@@ -28,10 +29,10 @@ def _status(path: Path) -> os.stat_result | None:
 
 
 class ShardCache:
-    """A folder of whole shards, shared by all processes of a machine, in which the least recently used make room.
+    """A folder of whole shards, shared by all processes of a machine; the least recently used are evicted.
 
-    A shard that is removed while somebody reads it stays readable until they close it. Only shards that were fetched
-    into the folder, each known by the lock file beside it, are counted and removed: it may hold other tars.
+    A shard that is evicted while a process reads it stays readable until it is closed. Only shards that were fetched
+    into the folder, recognized by the lock file next to each, are counted and evicted: the folder may hold other tars.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -43,22 +44,22 @@ class ShardCache:
         self._closed = threading.Event()
 
     def path(self, manifest: Manifest, number: int) -> Path:
-        """Where a shard lies while it is in the cache."""
+        """Local path of a shard, whether it is in the cache or not."""
         return self.folder / manifest.dataset_hash[:16] / manifest.shards[number].file
 
     def fetch(self, storage: Storage, manifest: Manifest, number: int) -> Path:
-        """Local path of a shard, which is downloaded if it is not there.
+        """Local path of a shard, downloaded if it is not in the cache.
 
         Raises:
-            UserError: it cannot be read, is not the one that the manifest names, or does not fit into the limit.
+            UserError: it cannot be read, its bytes do not match the manifest, or it does not fit into the limit.
         """
         path, shard = self.path(manifest, number), manifest.shards[number]
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.with_name(f"{path.name}{_LOCK}")):
             status = _status(path)
             if status is not None and status.st_size == shard.bytes:
-                with contextlib.suppress(FileNotFoundError):  # another thread or process has just made room
-                    # used now; a changed mtime would mean changed bytes
+                with contextlib.suppress(FileNotFoundError):  # another thread or process has just evicted it
+                    # the access time marks its last use; readers take a changed mtime for changed bytes
                     os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))
                     return path
             with atomic_path(path) as temporary:
@@ -71,7 +72,7 @@ class ShardCache:
         with path.open("r+b") as stream:
             for first in range(0, shard.bytes, CHUNK):
                 if self._closed.is_set():
-                    raise UserError(f"the download of {shard.file} was given up")
+                    raise UserError(f"the download of {shard.file} was canceled")
                 try:
                     data = storage.read(shard.file, (first, min(CHUNK, shard.bytes - first)))
                 except (OSError, EOFError) as error:
@@ -83,30 +84,30 @@ class ShardCache:
                 stream.write(data)
         if digest.hexdigest() != shard.sha256:
             raise UserError(
-                f"shard {storage}/{shard.file} is not the one that the manifest names. {repair_hint(storage)}"
+                f"shard {storage}/{shard.file} does not match its hash in {MANIFEST}. {repair_hint(storage)}"
             )
 
     def _reserve(self, temporary: Path, size: int) -> None:
-        """Make room for a file of `size` bytes and take it at once, so that no other process does."""
+        """Evict shards until `size` bytes are free, and allocate them before another process can."""
         with locked(self.folder / f"cache{_LOCK}"):
             self._remove_abandoned()
             files = [*self._fetched(), *self._unfinished()]
-            result = {path: status for path in files if (status := _status(path))}
-            room = self.limit - sum(status.st_size for status in result.values())
-            for path, status in sorted(result.items(), key=lambda entry: entry[1].st_atime_ns):
-                if room < size and not path.name.startswith(TEMPORARY_PREFIX):
+            statuses = {path: status for path in files if (status := _status(path))}
+            free = self.limit - sum(status.st_size for status in statuses.values())
+            for path, status in sorted(statuses.items(), key=lambda entry: entry[1].st_atime_ns):
+                if free < size and not path.name.startswith(TEMPORARY_PREFIX):
                     remove(path)
-                    room += status.st_size
-            if room < size:
+                    free += status.st_size
+            if free < size:
                 raise UserError(
-                    f"the shard cache {self.folder} of {self.limit / 1e9:.3g} GB is too small for the shards that are "
-                    "fetched at a time: raise data.cache_gb or lower data.order.window"
+                    f"the shard cache {self.folder} of {self.limit / 1e9:.3g} GB is too small for the shards in use: "
+                    "raise data.cache_gb or lower data.order.window"
                 )
             with temporary.open("wb") as stream:
                 stream.truncate(size)
 
     def _remove_abandoned(self) -> None:
-        """Remove what killed processes left half-written."""
+        """Remove unfinished downloads of processes that were killed."""
         for temporary in self._unfinished():
             name = temporary.name.removeprefix(TEMPORARY_PREFIX).rpartition("-")[0]
             with locked(temporary.with_name(f"{name}{_LOCK}"), wait=False) as abandoned:
@@ -114,23 +115,42 @@ class ShardCache:
                     remove(temporary)
 
     def _fetched(self) -> list[Path]:
-        """Where shards lie that were fetched, or are being fetched."""
+        """Paths of shards that were fetched or are being fetched, whether they exist or not."""
         return [lock.with_name(lock.name.removesuffix(_LOCK)) for lock in self.folder.glob(f"*/*.tar{_LOCK}")]
 
     def _unfinished(self) -> list[Path]:
-        """Files that become shards, or that a killed process left."""
+        """Files of downloads in progress, or of processes that were killed."""
         return [file for path in self._fetched() for file in path.parent.glob(f"{TEMPORARY_PREFIX}{path.name}-*")]
 
     def request(self, storage: Storage, manifest: Manifest, numbers: Iterable[int]) -> None:
-        """Fetch shards in the background, in this order; what fails is tried again, and told, when it is read."""
-        expected = {self.path(manifest, number): number for number in numbers}
+        """Fetch shards in the background, in this order; one that fails is fetched again when it is used."""
+        requested = {self.path(manifest, number): number for number in numbers}
         others = {path for path in self._requested if path.parent.name != manifest.dataset_hash[:16]}
-        fresh = [number for path, number in expected.items() if path not in self._requested]
-        self._requested = others | set(expected)
-        for number in fresh:
+        new = [number for path, number in requested.items() if path not in self._requested]
+        self._requested = others | set(requested)
+        for number in new:
             self._pool.submit(self.fetch, storage, manifest, number)
 
     def close(self) -> None:
-        """Give up the downloads in progress and start no other."""
+        """Cancel all downloads."""
         self._closed.set()
         self._pool.shutdown(cancel_futures=True)
+
+
+def check_cache_size(cache: ShardCache, order: OrderSettings, remote: Sequence[Manifest]) -> None:
+    """Check that a cache can hold the shards of remote datasets in use at a time: one window and the next.
+
+    Raises:
+        UserError: its limit is too small.
+    """
+    shards = None if order.kind == "global" else 2 * order.window
+    datasets = {manifest.dataset_hash: manifest for manifest in remote}
+    sizes = [sorted((shard.bytes for shard in dataset.shards), reverse=True) for dataset in datasets.values()]
+    needed = sum(sum(size[:shards]) for size in sizes)
+    if needed > cache.limit:
+        reason = (
+            "data.order.kind global, which draws from all shards: raise it, or set data.order.kind to window"
+            if order.kind == "global"
+            else f"two windows of {order.window} shards: raise it, or lower data.order.window"
+        )
+        raise UserError(f"data.cache_gb is {cache.limit / 1e9:g} but {needed / 1e9:.3g} are needed for {reason}")

@@ -14,7 +14,7 @@ from pipeline.sampling.views import GLOBAL_VIEWS, SOLARIZE_OFF, Boxes, ColorJitt
 
 
 def box_feed(boxes: Boxes) -> Feed:
-    """Crop boxes (n,) of n views."""
+    """Inputs of the graph for the crop boxes (n,) of n views."""
     return {
         "start": np.stack([boxes.top, boxes.left], axis=-1).astype(np.int32),
         "shape": np.stack([boxes.height, boxes.width], axis=-1).astype(np.int32),
@@ -22,7 +22,7 @@ def box_feed(boxes: Boxes) -> Feed:
 
 
 def color_feed(photometry: ColorJitterParams) -> Feed:
-    """Colors (n,) of n views."""
+    """Inputs of the graph for the color parameters (n,) of n views."""
     colors = color_map(photometry)
     return {
         "matrix": colors.matrix.astype(np.float32),
@@ -35,9 +35,10 @@ def color_feed(photometry: ColorJitterParams) -> Feed:
 
 
 def frame_feed(frames: Sequence[Sequence[np.ndarray]], needed: NDArray[np.bool_], views: Sequence[int]) -> Feed:
-    """Encoded frames, F lists of b arrays, of the V views of b clips, of which the f-th frame has `views[f]`.
+    """Inputs of the graph for F encoded frames of b clips, given as F lists of b arrays.
 
-    `needed` (b, F) says which frames there are. The first view of a frame brings it for the others.
+    `views` (F,) is the number of views of each frame, `needed` (b, F) whether it is decoded. A frame is fed with its
+    first view, and the others refer to it.
     """
     clips = len(needed)
     first = np.cumsum([0, *views[:-1]])
@@ -50,9 +51,9 @@ def frame_feed(frames: Sequence[Sequence[np.ndarray]], needed: NDArray[np.bool_]
 
 
 def plan_feed(plan: BatchPlan, settings: ViewSettings, frames: Sequence[Sequence[np.ndarray]]) -> Feed:
-    """Graph inputs of a plan: its parameters, and the encoded `frames`, a list of b arrays for each of its columns.
+    """All inputs of the graph for a plan and its encoded `frames`, 1 + A lists of b arrays.
 
-    Views are ordered as in a `Batch`: the first of all clips, then the second, and so on.
+    Views are in the order of a `Batch`: the first of all clips, then the second, and so on.
     """
     auxiliary = len(frames) - 1
     sizes = view_sizes(settings, auxiliary)

@@ -1,8 +1,8 @@
 """The DALI graph that executes a plan: encoded frames and parameter arrays in, normalized views out.
 
-One definition serves the CPU and the GPU. Every view is a sample of DALI's batch, so that views of all kinds go through
-the same few operators and lie one after the other in memory. Every frame is decoded once, and what a plan does not need
-is neither decoded nor made.
+One definition serves the CPU and the GPU. Every view is a sample of DALI's batch, so views of all kinds go through the
+same few operators and are contiguous in memory. Every frame is decoded once; frames and views that a plan does not need
+are skipped.
 """
 
 from collections.abc import Callable
@@ -23,9 +23,9 @@ NORMALIZATION: dict[str, Any] = {
 """Arguments of `fn.crop_mirror_normalize` for pixels from 0 to 255."""
 
 INPUTS: dict[str, tuple[Any, int]] = {
-    "encoded": (types.UINT8, 1),  # a frame, at the first of the views that are made of it
-    "decoded": (types.BOOL, 0),  # whether there is one
-    "frame": (types.INT32, 0),  # the sample whose frame this view is made of
+    "encoded": (types.UINT8, 1),  # the frame, for the first of its views
+    "decoded": (types.BOOL, 0),  # whether this sample has an encoded frame
+    "frame": (types.INT32, 0),  # the sample that holds this view's frame
     "needed": (types.BOOL, 0),
     "start": (types.INT32, 1),
     "shape": (types.INT32, 1),
@@ -38,7 +38,7 @@ INPUTS: dict[str, tuple[Any, int]] = {
     "solarized": (types.BOOL, 0),
     "mirror": (types.INT32, 0),
 }
-"""DALI type and dimensions of what is given for each view."""
+"""DALI type and number of dimensions of each input, which has one value for each view."""
 
 ENCODED = "encoded"
 Feed = dict[str, Any]
@@ -46,13 +46,13 @@ Feed = dict[str, Any]
 
 
 def decode_frames(encoded: DataNode, on_gpu: bool) -> DataNode:
-    """Decode JPEGs as they are stored: their orientation was settled when the shard was written."""
+    """Decode JPEGs without a look at their EXIF orientation, which was applied when the shard was written."""
     device = "mixed" if on_gpu else "cpu"
     return fn.decoders.image(encoded, device=device, output_type=types.RGB, adjust_orientation=False)
 
 
 def build_decoder(device_id: int | None) -> Pipeline:
-    """Build a pipeline that decodes one frame at a time, which is fed under the name `ENCODED`."""
+    """Build a pipeline that decodes one frame at a time, fed as the input `ENCODED`."""
 
     @pipeline_def(batch_size=1, num_threads=1, device_id=device_id, prefetch_queue_depth=1)  # type: ignore[untyped-decorator]
     def graph() -> DataNode:
@@ -64,30 +64,30 @@ def build_decoder(device_id: int | None) -> Pipeline:
     return pipeline
 
 
-def _crop(image: DataNode, given: dict[str, DataNode]) -> DataNode:
-    """Cut out and resize as Pillow does: the filter sees nothing outside the crop."""
-    cut = fn.slice(image, given["start"], given["shape"], axes=(0, 1))
-    return fn.resize(cut, size=given["size"], interp_type=types.INTERP_CUBIC, antialias=True)
+def _crop(image: DataNode, inputs: dict[str, DataNode]) -> DataNode:
+    """Crop and resize as Pillow does: the filter does not see pixels outside the crop."""
+    cut = fn.slice(image, inputs["start"], inputs["shape"], axes=(0, 1))
+    return fn.resize(cut, size=inputs["size"], interp_type=types.INTERP_CUBIC, antialias=True)
 
 
-def _color(crop: DataNode, given: dict[str, DataNode], on_gpu: bool) -> DataNode:
+def _color(crop: DataNode, inputs: dict[str, DataNode], on_gpu: bool) -> DataNode:
     """Color, blur and solarize a resized crop; see `pipeline.sampling.color`."""
-    if given["colored"]:  # per sample: DALI's conditional execution
+    if inputs["colored"]:  # per sample: DALI's conditional execution
         mean = fn.reductions.mean(crop, axes=(0, 1))
-        if on_gpu:  # arguments of an operator must lie on the CPU
-            pixels = fn.coord_transform(crop, M=given["matrix"]) + fn.reductions.sum(given["weights"].gpu() * mean)
+        if on_gpu:  # DALI takes arguments of an operator from the CPU only
+            pixels = fn.coord_transform(crop, M=inputs["matrix"]) + fn.reductions.sum(inputs["weights"].gpu() * mean)
         else:
-            shift = fn.stack(*[fn.reductions.sum(given["weights"] * mean)] * 3)
-            pixels = fn.coord_transform(crop, M=given["matrix"], T=shift)
+            shift = fn.stack(*[fn.reductions.sum(inputs["weights"] * mean)] * 3)
+            pixels = fn.coord_transform(crop, M=inputs["matrix"], T=shift)
         pixels = math.clamp(pixels, 0.0, 255.0)
     else:
         pixels = fn.cast(crop, dtype=types.FLOAT)
-    if given["blurred"]:
-        row, column = given["kernel"], fn.reshape(given["kernel"], shape=[BLUR_TAPS, 1])
+    if inputs["blurred"]:
+        row, column = inputs["kernel"], fn.reshape(inputs["kernel"], shape=[BLUR_TAPS, 1])
         if on_gpu:
             row, column = row.gpu(), column.gpu()
         pixels = fn.filter(fn.filter(pixels, row, border="reflect_101"), column, border="reflect_101")
-    if given["solarized"]:
+    if inputs["solarized"]:
         bright = pixels >= 127.5  # pixels are not rounded: 128 is the first bright level
         pixels = pixels + bright * (255.0 - 2.0 * pixels)
     return pixels
@@ -98,15 +98,15 @@ def build_graph(
 ) -> Pipeline:
     """Build the pipeline for batches of `batch_size` views; with a `device_id` it runs on that GPU, else on the CPU.
 
-    `feed` is called once a batch and ends the epoch by raising StopIteration. Output: the views (3, size, size)
-    float32, in one block of memory; zeros where not needed.
+    `feed` is called once per batch and ends the epoch by raising StopIteration. The output is the views (3, size, size)
+    float32 in one block of memory, zeros where not needed.
     """
     on_gpu = device_id is not None
     device = "gpu" if on_gpu else "cpu"
 
     def source() -> list[Any]:
-        content = feed()
-        return [content[name] for name in INPUTS]
+        inputs = feed()
+        return [inputs[name] for name in INPUTS]
 
     def one_pixel(color: list[float], dtype: Any) -> DataNode:  # noqa: ANN401 - a DALI type
         return types.Constant(color, dtype=dtype, shape=[1, 1, 3], layout="HWC", device=device)
@@ -127,18 +127,18 @@ def build_graph(
             dtype=[kind for kind, _ in INPUTS.values()],
             ndim=[dimensions for _, dimensions in INPUTS.values()],
         )
-        given = dict(zip(INPUTS, nodes))  # noqa: B905 - DALI's conditionals do not trace `strict`
-        if given["decoded"]:  # noqa: SIM108 - DALI's conditionals trace no expression
-            image = decode_frames(given["encoded"], on_gpu)
+        inputs = dict(zip(INPUTS, nodes))  # noqa: B905 - DALI's conditionals do not trace `strict`
+        if inputs["decoded"]:
+            image = decode_frames(inputs["encoded"], on_gpu)
         else:
             image = one_pixel([0.0, 0.0, 0.0], types.UINT8)
-        image = fn.permute_batch(image, indices=given["frame"])
-        if given["needed"]:
-            pixels = _color(_crop(image, given), given, on_gpu)
+        image = fn.permute_batch(image, indices=inputs["frame"])
+        if inputs["needed"]:
+            pixels = _color(_crop(image, inputs), inputs, on_gpu)
         else:  # the mean color, which is zero once normalized
             blank = one_pixel(NORMALIZATION["mean"], types.FLOAT)
-            pixels = fn.resize(blank, size=given["size"], interp_type=types.INTERP_NN)
-        return fn.crop_mirror_normalize(pixels, mirror=given["mirror"], **NORMALIZATION)
+            pixels = fn.resize(blank, size=inputs["size"], interp_type=types.INTERP_NN)
+        return fn.crop_mirror_normalize(pixels, mirror=inputs["mirror"], **NORMALIZATION)
 
     pipeline: Pipeline = graph()
     pipeline.build()

@@ -1,106 +1,82 @@
-"""The loader: plans a rank's part of each step, lets DALI execute it ahead of time, and hands out torch batches."""
+"""The loader: plans a rank's part of each step, has DALI execute it ahead of time, and returns torch batches."""
 
 import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from pipeline.reader.batch import Batch
+from pipeline.reader.batch import PlannedBatch
 from pipeline.reader.faults import DALI_ERRORS, BatchFrame, explain_failure
 from pipeline.reader.feed import plan_feed
 from pipeline.reader.graph import Feed, build_graph
-from pipeline.reader.mixture import DatasetMixture, SourceSettings, read_frames
+from pipeline.reader.mixture import DatasetMixture
+from pipeline.reader.settings import ReaderSettings
 from pipeline.sampling.plan import BatchPlan, needed_frames, plan_batch
 from pipeline.sampling.views import GLOBAL_VIEWS, view_sizes
-from pipeline.settings import THREAD_LIMIT, UserError
-
-
-class ReaderSettings(SourceSettings):
-    """Where the samples come from, what is made of them, and how far ahead."""
-
-    threads: int = Field(2, ge=1, le=THREAD_LIMIT)
-    """CPU threads of DALI on each rank."""
-    prefetch: int = Field(2, ge=1, le=THREAD_LIMIT)
-    """Batches that DALI prepares ahead."""
-    read_ahead: int = Field(4, ge=1, le=THREAD_LIMIT)
-    """Batches that are planned ahead of DALI, and whose frames the kernel is asked to read."""
-
-
-class _Prepared(NamedTuple):
-    plan: BatchPlan
-    feed: Feed
-
+from pipeline.settings import UserError
 
 _MOST_SAMPLES = 1 << 62
-"""Visits of all steps of a run; they are counted in 64 bits."""
+"""Samples that a run can read; their positions are 64-bit integers."""
 
 
-def _check_numbers(global_batch: int, first_step: int, last_step: int, rank: int, ranks: int) -> None:
-    """Make sure that there is a part of a batch to make.
-
-    Raises:
-        UserError: names the number that is out of its range.
-    """
+def _check_numbers(global_batch: int, steps: range, rank: int, ranks: int) -> None:
     if ranks < 1 or not 0 <= rank < ranks:
-        raise UserError(f"there is no rank {rank} of {ranks}: ranks count from 0")
+        raise UserError(f"there is no rank {rank} of {ranks}: ranks are numbered from 0")
     if global_batch < 1:
         raise UserError(f"the total batch size is {global_batch}; it must be at least 1")
     if global_batch % ranks:
         raise UserError(f"the total batch size {global_batch} does not divide by {ranks} ranks")
-    if first_step < 0 or last_step * global_batch > _MOST_SAMPLES:
+    if steps.start < 0 or steps.stop * global_batch > _MOST_SAMPLES:
         raise UserError(
-            f"steps {first_step} to {last_step} of {global_batch} samples cannot be counted: they begin at 0 and visit "
-            f"at most {_MOST_SAMPLES} samples"
+            f"steps {steps.start} to {steps.stop} of {global_batch} samples are out of range: the first is step 0, and "
+            f"all steps read at most {_MOST_SAMPLES} samples"
         )
 
 
 class Loader:
-    """Iterator over the batches of one rank, from `first_step` up to but not including `last_step`.
+    """Iterator over the batches of one rank.
 
-    The global batch of a step is the same whatever `ranks` is; rank r gets the r-th of equal contiguous parts.
-    Use it as a context manager: leaving it stops all threads and closes all files.
+    The global batch of a step does not depend on `ranks`; rank r gets the r-th of equal contiguous parts. Use it as a
+    context manager, which stops all threads and closes all files on exit.
     """
 
     def __init__(
         self,
         settings: ReaderSettings,
         global_batch: int,
-        first_step: int,
-        last_step: int,
+        steps: range,
         rank: int = 0,
         ranks: int = 1,
         device: torch.device | None = None,
     ) -> None:
-        """Open the datasets and build the DALI graph; on a CUDA `device` decoding and views run there.
+        """Open the datasets and build the DALI graph, which decodes and augments on `device` (default: the CPU).
 
         Raises:
             UserError: the data or the neighbour table cannot be used, `global_batch` does not divide by `ranks`, or
-                there is no such rank or step.
+                a rank or step is out of range.
         """
-        _check_numbers(global_batch, first_step, last_step, rank, ranks)
+        _check_numbers(global_batch, steps, rank, ranks)
         self.mixture = DatasetMixture(settings)
         self.dataset = self.mixture.datasets[0]
-        self.table = self.mixture.table
         self._settings, self._global_batch, self._ranks = settings, global_batch, ranks
         size = global_batch // ranks
         self._part = slice(rank * size, (rank + 1) * size)
-        self._unplanned = deque(range(first_step, last_step))
+        self._unplanned = deque(steps)
         self._device = device or torch.device("cpu")
         self._device_id = (self._device.index or 0) if self._device.type == "cuda" else None
         self._planned: deque[BatchPlan] = deque()
-        self._prepared: deque[Future[_Prepared]] = deque()
+        self._prepared: deque[Future[tuple[BatchPlan, Feed]]] = deque()
         self._running: deque[BatchPlan] = deque()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="plan")
-        self._left = len(self._unplanned)
+        self._unsubmitted = len(self._unplanned)
         self._submit()
-        self._auxiliary = 1 if self.table.neighbours is not None else len(settings.sandwich.auxiliary)
+        self._auxiliary = 1 if self.mixture.table.neighbours is not None else len(settings.sandwich.auxiliary)
         self._pipeline = build_graph(
             size * len(view_sizes(settings.views, self._auxiliary)),
             self._feed,
@@ -110,24 +86,22 @@ class Loader:
         )
 
     def _plan(self, step: int) -> BatchPlan:
-        """Plan a step and have its bytes brought nearer."""
-        places = np.arange(self._global_batch)[self._part]
-        self.mixture.request(step * self._global_batch + places)
-        plan = plan_batch(self._settings, self.table, step, self._global_batch, self._part)
-        needed = needed_frames(plan)
-        self.mixture.advise(plan.source_rows[needed], plan.frames[needed])
+        """Plan a step and start to read its shards and frames ahead."""
+        self.mixture.request(step * self._global_batch + np.arange(self._global_batch)[self._part])
+        plan = plan_batch(self._settings, self.mixture.table, step, self._global_batch, self._part)
+        self.mixture.advise(plan)
         return plan
 
-    def _prepare(self) -> _Prepared:
-        """Runs in the worker, batch after batch."""
+    def _prepare(self) -> tuple[BatchPlan, Feed]:
+        """Plan ahead and read the frames of the next batch; runs in the worker thread."""
         while self._unplanned and len(self._planned) <= self._settings.read_ahead:
             self._planned.append(self._plan(self._unplanned.popleft()))
         plan = self._planned.popleft()
-        return _Prepared(plan, plan_feed(plan, self._settings.views, read_frames(plan, self.mixture)))
+        return plan, plan_feed(plan, self._settings.views, self.mixture.planned_frames(plan))
 
     def _submit(self) -> None:
-        if self._left:
-            self._left -= 1
+        if self._unsubmitted:
+            self._unsubmitted -= 1
             self._prepared.append(self._worker.submit(self._prepare))
 
     def _feed(self) -> Feed:
@@ -139,7 +113,7 @@ class Loader:
         return feed
 
     def _explain(self, error: Exception) -> UserError:
-        """Name the frame that DALI failed on; batches come in order, so it should be one of the first that runs."""
+        """The error that names the frame DALI failed on, most likely one of the oldest batch in progress."""
         frames = []
         for plan in self._running:
             needed = needed_frames(plan)
@@ -148,12 +122,12 @@ class Loader:
                 frames.append(BatchFrame(origin.dataset, origin.row, frame))
         return explain_failure(error, f"in step {self._running[0].step}", frames, self._device_id)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[PlannedBatch]:
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> PlannedBatch:
         if self._pipeline is None:
-            raise UserError("this loader is closed: make a new one from the step that comes next")
+            raise UserError("this loader is closed: create another one that starts at the next step")
         try:
             (views,) = self._pipeline.run()
         except DALI_ERRORS as error:
@@ -161,14 +135,13 @@ class Loader:
         plan = self._running.popleft()
         global_crops, local_crops, *auxiliary = self._tensors(views, len(plan.rows))
         mean_masked = plan.masked_in_global_batch / self._ranks
-        return Batch(
+        return PlannedBatch(
             global_crops=global_crops,
             local_crops=local_crops,
             auxiliary=tuple(auxiliary),
             masks=torch.from_numpy(plan.masks).to(self._device),
             masked_loss_scale=float(plan.masks.sum()) / mean_masked if mean_masked else 1.0,
-            step=plan.step,
-            rows=torch.from_numpy(plan.rows),
+            plan=plan,
         )
 
     def _tensors(self, views: Any, clips: int) -> list[Tensor]:  # noqa: ANN401 - a DALI list of tensors

@@ -1,4 +1,4 @@
-"""A contact sheet: rows of captioned pictures with colored edges in one PNG."""
+"""Contact sheets: rows of captioned pictures with colored edges in one PNG."""
 
 import io
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from pipeline.report.palette import LIGHT
 
 EDGE = 3
 _MARGIN, _GAP = 24, 8
-_LEAST_WIDTH = 640
+_MIN_WIDTH = 640
 
 
 class Tile(NamedTuple):
@@ -21,35 +21,35 @@ class Tile(NamedTuple):
     caption: str = ""
     """Lines below the picture."""
     edge: str = ""
-    """Name of the edge's color; without one there is no edge."""
+    """Name of the edge's color; empty for no edge."""
 
 
 class Row(NamedTuple):
-    """Tiles side by side, below a heading if it is not empty."""
+    """Tiles side by side below a heading, which may be empty."""
 
     heading: str
     tiles: Sequence[Tile]
 
 
 def spread(count: int, most: int) -> list[int]:
-    """At most so many of the numbers 0, 1, ... `count` - 1: evenly spaced, the first and the last among them."""
+    """At most `most` evenly spaced numbers from 0 to `count - 1`, with both ends."""
     return [int(number) for number in np.unique(np.linspace(0, count - 1, min(count, most)).round())]
 
 
 def blank(size: tuple[int, int]) -> Image.Image:
-    """An empty place of (width, height)."""
+    """An empty tile of size (width, height)."""
     return Image.new("RGB", size, LIGHT["wash"])
 
 
 def shrink(picture: Image.Image, box: tuple[int, int]) -> Image.Image:
-    """The picture at the size (width, height) at which it just fits into `box`."""
+    """The picture resized to the largest size that fits into `box` (width, height)."""
     scale = min(box[0] / picture.width, box[1] / picture.height)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     return picture.resize(size, Image.Resampling.LANCZOS)
 
 
 def fit(text: str, width: float, size: int) -> str:
-    """`text`, shortened to `width` pixels at a font size."""
+    """`text`, truncated to `width` pixels at a font size."""
     font = ImageFont.load_default(size)
     if font.getlength(text) <= width:
         return text
@@ -59,10 +59,10 @@ def fit(text: str, width: float, size: int) -> str:
 
 
 def contact_sheet(rows: Sequence[Row], title: str = "", note: str = "") -> bytes:
-    """PNG bytes of a grid of tiles whose columns are as wide as their widest picture; pictures keep their size."""
+    """PNG bytes of a grid of tiles; each column is as wide as its widest picture."""
     across = max((len(row.tiles) for row in rows), default=0)
     widths = [max(row.tiles[i].picture.width for row in rows if i < len(row.tiles)) for i in range(across)]
-    width = max(_LEAST_WIDTH, sum(widths) + _GAP * (across - 1))
+    width = max(_MIN_WIDTH, sum(widths) + _GAP * (across - 1))
     parts = [_line(title, width, 26, "ink"), _line(note, width, 15, "soft")]
     for row in rows:
         parts += [_line(row.heading, width, 15, "ink"), _tiles(row.tiles, widths, width)]
@@ -77,24 +77,24 @@ def contact_sheet(rows: Sequence[Row], title: str = "", note: str = "") -> bytes
 
 
 def _line(text: str, width: int, size: int, color: str) -> Image.Image:
-    """A line of text, of no height if there is none."""
+    """A line of text; its height is 0 if there is no text."""
     line = Image.new("RGB", (width, bool(text) * (size + size // 2)), LIGHT["paper"])
     ImageDraw.Draw(line).text((0, 0), fit(text, width, size), LIGHT[color], ImageFont.load_default(size))
     return line
 
 
 def _tiles(tiles: Sequence[Tile], widths: Sequence[int], width: int) -> Image.Image:
-    """Tiles side by side in columns of some widths."""
+    """A row of tiles in columns of `widths`."""
     tallest = max((tile.picture.height for tile in tiles), default=0)
     lines = max((len(tile.caption.splitlines()) for tile in tiles), default=0)
     row = Image.new("RGB", (width, tallest + 18 * lines + 20), LIGHT["paper"])
     left = 0
-    for tile, room in zip(tiles, widths, strict=False):
+    for tile, column in zip(tiles, widths, strict=False):
         row.paste(tile.picture, (left, 0))
         if tile.edge:
             box = (left, 0, left + tile.picture.width - 1, tile.picture.height - 1)
             ImageDraw.Draw(row).rectangle(box, outline=LIGHT[tile.edge], width=EDGE)
         for number, line in enumerate(tile.caption.splitlines()):
-            row.paste(_line(line, room, 12, "soft" if number else "ink"), (left, tallest + 4 + 18 * number))
-        left += room + _GAP
+            row.paste(_line(line, column, 12, "soft" if number else "ink"), (left, tallest + 4 + 18 * number))
+        left += column + _GAP
     return row

@@ -1,4 +1,4 @@
-"""Pages: a jinja2 template and its values become one HTML file that loads nothing from outside."""
+"""Self-contained HTML pages from jinja2 templates, with pictures as data URIs."""
 
 import base64
 import io
@@ -15,12 +15,12 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def percent(value: float | None) -> str:
-    """A fraction in percent with one decimal; a dash where there is none."""
+    """A fraction in percent with one decimal; a dash for None and NaN."""
     return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"
 
 
 def render(template: Path, **values: object) -> str:
-    """The page of a template that extends base.html; every value is escaped."""
+    """Fill a template that extends base.html; all values are escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -34,7 +34,7 @@ def render(template: Path, **values: object) -> str:
 
 
 def jpeg_uri(picture: Image.Image, box: tuple[int, int] | None = None) -> str:
-    """A picture as the address of an `<img>`, shrunk into `box` if it is larger."""
+    """A picture as the source of an `<img>`, shrunk to fit into `box` (width, height)."""
     if box:
         picture = picture.copy()
         picture.thumbnail(box)
@@ -44,7 +44,7 @@ def jpeg_uri(picture: Image.Image, box: tuple[int, int] | None = None) -> str:
 
 
 def animation_uri(pictures: Sequence[Image.Image], milliseconds: int = 120) -> str:
-    """Pictures that follow one another without end, as the address of an `<img>` (animated WebP)."""
+    """A looping animation (WebP) of pictures as the source of an `<img>`; all take the size of the first."""
     stream = io.BytesIO()
     size = pictures[0].size
     following = [picture if picture.size == size else picture.resize(size) for picture in pictures[1:]]

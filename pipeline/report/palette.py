@@ -1,11 +1,11 @@
-"""Named colors of pages, plots and pictures; hues can be told apart with any color vision (after Okabe and Ito)."""
+"""Named colors of pages, plots and pictures, distinguishable with any color vision (after Okabe and Ito)."""
 
 LIGHT = {
     **{"ink": "#1b2127", "soft": "#626d78", "line": "#dfe4e8", "wash": "#f3f5f7", "paper": "#ffffff"},
     **{"blue": "#0a6fb5", "orange": "#d98a00", "green": "#00936b", "purple": "#7a5fb0", "red": "#c2410c"},
     "gray": "#8a949e",
 }
-"""Text, text beside it, lines, surfaces, background; then what carries meaning."""
+"""Text, secondary text, lines, surfaces and background; then the colors with a meaning."""
 
 DARK = {
     **{"ink": "#e4e8ec", "soft": "#98a3ae", "line": "#2f363d", "wash": "#1d2329", "paper": "#14181c"},
@@ -20,5 +20,5 @@ _SERIES = ("blue", "orange", "green", "purple", "red", "gray")
 
 
 def series(number: int) -> str:
-    """Name of the color of curve `number`; they repeat after the last one."""
+    """Name of the color of curve `number`; colors repeat after the last one."""
     return _SERIES[number % len(_SERIES)]

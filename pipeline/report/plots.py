@@ -1,4 +1,4 @@
-"""Plots as SVG documents: drawn by matplotlib in the palette's colors, with text as text, the same bytes every time."""
+"""Plots as SVG, drawn by matplotlib in the palette's colors; the same values give the same bytes."""
 
 import io
 import re
@@ -12,10 +12,9 @@ from pipeline.report.palette import LIGHT, series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Counts = NDArray[np.int64]
-"""(n,) how often 0, 1, ... n - 1 occur."""
+"""(n,) counts of the integers 0 to n - 1."""
 _STYLE = {
     **{"svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 12, "font.sans-serif": ["DejaVu Sans"]},
     **{"text.color": LIGHT["soft"], "axes.edgecolor": LIGHT["line"], "grid.color": LIGHT["line"]},
@@ -24,11 +23,11 @@ _STYLE = {
     **{"xtick.major.size": 0, "ytick.major.size": 0, "legend.frameon": False, "xtick.major.pad": 8},
 }
 _TAIL = 0.005
-"""Share of the counts at each end that the outer bars of a histogram take in."""
+"""Share of the values at each end that is in the outer bar of a histogram."""
 
 
 def inline(svg: str) -> str:
-    """An SVG document as an element of a page, in the colors of its style sheet."""
+    """An SVG document as an element of a page, with the colors of the page's style sheet."""
     element = re.sub(r'.*?<svg [^>]*(viewBox="[^"]*")[^>]*>', r"<svg \1>", svg, count=1, flags=re.DOTALL)
     element = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*| id=\"[^\"]*\"", "", element, flags=re.DOTALL)
     for name, color in LIGHT.items():
@@ -37,13 +36,13 @@ def inline(svg: str) -> str:
 
 
 def quantile(counts: Counts, share: float) -> int:
-    """The number below or at which `share` of the counted numbers lie; counts must not all be 0."""
+    """The smallest integer with at least `share` of the values at or below it; counts must not all be 0."""
     below = np.cumsum(counts)
     return int(np.searchsorted(below, max(1, share * below[-1]), side="left"))
 
 
 def histogram(counts: Counts, scale: float, unit: str) -> tuple[str, str]:
-    """The distribution of whole numbers times `scale`, in `unit`, and what it says; counts must not all be 0."""
+    """The distribution of integers times `scale`, in `unit`, and a caption; counts must not all be 0."""
     from matplotlib.ticker import MaxNLocator
 
     low, high = quantile(counts, _TAIL), quantile(counts, 1 - _TAIL)
@@ -57,25 +56,25 @@ def histogram(counts: Counts, scale: float, unit: str) -> tuple[str, str]:
         axes.grid(axis="y")
 
     middle, first, last = (_number(quantile(counts, share) * scale) for share in (0.5, 0.05, 0.95))
-    note = f"median {middle} {unit}; nine in ten lie between {first} and {last}"
+    note = f"median {middle} {unit}; nine in ten are between {first} and {last}"
     if np.flatnonzero(counts)[-1] > high or np.flatnonzero(counts)[0] < low:
-        note += "; the outer bars hold what lies beyond them"
-    return _on_axes((360, 170), draw), note
+        note += "; the outer bars include all values beyond them"
+    return _plot((360, 170), draw), note
 
 
 def falling(counts: NDArray[np.integer]) -> str:
-    """Counts (n,) from the largest to the smallest as one area."""
+    """Counts (n,) in descending order as one area."""
     shown = np.unique(np.linspace(0, len(counts) - 1, 500).astype(np.int64))
 
     def draw(axes: "Axes") -> None:
         axes.stairs(np.sort(counts)[::-1][shown], fill=True, color=LIGHT["blue"])
         axes.set(xlim=(0, len(shown)), ylim=(0, None), xticks=[], yticks=[])
 
-    return _on_axes((1000, 120), draw)
+    return _plot((1000, 120), draw)
 
 
 def curves(lines: Sequence[Sequence[float]], x_label: str, names: Sequence[str] = ()) -> str:
-    """Curves of fractions, in percent, over equally spaced points from the first to the last; names make a legend."""
+    """Curves of fractions, in percent, over equally spaced points; `names` make a legend."""
 
     def draw(axes: "Axes") -> None:
         from matplotlib.ticker import MaxNLocator
@@ -91,43 +90,29 @@ def curves(lines: Sequence[Sequence[float]], x_label: str, names: Sequence[str] 
         if names:
             axes.figure.legend(drawn, names, loc="outside upper left", ncols=4)
 
-    return _on_axes((680, 280), draw)
+    return _plot((680, 280), draw)
 
 
 def sparkline(lines: Sequence[Sequence[float]]) -> str:
     """Small curves of fractions without axes, from 0 at the bottom to 1 at the top; NaN is skipped."""
 
-    def draw(figure: "Figure") -> None:
-        from matplotlib.lines import Line2D
-
+    def draw(axes: "Axes") -> None:
         for number, line in enumerate(lines):
             values = np.asarray(line, float)
-            x, known = np.linspace(0.01, 0.99, len(values)), np.isfinite(values)
-            figure.add_artist(Line2D(x[known], 0.06 + 0.88 * values[known], color=LIGHT[series(number)]), clip=False)
+            x, known = np.linspace(0, 1, len(values)), np.isfinite(values)
+            axes.plot(x[known], values[known], color=LIGHT[series(number)])
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        axes.set_axis_off()
 
-    return _document((170, 30), draw)
+    return _plot((170, 30), draw)
 
 
 def _number(value: float) -> str:
     return f"{value:,.1f}".removesuffix(".0") if value < 1000 else f"{value:,.0f}"
 
 
-def _on_axes(size: tuple[int, int], draw: Callable[["Axes"], None]) -> str:
-    """An SVG document of `size` pixels with axes."""
-
-    def on_axes(figure: "Figure") -> None:
-        figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03)
-        axes = figure.add_subplot()
-        axes.set_axisbelow(True)
-        draw(axes)
-        for artist in axes.findobj():
-            artist.set_clip_on(False)  # clip paths have ids, which would have to be unique in a page
-
-    return _document(size, on_axes)
-
-
-def _document(size: tuple[int, int], draw: Callable[["Figure"], None]) -> str:
-    """An SVG document of `size` pixels, whatever the user's matplotlibrc says."""
+def _plot(size: tuple[int, int], draw: Callable[["Axes"], None]) -> str:
+    """An SVG document of `size` pixels that does not depend on the user's matplotlibrc."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -135,7 +120,12 @@ def _document(size: tuple[int, int], draw: Callable[["Figure"], None]) -> str:
     stream = io.StringIO()
     with matplotlib.rc_context({**defaults, **_STYLE}):
         figure = Figure((size[0] / 72, size[1] / 72))
-        draw(figure)
+        figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03)
+        axes = figure.add_subplot()
+        axes.set_axisbelow(True)
+        draw(axes)
+        for artist in axes.findobj():
+            artist.set_clip_on(False)  # clip paths have ids, which would have to be unique in a page
         no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(stream, format="svg", transparent=True, metadata=no_metadata)
     return " ".join(stream.getvalue().split()) + "\n"

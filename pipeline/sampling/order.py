@@ -1,8 +1,8 @@
-"""Which samples a step visits: a pure function of seed, position and data, and so the same on any number of ranks.
+"""Which samples a step reads: a pure function of seed, position and data, so the same on any number of ranks.
 
-All visits of a run form one endless row of positions; a global batch of G samples takes the next G of them. Each
-dataset is an endless row of epochs, each of which holds every sample once; a mixture deals the positions out to its
-datasets in proportion to their weights.
+The samples of a run form one endless sequence of positions; a global batch of G samples takes the next G of them. Each
+dataset is an endless sequence of epochs, each of which holds every sample once; a mixture interleaves its datasets in
+proportion to their weights.
 """
 
 import functools
@@ -29,12 +29,12 @@ class OrderSettings(Settings):
 
 
 class DatasetSize(NamedTuple):
-    """A dataset as the order sees it."""
+    """Number of samples in each shard of a dataset, and its weight in the mixture."""
 
     shards: tuple[int, ...]
-    """Samples of each shard; rows count through the shards."""
+    """Samples of each shard; rows are numbered across the shards."""
     weight: float = 1.0
-    """Its share of the visits, relative to the other datasets."""
+    """How often it is drawn from, relative to the other datasets."""
 
     @property
     def samples(self) -> int:
@@ -43,87 +43,91 @@ class DatasetSize(NamedTuple):
 
 
 class SampleOrder(NamedTuple):
-    """What n positions visit, (n,) each."""
+    """The samples at n positions, (n,) each."""
 
     epoch: Integers
     """Epoch of the dataset that the sample is from."""
     row: Integers
-    """Row of the sample; the rows of several datasets are counted through."""
+    """Row of the sample, numbered across the datasets."""
 
 
 def interleave(positions: Integers, weights: Sequence[float]) -> tuple[Integers, Integers]:
-    """Dataset of each position (n,), and how many earlier positions went to the same dataset (n,).
+    """Dataset at each position (n,), and its number of samples at earlier positions (n,).
 
-    The first dataset gets its share of every stretch of positions to within one visit, the second one of what is left,
-    and so on.
+    The first dataset gets its share of every range of positions to within one sample, the second one its share of the
+    rest, and so on.
     """
     dataset = np.full(positions.shape, len(weights) - 1, np.int64)
-    place = np.array(positions)
-    left = np.ones(positions.shape, bool)
+    index = np.array(positions)
+    unassigned = np.ones(positions.shape, bool)
     for number, weight in enumerate(weights[:-1]):
         share = weight / sum(weights[number:])
-        before, after = (np.floor((place + step) * share).astype(np.int64) for step in (0, 1))
-        current = left & (after > before)
+        before, after = (np.floor((index + step) * share).astype(np.int64) for step in (0, 1))
+        current = unassigned & (after > before)
         dataset[current] = number
-        place = np.where(current, before, np.where(left, place - before, place))
-        left &= ~current
-    return dataset, place
+        index = np.where(current, before, np.where(unassigned, index - before, index))
+        unassigned &= ~current
+    return dataset, index
 
 
 @functools.lru_cache(maxsize=16)
 def shard_order(seed: int, epoch: int, dataset: int, shards: int) -> Integers:
-    """Shard numbers in the order of an epoch of order `window`."""
+    """Shard numbers (shards,) in the order in which an epoch of order `window` reads them."""
     return permutation(seed, Stream.SHARDS, epoch, dataset, shards)
 
 
 @functools.lru_cache(maxsize=16)
-def _epoch(seed: int, epoch: int, dataset: int, shards: tuple[int, ...], window: int | None) -> Integers:
+def _epoch_rows(seed: int, epoch: int, dataset: int, shards: tuple[int, ...], window: int | None) -> Integers:
     """Rows of one dataset in the order of one epoch."""
     shuffled = permutation(seed, Stream.ORDER, epoch, dataset, sum(shards))
     if window is None:
         return shuffled
-    place = np.argsort(shard_order(seed, epoch, dataset, len(shards)))
-    window_of_row = np.repeat(place // window, shards)
+    rank_of_shard = np.argsort(shard_order(seed, epoch, dataset, len(shards)))
+    window_of_row = np.repeat(rank_of_shard // window, shards)
     return shuffled[np.argsort(window_of_row[shuffled], kind="stable")]
 
 
-def visits(settings: OrderSettings, seed: int, positions: Integers, populations: Sequence[DatasetSize]) -> SampleOrder:
-    """Epoch and row of each of the positions (n,), which count from 0 at the first step of a run."""
-    dataset, place = interleave(positions, [population.weight for population in populations])
-    samples = np.array([population.samples for population in populations])
-    epoch, within = np.divmod(place, samples[dataset])
-    row = np.empty_like(place)
+def sample_order(
+    settings: OrderSettings, seed: int, positions: Integers, dataset_sizes: Sequence[DatasetSize]
+) -> SampleOrder:
+    """Epoch and row of the samples at `positions` (n,), which count from 0 at the first step of a run."""
+    dataset, index = interleave(positions, [size.weight for size in dataset_sizes])
+    samples = np.array([size.samples for size in dataset_sizes])
+    epoch, index = np.divmod(index, samples[dataset])
+    row = np.empty_like(index)
     window = settings.window if settings.kind == "window" else None
-    for number, population in enumerate(populations):
-        mine = dataset == number
-        for turn in np.unique(epoch[mine]).tolist():
-            current = mine & (epoch == turn)
-            row[current] = _epoch(seed, turn, number, population.shards, window)[within[current]]
+    for number, size in enumerate(dataset_sizes):
+        for value in np.unique(epoch[dataset == number]).tolist():
+            current = (dataset == number) & (epoch == value)
+            row[current] = _epoch_rows(seed, value, number, size.shards, window)[index[current]]
     return SampleOrder(epoch, row + (np.cumsum(samples) - samples)[dataset])
 
 
-def coming_shards(
-    settings: OrderSettings, seed: int, positions: Integers, populations: Sequence[DatasetSize]
+def upcoming_shards(
+    settings: OrderSettings, seed: int, positions: Integers, dataset_sizes: Sequence[DatasetSize]
 ) -> list[tuple[int, int]]:
-    """(dataset, shard) of the windows that the positions lie in and of one window more, in the order of their use."""
-    dataset, place = interleave(positions, [population.weight for population in populations])
+    """(dataset, shard) of the windows at `positions` (n,) and of the next window, in the order in which they are read.
+
+    For order `window` only.
+    """
+    dataset, index = interleave(positions, [size.weight for size in dataset_sizes])
     result: dict[tuple[int, int], None] = {}
-    for number, population in enumerate(populations):
-        shards, mine = population.shards, place[dataset == number]
-        if not len(mine):
+    for number, size in enumerate(dataset_sizes):
+        indices = index[dataset == number]
+        if not len(indices):
             continue
-        windows = -(-len(shards) // settings.window)
-        first, last = (_window(settings, seed, number, population, int(end)) for end in (mine.min(), mine.max()))
-        for turn, window in (divmod(count, windows) for count in range(first, last + 2)):
-            order = shard_order(seed, turn, number, len(shards))
-            current = order[window * settings.window : (window + 1) * settings.window]
-            result |= dict.fromkeys((number, shard) for shard in current.tolist())
+        windows = -(-len(size.shards) // settings.window)
+        first, last = (_window(settings, seed, number, size, int(end)) for end in (indices.min(), indices.max()))
+        for epoch, window in (divmod(count, windows) for count in range(first, last + 2)):
+            order = shard_order(seed, epoch, number, len(size.shards))
+            shards = order[window * settings.window : (window + 1) * settings.window]
+            result |= dict.fromkeys((number, shard) for shard in shards.tolist())
     return list(result)
 
 
-def _window(settings: OrderSettings, seed: int, number: int, population: DatasetSize, place: int) -> int:
-    """Number of the window, counted through the epochs, that a dataset's visit lies in."""
-    shards = population.shards
-    epoch, within = divmod(place, population.samples)
-    ends = np.cumsum(np.array(shards)[shard_order(seed, epoch, number, len(shards))])
-    return epoch * -(-len(shards) // settings.window) + int(np.searchsorted(ends, within, "right")) // settings.window
+def _window(settings: OrderSettings, seed: int, dataset: int, size: DatasetSize, index: int) -> int:
+    """Window, numbered across the epochs, of a dataset's sample number `index`."""
+    epoch, index = divmod(index, size.samples)
+    ends = np.cumsum(np.array(size.shards)[shard_order(seed, epoch, dataset, len(size.shards))])
+    windows = -(-len(size.shards) // settings.window)
+    return epoch * windows + int(np.searchsorted(ends, index, "right")) // settings.window

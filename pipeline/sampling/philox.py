@@ -1,7 +1,7 @@
-"""Counter-based random numbers: every draw is a pure function of a seed and a place, computed for many places at once.
+"""Counter-based random numbers: pure functions of seed, stream, epoch and item, computed for many items at once.
 
-Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011). Own code because NumPy's Philox
-makes one stream per object, and a batch needs one stream per sample.
+Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011). NumPy's Philox has one stream
+per object; a batch needs one per sample.
 """
 
 from enum import IntEnum
@@ -18,7 +18,7 @@ _WORDS = 4
 
 
 class Stream(IntEnum):
-    """What the numbers are for; different streams never share draws."""
+    """Purpose of the numbers; different streams never share draws."""
 
     ORDER = 0
     SAMPLE = 1
@@ -59,7 +59,7 @@ def uniforms(
 ) -> NDArray[np.float64]:
     """(n, draws) uniform numbers in [0, 1) for n pairs of epoch and item, with 32 random bits each.
 
-    They are the draws from number `first`, a multiple of 4, on.
+    `first`, a multiple of 4, is the number of the first draw.
     """
     blocks = -(-draws // _WORDS)
     drawn = words(seed, stream, epochs, items, blocks, first // _WORDS)[:, :draws]
@@ -67,6 +67,6 @@ def uniforms(
 
 
 def permutation(seed: int, stream: Stream, epoch: int, dataset: int, count: int) -> NDArray[np.int64]:
-    """A random order of 0..count-1, each dataset's its own: the rank order of one 64-bit word for each."""
+    """Random order of 0..count-1, different for each dataset: the argsort of one random 64-bit word for each number."""
     pair = words(seed, stream, epoch, np.arange(count), 1, first_block=dataset)[:, :2]
     return np.argsort(pair[:, 0] << _SHIFT | pair[:, 1], kind="stable")

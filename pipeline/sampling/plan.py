@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from pipeline.sampling.masks import MaskSettings, draw_masks, mask_sizes
-from pipeline.sampling.order import DatasetSize, OrderSettings, visits
+from pipeline.sampling.order import DatasetSize, OrderSettings, sample_order
 from pipeline.sampling.philox import Stream, uniforms
 from pipeline.sampling.sandwich import SandwichSettings, draw_frames
 from pipeline.sampling.sandwich import draws_needed as sandwich_draws
@@ -28,19 +28,17 @@ from pipeline.settings import Seed, Settings
 
 TRIPLET_FRAMES = {"past": 0, "current": 1, "future": 2}
 """Order of the frames of a sample in layout `triplets`."""
-
-
 _MOST_OF_FOUR = 0.75
-"""Share of a grid of 2 x 2 patches from which on no block is small enough: its sides are shorter than the grid's."""
+"""Smallest share of 2 x 2 patches that blocks cannot mask, as their sides are shorter than the grid's."""
 
 
 class PlanSettings(Settings):
-    """Everything that is drawn for a sample."""
+    """How samples are ordered, and what is drawn for each."""
 
     seed: Seed = 0
     """Seed of all draws of the reader."""
     patch_size: int = Field(16, ge=1, le=4096)
-    """Side of a patch in pixels; masks lie on the grid of patches of a global crop."""
+    """Side of a patch in pixels; a mask has one element for each patch of a global crop."""
     order: OrderSettings = OrderSettings()
     """How the samples of an epoch are shuffled."""
     sandwich: SandwichSettings = SandwichSettings()
@@ -50,7 +48,7 @@ class PlanSettings(Settings):
     masks: MaskSettings = MaskSettings()
     """Masks of the student's global crops."""
     all_auxiliary: bool = False
-    """Whether auxiliary views are made beside crops without a mask too; only an unaligned teacher looks at those."""
+    """Whether to make auxiliary views for crops without a mask too; only an unaligned teacher uses them."""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -68,31 +66,31 @@ class PlanSettings(Settings):
         if self.grid[0] == 2 and self.masks.probability > 0 and self.masks.ratio[1] >= _MOST_OF_FOUR:
             raise ValueError(
                 f"masks.ratio = {self.masks.ratio[0]}, {self.masks.ratio[1]} masks 3 of the 2 x 2 patches of "
-                f"views.global_size = {self.views.global_size}, which blocks cannot: keep it below {_MOST_OF_FOUR}, or "
+                f"views.global_size = {self.views.global_size}, too much for blocks: keep it below {_MOST_OF_FOUR}, or "
                 "enlarge views.global_size"
             )
         return self
 
 
 class SampleTable(NamedTuple):
-    """What the plan must know of the data, (N,) each; the rows of several datasets are counted through."""
+    """What the plan needs to know about the data, (N,) each; rows are numbered across the datasets."""
 
     num_frames: Integers
     height: Integers
     width: Integers
     neighbours: Integers | None = None
     """(N, k) rows of the same dataset, one of which gives the auxiliary frame."""
-    populations: tuple[DatasetSize, ...] = ()
-    """The datasets that the rows belong to; without any, all rows are those of one."""
+    dataset_sizes: tuple[DatasetSize, ...] = ()
+    """The datasets that the rows belong to; empty for a single dataset of one shard."""
     triplets: NDArray[np.bool_] | None = None
-    """Which rows hold a past, a current and a future frame, drawn when the shards were written; without it none."""
+    """Which rows hold a past, a current and a future frame, drawn when the shards were written; None for no row."""
 
 
 @dataclass(frozen=True)
 class BatchPlan:
     """What one rank decodes, crops, colors and masks in one step, for b clips with A auxiliary frames each.
 
-    Its V views are numbered as in a `Batch`: the 2 global crops, the local crops, then 2 of each auxiliary frame.
+    The V views are in the order of a `Batch`: the 2 global crops, the local crops, then 2 of each auxiliary frame.
     """
 
     step: int
@@ -103,13 +101,13 @@ class BatchPlan:
     frames: Integers
     """(b, 1 + A) frame numbers within those rows."""
     boxes: Boxes
-    """(b, V) boxes of the views in their frames."""
+    """(b, V) crop boxes of the views in their frames."""
     flip: NDArray[np.bool_]
-    """(b, V): mirrored or not; only local crops ever are."""
+    """(b, V) whether a view is mirrored; only local crops are."""
     photometry: ColorJitterParams
-    """(b, V) colors of the views."""
+    """(b, V) color parameters of the views."""
     auxiliary_needed: NDArray[np.bool_]
-    """(b, 2): whether the auxiliary views beside a global crop can reach the loss, that is, the crop is masked."""
+    """(b, 2) whether the auxiliary views for each global crop can reach the loss, that is, whether it is masked."""
     masks: NDArray[np.bool_]
     """(2 b, P) masked patches: global crop 1 of the b clips, then global crop 2."""
     masked_in_global_batch: int
@@ -132,21 +130,20 @@ def _source_frames(
 
 
 def plan_batch(settings: PlanSettings, table: SampleTable, step: int, global_batch: int, part: slice) -> BatchPlan:
-    """Plan places `part` of the global batch of `step`.
+    """Plan the samples `part` of the global batch of `step`.
 
-    Ranks and micro-batches take disjoint parts; what a place gets does not depend on how the batch is cut.
+    Each rank takes its own part; what is drawn for a sample does not depend on how the batch is cut.
     """
     views = settings.views
-    places = np.arange(global_batch)[part]
-    populations = table.populations or (DatasetSize((len(table.num_frames),)),)
-    visit = visits(settings.order, settings.seed, step * global_batch + places, populations)
-    rows = visit.row
+    indices = np.arange(global_batch)[part]
+    dataset_sizes = table.dataset_sizes or (DatasetSize((len(table.num_frames),)),)
+    epochs, rows = sample_order(settings.order, settings.seed, step * global_batch + indices, dataset_sizes)
     auxiliary = len(settings.sandwich.auxiliary) if table.neighbours is None else 1
     kinds = view_kinds(views, auxiliary)
     crops = GLOBAL_VIEWS + views.local_crops
 
     sections = np.cumsum([sandwich_draws(settings.sandwich), CROP_DRAWS * crops, crops, PHOTOMETRY_DRAWS * len(kinds)])
-    drawn = uniforms(settings.seed, Stream.SAMPLE, visit.epoch, rows, int(sections[-1]))
+    drawn = uniforms(settings.seed, Stream.SAMPLE, epochs, rows, int(sections[-1]))
     for_frames, for_boxes, for_flips, for_colors = np.split(drawn, sections[:-1], axis=1)
 
     source_rows, frames = _source_frames(settings, table, rows, for_frames)
@@ -156,7 +153,7 @@ def plan_batch(settings: PlanSettings, table: SampleTable, step: int, global_bat
 
     patches = settings.grid[0] * settings.grid[1]
     sizes = mask_sizes(settings.masks, settings.seed, step, GLOBAL_VIEWS * global_batch, patches)
-    masked = np.concatenate([places, global_batch + places])
+    masked = np.concatenate([indices, global_batch + indices])
     return BatchPlan(
         step=step,
         rows=rows,
@@ -172,7 +169,7 @@ def plan_batch(settings: PlanSettings, table: SampleTable, step: int, global_bat
 
 
 def needed_frames(plan: BatchPlan) -> NDArray[np.bool_]:
-    """(b, 1 + A) bool: the frames of a plan that are read; an auxiliary one only beside a masked crop."""
+    """(b, 1 + A) bool: the frames of a plan that are read; auxiliary ones only if a global crop is masked."""
     needed = np.ones(plan.frames.shape, bool)
     needed[:, 1:] = plan.auxiliary_needed.any(axis=1, keepdims=True)
     return needed

@@ -1,4 +1,4 @@
-"""Sandwich sampling: which frames of a clip are the current one and its past and future neighbours."""
+"""Sandwich sampling: which frames of a clip are the current, the past and the future one."""
 
 from typing import Literal, NamedTuple
 
@@ -15,23 +15,23 @@ class SandwichSettings(Settings):
     """Ranges as fractions of the clip's frame count T (paper, section 4.1 and table 3c)."""
 
     current: tuple[float, float] = (0.3, 0.7)
-    """The current frame lies in [floor(a T), floor(b T) - 1]."""
+    """The current frame is drawn from [floor(a T), floor(b T) - 1]."""
     past_offset: tuple[float, float] = (0.15, 0.25)
-    """A past frame lies [floor(a T), floor(b T)] frames before it."""
+    """A past frame is [floor(a T), floor(b T)] frames before the current one."""
     future_offset: tuple[float, float] = (0.15, 0.25)
-    """A future frame lies [floor(a T), floor(b T)] frames after it."""
+    """A future frame is [floor(a T), floor(b T)] frames after the current one."""
     auxiliary: tuple[Direction, ...] = ("past", "future")
-    """Auxiliary frames, each with an offset of its own; `past,past` gives two past frames, empty none."""
+    """Auxiliary frames, each with its own offset; `past,past` gives two past frames, an empty list none."""
 
     @model_validator(mode="after")
-    def _frames_lie_in_the_clip(self) -> "SandwichSettings":
+    def _frames_are_in_the_clip(self) -> "SandwichSettings":
         for name, (low, high) in (
             ("current", self.current),
             ("past_offset", self.past_offset),
             ("future_offset", self.future_offset),
         ):
             if not 0 <= low < high <= 1:
-                raise ValueError(f"{name} = {low}, {high} must be two rising fractions within 0 and 1")
+                raise ValueError(f"{name} = {low}, {high} must be two rising fractions from 0 to 1")
         if "past" in self.auxiliary and self.past_offset[1] > self.current[0]:
             raise ValueError(
                 f"past_offset reaches {self.past_offset[1]} before current, which begins at {self.current[0]}"
@@ -42,7 +42,7 @@ class SandwichSettings(Settings):
 
 
 class FrameRanges(NamedTuple):
-    """Inclusive integer ranges, (n,) each, for n clips; `fallback` where they are too narrow to draw from."""
+    """Inclusive integer ranges, (n,) each, for n clips; `fallback` is True where they are too narrow to draw from."""
 
     current: tuple[NDArray[np.int64], NDArray[np.int64]]
     offsets: tuple[tuple[NDArray[np.int64], NDArray[np.int64]], ...]
@@ -64,7 +64,7 @@ def frame_ranges(settings: SandwichSettings, frames: NDArray[np.int64]) -> Frame
 
 
 def draws_needed(settings: SandwichSettings) -> int:
-    """How many uniform numbers `draw_frames` takes for a clip."""
+    """Uniform numbers that `draw_frames` takes for each clip."""
     return 1 + len(settings.auxiliary)
 
 
@@ -73,8 +73,8 @@ def draw_frames(
 ) -> NDArray[np.int64]:
     """Frame numbers (n, 1 + auxiliary): the current frame, then the auxiliary ones, for n clips.
 
-    `uniform` is (n, draws_needed). Where an offset has fewer than two values to choose from, or the current frame none
-    (T = 1, 2, 3, 7 at the default ranges), one frame of the whole clip is taken for all, as in the released code.
+    `uniform` is (n, draws_needed). Where an offset has fewer than two possible values, or the current frame none
+    (T = 1, 2, 3, 7 at the default ranges), all are the same frame, drawn from the whole clip, as in the released code.
     """
     ranges = frame_ranges(settings, frames)
 

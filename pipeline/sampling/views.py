@@ -1,4 +1,4 @@
-"""Multi-crop augmentation as numbers: boxes and photometric parameters of every view, drawn for many clips at once."""
+"""Multi-crop augmentation as numbers: crop boxes and color parameters of all views, drawn for many clips at once."""
 
 import math
 from dataclasses import dataclass
@@ -11,21 +11,19 @@ from pydantic import Field, model_validator
 from pipeline.settings import Settings, Share
 
 CROP_ASPECT = (3 / 4, 4 / 3)
-"""Width to height of random crops, log-uniform, and the limits of the auxiliary frames' center crop."""
+"""Range of width over height of random crops (log-uniform) and of the auxiliary frames' center crop."""
 CROP_TRIES = 10
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Mean and standard deviation of the color channels, of pixels from 0 to 1."""
+"""Mean and standard deviation of the color channels, for pixels from 0 to 1."""
 GLOBAL_VIEWS = 2
 LOCAL_KIND = 2
-"""Kind of a local crop; global crops 1 and 2, and the auxiliary views beside them, have kinds 0 and 1."""
+"""Kind of a local crop; global crops 1 and 2, and the auxiliary views for them, have kinds 0 and 1."""
 SOLARIZE_OFF = 256
 """Solarize threshold that leaves every uint8 pixel as it is."""
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-
-
 _Sigma = Annotated[float, Field(gt=0, le=100)]
 
 
@@ -50,9 +48,9 @@ class ViewSettings(Settings):
     contrast: float = Field(0.4, ge=0, le=1)
     saturation: float = Field(0.2, ge=0, le=1)
     hue: float = Field(0.1, ge=0, le=0.5)
-    """Largest jitter of each; hue in turns."""
+    """Largest jitter of each; hue in turns of the color wheel."""
     gray: float = Field(0.2, ge=0, le=1)
-    """Probability that a view loses its color."""
+    """Probability that a view becomes grayscale."""
     blur: tuple[Share, Share, Share] = (1.0, 0.1, 0.5)
     """Blur probability of global crop 1, global crop 2 and local crops; the released code has 0, 0.9, 0.5."""
     blur_sigma: tuple[_Sigma, _Sigma] = (0.1, 2.0)
@@ -60,7 +58,7 @@ class ViewSettings(Settings):
     solarize: tuple[Share, Share, Share] = (0.0, 0.2, 0.0)
     """Solarize probability of global crop 1, global crop 2 and local crops."""
     auxiliary_crop: Literal["frame", "current"] = "frame"
-    """What the two auxiliary views show: frame, the whole frame (its center where it is very wide or high); current,
+    """What the two auxiliary views show: `frame`, the whole frame (its center if it is very wide or high); `current`,
     the boxes of the two global crops, for a teacher that is unaligned in time only."""
 
     @model_validator(mode="after")
@@ -68,24 +66,24 @@ class ViewSettings(Settings):
         for name in ("global_area", "local_area", "blur_sigma"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
-                raise ValueError(f"{name} = {low}, {high} must be two positive numbers that do not fall")
+                raise ValueError(f"{name} = {low}, {high} must be two positive numbers, the second at least as large")
         return self
 
 
 def view_sizes(settings: ViewSettings, auxiliary: int) -> list[int]:
-    """Side of each view of a clip in their order: global crops, local crops, two views of each auxiliary frame."""
+    """Side in pixels of each view of a clip: global crops, local crops, two views of each auxiliary frame."""
     large = [settings.global_size] * GLOBAL_VIEWS
     return large + [settings.local_size] * settings.local_crops + large * auxiliary
 
 
 def view_kinds(settings: ViewSettings, auxiliary: int) -> Integers:
-    """Kind of each view of a clip, in the same order: 0 global crop 1 and what goes with it, 1 those of 2, 2 local."""
+    """Kind of each view of a clip, in the same order: 0 and 1 global crops and their auxiliary views, 2 local crops."""
     large = [0, 1]
     return np.array(large + [LOCAL_KIND] * settings.local_crops + large * auxiliary)
 
 
 class Boxes(NamedTuple):
-    """Crop boxes in pixels of the frame, arrays of one shape."""
+    """Crop boxes in pixels of the frame; all arrays have the same shape."""
 
     top: Integers
     left: Integers
@@ -95,7 +93,7 @@ class Boxes(NamedTuple):
 
 @dataclass(frozen=True)
 class ColorJitterParams:
-    """Color parameters of views, arrays of one shape; 1, 0 or off where nothing is done."""
+    """Color parameters of views; all arrays have the same shape, with 1, 0 or off where nothing changes."""
 
     brightness: Floats
     contrast: Floats
@@ -104,7 +102,7 @@ class ColorJitterParams:
     hue: Floats
     """Shift in turns, -0.5 to 0.5."""
     gray: NDArray[np.bool_]
-    """Whether the view then loses its color."""
+    """Whether the view then becomes grayscale."""
     sigma: Floats
     """Standard deviation of the blur in pixels; 0 for none."""
     solarize: Integers
@@ -116,10 +114,10 @@ PHOTOMETRY_DRAWS = 9
 
 
 def random_boxes(height: Integers, width: Integers, area: Floats, uniform: Floats) -> Boxes:
-    """Crop boxes in frames, each the first of ten tries that fits; else the largest center box of that aspect.
+    """Random crop boxes: the first of ten tries that fits into the frame, else its center box.
 
-    `height` and `width` (...,) are the frames' sides, `area` (..., 2) the range of the share of the frame's area, all
-    broadcast to the shape of the boxes; `uniform` is (..., CROP_DRAWS).
+    `height` and `width` (...,) are the frames' sides and `area` (..., 2) the range of the share of the frame's area,
+    all broadcast to the shape of the boxes; `uniform` is (..., CROP_DRAWS).
     """
     tries = uniform[..., : 2 * CROP_TRIES].reshape(*uniform.shape[:-1], CROP_TRIES, 2)
     low, high = (math.log(aspect) for aspect in CROP_ASPECT)
@@ -130,14 +128,14 @@ def random_boxes(height: Integers, width: Integers, area: Floats, uniform: Float
     heights = np.rint(root_area / root_aspect).astype(np.int64)
     fits = (widths > 0) & (widths <= width[..., None]) & (heights > 0) & (heights <= height[..., None])
     first = fits.argmax(axis=-1)[..., None]
-    result, box_height, box_width = (
+    any_fits, box_height, box_width = (
         np.take_along_axis(values, first, axis=-1)[..., 0] for values in (fits, heights, widths)
     )
     top = (uniform[..., -2] * (height - box_height + 1)).astype(np.int64)
     left = (uniform[..., -1] * (width - box_width + 1)).astype(np.int64)
     center = center_boxes(height, width)
     drawn = Boxes(top, left, box_height, box_width)
-    return Boxes(*(np.where(result, box, edge) for box, edge in zip(drawn, center, strict=True)))
+    return Boxes(*(np.where(any_fits, box, edge) for box, edge in zip(drawn, center, strict=True)))
 
 
 def current_boxes(settings: ViewSettings, height: Integers, width: Integers, uniform: Floats) -> Boxes:
@@ -149,7 +147,7 @@ def current_boxes(settings: ViewSettings, height: Integers, width: Integers, uni
 
 
 def center_boxes(height: Integers, width: Integers) -> Boxes:
-    """The whole frame where its aspect lies within `CROP_ASPECT`, else the largest center crop that does; one shape."""
+    """The whole frame where its aspect is within `CROP_ASPECT`, else the largest center crop whose aspect is."""
     low, high = CROP_ASPECT
     box_width = np.where(width > high * height, np.round(height * high).astype(np.int64), width)
     box_height = np.where(width < low * height, np.round(width / low).astype(np.int64), height)
@@ -157,16 +155,16 @@ def center_boxes(height: Integers, width: Integers) -> Boxes:
 
 
 def auxiliary_boxes(settings: ViewSettings, current: Boxes, height: Integers, width: Integers) -> Boxes:
-    """Boxes (n, 2 A) of both views of A auxiliary frames with sides (n, A), beside `current` boxes (n, C)."""
+    """Boxes (n, 2 A) of both views of A auxiliary frames with sides (n, A), for `current` boxes (n, C)."""
     if settings.auxiliary_crop == "current":
         return Boxes(*(np.tile(edge[:, :GLOBAL_VIEWS], height.shape[1]) for edge in current))
     return Boxes(*(np.repeat(edge, GLOBAL_VIEWS, axis=1) for edge in center_boxes(height, width)))
 
 
 def view_boxes(settings: ViewSettings, height: Integers, width: Integers, uniform: Floats) -> Boxes:
-    """Boxes (n, C + 2 A) of the C crops of n current frames and of the views of their A auxiliary frames.
+    """Boxes (n, C + 2 A) of the C crops of n current frames and of both views of their A auxiliary frames.
 
-    `height` and `width` (n, 1 + A) are the sides of the current frames and of the auxiliary ones; `uniform` is
+    `height` and `width` (n, 1 + A) are the sides of the current and the auxiliary frames; `uniform` is
     (n, C, CROP_DRAWS).
     """
     current = current_boxes(settings, height[:, :1], width[:, :1], uniform)
@@ -177,7 +175,7 @@ def view_boxes(settings: ViewSettings, height: Integers, width: Integers, unifor
 def draw_photometry(settings: ViewSettings, kinds: Integers, uniform: Floats) -> ColorJitterParams:
     """Color parameters (n, V) of V views of n samples.
 
-    `kinds` (V,) says which probabilities a view has: 0 global crop 1, 1 global crop 2, 2 local crop.
+    `kinds` (V,) selects the probabilities: 0 global crop 1, 1 global crop 2, 2 local crop.
     `uniform` is (n, V, PHOTOMETRY_DRAWS).
     """
     jitter = uniform[..., 0] < settings.jitter

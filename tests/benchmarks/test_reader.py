@@ -10,9 +10,8 @@ from benchmarks.made_shards import make_shards
 from benchmarks.pillow_loader import execute
 from benchmarks.reader import ReaderBenchmark, count_bytes, main
 from pipeline.dataset import ShardDataset
-from pipeline.reader.loader import Loader, ReaderSettings
-from pipeline.reader.mixture import read_frames
-from pipeline.sampling.plan import plan_batch
+from pipeline.reader.loader import Loader
+from pipeline.reader.settings import ReaderSettings
 from pipeline.sampling.views import ViewSettings
 from tests.media import decode
 
@@ -24,7 +23,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_shards(tmp_path_factory.mktemp("made") / "clips", 8, frames=8, size=(170, 128), per_shard=4)
 
 
-def test_result_says_what_was_measured_and_where(made: Path, tmp_path: Path) -> None:
+def test_the_result_has_figures_settings_and_machine(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "reader.json"
     main(ReaderBenchmark(shards=made, out=out, batch_size=4, steps=2, threads=1, views=VIEWS))
     result = json.loads(out.read_text())
@@ -36,7 +35,7 @@ def test_result_says_what_was_measured_and_where(made: Path, tmp_path: Path) -> 
     assert "torch" in result["versions"]
 
 
-def test_no_byte_is_asked_for_in_vain(made: Path) -> None:
+def test_only_needed_bytes_are_requested(made: Path) -> None:
     counted = count_bytes(ReaderBenchmark(shards=made, batch_size=4, steps=2, views=VIEWS))
     assert counted["bytes_needed_per_sample"] > 1000
     assert 1.0 <= counted["bytes_asked_over_needed"] < 1.1
@@ -44,14 +43,13 @@ def test_no_byte_is_asked_for_in_vain(made: Path) -> None:
     assert counted["bytes_of_pages_over_needed"] > 1.0
 
 
-def test_the_peer_executes_the_same_plan(made: Path) -> None:
-    # what is no torchvision operation in both: Pillow's blur is an approximation, hue is turned in HSV
+def test_the_pillow_loader_executes_the_same_plan(made: Path) -> None:
+    # without blur and hue, which Pillow computes in other ways
     views = VIEWS.model_copy(update={"hue": 0.0, "blur": (0.0, 0.0, 0.0)})
     settings = ReaderSettings(shards=made, views=views)
-    with Loader(settings, 8, 0, 1) as loader:
+    with Loader(settings, 8, range(1)) as loader:
         (batch,) = list(loader)
-        plan = plan_batch(settings, loader.table, 0, 8, slice(0, 8))
-        peer = execute(plan, read_frames(plan, loader.mixture), settings)
+        peer = execute(batch.plan, loader.mixture.planned_frames(batch.plan), settings)
     for ours, theirs in zip((batch.global_crops, batch.local_crops, *batch.auxiliary), peer, strict=True):
         assert ours.shape == theirs.shape
         assert float((ours - theirs).abs().mean()) < 2 / 255 / 0.225, "two gray levels"

@@ -20,9 +20,9 @@ from indexing.store import FEATURES
 from pipeline.dataset import ShardDataset, read_manifest
 from pipeline.files import sha256_file
 from pipeline.neighbours import NEIGHBOURS, read_neighbours
-from pipeline.reader.loader import Loader, ReaderSettings
+from pipeline.reader.loader import Loader
+from pipeline.reader.settings import ReaderSettings
 from pipeline.sampling.masks import MaskSettings
-from pipeline.sampling.plan import plan_batch
 from pipeline.sampling.views import IMAGENET_MEAN, IMAGENET_STD, ViewSettings
 from pipeline.settings import UserError, parse_command
 from pipeline.storage import open_storage
@@ -124,12 +124,12 @@ def test_reader_shows_the_pixels_of_the_neighbours_in_the_table(table: Path, ima
     rows = read_neighbours(table, read_manifest(image_dataset))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     drawn = set()
-    with Loader(settings, 12, 0, 3) as loader:
+    with Loader(settings, 12, range(3)) as loader:
         pictures = [Image.fromarray(decode(loader.dataset.frame(row, 0))) for row in range(12)]
         for batch in loader:
-            plan = plan_batch(settings, loader.table, batch.step, 12, slice(0, 12))
+            plan = batch.plan
             assert len(batch.auxiliary) == 1
-            for place, row in enumerate(batch.rows.tolist()):
+            for place, row in enumerate(plan.rows.tolist()):
                 neighbour = int(plan.source_rows[place, 1])
                 assert neighbour in rows[row]
                 drawn.add((row, neighbour))

@@ -1,8 +1,12 @@
-"""Datasets that more than one test of the pipeline reads."""
+"""Datasets that several tests of the pipeline read; property tests have no deadline, as the machine may be busy."""
 
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from torch.multiprocessing.spawn import spawn
 
 from benchmarks.made_shards import make_shards
 from pipeline.dataset import ShardDataset
-from pipeline.sampling.order import DatasetSize, OrderSettings, visits
+from pipeline.sampling.order import DatasetSize, OrderSettings, sample_order
 from pipeline.settings import UserError
 from pipeline.storage import open_storage
 from tests.processes import left_in_session
@@ -111,7 +111,7 @@ def test_a_damaged_frame_that_one_rank_reads_ends_both_and_the_steps_before_are_
 ) -> None:
     dataset = ShardDataset(clips)
     position = np.array([2 * 4 + 3])  # in the third step, the last clip of rank 1
-    row = int(visits(OrderSettings(), 0, position, [DatasetSize((4, 4, 4))]).row[0])
+    row = int(sample_order(OrderSettings(), 0, position, [DatasetSize((4, 4, 4))]).row[0])
     place = dataset.manifest.shards[dataset.shard[row]].file
     content = (clips / place).read_bytes()
     for jpeg in [dataset.frame(row, frame).tobytes() for frame in range(8)]:
@@ -147,7 +147,7 @@ def test_a_loss_that_is_not_finite_is_reported_by_both_ranks_each_with_its_sampl
     message = end(start(small(clips, out, **OVERFLOWING)))
     assert message.count("error: not finite in step 0") == 2
     keys = ShardDataset(clips).keys
-    rows = visits(OrderSettings(), 0, np.arange(4), [DatasetSize((4, 4, 4))]).row
+    rows = sample_order(OrderSettings(), 0, np.arange(4), [DatasetSize((4, 4, 4))]).row
     for rank, part in enumerate(np.split(rows, 2)):
         report = json.loads((out / "nonfinite" / f"step-00000000-rank-{rank}.json").read_text())
         assert [sample["key"] for sample in report["samples"]] == [str(keys[row]) for row in part.tolist()]

@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.reader.loader import Loader, ReaderSettings
-from pipeline.reader.mixture import MixSettings
-from pipeline.sampling.plan import plan_batch
+from pipeline.reader.loader import Loader
+from pipeline.reader.settings import MixSettings, ReaderSettings
 from training.nonfinite import write_report
 from training.step import StepResult
 
@@ -17,8 +16,8 @@ def test_the_report_names_samples_and_terms_and_its_plan_is_the_batch(clip_datas
     settings = ReaderSettings(shards=str(clip_dataset), mix=(MixSettings(shards=str(other)),))
     losses = {"koleo": torch.tensor(torch.inf), "cls_local": torch.tensor(1.0), "total": torch.tensor(torch.inf)}
     result = StepResult(losses, {}, {"head": torch.tensor(2.0), "pmm": torch.tensor(torch.nan)}, False, 0)
-    with Loader(settings, 4, 7, 8, rank=1, ranks=2) as loader:
-        plan = plan_batch(settings, loader.table, 7, 4, slice(2, 4))
+    with Loader(settings, 4, range(7, 8), rank=1, ranks=2) as loader:
+        plan = next(loader).plan
         path = write_report(tmp_path, result, loader, plan, rank=1)
         report = json.loads(path.read_text())
         folders = [str(clip_dataset), str(other)]

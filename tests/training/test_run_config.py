@@ -9,8 +9,7 @@ import pytest
 
 from pipeline.dataset import ShardDataset, read_manifest
 from pipeline.neighbours import write_neighbours
-from pipeline.reader.loader import ReaderSettings
-from pipeline.reader.mixture import SourceSettings
+from pipeline.reader.settings import ReaderSettings
 from pipeline.settings import UserError
 from pipeline.storage import open_storage
 from training.checkpoint import CHECKPOINTS
@@ -100,7 +99,7 @@ def test_data_is_named_by_content_and_weight_wherever_it_lies(
 ) -> None:
     moved = shutil.copytree(image_dataset, tmp_path / "moved")
     first, second = (
-        SourceSettings.model_validate(
+        ReaderSettings.model_validate(
             {"shards": clip_dataset, "weight": 2.0, "mix": [{"shards": other, "weight": 0.5}]}
         )
         for other in (image_dataset, moved)
@@ -120,7 +119,7 @@ def test_neighbours_are_named_by_their_rows(image_dataset: Path, clip_dataset: P
     result = []
     for name, table in (("one", rows), ("again", rows), ("other", rows[:, ::-1])):
         write_neighbours(open_storage(str(tmp_path / name)), dataset.keys, table, table.astype(np.float32), metadata)
-        result.append(read_data(SourceSettings(shards=str(image_dataset), neighbours=tmp_path / name)).neighbours)
+        result.append(read_data(ReaderSettings(shards=str(image_dataset), neighbours=tmp_path / name)).neighbours)
     assert result[0] == result[1] != result[2]
     with pytest.raises(UserError, match="was made from other shards"):
-        read_data(SourceSettings(shards=str(clip_dataset), neighbours=tmp_path / "one"))
+        read_data(ReaderSettings(shards=str(clip_dataset), neighbours=tmp_path / "one"))

@@ -4,38 +4,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from pipeline.dataset import read_manifest
-from pipeline.preview.__main__ import BATCH, PreviewCommand, main
 from pipeline.preview.batch import batch_settings, draw_batch, mask_pixels, view_pixels
-from pipeline.reader.loader import ReaderSettings
+from pipeline.reader.settings import ReaderSettings
 from pipeline.sampling.views import IMAGENET_MEAN, IMAGENET_STD, ViewSettings
 from pipeline.settings import UserError
 
 
-def test_a_view_is_shown_in_its_own_colors() -> None:
+def test_pixels_of_a_view_are_those_before_normalization() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     normalized = (pixels / 255 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
     view = torch.from_numpy(normalized.transpose(2, 0, 1)).float()
     np.testing.assert_array_equal(view_pixels(view), pixels)
 
 
-def test_masked_patches_are_pale_and_others_as_they_were() -> None:
+def test_only_masked_patches_are_faded() -> None:
     pixels = np.full((8, 8, 3), 100, np.uint8)
     shown = mask_pixels(pixels, np.array([False, True, False, False]))
     assert (shown[:4, 4:] > 220).all()
     assert (shown[4:] == 100).all()
     assert (shown[:4, :4] == 100).all()
-
-
-@pytest.mark.parametrize("dataset", ["clip_dataset", "image_dataset", "triplet_dataset"])
-def test_preview_writes_a_picture_of_the_batch(dataset: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    folder: Path = request.getfixturevalue(dataset)
-    main(PreviewCommand(shards=str(folder), out=tmp_path, samples=2, batch=True))
-    with Image.open(tmp_path / BATCH) as picture:
-        assert picture.width > (1700 if dataset != "image_dataset" else 1000)
-        assert len(picture.convert("RGB").getcolors(1 << 24) or ()) > 1000
 
 
 def test_the_same_settings_give_the_same_picture(clip_dataset: Path) -> None:
@@ -44,13 +33,13 @@ def test_the_same_settings_give_the_same_picture(clip_dataset: Path) -> None:
     assert pictures[0] == pictures[1] != pictures[2]
 
 
-def test_still_images_are_shown_without_a_past(image_dataset: Path) -> None:
+def test_still_images_have_no_auxiliary_frames(image_dataset: Path) -> None:
     preset = Path(__file__).parents[3] / "configs/paper-vits16-in1k.yaml"
     settings = batch_settings(str(image_dataset), read_manifest(image_dataset), 0, preset)
     assert settings.sandwich.auxiliary == ()
 
 
-def test_a_preset_or_a_run_says_how_the_batch_is_drawn(clip_dataset: Path, tmp_path: Path) -> None:
+def test_settings_come_from_a_preset_or_a_run(clip_dataset: Path, tmp_path: Path) -> None:
     manifest = read_manifest(clip_dataset)
     assert batch_settings(str(clip_dataset), manifest, 4, None) == ReaderSettings(
         shards=clip_dataset, seed=4, prefetch=1

@@ -23,7 +23,7 @@ def survey(clip_dataset: Path, manifest: Manifest) -> Survey:
     return survey_dataset(open_storage(str(clip_dataset)), manifest)
 
 
-def test_the_page_tells_samples_counts_and_rejects(manifest: Manifest, survey: Survey) -> None:
+def test_the_page_shows_samples_counts_and_rejects(manifest: Manifest, survey: Survey) -> None:
     """Whatever the names in the files."""
     named = manifest.model_copy(update={"classes": [HOSTILE, "b"], "split": HOSTILE})
     survey.rejects[HOSTILE] = RejectedInputs(1, [(HOSTILE, HOSTILE)])
@@ -50,7 +50,7 @@ def test_the_page_tells_samples_counts_and_rejects(manifest: Manifest, survey: S
     assert len(page.all("svg")) == 4
 
 
-def test_many_classes_are_shown_by_their_ends(manifest: Manifest, survey: Survey) -> None:
+def test_only_the_largest_and_smallest_of_many_classes_are_named(manifest: Manifest, survey: Survey) -> None:
     many = manifest.model_copy(update={"classes": [f"class {number:04d}" for number in range(MOST_CLASSES + 900)]})
     page = Page(render_page("k400", many, survey, [], seed=0))
     assert len(page.all("svg")) == 5

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.preview.sheet import arrange, part
+from pipeline.preview.sheet import arrange, sample_row
 from pipeline.preview.strips import Draw, Strip
 
 
@@ -23,8 +23,8 @@ def strip(draws: list[Draw], size: tuple[int, int] = (320, 240), frames: int = 2
 
 
 @pytest.mark.parametrize("size", [(320, 240), (256, 455)])
-def test_a_clip_is_in_order_of_time_and_its_first_draw_has_the_colors_of_the_roles(size: tuple[int, int]) -> None:
-    row = part(strip([Draw("epoch 0", (6, 9, 13)), Draw("epoch 1", (5, 8, 12))], size))
+def test_frames_of_a_clip_are_in_order_and_the_first_triplet_has_colored_edges(size: tuple[int, int]) -> None:
+    row = sample_row(strip([Draw("epoch 0", (6, 9, 13)), Draw("epoch 1", (5, 8, 12))], size))
     assert row.heading == f"riding: key, 20 frames, 10.0 s, {size[0]} x {size[1]}"
     pictures = [tile.picture for tile in row.tiles]
     levels = [int(np.asarray(picture).mean()) for picture in pictures]
@@ -40,15 +40,15 @@ def test_a_clip_is_in_order_of_time_and_its_first_draw_has_the_colors_of_the_rol
     }
 
 
-def test_a_clip_of_three_frames_shows_them() -> None:
-    row = part(strip([Draw("triplet 0", (0, 1, 2))], frames=3))
+def test_a_clip_of_three_frames() -> None:
+    row = sample_row(strip([Draw("triplet 0", (0, 1, 2))], frames=3))
     assert [tile.edge for tile in row.tiles] == ["blue", "orange", "green"]
 
 
-def test_images_stand_side_by_side_and_clips_do_not() -> None:
-    images = arrange([part(strip([], frames=1)) for _ in range(8)])
+def test_images_share_rows_and_clips_do_not() -> None:
+    images = arrange([sample_row(strip([], frames=1)) for _ in range(8)])
     assert [len(row.tiles) for row in images] == [6, 2]
     assert images[0].tiles[0].caption == "riding\nkey"
-    clips = [part(strip([Draw("epoch 0", (6, 9, 13))]))] * 2
+    clips = [sample_row(strip([Draw("epoch 0", (6, 9, 13))]))] * 2
     assert arrange(clips) == clips
     assert arrange([]) == []

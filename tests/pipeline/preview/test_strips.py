@@ -7,8 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.dataset import ShardDataset, read_manifest
-from pipeline.preview.strips import Strip, reader_draws
-from pipeline.preview.strips import read_strips as read
+from pipeline.preview.strips import Strip, read_strips, reader_draws
 from pipeline.preview.survey import choose, survey_dataset
 from pipeline.sampling.plan import PlanSettings, SampleTable, plan_batch
 from pipeline.settings import UserError
@@ -19,10 +18,10 @@ from tests.media import decode
 def strips_of(dataset: Path, draws: int = 2, seed: int = 5) -> list[Strip]:
     storage, manifest = open_storage(str(dataset)), read_manifest(dataset)
     chosen = choose(storage, manifest, survey_dataset(storage, manifest), 100, seed)
-    return list(read(storage, manifest, chosen, draws, seed))
+    return list(read_strips(storage, manifest, chosen, draws, seed))
 
 
-def test_draws_are_those_of_the_reader() -> None:
+def test_triplets_of_clips_are_those_of_the_reader() -> None:
     frames = np.array([8, 12, 20, 71, 300])
     side = np.full(5, 256)
     for epoch in range(3):
@@ -53,14 +52,14 @@ def test_triplets_are_those_in_the_shards(triplet_dataset: Path, clip_dataset: P
         assert [draw.name for draw in strip.draws] == ["triplet 0", "triplet 1"]
         assert strip.num_frames == whole[strip.key].num_frames
         assert strip.even == []
-        for place, draw in enumerate(strip.draws):
+        for index, draw in enumerate(strip.draws):
             for role, frame in enumerate(draw.frames):
                 shown = np.asarray(strip.pictures[frame])
-                assert np.array_equal(shown, decode(dataset.frame(2 * number + place, role)))
+                assert np.array_equal(shown, decode(dataset.frame(2 * number + index, role)))
                 assert strip.times_s[frame] == whole[strip.key].times_s[frame]
 
 
-def test_an_image_has_one_picture_and_no_draws(image_dataset: Path) -> None:
+def test_an_image_has_one_picture_and_no_triplets(image_dataset: Path) -> None:
     for strip in strips_of(image_dataset):
         assert (list(strip.pictures), strip.draws, strip.num_frames) == ([0], [], 1)
 
@@ -80,12 +79,12 @@ def test_damaged_shards_are_named(image_dataset: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dataset", ["clip_dataset", "triplet_dataset"])
-def test_times_are_those_in_json(dataset: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """In a copy whose frames are said to show pictures a tenth of a second earlier where they stood at half seconds."""
+def test_times_are_read_from_json(dataset: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """In a copy whose times at half seconds are changed to a tenth of a second earlier."""
     copy = Path(shutil.copytree(request.getfixturevalue(dataset), tmp_path / "copy"))
     for shard in copy.glob("*.tar"):
         times = re.compile(rb'"times_s": \[[^]]*\]')
-        shard.write_bytes(times.sub(lambda found: found[0].replace(b".5", b".4"), shard.read_bytes()))
+        shard.write_bytes(times.sub(lambda match: match[0].replace(b".5", b".4"), shard.read_bytes()))
     for strip in strips_of(copy):
         assert {frame: frame / 2 - 0.1 * (frame % 2) for frame in strip.pictures} == {
             frame: pytest.approx(strip.times_s[frame]) for frame in strip.pictures

@@ -8,18 +8,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.dataset import read_manifest
-from pipeline.preview.survey import DURATION_UNIT_S, SIZE_UNIT_BYTES, Chosen, Tally, allot, choose
-from pipeline.preview.survey import survey_dataset as survey_of
+from pipeline.preview.survey import (
+    DURATION_UNIT_S,
+    SIZE_UNIT_BYTES,
+    Chosen,
+    Survey,
+    Tally,
+    allot,
+    choose,
+    survey_dataset,
+)
 from pipeline.storage import open_storage
 
 
+def survey_of(dataset: Path) -> Survey:
+    return survey_dataset(open_storage(str(dataset)), read_manifest(dataset))
+
+
 def drawn(dataset: Path, samples: int, seed: int) -> list[Chosen]:
-    storage, manifest = open_storage(str(dataset)), read_manifest(dataset)
-    return choose(storage, manifest, survey_of(storage, manifest), samples, seed)
+    return choose(open_storage(str(dataset)), read_manifest(dataset), survey_of(dataset), samples, seed)
 
 
 @given(st.lists(st.lists(st.integers(0, 40), max_size=9), max_size=5))
-def test_a_tally_counts_what_came_in_parts(parts: list[list[int]]) -> None:
+def test_a_tally_counts_over_several_batches(parts: list[list[int]]) -> None:
     tally = Tally()
     for part in parts:
         tally.add(np.array(part, np.int64))
@@ -38,14 +49,14 @@ def test_samples_are_spread_over_the_classes(counts: list[int], samples: int, se
     assert (quota == allot(available, samples, seed)).all()
 
 
-def test_which_classes_are_shown_depends_on_the_seed() -> None:
+def test_the_choice_of_classes_depends_on_the_seed() -> None:
     assert len({tuple(allot(np.full(10, 5), 3, seed)) for seed in range(10)}) > 5
 
 
 @pytest.mark.parametrize("dataset", ["clip_dataset", "image_dataset"])
-def test_counts_are_those_of_the_whole_index(dataset: str, request: pytest.FixtureRequest) -> None:
+def test_counts_match_the_index(dataset: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(dataset)
-    survey = survey_of(open_storage(str(folder)), read_manifest(folder))
+    survey = survey_of(folder)
     rows = pq.read_table(folder / "index.parquet").to_pylist()
 
     def counted(tally: Tally) -> dict[int, int]:
@@ -59,42 +70,42 @@ def test_counts_are_those_of_the_whole_index(dataset: str, request: pytest.Fixtu
 
 
 def test_a_clip_of_triplets_counts_once(clip_dataset: Path, triplet_dataset: Path) -> None:
-    of_clips = survey_of(open_storage(str(clip_dataset)), read_manifest(clip_dataset))
-    of_triplets = survey_of(open_storage(str(triplet_dataset)), read_manifest(triplet_dataset))
+    of_clips = survey_of(clip_dataset)
+    of_triplets = survey_of(triplet_dataset)
     assert of_triplets.classes.counts.tolist() == of_clips.classes.counts.tolist()
     assert of_triplets.durations.counts.tolist() == of_clips.durations.counts.tolist()
 
 
 def test_rejects_are_counted_by_reason_with_examples(clip_dataset: Path) -> None:
-    rejects = survey_of(open_storage(str(clip_dataset)), read_manifest(clip_dataset)).rejects
+    rejects = survey_of(clip_dataset).rejects
     assert {reason: rejected.count for reason, rejected in rejects.items()} == {"too_short": 1, "not_media": 1}
     ((source, detail),) = rejects["too_short"].examples
     assert source == "riding/short_000001_000002.mp4"
     assert "min_frames is 8" in detail
 
 
-def test_chosen_samples_carry_their_index_rows(image_dataset: Path) -> None:
+def test_chosen_samples_have_their_index_rows(image_dataset: Path) -> None:
     table = pq.read_table(image_dataset / "index.parquet")
     chosen = drawn(image_dataset, samples=7, seed=3)
-    assert len({one.row for one in chosen}) == 7
-    assert [one.rows for one in chosen] == [table.slice(one.row, 1).to_pylist() for one in chosen]
-    assert max(Counter(one.rows[0]["label"] for one in chosen).values()) == 3
-    assert [one.row for one in chosen] == [one.row for one in drawn(image_dataset, samples=7, seed=3)]
+    assert len({sample.row for sample in chosen}) == 7
+    assert [sample.rows for sample in chosen] == [table.slice(sample.row, 1).to_pylist() for sample in chosen]
+    assert max(Counter(sample.rows[0]["label"] for sample in chosen).values()) == 3
+    assert [sample.row for sample in chosen] == [sample.row for sample in drawn(image_dataset, samples=7, seed=3)]
 
 
-def test_every_sample_may_be_chosen(image_dataset: Path) -> None:
+def test_every_sample_can_be_chosen(image_dataset: Path) -> None:
     """One of the four images of each of three classes, for 60 seeds: 15 times each, with a deviation of 3.4."""
-    times = Counter(one.row for seed in range(60) for one in drawn(image_dataset, samples=3, seed=seed))
+    times = Counter(sample.row for seed in range(60) for sample in drawn(image_dataset, samples=3, seed=seed))
     assert set(times) == set(range(12))
     assert min(times.values()) >= 3
 
 
-def test_more_samples_than_there_are_means_all(image_dataset: Path) -> None:
-    assert [one.row for one in drawn(image_dataset, samples=100, seed=0)] == list(range(12))
+def test_all_samples_are_chosen_if_more_are_asked_for(image_dataset: Path) -> None:
+    assert [sample.row for sample in drawn(image_dataset, samples=100, seed=0)] == list(range(12))
 
 
 def test_triplets_of_a_clip_stay_together(triplet_dataset: Path) -> None:
-    for one in drawn(triplet_dataset, samples=4, seed=1):
-        first, second = (row["key"] for row in one.rows)
+    for sample in drawn(triplet_dataset, samples=4, seed=1):
+        first, second = (row["key"] for row in sample.rows)
         assert (first[-3:], second[-3:]) == ("-00", "-01")
         assert first[:-3] == second[:-3]

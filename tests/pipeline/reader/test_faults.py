@@ -1,4 +1,4 @@
-"""Whatever DALI fails on, the error names dataset, shard and sample, and advises what helps."""
+"""Errors after a failure of DALI name dataset, shard and sample, and what to do."""
 
 import shutil
 from pathlib import Path
@@ -11,13 +11,14 @@ import pytest
 from benchmarks.made_shards import make_shards
 from pipeline.dataset import ShardDataset
 from pipeline.reader.faults import BatchFrame, explain_failure
-from pipeline.reader.loader import Loader, ReaderSettings
+from pipeline.reader.loader import Loader
+from pipeline.reader.settings import ReaderSettings
 from pipeline.sampling.views import ViewSettings
 from pipeline.settings import UserError
 from tests.media import jpeg, with_segments
 
 SIZE = (96, 80)
-SAID = RuntimeError(
+DALI_ERROR = RuntimeError(
     "Critical error in pipeline:\nError in CPU operator `nvidia.dali.fn.resize`,\nwhich was used in the pipeline "
     'definition with the following traceback:\n\n  File "graph.py", line 1\n\nencountered:\n\nstd::bad_alloc\n'
     "Current pipeline object is no longer valid."
@@ -31,14 +32,14 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def failure(folder: Path) -> str:
-    """What the loader says when it comes to the frames that DALI cannot take."""
+    """The loader's error for a dataset with a bad frame."""
     settings = ReaderSettings(shards=folder, views=ViewSettings(global_size=32, local_size=16, local_crops=1))
-    with Loader(settings, 2, 0, 8) as loader, pytest.raises(UserError) as error:
+    with Loader(settings, 2, range(8)) as loader, pytest.raises(UserError) as error:
         list(loader)
     return str(error.value)
 
 
-def test_a_size_that_the_index_does_not_know(clips: Path, tmp_path: Path) -> None:
+def test_a_frame_whose_size_is_not_that_of_the_index_is_named(clips: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(clips, tmp_path / "copy"))
     table = pq.read_table(copy / "index.parquet")
     width = [SIZE[0] * (10 if row == 5 else 1) for row in range(8)]
@@ -52,7 +53,7 @@ def test_a_size_that_the_index_does_not_know(clips: Path, tmp_path: Path) -> Non
     assert f"Run `python -m pipeline.verify {copy}`" in message
 
 
-def test_a_frame_that_only_dali_cannot_decode(clips: Path, tmp_path: Path) -> None:
+def test_a_frame_that_only_dali_cannot_decode_is_named(clips: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(clips, tmp_path / "copy"))
     dataset = ShardDataset(copy)
     content = (copy / "shard-000001.tar").read_bytes()
@@ -62,27 +63,25 @@ def test_a_frame_that_only_dali_cannot_decode(clips: Path, tmp_path: Path) -> No
         content = content.replace(old, odd.ljust(len(old), b"\0"))
     (copy / "shard-000001.tar").write_bytes(content)
     message = failure(copy)
-    named = f"of sample clip000006 in {copy}/shard-000001.tar is whole, but DALI cannot decode it: nvImageCodec failure"
-    assert named in message
-    assert "Leave its input out, or save that as an ordinary JPEG" in message
+    assert f"of sample clip000006 in {copy}/shard-000001.tar is whole, but DALI cannot decode it" in message
+    assert "nvImageCodec failure" in message
+    assert "Remove its input or save it as an ordinary JPEG" in message
     assert "pipeline.verify" not in message
 
 
-def test_samples_are_named_where_each_decodes_alone(clips: Path) -> None:
+def test_all_samples_are_named_if_each_frame_decodes_alone(clips: Path) -> None:
     dataset = ShardDataset(clips)
     frames = [BatchFrame(dataset, row, frame) for row in range(5) for frame in (0, 7)]
-    message = str(explain_failure(SAID, "in step 7", frames, None))
+    message = str(explain_failure(DALI_ERROR, "in step 7", frames, None))
     shard = f"{clips}/shard-000000.tar"
     assert message == (
         f"DALI failed in step 7, on sample clip000000 in {shard}, sample clip000001 in {shard}, "
         f"sample clip000002 in {shard} and 2 more: std::bad_alloc. "
-        "Each of their frames decodes alone, so the data are whole; possibly out of memory: use a smaller batch"
+        "Each of their frames decodes alone, so the data is not damaged; possibly out of memory: use a smaller batch"
     )
 
 
-def test_data_are_not_blamed_where_nothing_decodes(clips: Path) -> None:
-    """As on a machine whose GPU is gone: here there is none."""
-    message = str(explain_failure(SAID, "in step 7", [BatchFrame(ShardDataset(clips), 0, 0)], device_id=99))
-    assert message.endswith(
-        "It decodes nothing any more, not even a picture made here: look at this machine's memory and GPU"
-    )
+def test_the_machine_is_named_if_nothing_decodes(clips: Path) -> None:
+    """With a GPU that does not exist."""
+    message = str(explain_failure(DALI_ERROR, "in step 7", [BatchFrame(ShardDataset(clips), 0, 0)], device_id=99))
+    assert message.endswith("It cannot decode a test image either: check this machine's memory and GPU")

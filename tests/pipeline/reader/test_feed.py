@@ -13,7 +13,7 @@ CURRENT = 5
 
 
 @pytest.mark.parametrize("auxiliary", [(), ("past",), ("past", "future")])
-def test_every_view_gets_what_the_plan_says(auxiliary: tuple[str, ...]) -> None:
+def test_inputs_of_every_view_are_those_of_the_plan(auxiliary: tuple[str, ...]) -> None:
     sandwich = SandwichSettings.model_validate({"auxiliary": auxiliary})
     settings = PlanSettings(views=VIEWS, sandwich=sandwich)
     table = SampleTable(np.full(9, 20), np.arange(100, 109), np.arange(140, 131, -1))
@@ -23,28 +23,27 @@ def test_every_view_gets_what_the_plan_says(auxiliary: tuple[str, ...]) -> None:
     assert {len(values) for values in feed.values()} == {CLIPS * (CURRENT + 2 * len(auxiliary))}
     assert feed["decoded"].sum() == needed_frames(plan).sum(), "every frame once"
     for view, clip in np.ndindex(CURRENT + 2 * len(auxiliary), CLIPS):
-        place = view * CLIPS + clip
-        given = {name: values[place] for name, values in feed.items()}
+        inputs = {name: values[view * CLIPS + clip] for name, values in feed.items()}
         if view < CURRENT:
             column = 0
-            assert given["needed"]
+            assert inputs["needed"]
         else:
             column = 1 + (view - CURRENT) // 2
-            assert given["needed"] == plan.auxiliary_needed[clip, (view - CURRENT) % 2]
-        assert given["mirror"] == plan.flip[clip, view]
-        assert given["size"].tolist() == [32 if 2 <= view < CURRENT else 64] * 2
+            assert inputs["needed"] == plan.auxiliary_needed[clip, (view - CURRENT) % 2]
+        assert inputs["mirror"] == plan.flip[clip, view]
+        assert inputs["size"].tolist() == [32 if 2 <= view < CURRENT else 64] * 2
         box = Boxes(*(edge[clip, view] for edge in plan.boxes))
-        assert given["start"].tolist() == [box.top, box.left]
-        assert given["shape"].tolist() == [box.height, box.width]
+        assert inputs["start"].tolist() == [box.top, box.left]
+        assert inputs["shape"].tolist() == [box.height, box.width]
         color = ColorJitterParams(
             **{name: np.array(value[clip, view]) for name, value in vars(plan.photometry).items()}
         )
-        np.testing.assert_allclose(given["matrix"], color_map(color).matrix, rtol=1e-6)
-        np.testing.assert_allclose(given["weights"], color_map(color).weights, rtol=1e-6, atol=1e-7)
-        assert given["colored"] == is_colored(color)
-        assert given["blurred"] == (color.sigma > 0)
-        assert given["solarized"] == (color.solarize < SOLARIZE_OFF)
-        if given["needed"]:
-            holder = int(given["frame"])
+        np.testing.assert_allclose(inputs["matrix"], color_map(color).matrix, rtol=1e-6)
+        np.testing.assert_allclose(inputs["weights"], color_map(color).weights, rtol=1e-6, atol=1e-7)
+        assert inputs["colored"] == is_colored(color)
+        assert inputs["blurred"] == (color.sigma > 0)
+        assert inputs["solarized"] == (color.solarize < SOLARIZE_OFF)
+        if inputs["needed"]:
+            holder = int(inputs["frame"])
             assert feed["decoded"][holder]
             assert feed["encoded"][holder].tolist() == [column, clip]

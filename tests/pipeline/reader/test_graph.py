@@ -60,7 +60,7 @@ def run(
 
 
 @pytest.mark.parametrize("size", [32, 48, 96])
-def test_crop_and_bicubic_resize_are_pillows(size: int) -> None:
+def test_crop_and_bicubic_resize_match_pillow(size: int) -> None:
     boxes = [tuple(row) for row in REFERENCE["crop_params"].tolist()]
     result = run([REFERENCE["image"]] * 4, boxes, [{}] * 4, size)
     for number, view in enumerate(result):
@@ -70,9 +70,9 @@ def test_crop_and_bicubic_resize_are_pillows(size: int) -> None:
 
 
 def squares() -> tuple[list[np.ndarray], list[tuple[slice, slice]]]:
-    """Square parts of the reference image, so that a view of their size is not resized; and where they lie."""
-    places = [(slice(0, SIZE), slice(0, SIZE)), (slice(12, 60), slice(36, 84))]
-    return [REFERENCE["image"][place] for place in places], places
+    """Square parts of the reference image, which views of their size do not resize, and their slices."""
+    slices = [(slice(0, SIZE), slice(0, SIZE)), (slice(12, 60), slice(36, 84))]
+    return [REFERENCE["image"][part] for part in slices], slices
 
 
 WHOLE = (0, 0, SIZE, SIZE)
@@ -86,7 +86,7 @@ POINTWISE: dict[str, tuple[dict[str, Any], float, float]] = {
 
 
 @pytest.fixture(scope="module")
-def found() -> dict[str, list[np.ndarray]]:
+def pointwise_views() -> dict[str, list[np.ndarray]]:
     """Views of both squares for every pointwise operation and without any."""
     images, _ = squares()
     cases = {name: case for name, (case, _, _) in POINTWISE.items()} | {"nothing": {}}
@@ -95,16 +95,16 @@ def found() -> dict[str, list[np.ndarray]]:
 
 
 @pytest.mark.parametrize("name", POINTWISE)
-def test_pointwise_operations_are_torchvisions(name: str, found: dict[str, list[np.ndarray]]) -> None:
+def test_pointwise_operations_match_torchvision(name: str, pointwise_views: dict[str, list[np.ndarray]]) -> None:
     _, largest, mean = POINTWISE[name]
-    for ours, place in zip(found[name], squares()[1], strict=True):
-        difference = np.abs(ours - REFERENCE[name][place])
+    for ours, part in zip(pointwise_views[name], squares()[1], strict=True):
+        difference = np.abs(ours - REFERENCE[name][part])
         assert difference.max() <= largest
         assert difference.mean() <= mean
 
 
-def test_nothing_drawn_leaves_every_pixel_alone(found: dict[str, list[np.ndarray]]) -> None:
-    for ours, image in zip(found["nothing"], squares()[0], strict=True):
+def test_neutral_parameters_keep_every_pixel(pointwise_views: dict[str, list[np.ndarray]]) -> None:
+    for ours, image in zip(pointwise_views["nothing"], squares()[0], strict=True):
         np.testing.assert_allclose(ours, image, atol=1e-3)
 
 
@@ -114,7 +114,7 @@ def square(name: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("factor", [0.6, 0.85, 1.4])
-def test_contrast_turns_about_the_mean_gray(factor: float) -> None:
+def test_contrast_matches_torchvision(factor: float) -> None:
     # stretching by nearest pixels changes the mean by little, and commutes with what is done to single pixels
     (view,) = run([square("image").astype(np.uint8)], [(0, 0, 120, 120)], [{"contrast": factor}], 120)
     difference = np.abs(view - square(f"contrast_{factor}"))
@@ -122,7 +122,7 @@ def test_contrast_turns_about_the_mean_gray(factor: float) -> None:
     assert difference.mean() < 0.7
 
 
-def test_contrast_turns_about_the_mean_of_the_brightened_view() -> None:
+def test_contrast_uses_the_mean_of_the_brightened_view() -> None:
     image = squares()[0][0]
     brightened = ImageEnhance.Brightness(Image.fromarray(image)).enhance(0.6)
     expected = np.asarray(ImageEnhance.Contrast(brightened).enhance(0.6), float)
@@ -131,8 +131,8 @@ def test_contrast_turns_about_the_mean_of_the_brightened_view() -> None:
 
 
 @pytest.mark.parametrize(("shift", "largest", "mean"), [(-0.1, 53, 12), (0.03, 18, 4.6), (0.1, 52, 12)])
-def test_hue_turns_as_torchvisions(shift: float, largest: float, mean: float) -> None:
-    # torchvision turns in HSV, which is not linear; this image of pure colors is the worst case
+def test_hue_is_close_to_torchvision(shift: float, largest: float, mean: float) -> None:
+    # torchvision rotates hue in HSV, which is not linear; this image of pure colors is the worst case
     (view,) = run([square("image").astype(np.uint8)], [(0, 0, 120, 120)], [{"hue": shift}], 120)
     change, expected = view - square("image"), square(f"hue_{shift}") - square("image")
     assert np.corrcoef(change.ravel(), expected.ravel())[0, 1] > 0.75
@@ -141,7 +141,7 @@ def test_hue_turns_as_torchvisions(shift: float, largest: float, mean: float) ->
 
 
 @pytest.mark.parametrize("shift", [-0.1, 0.1])
-def test_hue_of_dull_colors_is_off_by_two_levels(shift: float) -> None:
+def test_hue_of_dull_colors_differs_by_two_levels(shift: float) -> None:
     pure = squares()[0][0].astype(float)
     image = (0.8 * pure.mean(axis=2, keepdims=True) + 0.2 * pure).astype(np.uint8)
     hsv = np.asarray(Image.fromarray(image).convert("HSV")).copy()
@@ -152,27 +152,27 @@ def test_hue_of_dull_colors_is_off_by_two_levels(shift: float) -> None:
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 1.3, 2.0])
-def test_blur_is_torchvisions(sigma: float) -> None:
-    images, places = squares()
-    # at two sides each the squares end where the image ends, and are reflected alike; at the others they do not
+def test_blur_matches_torchvision(sigma: float) -> None:
+    images, slices = squares()
+    # reflection at a side of a square matches only where the side is one of the image
     known = [(slice(None, -4), slice(None, -4)), (slice(4, None), slice(4, None))]
-    for ours, place, part in zip(run(images, [WHOLE] * 2, [{"sigma": sigma}] * 2, SIZE), places, known, strict=True):
-        difference = np.abs(ours - REFERENCE[f"blur9_sigma_{sigma}"][place])
-        assert difference[part].max() <= 0.51, "torchvision rounds to whole levels"
+    for ours, part, inner in zip(run(images, [WHOLE] * 2, [{"sigma": sigma}] * 2, SIZE), slices, known, strict=True):
+        difference = np.abs(ours - REFERENCE[f"blur9_sigma_{sigma}"][part])
+        assert difference[inner].max() <= 0.51, "torchvision rounds to whole levels"
 
 
 def test_mirror_and_normalization() -> None:
-    images, places = squares()
-    for ours, place in zip(run(images, [WHOLE] * 2, [{}] * 2, SIZE, mirror=1), places, strict=True):
-        np.testing.assert_allclose(ours, REFERENCE["hflip"][:, ::-1][place][:, ::-1], atol=1e-3)
+    images, slices = squares()
+    for ours, part in zip(run(images, [WHOLE] * 2, [{}] * 2, SIZE, mirror=1), slices, strict=True):
+        np.testing.assert_allclose(ours, REFERENCE["hflip"][:, ::-1][part][:, ::-1], atol=1e-3)
     expected = REFERENCE["normalized"].transpose(1, 2, 0) * IMAGENET_STD + IMAGENET_MEAN
     np.testing.assert_allclose(255 * expected, REFERENCE["image"], atol=1e-3)
 
 
-def test_views_that_are_not_needed_are_zeros_and_their_frames_not_decoded() -> None:
+def test_views_that_are_not_needed_are_zeros() -> None:
     first, second = (png(image) for image in squares()[0])
     needed = np.array([[True, True, True], [True, True, True], [True, False, True], [False, False, True]])
-    # a frame of three clips and another one of the first and the last; two views of each
+    # two views of one frame of three clips, and of another frame of the first and the last clip
     frames = [[first] * 3, [second, EMPTY_JPEG, second]]
     feed = frame_feed(frames, np.stack([needed[0], needed[2] | needed[3]], axis=1), [2, 2])
     feed |= box_feed(Boxes(*(np.full(12, edge) for edge in WHOLE))) | color_feed(photometry([{}] * 12))
@@ -189,7 +189,7 @@ def test_views_that_are_not_needed_are_zeros_and_their_frames_not_decoded() -> N
 
 
 @pytest.mark.gpu
-def test_gpu_gives_the_views_of_the_cpu() -> None:
+def test_views_on_the_gpu_match_the_cpu() -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU")
     images, _ = squares()

@@ -1,4 +1,4 @@
-"""Several datasets and layouts as one row of samples, and what is wrong with them."""
+"""Several datasets and layouts as one sequence of samples, and errors of damaged ones."""
 
 import json
 import os
@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from benchmarks.made_shards import make_shards
 from pipeline.dataset import INDEX, MANIFEST, MAX_OPEN_SHARDS, ShardDataset
-from pipeline.reader.loader import Loader, ReaderSettings
-from pipeline.reader.mixture import DatasetMixture, MixSettings
+from pipeline.reader.loader import Loader
+from pipeline.reader.mixture import DatasetMixture
+from pipeline.reader.settings import MixSettings, ReaderSettings
 from pipeline.sampling.order import OrderSettings
 from pipeline.sampling.plan import plan_batch
 from pipeline.sampling.sandwich import SandwichSettings
@@ -48,42 +49,42 @@ def mixture(clips: Path, triplets: Path, **settings: object) -> ReaderSettings:
 
 
 @pytest.mark.parametrize("order", ["global", "window"])
-def test_a_mixture_is_read_alike_on_any_number_of_ranks_and_after_a_resume(
+def test_batches_of_a_mixture_are_the_same_on_two_ranks_and_after_a_resume(
     order: str, clips: Path, triplets: Path
 ) -> None:
     settings = mixture(clips, triplets, order=OrderSettings.model_validate({"kind": order, "window": 2}))
-    with Loader(settings, 4, 0, 5) as loader:
+    with Loader(settings, 4, range(5)) as loader:
         whole = list(loader)
-        keys = [loader.mixture.origin(row).key for batch in whole for row in batch.rows.tolist()]
+        keys = [loader.mixture.origin(row).key for batch in whole for row in batch.plan.rows.tolist()]
     assert len(set(keys)) > 5
     resumed = []
     for rank in range(2):
-        with Loader(settings, 4, 3, 5, rank, 2) as loader:
+        with Loader(settings, 4, range(3, 5), rank, 2) as loader:
             resumed.append(list(loader))
     for number, batch in enumerate(whole[3:]):
         parts = [half[number] for half in resumed]
-        assert torch.equal(torch.cat([part.rows for part in parts]), batch.rows)
+        assert (np.concatenate([part.plan.rows for part in parts]) == batch.plan.rows).all()
         crops = torch.cat([part.global_crops.view(2, 2, 3, 32, 32) for part in parts], dim=1).flatten(0, 1)
         assert torch.equal(crops, batch.global_crops)
         masks = torch.cat([part.masks.view(2, 2, -1) for part in parts], dim=1).flatten(0, 1)
         assert torch.equal(masks, batch.masks)
 
 
-def test_rows_of_a_mixture_lead_to_their_datasets(clips: Path, triplets: Path) -> None:
-    sources = DatasetMixture(mixture(clips, triplets))
-    assert sources.table.populations == ((((4, 4, 1)), 2.0), ((2, 2, 1), 1.0))
+def test_rows_of_a_mixture_map_to_their_datasets(clips: Path, triplets: Path) -> None:
+    opened = DatasetMixture(mixture(clips, triplets))
+    assert opened.table.dataset_sizes == ((((4, 4, 1)), 2.0), ((2, 2, 1), 1.0))
     rows, frames = np.array([13, 0, 9, 8]), np.array([2, 7, 0, 1])
     first, second = ShardDataset(clips), ShardDataset(triplets)
     expected = [second.frame(4, 2), first.frame(0, 7), second.frame(0, 0), first.frame(8, 1)]
-    for ours, theirs in zip(sources.frames(rows, frames), expected, strict=True):
+    for ours, theirs in zip(opened.frames(rows, frames), expected, strict=True):
         assert ours.tobytes() == theirs.tobytes()
-    dataset, row, key = sources.origin(12)
+    dataset, row, key = opened.origin(12)
     assert (dataset.folder, row, key) == (str(triplets), 3, "clip000003")
     assert key == str(second.keys[3])
-    assert sources.table.height[[0, 9]].tolist() == [48, 64]
+    assert opened.table.height[[0, 9]].tolist() == [48, 64]
 
 
-def test_stored_triplets_keep_their_frames_and_clips_draw_theirs(clips: Path, triplets: Path) -> None:
+def test_triplets_are_read_as_stored_and_drawn_from_clips(clips: Path, triplets: Path) -> None:
     settings = mixture(clips, triplets)
     table = DatasetMixture(settings).table
     plans = [plan_batch(settings, table, step, 6, slice(0, 6)) for step in range(20)]
@@ -97,7 +98,15 @@ def test_stored_triplets_keep_their_frames_and_clips_draw_theirs(clips: Path, tr
     assert (plan_batch(alone, table, 2, 6, slice(0, 6)).frames[:, 1][plans[2].rows >= 9] == 2).all()
 
 
-def test_triplets_have_no_second_past_frame(triplets: Path) -> None:
+def test_still_images_have_no_past(clips: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(clips, tmp_path / "copy"))
+    manifest = json.loads((copy / MANIFEST).read_text())
+    (copy / MANIFEST).write_text(json.dumps(manifest | {"media": "images"}))
+    with pytest.raises(UserError, match=r"still images.*--data\.neighbours"):
+        DatasetMixture(ReaderSettings(shards=copy))
+
+
+def test_two_past_frames_of_triplets_are_refused(triplets: Path) -> None:
     with pytest.raises(UserError, match=r"one past and one future frame.*cannot be past,past"):
         DatasetMixture(ReaderSettings(shards=triplets, sandwich=SandwichSettings(auxiliary=("past", "past"))))
 
@@ -110,15 +119,15 @@ def test_a_mixture_is_given_on_the_command_line() -> None:
         parse_command(PretrainCommand, ["--data.shards", "a", "--data.mix", mix.replace("0.5", "0"), "--out", "run"])
 
 
-def test_neighbours_belong_to_one_dataset(clips: Path, triplets: Path, tmp_path: Path) -> None:
+def test_neighbours_of_a_mixture_are_refused(clips: Path, triplets: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.neighbours and data\.mix"):
         DatasetMixture(mixture(clips, triplets, neighbours=tmp_path))
 
 
 def change_index(folder: Path, column: str, values: list[object]) -> None:
     table = pq.read_table(folder / INDEX)
-    place = table.schema.get_field_index(column)
-    pq.write_table(table.set_column(place, table.schema.field(place), [values]), folder / INDEX)
+    index = table.schema.get_field_index(column)
+    pq.write_table(table.set_column(index, table.schema.field(index), [values]), folder / INDEX)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +142,7 @@ def change_index(folder: Path, column: str, values: list[object]) -> None:
         ("too few frames", r"index\.parquet does not give a place for every frame"),
     ],
 )
-def test_a_dataset_that_does_not_hold_what_it_says(fault: str, message: str, clips: Path, tmp_path: Path) -> None:
+def test_a_damaged_dataset_is_refused(fault: str, message: str, clips: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(clips, tmp_path / "copy"))
     offsets = pq.read_table(copy / INDEX)["frame_offset"].to_pylist()
     if fault == "missing":
@@ -156,7 +165,7 @@ def test_a_dataset_that_does_not_hold_what_it_says(fault: str, message: str, cli
         DatasetMixture(ReaderSettings(shards=copy, views=VIEWS))
 
 
-def test_a_format_of_another_version_is_refused(clips: Path, tmp_path: Path) -> None:
+def test_another_format_version_is_refused(clips: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(clips, tmp_path / "copy"))
     manifest = json.loads((copy / MANIFEST).read_text())
     (copy / MANIFEST).write_text(json.dumps(manifest | {"format_version": 2}))
@@ -164,13 +173,13 @@ def test_a_format_of_another_version_is_refused(clips: Path, tmp_path: Path) -> 
         DatasetMixture(ReaderSettings(shards=copy))
 
 
-def test_boxes_of_the_current_frame_do_not_go_on_neighbours() -> None:
-    values = {"shards": "here", "neighbours": "there", "views": {"auxiliary_crop": "current"}}
-    with pytest.raises(ValidationError, match=r"views\.auxiliary_crop = current goes with frames of one clip only"):
+def test_boxes_of_the_current_frame_cannot_be_used_on_neighbours() -> None:
+    values = {"shards": "clips", "neighbours": "table", "views": {"auxiliary_crop": "current"}}
+    with pytest.raises(ValidationError, match=r"views\.auxiliary_crop = current cannot be used with neighbours"):
         ReaderSettings.model_validate(values)
 
 
-def test_more_shards_than_may_be_open(tmp_path: Path) -> None:
+def test_more_shards_than_open_files(tmp_path: Path) -> None:
     folder = make_shards(tmp_path / "many", MAX_OPEN_SHARDS + 5, frames=1, size=(16, 16), per_shard=1)
     dataset = ShardDataset(folder)
     rows = np.arange(len(dataset))

@@ -18,7 +18,7 @@ def box(pixels: np.ndarray, color: str) -> tuple[int, ...]:
     return int(x.min()), int(y.min()), int(np.ptp(x)) + 1, int(np.ptp(y)) + 1
 
 
-def test_pictures_stand_in_columns_under_headings_with_their_edges() -> None:
+def test_pictures_are_in_columns_under_headings_with_their_edges() -> None:
     def tile(color: str, width: int, edge: str = "") -> Tile:
         return Tile(Image.new("RGB", (width, 80), color), "a caption\nof two lines", edge)
 
@@ -35,19 +35,19 @@ def test_pictures_stand_in_columns_under_headings_with_their_edges() -> None:
     assert green[:2] == (yellow[0], edge[1])
     assert yellow[0] > edge[0] + 100, "a column is as wide as its widest picture"
     assert blue[1] > edge[1] + 80 + 32, "captions have room"
-    assert box(pixels, LIGHT["wash"])[2:] == (30, 80), "an empty place"
+    assert box(pixels, LIGHT["wash"])[2:] == (30, 80), "an empty tile"
 
 
 def test_a_sheet_without_rows_has_a_title() -> None:
     assert len(np.unique(pixels_of(contact_sheet([], "title")))) > 2
 
 
-def test_pictures_are_shrunk_into_a_box_and_keep_their_shape() -> None:
+def test_shrunk_pictures_keep_their_aspect() -> None:
     assert shrink(Image.new("RGB", (320, 240)), (100, 100)).size == (100, 75)
     assert shrink(Image.new("RGB", (1000, 1)), (100, 100)).size == (100, 1)
 
 
-def test_long_names_are_shortened_to_their_place() -> None:
+def test_long_names_are_truncated() -> None:
     shown = fit("n" * 500, 200, 14)
     assert shown.endswith("…")
     assert ImageFont.load_default(14).getlength(shown) <= 200
@@ -55,7 +55,7 @@ def test_long_names_are_shortened_to_their_place() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 24, 25, 1000])
-def test_a_choice_is_evenly_spaced_with_the_first_and_the_last(count: int) -> None:
+def test_spread_is_even_and_has_both_ends(count: int) -> None:
     numbers = spread(count, 24)
     assert len(numbers) == min(count, 24)
     assert [*numbers[:1], *numbers[-1:]] == ([0, count - 1] if count else [])

@@ -14,7 +14,7 @@ VOID = ("img", "meta", "br")
 
 
 class Page(HTMLParser):
-    """What a browser would see: tags with attributes, and text. Fails where tags do not close one another."""
+    """Tags with attributes and the text of a page; fails on unbalanced tags and external resources."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -25,8 +25,8 @@ class Page(HTMLParser):
         assert self.open == []
         sources = [attributes.get("src") or attributes.get("href") for _, attributes in self.tags]
         assert all(source.startswith("data:image/") for source in sources if source)
-        for outside in ("url(", "@import", "<link", "<script"):
-            assert outside not in html
+        for external in ("url(", "@import", "<link", "<script"):
+            assert external not in html
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
@@ -51,7 +51,7 @@ def image_of(uri: str | None) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode((uri or "").partition("base64,")[2])))
 
 
-def test_a_page_has_the_style_of_both_schemes_and_escapes_its_values(tmp_path: Path) -> None:
+def test_a_page_has_light_and_dark_colors_and_escapes_its_values(tmp_path: Path) -> None:
     template = tmp_path / "some.html"
     template.write_text(
         '{% extends "base.html" %}{% from "parts.html" import bars, cards, dot, figure %}{% block body %}'
@@ -70,7 +70,7 @@ def test_a_page_has_the_style_of_both_schemes_and_escapes_its_values(tmp_path: P
     assert DARK["ink"] in html.partition("prefers-color-scheme: dark")[2]
 
 
-def test_a_value_that_is_missing_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_value_is_an_error(tmp_path: Path) -> None:
     from jinja2 import UndefinedError
 
     (tmp_path / "some.html").write_text('{% extends "base.html" %}')
@@ -78,7 +78,7 @@ def test_a_value_that_is_missing_is_an_error(tmp_path: Path) -> None:
         render(tmp_path / "some.html", title="title")
 
 
-def test_pictures_and_animations_come_back() -> None:
+def test_pictures_and_animations_can_be_decoded() -> None:
     pictures = [Image.new("RGB", (64, 32), color) for color in ("red", "green", "blue")]
     assert image_of(jpeg_uri(pictures[0], (16, 16))).size == (16, 8)
     assert image_of(jpeg_uri(pictures[0], (160, 160))).size == (64, 32)

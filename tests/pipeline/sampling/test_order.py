@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.sampling.order import DatasetSize, OrderSettings, coming_shards, interleave, visits
+from pipeline.sampling.order import DatasetSize, OrderSettings, interleave, sample_order, upcoming_shards
 
 SMALL = st.integers(1, 40)
 SHARDS = st.lists(st.integers(1, 9), min_size=1, max_size=9).map(tuple)
@@ -14,51 +14,45 @@ GLOBAL = OrderSettings()
 @given(order=ORDERS, seed=st.integers(0, 2**40), shards=SHARDS, epochs=st.integers(1, 3))
 def test_every_sample_once_an_epoch(order: OrderSettings, seed: int, shards: tuple[int, ...], epochs: int) -> None:
     samples = sum(shards)
-    result = visits(order, seed, np.arange(samples * epochs), [DatasetSize(shards)])
+    result = sample_order(order, seed, np.arange(samples * epochs), [DatasetSize(shards)])
     assert (np.sort(result.row.reshape(epochs, samples), axis=1) == np.arange(samples)).all()
     assert (result.epoch == np.repeat(range(epochs), samples)).all()
 
 
 @given(order=ORDERS, shards=SHARDS, batch=SMALL, step=st.integers(0, 50), weight=st.floats(0.01, 100))
-def test_a_position_is_visited_alike_whoever_asks(
+def test_a_position_has_the_same_sample_in_any_batch(
     order: OrderSettings, shards: tuple[int, ...], batch: int, step: int, weight: float
 ) -> None:
-    populations = [DatasetSize(shards, weight), DatasetSize((3, 4))]
+    dataset_sizes = [DatasetSize(shards, weight), DatasetSize((3, 4))]
     positions = np.arange(step * batch, (step + 1) * batch)
-    whole = visits(order, 5, positions, populations)
-    single = [visits(order, 5, positions[i : i + 1], populations) for i in range(batch)]
-    assert whole.row.tolist() == [int(one.row[0]) for one in single]
-    assert whole.epoch.tolist() == [int(one.epoch[0]) for one in single]
+    whole = sample_order(order, 5, positions, dataset_sizes)
+    single = [sample_order(order, 5, positions[i : i + 1], dataset_sizes) for i in range(batch)]
+    assert whole.row.tolist() == [int(order.row[0]) for order in single]
+    assert whole.epoch.tolist() == [int(order.epoch[0]) for order in single]
 
 
 def test_epochs_differ() -> None:
-    result = visits(GLOBAL, 0, np.arange(200), [DatasetSize((100,))])
+    result = sample_order(GLOBAL, 0, np.arange(200), [DatasetSize((100,))])
     assert (result.row[:100] != result.row[100:]).any()
 
 
 @given(shards=SHARDS, window=st.integers(1, 5), epoch=st.integers(0, 3))
-def test_a_window_is_left_only_when_its_shards_are_done(shards: tuple[int, ...], window: int, epoch: int) -> None:
+def test_windows_are_read_one_after_the_other(shards: tuple[int, ...], window: int, epoch: int) -> None:
     samples = sum(shards)
     order = OrderSettings(kind="window", window=window)
-    rows = visits(order, 1, np.arange(epoch * samples, (epoch + 1) * samples), [DatasetSize(shards)]).row
-    shard = np.repeat(np.arange(len(shards)), shards)[rows]
-    seen = list(dict.fromkeys(shard.tolist()))
-    place = 0
-    while seen:
-        current = set(shard[place : place + sum(shards[s] for s in _first(shard[place:], window, len(seen)))].tolist())
-        assert len(current) == min(window, len(seen)), "one window holds so many shards, each of them whole"
-        place += sum(shards[s] for s in current)
-        seen = [s for s in seen if s not in current]
-
-
-def _first(shard: np.ndarray, window: int, left: int) -> list[int]:
-    """The first shards that are met, as many as a window holds."""
-    return list(dict.fromkeys(shard.tolist()))[: min(window, left)]
+    rows = sample_order(order, 1, np.arange(epoch * samples, (epoch + 1) * samples), [DatasetSize(shards)]).row
+    shard = np.repeat(np.arange(len(shards)), shards)[rows].tolist()
+    order_of_shards, start = list(dict.fromkeys(shard)), 0
+    for first in range(0, len(shards), window):
+        group = order_of_shards[first : first + window]
+        end = start + sum(shards[number] for number in group)
+        assert set(shard[start:end]) == set(group), "a window holds whole shards"
+        start = end
 
 
 def test_samples_of_a_window_are_mixed_and_its_shards_change() -> None:
     order = OrderSettings(kind="window", window=4)
-    epochs = visits(order, 0, np.arange(2 * 1600), [DatasetSize((100,) * 16)]).row.reshape(2, 1600) // 100
+    epochs = sample_order(order, 0, np.arange(2 * 1600), [DatasetSize((100,) * 16)]).row.reshape(2, 1600) // 100
     for epoch in epochs:
         counts = np.bincount(epoch[:200], minlength=16)
         assert (counts > 0).sum() == 4
@@ -72,19 +66,19 @@ def test_samples_of_a_window_are_mixed_and_its_shards_change() -> None:
     start=st.integers(0, 10**9),
     count=st.integers(1, 300),
 )
-def test_every_stretch_has_its_share_of_every_dataset(weights: list[float], start: int, count: int) -> None:
-    dataset, place = interleave(np.arange(start, start + count), weights)
+def test_every_range_has_its_share_of_every_dataset(weights: list[float], start: int, count: int) -> None:
+    dataset, index = interleave(np.arange(start, start + count), weights)
     for number, weight in enumerate(weights):
-        mine = place[dataset == number]
-        assert abs(len(mine) - count * weight / sum(weights)) < len(weights)
-        assert (np.diff(mine) == 1).all(), "no visit of a dataset is left out or made twice"
-        if start == 0 and len(mine):
-            assert mine[0] == 0
+        own = index[dataset == number]
+        assert abs(len(own) - count * weight / sum(weights)) < len(weights)
+        assert (np.diff(own) == 1).all(), "no sample is left out or repeated"
+        if start == 0 and len(own):
+            assert own[0] == 0
 
 
-def test_datasets_of_a_mixture_have_epochs_of_their_own() -> None:
-    populations = [DatasetSize((30,), 3.0), DatasetSize((5, 5), 1.0)]
-    result = visits(GLOBAL, 0, np.arange(80), populations)
+def test_datasets_of_a_mixture_have_their_own_epochs() -> None:
+    dataset_sizes = [DatasetSize((30,), 3.0), DatasetSize((5, 5), 1.0)]
+    result = sample_order(GLOBAL, 0, np.arange(80), dataset_sizes)
     second = result.row >= 30
     assert second.sum() == 20
     assert np.bincount(result.row[second] - 30).tolist() == [2] * 10
@@ -92,38 +86,38 @@ def test_datasets_of_a_mixture_have_epochs_of_their_own() -> None:
     assert result.epoch[second].tolist() == [0] * 10 + [1] * 10
 
 
-def test_equal_datasets_are_not_visited_in_the_same_order() -> None:
-    result = visits(GLOBAL, 0, np.arange(200), [DatasetSize((100,)), DatasetSize((100,))])
+def test_datasets_of_equal_size_have_different_orders() -> None:
+    result = sample_order(GLOBAL, 0, np.arange(200), [DatasetSize((100,)), DatasetSize((100,))])
     assert (result.row[result.row < 100] != result.row[result.row >= 100] - 100).any()
 
 
 @given(shards=SHARDS, window=st.integers(1, 4), start=st.integers(0, 200), count=st.integers(1, 30))
-def test_the_shards_of_these_visits_are_among_those_that_come(
+def test_upcoming_shards_include_those_of_the_positions(
     shards: tuple[int, ...], window: int, start: int, count: int
 ) -> None:
     order = OrderSettings(kind="window", window=window)
-    populations = [DatasetSize(shards), DatasetSize((2, 2), 0.5)]
+    dataset_sizes = [DatasetSize(shards), DatasetSize((2, 2), 0.5)]
     of_row = [(0, s) for s, samples in enumerate(shards) for _ in range(samples)] + [(1, 0)] * 2 + [(1, 1)] * 2
     positions = np.arange(start, start + count)
-    now = {of_row[row] for row in visits(order, 7, positions, populations).row}
-    assert now <= set(coming_shards(order, 7, positions, populations))
+    now = {of_row[row] for row in sample_order(order, 7, positions, dataset_sizes).row}
+    assert now <= set(upcoming_shards(order, 7, positions, dataset_sizes))
 
 
 @given(start=st.integers(0, 100), count=st.integers(1, 30))
-def test_what_comes_is_these_windows_and_the_next(start: int, count: int) -> None:
-    order, populations = OrderSettings(kind="window", window=3), [DatasetSize((2,) * 9)]  # 6 visits a window
+def test_upcoming_shards_are_those_windows_and_the_next(start: int, count: int) -> None:
+    order, dataset_sizes = OrderSettings(kind="window", window=3), [DatasetSize((2,) * 9)]  # 6 samples per window
     first, beyond = start // 6 * 6, ((start + count - 1) // 6 + 2) * 6
-    expected = visits(order, 7, np.arange(first, beyond), populations).row // 2
-    coming = coming_shards(order, 7, np.arange(start, start + count), populations)
+    expected = sample_order(order, 7, np.arange(first, beyond), dataset_sizes).row // 2
+    coming = upcoming_shards(order, 7, np.arange(start, start + count), dataset_sizes)
     assert {shard for _, shard in coming} == set(expected.tolist())
     assert {shard for _, shard in coming[:3]} == set(expected[:6].tolist()), "in the order of their use"
 
 
 @pytest.mark.parametrize("kind", ["global", "window"])
-def test_a_million_samples_are_ordered_once_an_epoch(kind: str) -> None:
+def test_a_million_samples_have_no_repeats_within_an_epoch(kind: str) -> None:
     order = OrderSettings.model_validate({"kind": kind})
-    populations = [DatasetSize((1000,) * 1000)]
+    dataset_sizes = [DatasetSize((1000,) * 1000)]
     rows = np.concatenate(
-        [visits(order, 0, np.arange(step * 256, step * 256 + 256), populations).row for step in (0, 9)]
+        [sample_order(order, 0, np.arange(step * 256, step * 256 + 256), dataset_sizes).row for step in (0, 9)]
     )
     assert len(np.unique(rows)) == 512

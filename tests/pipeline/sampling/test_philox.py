@@ -21,7 +21,7 @@ def test_known_answers(key: tuple[int, int], counter: tuple[int, ...], expected:
     assert " ".join(f"{int(word):08x}" for word in words[:, 0]) == expected
 
 
-def test_a_place_keeps_its_numbers_whoever_asks() -> None:
+def test_numbers_do_not_depend_on_the_other_items_drawn() -> None:
     many = uniforms(7, Stream.SAMPLE, 3, np.arange(100), 50)
     assert (uniforms(7, Stream.SAMPLE, [3, 3], [41, 99], 50) == many[[41, 99]]).all()
     assert (uniforms(7, Stream.SAMPLE, 3, 41, 10) == many[41, :10]).all()
@@ -29,9 +29,9 @@ def test_a_place_keeps_its_numbers_whoever_asks() -> None:
 
 
 def test_seed_stream_epoch_and_item_all_matter() -> None:
-    places = [(0, Stream.SAMPLE, 0, 0), (1, Stream.SAMPLE, 0, 0), (0, Stream.ORDER, 0, 0)]
-    places += [(0, Stream.SAMPLE, 1, 0), (0, Stream.SAMPLE, 0, 1), (2**40, Stream.SAMPLE, 0, 0)]
-    drawn = np.concatenate([uniforms(*place, 8) for place in places])
+    keys = [(0, Stream.SAMPLE, 0, 0), (1, Stream.SAMPLE, 0, 0), (0, Stream.ORDER, 0, 0)]
+    keys += [(0, Stream.SAMPLE, 1, 0), (0, Stream.SAMPLE, 0, 1), (2**40, Stream.SAMPLE, 0, 0)]
+    drawn = np.concatenate([uniforms(*key, 8) for key in keys])
     assert len(np.unique(drawn)) == drawn.size
 
 
@@ -42,6 +42,6 @@ def test_permutation_holds_each_number_once_and_is_uniform() -> None:
     assert ((counts - 400) ** 2 / 400).sum() < 23.5  # chi-square, 4 degrees of freedom, p = 1e-4
 
 
-def test_datasets_and_streams_have_own_permutations() -> None:
-    places = [(Stream.ORDER, 0, 0), (Stream.ORDER, 0, 1), (Stream.SHARDS, 0, 0), (Stream.ORDER, 1, 0)]
-    assert len({tuple(permutation(0, *place, 50)) for place in places}) == 4
+def test_datasets_and_streams_have_different_permutations() -> None:
+    keys = [(Stream.ORDER, 0, 0), (Stream.ORDER, 0, 1), (Stream.SHARDS, 0, 0), (Stream.ORDER, 1, 0)]
+    assert len({tuple(permutation(0, *key, 50)) for key in keys}) == 4

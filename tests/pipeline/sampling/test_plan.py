@@ -52,7 +52,7 @@ def test_global_batch_is_the_same_on_any_number_of_ranks(ranks: int, size: int, 
     assert {part.masked_in_global_batch for part in parts} == {int(whole["masks"].sum())}
 
 
-def test_a_sample_is_drawn_afresh_in_every_epoch_and_alike_in_any_batch_size() -> None:
+def test_draws_differ_by_epoch_and_do_not_depend_on_the_batch_size() -> None:
     data = table(12)
     first, second = (arrays(plan_batch(SETTINGS, data, step, 12, slice(0, 12))) for step in (0, 1))
     small = [arrays(plan_batch(SETTINGS, data, step, 4, slice(0, 4))) for step in range(3)]
@@ -83,7 +83,7 @@ def test_views_of_one_clip_differ_and_only_local_crops_are_mirrored() -> None:
     assert area[:, :2].min() > area[:, 2:5].mean()
 
 
-def test_neighbours_give_the_one_auxiliary_frame() -> None:
+def test_auxiliary_frames_are_random_neighbours() -> None:
     neighbours = (np.arange(20)[:, None] + np.arange(1, 6)) % 20
     data = table(20, neighbours)
     drawn = [plan_batch(SETTINGS, data, step, 20, slice(0, 20)) for step in range(40)]
@@ -116,7 +116,7 @@ def test_auxiliary_views_show_the_whole_frame_or_the_boxes_of_the_global_crops(c
 
 
 @pytest.mark.parametrize(("ratio", "fits"), [((0.1, 0.7), True), ((0.1, 0.75), False), ((1.0, 1.0), False)])
-def test_masks_that_no_block_can_fill_are_refused(ratio: tuple[float, float], fits: bool) -> None:
+def test_masks_that_blocks_cannot_fill_are_refused(ratio: tuple[float, float], fits: bool) -> None:
     values = {"views": {"global_size": 32}, "masks": {"ratio": ratio}}
     if fits:
         PlanSettings.model_validate(values)

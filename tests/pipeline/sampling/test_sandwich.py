@@ -17,7 +17,7 @@ def draw(settings: SandwichSettings, frames: int, draws: int = DRAWS) -> np.ndar
     return draw_frames(settings, np.full(draws, frames), uniform)
 
 
-def test_integer_ranges_are_those_of_the_released_code() -> None:
+def test_integer_ranges_match_the_released_code() -> None:
     lengths = np.arange(1, 61)
     ranges = frame_ranges(SandwichSettings(), lengths)
     for i, length in enumerate(lengths):
@@ -29,7 +29,7 @@ def test_integer_ranges_are_those_of_the_released_code() -> None:
 
 
 @pytest.mark.parametrize("frames", [int(length) for length in REFERENCE["by_total_frames"]])
-def test_joint_distribution_is_that_of_the_released_code(frames: int) -> None:
+def test_joint_distribution_matches_the_released_code(frames: int) -> None:
     current, past, future = draw(SandwichSettings(), frames).T
     expected = REFERENCE["by_total_frames"][str(frames)]
     for name, values in (("current", current), ("past_offset", current - past), ("future_offset", future - current)):
@@ -43,7 +43,7 @@ def test_joint_distribution_is_that_of_the_released_code(frames: int) -> None:
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 7])
-def test_short_clips_give_one_frame_three_times(frames: int) -> None:
+def test_short_clips_give_the_same_frame_three_times(frames: int) -> None:
     drawn = draw(SandwichSettings(), frames, 1000)
     assert (drawn == drawn[:, :1]).all()
     assert set(drawn[:, 0]) == set(range(frames))

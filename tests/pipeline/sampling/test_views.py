@@ -19,13 +19,13 @@ DRAWS = 20_000
 
 
 @pytest.mark.parametrize(("size", "expected"), REFERENCE["center_crop_geometry_WxH_to_top_left_height_width"].items())
-def test_center_boxes_are_those_of_the_released_code(size: str, expected: list[int]) -> None:
+def test_center_boxes_match_the_released_code(size: str, expected: list[int]) -> None:
     width, height = (np.array([int(side)]) for side in size.split("x"))
     assert [int(edge[0]) for edge in center_boxes(height, width)] == expected
 
 
 @pytest.mark.parametrize("kind", ["global", "local"])
-def test_random_boxes_are_distributed_as_in_the_released_code(kind: str) -> None:
+def test_random_boxes_match_the_released_code(kind: str) -> None:
     settings = ViewSettings()
     area = settings.global_area if kind == "global" else settings.local_area
     uniform = np.random.default_rng(0).random((DRAWS, CROP_DRAWS))
@@ -47,7 +47,7 @@ def test_random_boxes_are_distributed_as_in_the_released_code(kind: str) -> None
 
 
 @pytest.mark.parametrize(("height", "width", "expected"), [(10, 1000, (0, 493, 10, 13)), (1000, 10, (493, 0, 13, 10))])
-def test_a_frame_that_no_try_fits_gets_its_center_box(
+def test_a_frame_that_no_crop_fits_gets_its_center_box(
     height: int, width: int, expected: tuple[int, int, int, int]
 ) -> None:
     uniform = np.random.default_rng(0).random((50, CROP_DRAWS))
@@ -60,7 +60,7 @@ def photometry(settings: ViewSettings) -> dict[str, np.ndarray]:
     return vars(draw_photometry(settings, np.arange(3), uniform))
 
 
-def test_ops_fire_as_often_as_they_should() -> None:
+def test_probabilities_of_the_operations() -> None:
     drawn = photometry(ViewSettings())
     tolerance = 5 * np.sqrt(0.25 / DRAWS)
     np.testing.assert_allclose((drawn["sigma"] > 0).mean(axis=0), [1.0, 0.1, 0.5], atol=tolerance)
@@ -69,14 +69,14 @@ def test_ops_fire_as_often_as_they_should() -> None:
     np.testing.assert_allclose((drawn["brightness"] != 1).mean(axis=0), 0.8, atol=tolerance)
 
 
-def test_released_blur_is_the_recorded_one() -> None:
+def test_blur_probabilities_match_the_released_code() -> None:
     drawn = photometry(ViewSettings(blur=(0.0, 0.9, 0.5)))
     kinds = ("global_transfo1", "global_transfo2", "local_transfo")
     expected = [REFERENCE["op_fire_rate"][kind]["gaussian_blur"] for kind in kinds]
     np.testing.assert_allclose((drawn["sigma"] > 0).mean(axis=0), expected, atol=0.03)
 
 
-def test_parameters_fill_their_ranges() -> None:
+def test_parameters_cover_their_ranges() -> None:
     drawn = photometry(ViewSettings())
     blurred = drawn["sigma"][drawn["sigma"] > 0]
     ranges = [(blurred, 0.1, 2.0), (drawn["brightness"], 0.6, 1.4), (drawn["contrast"], 0.6, 1.4)]
@@ -86,7 +86,7 @@ def test_parameters_fill_their_ranges() -> None:
         assert high - 0.01 * (high - low) < values.max() <= high
 
 
-def test_every_crop_of_a_frame_has_its_own_area_and_draws() -> None:
+def test_crops_of_a_frame_have_their_own_area_and_draws() -> None:
     uniform = np.random.default_rng(0).random((200, 5, CROP_DRAWS))
     height, width = np.arange(100, 300)[:, None], np.arange(300, 100, -1)[:, None]
     boxes = current_boxes(ViewSettings(), height, width, uniform)
