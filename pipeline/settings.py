@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NoReturn, TypeVar, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
@@ -26,6 +25,8 @@ from pydantic_settings import (
 
 from pipeline import startup
 from pipeline.boundary import describe_fault, lasting_output
+from pipeline.errors import UserError as UserError
+from pipeline.presets import Preset, load_preset
 
 CommandT = TypeVar("CommandT", bound="Command")
 
@@ -42,10 +43,6 @@ THREAD_LIMIT = 1024
 """Bound of threads and processes of a machine, and of what is prepared ahead."""
 WORKER_LIMIT = 2**16
 """Bound of processes of a cluster."""
-
-
-class UserError(Exception):
-    """Something the user can mend; the message is one clear sentence and is all that is printed."""
 
 
 def _takes(annotation: object, *types: type) -> bool:
@@ -82,7 +79,7 @@ class Command(BaseSettings):
     """How the program is called, shown in `--help`."""
 
     config: Path | None = None
-    """YAML file with any of the options below, nested by their dots."""
+    """YAML file with any of the options below, nested by their dots; FILE:NAME is one of its `variants`."""
     _plain_numbers = field_validator("*", mode="before")(_plain_number)
 
     @classmethod
@@ -106,59 +103,6 @@ class _Parser(argparse.ArgumentParser):
             message = f"unknown option {unknown}" + (f"; did you mean {' or '.join(close)}?" if close else "")
         print(f"error: {message} ({self.prog} --help lists all options)", file=sys.stderr)
         raise SystemExit(2)
-
-
-_NOT_AS_WRITTEN = re.compile(r"[-+]?(0[\d_]+|.*:.*)")
-"""Numbers that YAML reads in base 8 or 60."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without its surprises: no key twice, keys are text, 010 and 1:30 are no numbers."""
-
-    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        lines: dict[str, int] = {}
-        for key, _ in node.value:  # as written: keys that `<<` merges come later and may be given again
-            line = key.start_mark.line + 1
-            if not key.tag.endswith((":str", ":merge")):
-                shown = key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping"
-                raise UserError(f"{self.name}, line {line}: a key must be text, not {shown}; put it in quotes")
-            if key.value in lines:
-                raise UserError(
-                    f"{self.name}: the key {key.value} is given twice, in lines {lines[key.value]} and {line}: keep one"
-                )
-            lines[key.value] = line
-        return node
-
-    def compose_scalar_node(self, anchor: dict[Any, yaml.Node]) -> yaml.ScalarNode:
-        node = super().compose_scalar_node(anchor)
-        if node.tag.endswith((":int", ":float")) and _NOT_AS_WRITTEN.fullmatch(node.value):
-            base, line = 60 if ":" in node.value else 8, node.start_mark.line + 1
-            raise UserError(
-                f"{self.name}, line {line}: YAML reads {node.value} as a number in base {base}: write a plain number, "
-                "or put it in quotes if it is text"
-            )
-        return node
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping.
-
-    Raises:
-        UserError: the file is missing, is not a YAML mapping, or holds a key twice.
-    """
-    try:
-        with path.open("rb") as stream:  # errors name it
-            content = yaml.load(stream, _Loader)
-    except OSError as error:
-        raise UserError(f"cannot read the config file {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold `key: value` lines, not a {type(content).__name__}")
-    return content
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -219,22 +163,25 @@ def _hint(problem: Mapping[str, Any]) -> str:
     return ""
 
 
-def _describe(model: type[BaseModel], error: ValidationError) -> str:
+def _describe(model: type[BaseModel], error: ValidationError, preset: Preset) -> str:
     lines = []
     for problem in error.errors():
         key = ".".join(map(str, problem["loc"]))
-        if problem["type"] == "extra_forbidden":
-            allowed = ", ".join(_allowed_keys(model, problem["loc"][:-1]))
-            lines.append(f"unknown key {key}; allowed here: {allowed}")
-        elif problem["type"] == "missing":
+        if problem["type"] == "missing":
             lines.append(f"--{key} is required")
+            continue
+        if problem["type"] == "extra_forbidden":
+            message = f"unknown key {key}; allowed here: {', '.join(_allowed_keys(model, problem['loc'][:-1]))}"
         elif problem["type"] in _OUT_OF_RANGE and (allowed := _range(model, problem["loc"])):
-            lines.append(f"{key} = {problem['input']}: must be {allowed}")
+            message = f"{key} = {problem['input']}: must be {allowed}"
         else:
-            reason = re.sub(r"^Value error, | for <class .*>$", "", problem["msg"])
+            message = re.sub(r"^Value error, | for <class .*>$", "", problem["msg"])
             if hint := _hint(problem):
-                reason = hint if problem["type"] == "model_type" else f"{reason}; {hint}"
-            lines.append(f"{key} = {problem['input']!r}: {reason}" if key else reason)
+                message = hint if problem["type"] == "model_type" else f"{message}; {hint}"
+            if key:
+                message = f"{key} = {problem['input']!r}: {message}"
+        file = preset.file_of(problem["loc"], problem["input"])
+        lines.append(f"{file}: {message}" if file else message)
     return "; ".join(lines)
 
 
@@ -301,9 +248,9 @@ def parse_command(command: type[CommandT], argv: Sequence[str] | None = None) ->
     config_parser = _Parser(prog=command.program, add_help=False, allow_abbrev=False)
     config_parser.add_argument("--config", type=Path)
     preset_path = config_parser.parse_known_args(arguments)[0].config
-    preset = load_yaml(preset_path) if preset_path else {}
-    if "config" in preset:
-        raise UserError(f"{preset_path}: a config file cannot name another one (config): put its lines in here")
+    preset = load_preset(preset_path) if preset_path else Preset({}, {})
+    if "config" in preset.values:
+        raise UserError(f"{preset.files['config']}: a preset names the one that it builds on as `base`, not `config`")
     parser = _Parser(prog=command.program, description=command.__doc__, allow_abbrev=False)
     try:
         source: CliSettingsSource[Any] = CliSettingsSource(
@@ -311,9 +258,9 @@ def parse_command(command: type[CommandT], argv: Sequence[str] | None = None) ->
         )
         _plain_help(parser)
         source(args=arguments)
-        return command(_cli_settings_source=source, **preset)  # the command line wins over the preset
+        return command(_cli_settings_source=source, **preset.values)  # the command line wins over the preset
     except ValidationError as error:
-        raise UserError(_describe(command, error)) from error
+        raise UserError(_describe(command, error, preset)) from error
     except SettingsError as error:
         raise UserError(f"an option's value is no valid list: {error.__cause__ or error}") from error
 

@@ -17,6 +17,7 @@ import evaluation
 import indexing
 import pipeline
 import training
+from pipeline.presets import Preset
 from pipeline.sampling.philox import Stream, uniforms
 from pipeline.settings import Command, Settings, UserError, _describe, parse_command
 from pipeline.shards.command import ShardsCommand
@@ -107,7 +108,7 @@ def test_bounds_themselves_are_taken_and_what_is_beyond_is_named(cls: type[BaseM
         beyond = limit if bound in ("gt", "lt") else limit + step
         if bound in ("ge", "le"):
             assert TypeAdapter(option).validate_python(limit) == limit
-        message = _describe(cls, error_of(cls, name, beyond))
+        message = _describe(cls, error_of(cls, name, beyond), Preset({}, {}))
         for part in (f"{name} = {beyond}: must be ", "at least " if "ge" in bounds else "more than ", str(limit)):
             assert part in message
 

@@ -25,7 +25,8 @@ from accelerate.commands.launch import (
 from accelerate.utils import ComputeEnvironment
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from pipeline.settings import UserError, load_yaml
+from pipeline.presets import load_yaml
+from pipeline.settings import UserError
 from training.backbone.numerics import refuse_hidden_settings
 from training.environment import ACCELERATE
 from training.signals import exit_status

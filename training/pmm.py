@@ -19,8 +19,8 @@ class PmmSettings(Settings):
     """Modules stacked one on the other, each with its own weights."""
     heads: int = Field(16, ge=1, le=2**16)
     """Heads of both attentions; divides the width of the backbone."""
-    cross_attention_factor: float = Field(4.0, ge=0, le=FACTOR_LIMIT)
-    """Factor of the cross-attention before the skip connection (released code; not in the paper)."""
+    cross_attention_factor: float = Field(1.0, ge=0, le=FACTOR_LIMIT)
+    """Factor of the cross-attention before the skip connection; 4 in the released code, 1 in the paper (section 3.2)."""
 
 
 class AttentionMaps(NamedTuple):

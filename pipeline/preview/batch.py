@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.dataset import Manifest
 from pipeline.files import write_bytes
+from pipeline.presets import load_preset
 from pipeline.reader.batch import Batch
 from pipeline.reader.loader import Loader, ReaderSettings
 from pipeline.reader.mixture import is_remote
@@ -20,7 +21,7 @@ from pipeline.report.palette import LIGHT, ROLES
 from pipeline.sampling.order import OrderSettings
 from pipeline.sampling.plan import BatchPlan, plan_batch
 from pipeline.sampling.views import GLOBAL_VIEWS, IMAGENET_MEAN, IMAGENET_STD, Boxes
-from pipeline.settings import UserError, load_yaml
+from pipeline.settings import UserError
 from pipeline.temporary import full_disk_is_temporary, temporary_folder
 
 _FRAME, _VIEW, _GAP = (300, 200), 200, 4
@@ -128,7 +129,7 @@ def batch_settings(shards: str, manifest: Manifest, seed: int, training: Path | 
     Raises:
         UserError: `training` is no preset or `config.json`.
     """
-    values: Any = load_yaml(training).get("data", {}) if training else {}
+    values: Any = load_preset(training).values.get("data", {}) if training else {}
     if not isinstance(values, dict):
         raise UserError(f"--training {training} is no preset or config.json of a training: data holds no settings")
     if manifest.media == "images" and not values.get("neighbours"):

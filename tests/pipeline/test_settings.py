@@ -101,11 +101,11 @@ def test_environment_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("yaml", "message"),
     [
-        ("frames: {fsp: 3}", "unknown key frames.fsp; allowed here: area, fps"),
+        ("frames: {fsp: 3}", "bad.yaml: unknown key frames.fsp; allowed here: area, fps"),
         ("frames: {fps: -1}", "frames.fps = -1: must be more than 0"),
         ("framez: 1", "unknown key framez; allowed here: config, data, fast, folder, frames"),
         ("frames: {fps: 3}\nFrames: {min_side: 2}", "unknown key Frames; allowed here: config, data"),
-        ("config: other.yaml", "a config file cannot name another one"),
+        ("config: other.yaml", "bad.yaml: a preset names the one that it builds on as `base`, not `config`"),
         ("- a list", "must hold `key: value` lines, not a list"),
         (
             "data: x\nframes: {fps: 3}\nfast: true\nframes: {min_side: 2}",
