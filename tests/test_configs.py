@@ -1,4 +1,4 @@
-"""Every preset is accepted, says what its source says, and trains a step when its model is made small."""
+"""Every preset is accepted, follows its source, and trains a step with a small model."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from training.optimizer import build_optimizer
 from training.pretrain import PretrainCommand
 from training.run_config import check_shapes
 from training.schedules import StepValues
-from training.step import train_step
+from training.step import StepSettings, forward_backward_step, optimizer_step
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ABLATIONS = [f"ablations.yaml:{name}" for name in load_yaml(CONFIGS / "ablations.yaml")["variants"]]
@@ -64,9 +64,10 @@ def terms_of_a_step(command: PretrainCommand) -> set[str]:
     torch.manual_seed(0)
     model = TCoRe(small.model)
     rates = StepValues(1e-3, 1e-3, 1e-4, weight_decay=0.04, momentum=0.99, teacher_temperature=0.05)
-    accelerator = Accelerator(cpu=True)
-    result = train_step(accelerator, model, build_optimizer(model, small.optimizer), batch, rates, small.optimizer.clip)
+    settings = StepSettings(small.optimizer.clip)
+    result = forward_backward_step(Accelerator(cpu=True), model, batch, rates.teacher_temperature, settings)
     assert result.finite
+    optimizer_step(model, build_optimizer(model, small.optimizer), rates)
     assert all(norm > 0 for norm in result.norms.values())
     return result.losses.keys() - {"cls_local", "cls_global", "koleo", "total"}
 

@@ -79,7 +79,7 @@ def test_missing_torn_and_incomplete_files_are_refused(tmp_path: Path) -> None:
         (source.read_bytes()[:5000], "is cut off or damaged: copy or download it again"),
         (b"", "is empty: copy or download it again"),
         (b"\n<!DOCTYPE html><html>Sign in</html>", "is a web page, not weights"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
         (b"\x93NUMPY\x01\x00", "is not a PyTorch file of plain tensors"),
     ):
         source.write_bytes(content)
