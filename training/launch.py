@@ -43,8 +43,9 @@ def child_processes() -> list[int]:
 def forward(number: int) -> None:
     """Send a signal on to the ranks; before there are any, while other machines are waited for, end this process."""
     children = child_processes()
-    for child in children if number != signal.SIGINT else ():  # a terminal sends Ctrl-C to the ranks too
-        os.kill(child, number)
+    for child in children:
+        if number != signal.SIGINT or os.getpgid(child) != os.getpgrp():  # a terminal sends Ctrl-C to its whole group
+            os.kill(child, number)
     if not children:
         os._exit(exit_status(number))
 

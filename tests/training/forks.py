@@ -1,5 +1,6 @@
 """Programs in forks of a process that has imported everything, so that a run costs no start-up."""
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -7,7 +8,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -89,6 +90,22 @@ def run_ranks(function: Callable[[int, Path], None], folder: Path, ranks: int = 
     for fork in [Fork(function, rank, folder) for rank in range(ranks)]:
         status, message = fork.result()
         assert status == 0, message
+
+
+def still_running(word: str, patience_s: float = 20.0) -> list[str]:
+    """Command lines with `word` of the processes that are still alive after `patience_s` seconds."""
+    deadline = time.monotonic() + patience_s
+    while (alive := list(_command_lines(word))) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return alive
+
+
+def _command_lines(word: str) -> Iterator[str]:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has just ended
+            line = path.read_text(errors="replace").replace("\0", " ")
+            if word in line:
+                yield line
 
 
 def launch(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Fork:

@@ -91,7 +91,7 @@ def test_a_damaged_checkpoint_and_pictures_of_others_are_left_alone(clip_dataset
     options = [str(folder), "--shards", str(clip_dataset), "--out", str(picture.parent)]
     picture.parent.mkdir()
     picture.write_bytes(b"mine")
-    with pytest.raises(UserError, match=r"\.png was not made by `python -m training\.attention`"):
+    with pytest.raises(UserError, match=r"\.png was not made by `python -m training\.attention_maps`"):
         main(parse_command(AttentionCommand, options))
     assert picture.read_bytes() == b"mine"
     content = (folder / "model.safetensors").read_bytes()

@@ -8,7 +8,6 @@ import pytest
 from accelerate.commands.launch import launch_command_parser
 
 from pipeline.settings import UserError
-from tests.processes import left_in_session
 from tests.training import forks
 from tests.training.test_pretrain import losses, small
 from training.checkpoint import checkpoints
@@ -159,4 +158,4 @@ def test_two_machines_train_together(clip_dataset: Path, tmp_path: Path) -> None
     assert list(losses(out)) == [1, 2]
     assert [path.name for path in checkpoints(out)] == ["step-00000002"]
     assert not (out / LOCK).exists()
-    assert [left_in_session(machine.pid) for machine in machines] == [[], []]
+    assert forks.still_running(str(out)) == []
