@@ -311,11 +311,24 @@ def test_two_ranks_end_on_ctrl_c_and_one_goes_on_with_the_same_global_batches(
 
 def test_training_lowers_the_loss(clip_dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    status, message = train(small(clip_dataset, out, **{"train.epochs": 5, "train.checkpoint_every": 100}))
+    options: dict[str, object] = {
+        "model.loss.squeeze": 0,
+        "optimizer.layer_decay": 1.0,
+        "schedule.base_lr": 0.06,
+        "schedule.warmup_epochs": 1,
+        "schedule.momentum": 0.98,
+        "schedule.teacher_temperature": 0.015,
+        "schedule.final_teacher_temperature": 0.015,
+        "train.total_batch_size": 6,
+        "train.epochs": 3,
+        "train.steps_per_epoch": 10,
+        "train.checkpoint_every": 100,
+    }
+    status, message = train(small(clip_dataset, out, **options))
     assert status == 0, message
     curve = list(losses(out).values())
     assert all(map(math.isfinite, curve))
-    assert sum(curve[-6:]) < 0.95 * sum(curve[:6])
+    assert sum(curve[-6:]) < 0.8 * sum(curve[:6])
 
 
 @pytest.mark.gpu
