@@ -126,7 +126,7 @@ def test_a_checkpoint_is_not_replaced_by_its_own_export(tmp_path: Path) -> None:
     before = sorted(path.name for path in checkpoint.iterdir())
     with pytest.raises(UserError, match=r"holds state\.json, which this program did not write"):
         export(checkpoint, checkpoint, "teacher", "transformers")
-    with pytest.raises(UserError, match=r"model\.safetensors exists and is not a file of weights that this program"):
+    with pytest.raises(UserError, match=r"model\.safetensors exists and was not written by this program"):
         export(checkpoint, checkpoint / "model.safetensors", "teacher")
     with pytest.raises(UserError, match="is a folder: give the name of a file"):
         export(checkpoint, checkpoint, "teacher")

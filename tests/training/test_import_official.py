@@ -57,7 +57,7 @@ class Harmful:
         ({"teacher": {"backbone.cls_token": torch.zeros(1, 1, 64)}}, "it has no 'patch_embed.proj.weight'"),
         ({"teacher": {"backbone.cls_token": torch.full((1, 1, 64), torch.nan)}}, "not a ViT with register tokens"),
         ({"teacher": {1: torch.zeros(1)}}, "no tensors"),
-        ({"teacher": Harmful()}, r"holds .*Harmful, an object that can run code when it is loaded; it was not"),
+        ({"teacher": Harmful()}, r"holds .*Harmful, an object that can run code when it is loaded, and only tensors"),
         ({"teacher": {}, "args": Namespace(lr=1)}, r"holds the options of a training program \(argparse\.Namespace\)"),
         ({"teacher": {}, "loss": np.float64(1)}, r"holds numpy\.\S+scalar, an object that can run code"),
     ],

@@ -33,9 +33,9 @@ def settings(**values: Any) -> PretrainCommand:
     [
         ({"data": {"patch_size": 8}}, r"data\.patch_size = 8 and model\.backbone\.patch_size = 16"),
         ({"data": {"views": {"local_size": 90}}}, r"data\.views\.local_size = 90 must be a multiple"),
-        ({"model": {"auxiliary_branch": False}}, r"model\.auxiliary_branch = False does not fit"),
+        ({"model": {"auxiliary_branch": False}}, r"model\.auxiliary_branch = False does not match"),
         ({"model": {"auxiliary_branch": False, "teacher_sees": "auxiliary"}}, r"needs data\.all_auxiliary = true"),
-        ({"data": {"sandwich": {"auxiliary": []}}}, r"model\.auxiliary_branch = True does not fit"),
+        ({"data": {"sandwich": {"auxiliary": []}}}, r"model\.auxiliary_branch = True does not match"),
     ],
 )
 def test_contradicting_settings_are_named(values: dict[str, Any], message: str) -> None:
