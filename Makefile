@@ -50,7 +50,7 @@ bench-reader: $(STAMP) ## Measure the reader against a DataLoader with Pillow an
 bench-shards: $(STAMP) ## Measure the shard job against bare ffmpeg and plain tar: make bench-shards [ARGS="--clips dir --images dir"]
 	@$(BIN)/python -m benchmarks.shards $(ARGS)
 
-bench-train: $(STAMP) ## Measure the training step against the plain form, about 10 minutes on 2 cores: make bench-train [ARGS="--rounds 1"]
+bench-train: $(STAMP) ## Measure the training step against the reference step, about 10 minutes on 2 cores: make bench-train [ARGS="--rounds 1"]
 	@$(BIN)/python -m benchmarks.train --compare true $(ARGS)
 
 bench-eval: $(STAMP) ## Measure the evaluation against straightforward versions: make bench-eval [ARGS="--data dir --weights file"]

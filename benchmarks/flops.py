@@ -42,7 +42,7 @@ def forward_flops(vit: VitSettings, height: int, width: int) -> float:
 
 
 def step_flops(settings: TCoReSettings, batch_size: int, masked_loss_scale: float = 0.15) -> float:
-    """Floating-point operations of a lean step's matrix products on `batch_size` clips with two auxiliary frames.
+    """Floating-point operations of a training step's matrix products on `batch_size` clips with two auxiliary frames.
 
     A product of (n, a) and (a, b) counts 2 n a b; a part with gradients counts three times, once forward and twice
     backward; recomputation, the optimizer and everything element by element count nothing. With N tokens in a crop

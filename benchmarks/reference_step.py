@@ -1,4 +1,4 @@
-"""The training step as one would first write it, K-wide logits and no work left out: what the lean one is held against.
+"""The training step in its simplest form, with K-wide logits and no work skipped: the reference for ours.
 
 Shape letters: B clips, L local crops per clip, M masked patches, K prototypes.
 """
@@ -23,12 +23,12 @@ def cross_entropy(targets: Tensor, logits: Tensor, temperature: float) -> Tensor
 
 
 def cls_losses(targets_2bk: Tensor, global_2bk: Tensor, local_lbk: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Local and global part of CLS self-distillation: mean over the 2 L + 2 comparisons, one after the other."""
-    comparisons = 2 * len(local_lbk) + 2
+    """Local and global part of CLS self-distillation: mean over the 2 L + 2 pairs of views."""
+    pairs_of_views = 2 * len(local_lbk) + 2
     local = torch.stack([cross_entropy(t, s, temperature).mean() for t in targets_2bk for s in local_lbk]).sum()
     pairs = zip(targets_2bk, global_2bk.flip(0), strict=True)
     swapped = torch.stack([cross_entropy(t, s, temperature).mean() for t, s in pairs]).sum()
-    return local / comparisons, swapped / comparisons
+    return local / pairs_of_views, swapped / pairs_of_views
 
 
 def patch_loss(targets_mk: Tensor, logits_mk: Tensor, weights_m: Tensor, crops: int, temperature: float) -> Tensor:

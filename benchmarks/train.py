@@ -1,11 +1,11 @@
-"""`make bench-train`: time and memory of a training step against the reference step, in one run.
+"""`make bench-train`: time and memory of our training step and of the reference step, in one run.
 
-The reference step has K-wide logits and leaves no work out (`benchmarks/reference_step.py`). Both take the same random
-batch at real sizes, each in a process of its own, in turns. On the CPU the memory is the largest resident size of the
-process, with its libraries; freed tensors go back to the system at once (`MALLOC_MMAP_THRESHOLD_`), else holes in the
-heap count too.
-Without `--compare` the lean step alone is measured: on a GPU in bf16, with its model FLOP utilization and the hours of
-the paper's run.
+The reference step has K-wide logits and skips no work (`benchmarks/reference_step.py`). Both train on the same random
+batch of real sizes, in turns, each in a process of its own. On the CPU the memory is the peak resident size of the
+process, libraries included; freed tensors are returned to the system at once (`MALLOC_MMAP_THRESHOLD_`), or holes in
+the heap would count too.
+Without `--compare` our step alone is measured: on a GPU in bf16, with its model FLOP utilization and the hours of the
+paper's run.
 """
 
 import multiprocessing
@@ -30,6 +30,7 @@ from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, Command, UserError, run_
 from training.metrics import peak_memory_gb
 from training.model import TCoRe, TCoReSettings
 from training.optimizer import OptimizerSettings, apply_schedule, build_optimizer, clip_gradients
+from training.recompute import Recompute, recompute_activations
 from training.schedules import StepValues
 
 KINETICS_CLIPS = 239_789
@@ -39,19 +40,19 @@ PAPER_EPOCHS = {"small": 400, "base": 200}
 VALUES = StepValues(1e-4, 1e-4, 1e-5, weight_decay=0.04, momentum=0.996, teacher_temperature=0.05)
 
 
-Form = Literal["lean", "plain"]
+Form = Literal["ours", "reference"]
 Figures = dict[str, Any]
 
 
 class TrainBenchmark(Command):
-    """Measure the lean training step; with --compare also its seconds and peak memory over those of the plain one."""
+    """Measure our training step; with --compare also its seconds and peak memory relative to the reference step."""
 
     program: ClassVar[str] = "python -m benchmarks.train"
 
     out: Path = Path("benchmarks/results/train.json")
     """Result file."""
     compare: bool = False
-    """Measure the plain form as well, in turns with the lean one."""
+    """Measure the reference step as well, in turns with ours."""
     architecture: Literal["tiny", "small", "base", "large"] = "small"
     """Backbone."""
     batch_size: int = Field(4, ge=1, le=BATCH_LIMIT)
@@ -64,10 +65,12 @@ class TrainBenchmark(Command):
     """bf16: the matrix products in bfloat16, as in training."""
     compile: bool = False
     """Whether the blocks of the backbones are compiled with torch.compile."""
+    recompute: Recompute = "none"
+    """Activations of the student's blocks that are computed again in the backward pass, as in training."""
     rounds: int = Field(3, ge=1, le=COUNT_LIMIT)
-    """How often the two forms take turns; the median counts."""
+    """Turns of each of the two steps; the median counts."""
     steps: int = Field(2, ge=1, le=COUNT_LIMIT)
-    """Steps that are timed in a turn, after one that is not."""
+    """Steps that are timed in a turn, after one for warm-up."""
 
 
 def random_batch(batch_size: int, views: ViewSettings, device: str) -> Batch:
@@ -107,12 +110,13 @@ def model_settings(command: TrainBenchmark) -> TCoReSettings:
     return TCoReSettings.model_validate(chosen)
 
 
-def measure(command: TrainBenchmark, form: Form = "lean") -> dict[str, float]:
-    """Seconds of a step (median) and the largest memory of a process that does nothing else."""
+def measure(command: TrainBenchmark, form: Form = "ours") -> dict[str, float]:
+    """Seconds of a step (median) and peak memory of a process that does nothing else."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
     device = torch.device(command.device)
-    model = (TCoRe if form == "lean" else ReferenceTCoRe)(model_settings(command)).to(device)
+    model = (TCoRe if form == "ours" else ReferenceTCoRe)(model_settings(command)).to(device)
+    recompute_activations(model.student.backbone.blocks, command.recompute)
     if command.compile:
         model.compile_blocks()
     optimizer = build_optimizer(model, OptimizerSettings())
@@ -133,7 +137,7 @@ def projected_hours(architecture: str, batch_size: int, seconds: float) -> float
 
 
 def alone(command: TrainBenchmark) -> tuple[Figures, list[tuple[str, str]]]:
-    """Figures and table rows of the lean step."""
+    """Figures and table rows of our step alone."""
     figures: Figures = dict(measure(command))
     rows = [("seconds a step", f"{figures['seconds']:.3f}"), ("peak memory, GB", f"{figures['peak_gb']:.2f}")]
     if command.device == "cuda":
@@ -152,9 +156,9 @@ def alone(command: TrainBenchmark) -> tuple[Figures, list[tuple[str, str]]]:
 
 
 def compare(command: TrainBenchmark) -> tuple[Figures, list[tuple[str, str]]]:
-    """Figures and table rows of both forms, each turn in a fresh process."""
+    """Figures and table rows of both steps, each turn in a fresh process."""
     os.environ["MALLOC_MMAP_THRESHOLD_"] = str(1 << 20)
-    forms: tuple[Form, ...] = ("plain", "lean")
+    forms: tuple[Form, ...] = ("reference", "ours")
     turns: dict[str, list[dict[str, float]]] = {form: [] for form in forms}
     for form in tqdm(forms * command.rounds, unit="turn", desc="training steps"):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -166,13 +170,16 @@ def compare(command: TrainBenchmark) -> tuple[Figures, list[tuple[str, str]]]:
     figures: Figures = {
         "seconds": seconds,
         "peak_gb": memory,
-        "time_ratio": seconds["lean"] / seconds["plain"],
-        "memory_ratio": memory["lean"] / memory["plain"],
+        "time_ratio": seconds["ours"] / seconds["reference"],
+        "memory_ratio": memory["ours"] / memory["reference"],
         "turns": turns,
     }
     return figures, [
-        ("seconds a step", f"{seconds['lean']:.2f} lean, {seconds['plain']:.2f} plain: {figures['time_ratio']:.2f}"),
-        ("peak memory, GB", f"{memory['lean']:.2f} lean, {memory['plain']:.2f} plain: {figures['memory_ratio']:.2f}"),
+        (name, f"{ours:.2f} ours, {reference:.2f} reference: {ratio:.2f}")
+        for name, ours, reference, ratio in (
+            ("seconds a step", seconds["ours"], seconds["reference"], figures["time_ratio"]),
+            ("peak memory, GB", memory["ours"], memory["reference"], figures["memory_ratio"]),
+        )
     ]
 
 
@@ -181,7 +188,7 @@ def main(command: TrainBenchmark) -> None:
     if command.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device = cuda, but torch finds no NVIDIA GPU here: choose cpu")
     figures, rows = compare(command) if command.compare else alone(command)
-    chosen = ("architecture", "batch_size", "prototypes", "device", "precision", "compile")
+    chosen = ("architecture", "batch_size", "prototypes", "device", "precision", "compile", "recompute")
     write_result(command.out, {**{name: getattr(command, name) for name in chosen}, **figures})
     how = f"batch {command.batch_size}, {'bf16' if command.precision == 'bf16' else 'float32'} on {command.device}"
     print_table([*rows, ("written to", str(command.out))], f"Training step, {command.architecture}, {how}")

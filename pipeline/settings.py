@@ -1,6 +1,6 @@
 """Typed settings of every command: a YAML preset, dotted overrides on the command line, errors in plain sentences.
 
-A component keeps its `Settings` beside it; a program collects them in a `Command` and calls `run_command`.
+Each component defines its `Settings`; a program collects them in a `Command` and calls `run_command`.
 """
 
 import argparse
@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NoReturn, TypeVar, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
@@ -26,63 +25,61 @@ from pydantic_settings import (
 
 from pipeline import startup
 from pipeline.boundary import describe_fault, lasting_output
+from pipeline.errors import UserError as UserError
+from pipeline.presets import Preset, load_preset
 
 CommandT = TypeVar("CommandT", bound="Command")
 
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
-"""What all generators take: Philox and blake2b 64 bits, torch no more."""
+"""Seed of all generators: Philox, blake2b and torch take 64 bits."""
 Share = Annotated[float, Field(ge=0, le=1)]
 COUNT_LIMIT = 10**9
-"""Bound of numbers that nothing else bounds: no run needs more, and sums and products of a few stay within 64 bits."""
+"""Upper bound of counts without a tighter one; sums and products of a few fit in 64 bits."""
 FACTOR_LIMIT = 10**6
-"""Bound of weights, rates and factors that nothing else bounds."""
+"""Upper bound of weights, rates and factors without a tighter one."""
 BATCH_LIMIT = 2**20
-"""Bound of what is put through a model or a search at once."""
+"""Upper bound of batch sizes of models and searches."""
 THREAD_LIMIT = 1024
-"""Bound of threads and processes of a machine, and of what is prepared ahead."""
+"""Upper bound of the threads and processes of a machine, and of batches prepared ahead."""
 WORKER_LIMIT = 2**16
-"""Bound of processes of a cluster."""
-
-
-class UserError(Exception):
-    """Something the user can mend; the message is one clear sentence and is all that is printed."""
+"""Upper bound of the processes of a cluster."""
 
 
 def _takes(annotation: object, *types: type) -> bool:
-    """Whether one of the plain types stands anywhere in an annotation."""
+    """Whether an annotation contains one of the types."""
     return annotation in types or any(_takes(part, *types) for part in get_args(annotation))
 
 
 def _plain_number(cls: type[BaseModel], value: object, info: ValidationInfo) -> object:
-    """Refuse `true` and `.inf` of a YAML file where a number is due; pydantic would take them for 1 and infinity."""
+    """Refuse `true` and `.inf` in place of a number; pydantic would read them as 1 and infinity."""
     annotation = cls.model_fields[str(info.field_name)].annotation
     if _takes(annotation, int, float):
         for member in value if isinstance(value, list) else [value]:
             if isinstance(member, bool) and not _takes(annotation, bool):
                 raise ValueError("must be a number; YAML reads yes and on as true, no and off as false")
             if isinstance(member, float) and not math.isfinite(member):
-                raise ValueError("must be a finite number; .inf and .nan are none")
+                raise ValueError("must be a finite number, not .inf or .nan")
     return value
 
 
 class Settings(BaseModel):
-    """Base of a component's settings: immutable, unknown keys refused, docstrings below fields become `--help`."""
+    """Base of a component's settings: immutable, without unknown keys; docstrings of fields are shown by `--help`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
     _plain_numbers = field_validator("*", mode="before")(_plain_number)
 
 
 class Command(BaseSettings):
-    """Base of a program's settings: command line over the YAML file given by `--config` over the defaults."""
+    """Base of a program's settings: the command line overrides the preset `--config`, which overrides the defaults."""
 
     model_config = SettingsConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, case_sensitive=True
     )
     program: ClassVar[str]
-    """How the program is called, shown in `--help`."""
+    """Command that starts the program, shown in `--help`."""
 
     config: Path | None = None
-    """YAML file with any of the options below, nested by their dots."""
+    """YAML file with any of the options below, nested by their dots; FILE:NAME is one of its `variants`."""
     _plain_numbers = field_validator("*", mode="before")(_plain_number)
 
     @classmethod
@@ -94,7 +91,7 @@ class Command(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Leave out the environment: a stray variable must not change a run."""
+        """Ignore the environment: a stray variable must not change a run."""
         return (init_settings,)
 
 
@@ -108,61 +105,8 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-_NOT_AS_WRITTEN = re.compile(r"[-+]?(0[\d_]+|.*:.*)")
-"""Numbers that YAML reads in base 8 or 60."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without its surprises: no key twice, keys are text, 010 and 1:30 are no numbers."""
-
-    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        lines: dict[str, int] = {}
-        for key, _ in node.value:  # as written: keys that `<<` merges come later and may be given again
-            line = key.start_mark.line + 1
-            if not key.tag.endswith((":str", ":merge")):
-                shown = key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping"
-                raise UserError(f"{self.name}, line {line}: a key must be text, not {shown}; put it in quotes")
-            if key.value in lines:
-                raise UserError(
-                    f"{self.name}: the key {key.value} is given twice, in lines {lines[key.value]} and {line}: keep one"
-                )
-            lines[key.value] = line
-        return node
-
-    def compose_scalar_node(self, anchor: dict[Any, yaml.Node]) -> yaml.ScalarNode:
-        node = super().compose_scalar_node(anchor)
-        if node.tag.endswith((":int", ":float")) and _NOT_AS_WRITTEN.fullmatch(node.value):
-            base, line = 60 if ":" in node.value else 8, node.start_mark.line + 1
-            raise UserError(
-                f"{self.name}, line {line}: YAML reads {node.value} as a number in base {base}: write a plain number, "
-                "or put it in quotes if it is text"
-            )
-        return node
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping.
-
-    Raises:
-        UserError: the file is missing, is not a YAML mapping, or holds a key twice.
-    """
-    try:
-        with path.open("rb") as stream:  # errors name it
-            content = yaml.load(stream, _Loader)
-    except OSError as error:
-        raise UserError(f"cannot read the config file {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold `key: value` lines, not a {type(content).__name__}")
-    return content
-
-
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names; the members of a list of mappings have numbers for names."""
+    """Nested settings by dotted name; the members of a list of mappings are numbered."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, list) and value and all(isinstance(member, Mapping) for member in value):
@@ -182,7 +126,7 @@ def _allowed_keys(model: type[BaseModel], location: Sequence[int | str]) -> list
 
 _RANGE = {"ge": "at least {}", "gt": "more than {}", "le": "at most {}", "lt": "less than {}"}
 _OUT_OF_RANGE = {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"}
-"""pydantic's names of what is wrong with a number."""
+"""pydantic's types of errors for a number that is out of range."""
 
 
 def _range(model: type[BaseModel], location: Sequence[int | str]) -> str:
@@ -204,7 +148,7 @@ def _range(model: type[BaseModel], location: Sequence[int | str]) -> str:
 
 
 def _hint(problem: Mapping[str, Any]) -> str:
-    """What to write instead, where YAML has read something else than was meant."""
+    """What to write instead, if YAML has probably read something else than was meant."""
     value, kind = problem["input"], problem["type"]
     if kind == "model_type":
         return "must be a group of options, nested below it" + ("; nothing is" if value is None else "")
@@ -219,22 +163,25 @@ def _hint(problem: Mapping[str, Any]) -> str:
     return ""
 
 
-def _describe(model: type[BaseModel], error: ValidationError) -> str:
+def _describe(model: type[BaseModel], error: ValidationError, preset: Preset) -> str:
     lines = []
     for problem in error.errors():
         key = ".".join(map(str, problem["loc"]))
-        if problem["type"] == "extra_forbidden":
-            allowed = ", ".join(_allowed_keys(model, problem["loc"][:-1]))
-            lines.append(f"unknown key {key}; allowed here: {allowed}")
-        elif problem["type"] == "missing":
+        if problem["type"] == "missing":
             lines.append(f"--{key} is required")
+            continue
+        if problem["type"] == "extra_forbidden":
+            message = f"unknown key {key}; allowed here: {', '.join(_allowed_keys(model, problem['loc'][:-1]))}"
         elif problem["type"] in _OUT_OF_RANGE and (allowed := _range(model, problem["loc"])):
-            lines.append(f"{key} = {problem['input']}: must be {allowed}")
+            message = f"{key} = {problem['input']}: must be {allowed}"
         else:
-            reason = re.sub(r"^Value error, | for <class .*>$", "", problem["msg"])
+            message = re.sub(r"^Value error, | for <class .*>$", "", problem["msg"])
             if hint := _hint(problem):
-                reason = hint if problem["type"] == "model_type" else f"{reason}; {hint}"
-            lines.append(f"{key} = {problem['input']!r}: {reason}" if key else reason)
+                message = hint if problem["type"] == "model_type" else f"{message}; {hint}"
+            if key:
+                message = f"{key} = {problem['input']!r}: {message}"
+        file = preset.file_of(problem["loc"], problem["input"])
+        lines.append(f"{file}: {message}" if file else message)
     return "; ".join(lines)
 
 
@@ -242,7 +189,7 @@ _PLAIN_TYPES = {"float": "NUMBER", "int": "NUMBER", "str": "TEXT", "Path": "PATH
 
 
 def _plain_help(parser: argparse.ArgumentParser) -> None:
-    """Say what an option takes in words, not in Python's names of types."""
+    """Replace Python's names of types in `--help` by plain words."""
     for action in parser._actions:
         if isinstance(action.metavar, str) and "[" in action.metavar:
             action.metavar = "A,B,..."
@@ -258,7 +205,7 @@ def _plain_help(parser: argparse.ArgumentParser) -> None:
 
 
 def _options(model: type[BaseModel], prefix: str = "--") -> Iterator[tuple[str, Any]]:
-    """All options of `model` with their types."""
+    """All options of `model` and their types."""
     for name, field in model.model_fields.items():
         annotation = field.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -268,11 +215,11 @@ def _options(model: type[BaseModel], prefix: str = "--") -> Iterator[tuple[str, 
 
 
 def _normalize(model: type[BaseModel], arguments: Sequence[str]) -> list[str]:
-    """Rewrite what pydantic-settings does not always read: `--list a,b`, `--flag true|false`, `--two-words`, `--k`."""
+    """Rewrite forms that pydantic-settings may not accept: `--list a,b`, `--flag true`, `--two-words`, `--k`."""
     types = dict(_options(model))
     known = {name.replace("_", "-"): name for name in types if "_" in name}
     known |= {f"--no-{name[2:]}": f"--no-{known[name][2:]}" for name in known}
-    known |= {name: name[1:] for name in types if len(name) == len("--k")}  # a letter is called -k; --k is it, too
+    known |= {name: name[1:] for name in types if len(name) == len("--k")}  # pydantic-settings knows -k only
     words = iter(arguments)
     rewritten: list[str] = []
     for word in words:
@@ -295,15 +242,15 @@ def parse_command(command: type[CommandT], argv: Sequence[str] | None = None) ->
     """Build `command` from the command line (`argv`, default `sys.argv[1:]`) and its `--config` file.
 
     Raises:
-        UserError: an unknown key or a bad value, named together with what is allowed.
+        UserError: names an unknown key or a bad value, and what is allowed.
     """
     arguments = _normalize(command, sys.argv[1:] if argv is None else argv)
     config_parser = _Parser(prog=command.program, add_help=False, allow_abbrev=False)
     config_parser.add_argument("--config", type=Path)
     preset_path = config_parser.parse_known_args(arguments)[0].config
-    preset = load_yaml(preset_path) if preset_path else {}
-    if "config" in preset:
-        raise UserError(f"{preset_path}: a config file cannot name another one (config): put its lines in here")
+    preset = load_preset(preset_path) if preset_path else Preset({}, {})
+    if "config" in preset.values:
+        raise UserError(f"{preset.files['config']}: a preset names the one that it builds on as `base`, not `config`")
     parser = _Parser(prog=command.program, description=command.__doc__, allow_abbrev=False)
     try:
         source: CliSettingsSource[Any] = CliSettingsSource(
@@ -311,18 +258,18 @@ def parse_command(command: type[CommandT], argv: Sequence[str] | None = None) ->
         )
         _plain_help(parser)
         source(args=arguments)
-        return command(_cli_settings_source=source, **preset)  # the command line wins over the preset
+        return command(_cli_settings_source=source, **preset.values)  # the command line wins over the preset
     except ValidationError as error:
-        raise UserError(_describe(command, error)) from error
+        raise UserError(_describe(command, error, preset)) from error
     except SettingsError as error:
         raise UserError(f"an option's value is no valid list: {error.__cause__ or error}") from error
 
 
 def run_command(command: type[CommandT], main: Callable[[CommandT], int | None]) -> NoReturn:
-    """Parse the command line, run `main` and exit: the boundary of every program.
+    """Parse the command line, run `main` and exit: the entry point of every program.
 
-    Whatever ends `main`, a user's error, a full disk, Ctrl-C or a fault of ours, is said in one line; nothing that is
-    printed can end it.
+    Every error is reported in one line: a user's error, a full disk, Ctrl-C, or a bug. A closed or full output stream
+    does not end the program.
     """
     with lasting_output():
         raise SystemExit(_status(command, main))
@@ -338,7 +285,7 @@ def _status(command: type[CommandT], main: Callable[[CommandT], int | None]) -> 
         return 128 + signal.SIGINT
     except UserError as error:
         message, status = str(error), 2
-    except OSError as error:  # a full disk, a folder that cannot be written
+    except OSError as error:  # a full disk, a folder that is not writable
         message, status = f"{error.filename or 'input or output'}: {error.strerror or error}", 2
     except Exception as error:
         message, status = describe_fault(error)

@@ -1,4 +1,4 @@
-"""Every preset is accepted, says what its source says, and trains a step when its model is made small."""
+"""Every preset is accepted, follows its source, and trains a step with a small model."""
 
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,21 @@ import yaml
 from accelerate import Accelerator
 from torch import Tensor
 
+from pipeline.presets import load_yaml
 from pipeline.reader.batch import Batch
 from pipeline.sampling.plan import SampleTable, plan_batch
-from pipeline.settings import parse_command
-from training.head import HeadSettings
+from pipeline.settings import flatten, parse_command
+from training.backbone.vit import VisionTransformer
 from training.model import TCoRe
 from training.optimizer import build_optimizer
 from training.pretrain import PretrainCommand
 from training.run_config import check_shapes
 from training.schedules import StepValues
-from training.step import train_step
+from training.step import StepSettings, forward_backward_step, optimizer_step
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-PRESETS = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("ablations/*.yaml")])
+ABLATIONS = [f"ablations.yaml:{name}" for name in load_yaml(CONFIGS / "ablations.yaml")["variants"]]
+PRESETS = sorted(path.name for path in CONFIGS.glob("*.yaml") if path.name != "ablations.yaml") + ABLATIONS
 CLIPS = 6
 SMALL: dict[str, dict[str, Any]] = {
     "model": {
@@ -35,15 +37,11 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def load(path: Path) -> PretrainCommand:
-    options = ["--config", str(path), "--data.shards", "shards", "--out", "run"]
-    if path.stem == "paper-vits16-in1k":
+def load(preset: str) -> PretrainCommand:
+    options = ["--config", str(CONFIGS / preset), "--data.shards", "shards", "--out", "run"]
+    if preset == "paper-vits16-in1k.yaml":
         options += ["--data.neighbours", "neighbours"]
     return parse_command(PretrainCommand, options)
-
-
-def preset(name: str) -> PretrainCommand:
-    return load(next(path for path in PRESETS if path.stem == name))
 
 
 def terms_of_a_step(command: PretrainCommand) -> set[str]:
@@ -66,9 +64,10 @@ def terms_of_a_step(command: PretrainCommand) -> set[str]:
     torch.manual_seed(0)
     model = TCoRe(small.model)
     rates = StepValues(1e-3, 1e-3, 1e-4, weight_decay=0.04, momentum=0.99, teacher_temperature=0.05)
-    accelerator = Accelerator(cpu=True)
-    result = train_step(accelerator, model, build_optimizer(model, small.optimizer), batch, rates, small.optimizer.clip)
+    settings = StepSettings(small.optimizer.clip)
+    result = forward_backward_step(Accelerator(cpu=True), model, batch, rates.teacher_temperature, settings)
     assert result.finite
+    optimizer_step(model, build_optimizer(model, small.optimizer), rates)
     assert all(norm > 0 for norm in result.norms.values())
     return result.losses.keys() - {"cls_local", "cls_global", "koleo", "total"}
 
@@ -82,18 +81,18 @@ TERMS = {
     "unaligned-space-and-time": {"patch"},
     "past-only": ONE,
     "future-only": ONE,
-    "paper-vits16-in1k": ONE,
+    "paper-vits16-in1k.yaml": ONE,
     "no-squeeze": BOTH - {"squeeze"},
 }
 
 
-@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
-def test_preset_is_accepted_consistent_and_trains(path: Path) -> None:
-    command = load(path)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_preset_is_accepted_consistent_and_trains(preset: str) -> None:
+    command = load(preset)
     check_shapes(command)
     assert command.schedule.warmup_epochs <= command.train.epochs
     assert command.data.views.global_size == command.model.backbone.image_size
-    assert terms_of_a_step(command) == TERMS.get(path.stem, BOTH)
+    assert terms_of_a_step(command) == TERMS.get(preset.removeprefix("ablations.yaml:"), BOTH)
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
@@ -105,56 +104,36 @@ def test_launch_file_is_accepted_by_accelerate(path: Path) -> None:
     assert config.mixed_precision == "no"  # the run's own setting, train.precision, decides
 
 
-def test_ablations_change_what_their_names_say_and_nothing_else() -> None:
-    full = preset("full").model_dump(exclude={"config"})
-    changed: dict[str, set[str]] = {}
-    for path in (CONFIGS / "ablations").glob("*.yaml"):
-        values = load(path).model_dump(exclude={"config"})
-        changed[path.stem] = {
-            f"{section}.{key}"
-            for section in ("data", "model", "optimizer", "schedule", "train")
-            for key in values[section]
-            if values[section][key] != full[section][key]
-        }
-    assert changed.pop("full") == set()
-    for name, keys in changed.items():
-        expected = {
-            "no-auxiliary": {"data.sandwich", "model.auxiliary_branch"},
-            "no-squeeze": {"model.loss"},
-            "separate-heads": {"model.separate_heads"},
-            "pmm-2": {"model.pmm"},
-            "pmm-3": {"model.pmm"},
-            "vitb16": {"model.backbone", "train.total_batch_size"},
-            "vitl16": {"model.backbone", "train.total_batch_size"},
-        }.get(name, {"data.masks"} if name.startswith("mask") else {"data.sandwich"})
-        if name.startswith("unaligned"):
-            expected |= {"data.all_auxiliary", "model.auxiliary_branch", "model.teacher_sees"}
-        if name == "unaligned-time":
-            expected |= {"data.views"}
-        assert keys == expected, name
-
-
-def test_the_full_ablation_is_the_papers_run_shortened() -> None:
-    full, paper = (preset(name).model_dump(exclude={"config"}) for name in ("full", "paper-vits16-k400"))
-    full["train"]["epochs"] = 400
-    assert full == paper
-
-
 def test_sizes_of_the_papers_models() -> None:
     # parameter counts of the backbones (paper, tables 1 and 2: 22 M and 87 M); ViT-L/16 has 304 M
-    for name, millions in (("paper-vits16-k400", 22), ("paper-vitb16-k400", 87), ("vitl16", 304)):
-        settings = preset(name).model.model_copy(update={"head": HeadSettings(hidden=8, bottleneck=4, prototypes=4)})
+    models = {"paper-vits16-k400.yaml": 22, "paper-vitb16-k400.yaml": 87, "ablations.yaml:vitl16": 304}
+    for preset, millions in models.items():
         with torch.device("meta"):
-            backbone = TCoRe(settings).student.backbone
+            backbone = VisionTransformer(load(preset).model.backbone)
         assert round(sum(p.numel() for p in backbone.parameters()) / 1e6) in (millions, millions - 1)
 
 
+def test_defaults_are_the_papers() -> None:
+    paper = load("paper-vits16-k400.yaml").model_dump(exclude={"config"})
+    defaults = parse_command(PretrainCommand, ["--data.shards", "shards", "--out", "run"]).model_dump(
+        exclude={"config"}
+    )
+    defaults["model"]["backbone"]["architecture"] = "small"
+    defaults["train"]["precision"] = "bf16"
+    assert paper == defaults
+
+
 def test_presets_differ_where_the_sources_differ() -> None:
-    paper, released, checkpoint = (preset(f"{kind}-vits16-k400") for kind in ("paper", "released", "checkpoint"))
-    assert paper.data.views.blur == (1.0, 0.1, 0.5)
-    assert released.data.views.blur == checkpoint.data.views.blur == (0.0, 0.9, 0.5)
-    assert (paper.model.pmm.cross_attention_factor, released.model.pmm.cross_attention_factor) == (1, 4)
-    assert released.optimizer.layer_decay == 0.9
-    assert released.schedule.freeze_last_layer_epochs == 1
-    assert checkpoint.optimizer.layer_decay == checkpoint.optimizer.patch_embed_lr_factor == 1
-    assert checkpoint.schedule.freeze_last_layer_epochs == 0
+    paper, released, checkpoint = (
+        flatten(load(f"{kind}-vits16-k400.yaml").model_dump(exclude={"config"}))
+        for kind in ("paper", "released", "checkpoint")
+    )
+    assert {key: (paper[key], released[key]) for key in paper if paper[key] != released[key]} == {
+        "data.views.blur": ((1.0, 0.1, 0.5), (0.0, 0.9, 0.5)),
+        "model.pmm.cross_attention_factor": (1.0, 4.0),
+    }
+    assert {key: (released[key], checkpoint[key]) for key in paper if released[key] != checkpoint[key]} == {
+        "optimizer.layer_decay": (0.9, 1.0),
+        "optimizer.patch_embed_lr_factor": (0.2, 1.0),
+        "schedule.freeze_last_layer_epochs": (1, 0),
+    }

@@ -17,6 +17,7 @@ import evaluation
 import indexing
 import pipeline
 import training
+from pipeline.presets import Preset
 from pipeline.sampling.philox import Stream, uniforms
 from pipeline.settings import Command, Settings, UserError, _describe, parse_command
 from pipeline.shards.command import ShardsCommand
@@ -107,13 +108,13 @@ def test_bounds_themselves_are_taken_and_what_is_beyond_is_named(cls: type[BaseM
         beyond = limit if bound in ("gt", "lt") else limit + step
         if bound in ("ge", "le"):
             assert TypeAdapter(option).validate_python(limit) == limit
-        message = _describe(cls, error_of(cls, name, beyond))
+        message = _describe(cls, error_of(cls, name, beyond), Preset({}, {}))
         for part in (f"{name} = {beyond}: must be ", "at least " if "ge" in bounds else "more than ", str(limit)):
             assert part in message
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         ("--frames.deadline_s inf", "frames.deadline_s = inf: must be more than 0 and at most 604800"),
         ("--frames.deadline_s nan", "frames.deadline_s = nan: must be more than 0 and at most 604800"),
@@ -129,13 +130,13 @@ def test_bounds_themselves_are_taken_and_what_is_beyond_is_named(cls: type[BaseM
         ("--frames.min_frames 3000", "min_frames = 3000 is more than max_frames = 2000"),
     ],
 )
-def test_a_number_out_of_range_ends_in_a_sentence(words: str, said: str) -> None:
+def test_a_number_out_of_range_ends_in_a_sentence(words: str, expected: str) -> None:
     with pytest.raises(UserError) as error:
         parse_command(ShardsCommand, ["--data", "x", "--out", "y", *words.split()])
-    assert said in str(error.value)
+    assert expected in str(error.value)
 
 
-def test_a_number_of_a_list_is_named_by_its_place() -> None:
+def test_a_number_of_a_list_is_named_by_its_index() -> None:
     with pytest.raises(UserError, match=r"data\.views\.blur\.1 = 1\.5: must be at least 0 and at most 1"):
         parse_command(PretrainCommand, ["--data.shards", "x", "--out", "y", "--data.views.blur", "1,1.5,0"])
 

@@ -1,7 +1,7 @@
-"""`python -m training.attention_maps CHECKPOINT --shards DIR --out DIR`: where masked patches look in past and future.
+"""`python -m training.attention_maps CHECKPOINT --shards DIR --out DIR`: pictures of the cross-attention.
 
-The cross-attention of the last Patch Matching Module as pictures (paper, figures 6 and 9): for each clip a row of the
-masked current frame with the queried patch framed in red, and of each auxiliary frame under its attention.
+For each clip a row with the current frame, the masked frame with the query patch framed in red, and each auxiliary
+frame under the attention of the last Patch Matching Module (paper, figures 6 and 9).
 """
 
 import io
@@ -28,8 +28,8 @@ from training.checkpoint import load_checkpoint
 from training.model import TCoRe, TCoReSettings
 from training.run_config import CONFIG
 
-MASKED_SHARE = 0.4
-"""Share of the current frame's patches that are masked in the pictures."""
+MASK_RATIO = 0.4
+"""Fraction of the current frame's patches that are masked in the pictures."""
 
 Pixels = NDArray[np.uint8]
 
@@ -46,13 +46,13 @@ class AttentionCommand(Command):
     out: Path
     """Folder for the pictures, one PNG a clip."""
     keys: tuple[str, ...] = ()
-    """Sample keys of the clips; default: the first `clips` of the dataset."""
+    """Sample keys of the clips. Default: the first `clips` of the dataset."""
     clips: int = Field(8, ge=1, le=COUNT_LIMIT)
-    """How many clips are drawn without keys."""
+    """Number of clips if no keys are given."""
 
 
 class ClipFrames(NamedTuple):
-    """The frames of one clip, and which patches of the current one are masked."""
+    """The frames of a clip, and the mask of the current one."""
 
     key: str
     frames: list[Pixels]  # current, then auxiliary frames, each (S, S, 3)
@@ -60,28 +60,28 @@ class ClipFrames(NamedTuple):
 
 
 def frame_numbers(num_frames: int, sandwich: SandwichSettings) -> list[int]:
-    """The middle frame and, for each auxiliary frame, the one at the mean offset; no draws, so runs can be compared."""
+    """The middle frame, and the auxiliary frames at their mean offsets: not random, so that runs can be compared."""
     middle = num_frames // 2
     offsets = {"past": -np.mean(sandwich.past_offset), "future": np.mean(sandwich.future_offset)}
-    expected = [middle + round(float(offsets[direction]) * num_frames) for direction in sandwich.auxiliary]
-    return [min(max(number, 0), num_frames - 1) for number in [middle, *expected]]
+    auxiliary = [middle + round(float(offsets[direction]) * num_frames) for direction in sandwich.auxiliary]
+    return [min(max(number, 0), num_frames - 1) for number in [middle, *auxiliary]]
 
 
 def read_clip(dataset: ShardDataset, row: int, sandwich: SandwichSettings, size: int, side: int) -> ClipFrames:
-    """Frames of dataset row `row`, cropped and resized to `size`; the mask of side x side patches follows the row."""
+    """The frames of a dataset row, cropped and resized to `size`, and a mask of side x side patches for this row."""
     frames = []
     for number in frame_numbers(int(dataset.num_frames[row]), sandwich):
         image = Image.open(io.BytesIO(dataset.frame(row, number).tobytes())).convert("RGB")
         top, left, height, width = (int(edge[0]) for edge in center_boxes(*(np.array([n]) for n in image.size[::-1])))
         box = (left, top, left + width, top + height)
         frames.append(np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box)))
-    count = np.array([int(MASKED_SHARE * side * side)])
+    count = np.array([int(MASK_RATIO * side * side)])
     mask = draw_masks(count, np.array([row]), 0, 0, (side, side))[0]
     return ClipFrames(str(dataset.keys[row]), frames, mask)
 
 
-def queried_patch(mask: NDArray[np.bool_]) -> int:
-    """The masked patch nearest to the middle of the frame."""
+def query_patch(mask: NDArray[np.bool_]) -> int:
+    """Index of the masked patch nearest to the center of the frame."""
     side = round(len(mask) ** 0.5)
     rows, columns = np.divmod(np.flatnonzero(mask), side)
     nearest = np.hypot(rows - (side - 1) / 2, columns - (side - 1) / 2).argmin()
@@ -90,7 +90,7 @@ def queried_patch(mask: NDArray[np.bool_]) -> int:
 
 @torch.no_grad()
 def cross_attention(model: TCoRe, clip: ClipFrames) -> list[NDArray[np.float32]]:
-    """For each auxiliary frame the attention (P, P) of the current patches in it, rows summing to 1."""
+    """For each auxiliary frame, the attention (P, P) of current patches to its patches; rows sum to 1."""
     assert model.pmm is not None
     device = next(model.parameters()).device
     mean, deviation = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
@@ -100,19 +100,19 @@ def cross_attention(model: TCoRe, clip: ClipFrames) -> list[NDArray[np.float32]]
     model.eval()
     try:
         current = model.student.backbone(images[:1], torch.from_numpy(clip.mask)[None].to(device)).patches
-        others = model.student.backbone(images[1:]).patches
-        maps = model.pmm.attention_maps(current.expand(len(others), -1, -1), others)
+        auxiliary = model.student.backbone(images[1:]).patches
+        maps = model.pmm.attention_maps(current.expand(len(auxiliary), -1, -1), auxiliary)
     finally:
         model.train(was_training)
     return [np.asarray(attention.float().cpu()) for attention in maps[-1].cross]
 
 
 def draw_clip(clip: ClipFrames, maps: Sequence[NDArray[np.float32]]) -> Image.Image:
-    """The row of pictures of one clip."""
+    """The row of pictures of a clip."""
     size = clip.frames[0].shape[0]
     side = round(len(clip.mask) ** 0.5)
     patch = size // side
-    query = queried_patch(clip.mask)
+    query = query_patch(clip.mask)
     shown = np.kron(~clip.mask.reshape(side, side), np.ones((patch, patch), bool))[..., None]
     current = Image.fromarray(np.where(shown, clip.frames[0], np.uint8(127)))
     top, left = patch * (query // side), patch * (query % side)
@@ -134,7 +134,7 @@ def draw_clip(clip: ClipFrames, maps: Sequence[NDArray[np.float32]]) -> Image.Im
 def draw_maps(
     model: TCoRe, dataset: ShardDataset, rows: Sequence[int], sandwich: SandwichSettings, size: int, out: Path
 ) -> list[Path]:
-    """Write OUT/KEY.png for each dataset row; returns the paths."""
+    """Write OUT/KEY.png for each dataset row and return the paths."""
     side = size // model.settings.backbone.patch_size
     written = []
     for row in rows:
@@ -146,17 +146,17 @@ def draw_maps(
 
 
 def load_model(checkpoint: Path) -> tuple[TCoRe, SandwichSettings]:
-    """The model of a checkpoint with its weights, and which frames it was trained on.
+    """The model of a checkpoint, and the settings of the frames that it was trained on.
 
     Raises:
-        UserError: there is no such checkpoint, it is damaged, or it has no auxiliary branch over clips.
+        UserError: the checkpoint is missing or damaged, or its model has no auxiliary branch over clips.
     """
     content = load_checkpoint(checkpoint, optimizer=False)
     try:
         model = TCoRe(TCoReSettings.model_validate(content.config["model"]))
         sandwich = SandwichSettings.model_validate(content.config["data"]["sandwich"])
         model.load_state_dict(content.model)
-    except (KeyError, TypeError, RuntimeError, ValidationError) as error:  # PyTorch names the tensors that do not fit
+    except (KeyError, TypeError, RuntimeError, ValidationError) as error:  # PyTorch names the tensors that do not match
         raise UserError(
             f"{checkpoint / CONFIG} does not describe the model of this checkpoint: {reason(error)}"
         ) from error
@@ -166,7 +166,7 @@ def load_model(checkpoint: Path) -> tuple[TCoRe, SandwichSettings]:
 
 
 def main(command: AttentionCommand) -> None:
-    """Draw and say what was written."""
+    """Draw the pictures and print their number."""
     model, sandwich = load_model(command.checkpoint)
     dataset = ShardDataset(command.shards)
     known = {str(key): row for row, key in enumerate(dataset.keys)}

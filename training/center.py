@@ -1,13 +1,13 @@
-"""Running center of the teacher's logits, which keeps the targets from collapsing onto few prototypes."""
+"""Running center of the teacher's logits, which keeps the targets from collapsing to a few prototypes."""
 
 import torch
 from torch import Tensor, distributed, nn
 
 
 class Center(nn.Module):
-    """Exponential mean of teacher logits; what a step sees enters only when `apply` is called after it.
+    """Exponential moving average of the mean teacher logit, updated once a step by `apply_pending`.
 
-    The mean is taken over all rows of the global batch: over micro-batches and ranks by sums and counts.
+    The mean is that of the global batch: sums and counts are added over micro-batches and ranks.
     """
 
     center: Tensor
@@ -16,7 +16,7 @@ class Center(nn.Module):
         super().__init__()
         self.momentum = momentum
         self.register_buffer("center", torch.zeros(shape))
-        self._pending: Tensor | None = None  # (K + 1,): sum of logits, number of rows; never part of a checkpoint
+        self._pending: Tensor | None = None  # (K + 1,): sum of logits, number of rows; not in checkpoints
 
     @property
     def flat(self) -> Tensor:
@@ -25,17 +25,17 @@ class Center(nn.Module):
 
     @torch.no_grad()
     def add(self, sum_k: Tensor, rows: int) -> None:
-        """Take note of a micro-batch's teacher logits: their sum (K,) over so many rows."""
-        diagnostics = torch.cat([sum_k.float(), sum_k.new_full((1,), rows, dtype=torch.float32)])
-        self._pending = diagnostics if self._pending is None else self._pending + diagnostics
+        """Add the teacher logits of a micro-batch: their sum (K,) over `rows` rows."""
+        added = torch.cat([sum_k.float(), sum_k.new_full((1,), rows, dtype=torch.float32)])
+        self._pending = added if self._pending is None else self._pending + added
 
     def forget_pending(self) -> None:
-        """Drop what was added since the last call of `apply_pending`."""
+        """Drop the logits added since the last call of `apply_pending`."""
         self._pending = None
 
     @torch.no_grad()
     def apply_pending(self) -> None:
-        """Move the center towards the mean of all rows since the last call; all ranks call it together."""
+        """Move the center towards the mean of the rows added since the last call; all ranks call this together."""
         pending, self._pending = self._pending, None
         if pending is None:
             return

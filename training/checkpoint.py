@@ -1,12 +1,12 @@
-"""Checkpoints that are complete or not there: a folder a step, written under a temporary name and renamed.
+"""Atomic checkpoints: one folder per step, written under a temporary name and renamed.
 
     OUT/checkpoints/step-00001000/model.safetensors   student, teacher, auxiliary decoder, centers
                                   optimizer.pt        state of AdamW by parameter name
                                   config.json         settings of the run
-                                  state.json          number of steps done, SHA-256 of the files above
+                                  state.json          number of steps done, SHA-256 of the other files
 
-That is the state of all ranks: random numbers are a function of seed, step and rank, and so is the data. Sharded
-parameters are gathered, so any number of ranks continues from it, with DDP or FSDP2.
+This is the state of all ranks, since random numbers and data are functions of seed, step and rank. Sharded parameters
+are gathered, so a run can continue on any number of ranks, with DDP or FSDP2.
 """
 
 import re
@@ -35,33 +35,33 @@ MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.pt"
 STATE = "state.json"
 FILES = (STATE, MODEL, OPTIMIZER, CONFIG)
-"""All files of a checkpoint; without the first it is none."""
+"""All files of a checkpoint; a folder without the first is not one."""
 _NAME = re.compile(r"step-(\d{8})")
 _GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _FULL = StateDictOptions(full_state_dict=True)
 
 
 class Content(NamedTuple):
-    """A checkpoint in memory, checked."""
+    """A checkpoint in memory, after its checks."""
 
     path: Path
     step: int
     config: dict[str, Any]
-    """Settings of its run."""
+    """Settings of the run."""
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
-    """Empty where only the model was asked for."""
+    """Empty if it was not loaded."""
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """Checkpoints of the run in folder `run`, oldest first."""
+    """Paths of the checkpoints in the folder of a run, oldest first."""
     folder = run / CHECKPOINTS
     result = folder.iterdir() if folder.is_dir() else ()
     return sorted(path for path in result if _NAME.fullmatch(path.name) and (path / STATE).is_file())
 
 
 def outdated(steps: Collection[int], keep: int, keep_every: int | None) -> list[int]:
-    """Which checkpoints to remove: all but the newest `keep` and those at multiples of `keep_every` steps."""
+    """Steps of the checkpoints to remove: all except the newest `keep` and multiples of `keep_every`."""
     return [step for step in sorted(steps)[:-keep] if not keep_every or step % keep_every]
 
 
@@ -71,21 +71,16 @@ def save_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     config: dict[str, Any],
-    keep: int,
-    keep_every: int | None = None,
     writes: bool = True,
 ) -> Path:
-    """Save the state after `step` steps, then remove what is `outdated`. All ranks call it, one of them `writes`.
-
-    Of an outdated checkpoint only its own files are removed: what somebody put beside them stays.
-    """
+    """Save the state after `step` steps in the folder `run`; all ranks call this together, and one of them `writes`."""
     path = run / CHECKPOINTS / f"step-{step:08d}"
     tensors: dict[str, Any] = get_model_state_dict(model, options=_GATHERED)
     optimizer_state = get_optimizer_state_dict(model, optimizer, options=_GATHERED)
     if not writes:
         return path
-    for left in path.parent.glob(f"{TEMPORARY_PREFIX}*"):  # of a run that was killed while it saved
-        remove(left)
+    for leftover in path.parent.glob(f"{TEMPORARY_PREFIX}*"):  # of a run that was killed while saving
+        remove(leftover)
     with atomic_path(path, FILES) as temporary:
         temporary.mkdir()
         write_safetensors(temporary / MODEL, tensors)
@@ -93,19 +88,23 @@ def save_checkpoint(
         (temporary / CONFIG).write_bytes(as_json(config))
         hashes = {name: sha256_file(temporary / name) for name in (MODEL, OPTIMIZER, CONFIG)}
         (temporary / STATE).write_bytes(as_json({"step": step, "sha256": hashes}))
-    known = {int(old.name.removeprefix("step-")): old for old in checkpoints(run)}
-    for number in outdated(known, keep, keep_every):
-        remove_files(known[number], FILES)
     return path
 
 
-def load_checkpoint(path: Path, optimizer: bool = True) -> Content:
-    """Read a checkpoint and check that it is what was written: the hash of every file, and that all weights are finite.
+def remove_outdated(run: Path, keep: int, keep_every: int | None = None) -> None:
+    """Remove the files of `outdated` checkpoints; other files in their folders stay."""
+    paths = {int(path.name.removeprefix("step-")): path for path in checkpoints(run)}
+    for step in outdated(paths, keep, keep_every):
+        remove_files(paths[step], FILES)
 
-    Without `optimizer`, as for an export, that file is neither read nor needed.
+
+def load_checkpoint(path: Path, optimizer: bool = True) -> Content:
+    """Read a checkpoint, verify the hashes of its files, and check that all weights are finite.
+
+    With `optimizer` false, as for an export, the state of the optimizer is neither read nor needed.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: there is no checkpoint, or it is damaged.
     """
     if (path / CHECKPOINTS).is_dir():
         raise UserError(f"{path} is the folder of a run: give one of {path / CHECKPOINTS}/step-*")
@@ -115,10 +114,10 @@ def load_checkpoint(path: Path, optimizer: bool = True) -> Content:
         state = read_json(path / STATE)
         recorded, step = state.get("sha256"), state.get("step")
         if not isinstance(recorded, dict) or not isinstance(step, int):
-            raise UserError(f"{STATE} does not give the step and the hashes of the other files")
+            raise UserError(f"{STATE} does not hold the step and the hashes of the other files")
         for name in (MODEL, OPTIMIZER, CONFIG) if optimizer else (MODEL, CONFIG):
             if sha256_file(path / name) != recorded.get(name):
-                raise UserError(f"{name} is not what was written")
+                raise UserError(f"{name} has changed since it was written")
         config = read_json(path / CONFIG)
         model = read_safetensors(path / MODEL)[1]
         content = Content(path, step, config, model, read_torch(path / OPTIMIZER) if optimizer else {})
@@ -131,45 +130,26 @@ def load_checkpoint(path: Path, optimizer: bool = True) -> Content:
 
 
 def read_checkpoint(path: Path, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Content:
-    """Read and check a checkpoint for a run with `config` whose model state has these `shapes`.
+    """Read a checkpoint and check that it belongs to a run with `config` and a model state of these `shapes`.
 
     Raises:
-        UserError: it is damaged, of another run, or does not fit the model.
+        UserError: it is damaged, of another run, or does not match the model.
     """
     content = load_checkpoint(path)
     if different := differences(content.config, config):
         raise UserError(f"the checkpoint {path} is of a run with other settings: {'; '.join(different)}")
-    result = {name: tuple(tensor.shape) for name, tensor in content.model.items()}
-    if wrong := sorted(name for name in result.keys() | shapes.keys() if result.get(name) != shapes.get(name)):
-        raise UserError(f"the checkpoint {path} does not fit the model ({wrong[0]} and {len(wrong) - 1} more)")
+    saved = {name: tuple(tensor.shape) for name, tensor in content.model.items()}
+    if wrong := sorted(name for name in saved.keys() | shapes.keys() if saved.get(name) != shapes.get(name)):
+        raise UserError(f"the checkpoint {path} does not match the model ({wrong[0]} and {len(wrong) - 1} more)")
     return content
 
 
-def newest_usable(
-    found: list[Path], config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[Content | None, list[str]]:
-    """The newest of `found` that can be read, or None where there is none, and why newer ones were refused.
-
-    Raises:
-        UserError: there are checkpoints, but none can be used.
-    """
-    refused: list[str] = []
-    for path in reversed(found):
-        try:
-            return read_checkpoint(path, config, shapes), refused
-        except UserError as error:
-            refused.append(str(error))
-    if refused:
-        raise UserError(f"no checkpoint can be used: {'; '.join(refused)}. Remove them to start anew")
-    return None, refused
-
-
 def restore(content: Content, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put a checkpoint's state into model and optimizer; all ranks call it."""
+    """Load the state of a checkpoint into model and optimizer; all ranks call this."""
     set_model_state_dict(model, dict(content.model), options=_FULL)
     set_optimizer_state_dict(model, optimizer, content.optimizer, options=_FULL)
 
 
 def state_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a model's state, whole even where it is sharded."""
+    """Names and unsharded shapes of a model's state."""
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""What the ranks of a run do together, so that none waits for one that has ended."""
+"""Collective operations that keep a rank from waiting for another one that has failed."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from torch import distributed
+from torch import Tensor, distributed
 
 from pipeline.settings import UserError
 from pipeline.storage import open_storage
@@ -17,28 +17,33 @@ LOCK = ".training.lock"
 Result = TypeVar("Result")
 
 
-def all_reduce_max(accelerator: Accelerator, flags: list[int]) -> list[int]:
-    """The largest value of each flag over all ranks, which call it together."""
-    tensor = torch.tensor(flags, device=accelerator.device)
+def all_reduce_max(accelerator: Accelerator, *flags: int | Tensor) -> list[int]:
+    """The largest value of each flag over all ranks, which call this together.
+
+    Flags are numbers or scalar tensors on the device; the host waits for the device once, at the end.
+    """
+    device = accelerator.device
+    tensors = [flag if isinstance(flag, Tensor) else torch.full((), flag, device=device) for flag in flags]
+    tensor = torch.stack([flag.long() for flag in tensors])
     if accelerator.num_processes > 1:
         distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
-    agreed: list[int] = tensor.tolist()
-    return agreed
+    reduced: list[int] = tensor.tolist()
+    return reduced
 
 
 def raise_on_all_ranks(accelerator: Accelerator, act: Callable[[], Result]) -> Result:
-    """The result of `act`, which all ranks call together; where it fails on one of them, all raise.
+    """Call `act` on all ranks and return its result; if it fails on one rank, all raise.
 
     Raises:
-        Exception: what `act` raised on this rank.
-        UserError: it failed on another one.
+        Exception: `act` raised it on this rank.
+        UserError: `act` failed on another rank.
     """
     failure: Exception | None = None
     try:
         result = act()
     except Exception as error:
         failure = error
-    (failed,) = all_reduce_max(accelerator, [accelerator.process_index + 1 if failure else 0])
+    (failed,) = all_reduce_max(accelerator, accelerator.process_index + 1 if failure else 0)
     if failure:
         raise failure
     if failed:
@@ -50,12 +55,12 @@ def raise_on_all_ranks(accelerator: Accelerator, act: Callable[[], Result]) -> R
 
 @contextlib.contextmanager
 def exclusive_run(accelerator: Accelerator, out: Path) -> Iterator[None]:
-    """Keep other runs out of the folder `out` while the block runs; all ranks call it, the main one holds the lock.
+    """Context in which no other run can write to the folder `out`; all ranks enter it, the main one holds the lock.
 
-    What a killed run left half-written in the folder is removed.
+    Temporary files of a run that was killed are removed.
 
     Raises:
-        UserError: another run is in it, or it cannot be written.
+        UserError: another run is writing to the folder, or it is not writable.
     """
     storage = open_storage(str(out))
     with contextlib.ExitStack() as stack:

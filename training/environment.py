@@ -1,10 +1,9 @@
-"""Variables by which Accelerate would change a training run.
+"""Environment variables by which Accelerate would change a training run.
 
-A run is what its options say. A variable that would change weights, features or scores by more than rounding is refused
-by name, unless it says what the program does anyway. Accelerate's launcher turns its flags and its launch file, the
-default one in the home folder included, into such variables, so that they are refused here too. Left alone are those
-of ranks and addresses, devices, threads, memory and logs. Ray's variables reach no pixel of a shard: what runs in its
-workers is told everything by the job, and features are computed behind the same checks.
+A run is defined by its options alone. A variable that would change weights, features or scores by more than rounding is
+refused by name, unless it has no effect. Accelerate's launcher turns its flags and its launch file (the default one in
+the home folder too) into such variables, so this covers them as well. Variables for ranks, addresses, devices, threads,
+memory and logs are not checked.
 """
 
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ ACCELERATE = (
     Variable(SHARDS, (*_OFF, "true"), "true or false"),
     Variable("ACCELERATE_TORCH_DEVICE", ("",), "choose devices with CUDA_VISIBLE_DEVICES"),
 )
-"""Read by Accelerate in every run; set by its launcher."""
+"""Variables that Accelerate reads in every run and its launcher sets."""
 
 _FSDP_FILE = "start with configs/accelerate/fsdp2.yaml or a copy with other numbers of processes"
 FSDP = (
@@ -36,10 +35,10 @@ FSDP = (
     Variable("FSDP_CPU_RAM_EFFICIENT_LOADING", _OFF, _FSDP_FILE),
     Variable("FSDP_ACTIVATION_CHECKPOINTING", _OFF, "set --train.recompute full instead"),
 )
-"""Read by Accelerate if `SHARDS` is true."""
+"""Variables that Accelerate reads if `SHARDS` is true."""
 
 
 def of_training(environment: Mapping[str, str]) -> tuple[Variable, ...]:
-    """The variables that a training run must not follow."""
+    """The variables that must not change a training run."""
     sharded = environment.get(SHARDS, "").lower() == "true"
     return NUMERICS + ACCELERATE + (FSDP if sharded else ())

@@ -1,7 +1,7 @@
 """`python -m training.export CHECKPOINT OUT.safetensors`: portable backbone weights from a training checkpoint.
 
-The card that travels with the weights names the architecture, the preset and all settings of the run, the data by its
-hash (never by its place), the steps done, and what the run logged last.
+The card in the file holds the architecture, the preset and all settings of the run, the hashes of the data (but no
+path), the number of steps, and the last logged metrics.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ from training.metrics import METRICS, read_metrics
 from training.run_config import CONFIG
 
 DATA = ("datasets", "neighbours_sha256")
-"""What names the data in the settings of a run."""
+"""Settings of a run that identify its data."""
 
 
 class ExportCommand(Command):
@@ -33,7 +33,7 @@ class ExportCommand(Command):
     out: CliPositionalArg[Path]
     """File to write, for example teacher.safetensors."""
     part: Literal["teacher", "student"] = "teacher"
-    """The teacher is what evaluation and the published weights use."""
+    """Evaluation and the published weights use the teacher."""
     format: Literal["portable", "transformers"] = "portable"
     """portable: one file. transformers: a folder OUT for Dinov2WithRegistersModel.from_pretrained."""
 
@@ -44,10 +44,10 @@ def export(
     part: Literal["teacher", "student"],
     format: Literal["portable", "transformers"] = "portable",  # noqa: A002 - the name of the option
 ) -> str:
-    """Write the backbone of `part` to `out`; returns its SHA-256.
+    """Write the backbone of `part` to `out` and return its SHA-256.
 
     Raises:
-        UserError: the checkpoint is damaged, its weights do not fit its configuration, or OUT holds something else.
+        UserError: the checkpoint is damaged, its weights do not match its settings, or OUT holds something else.
     """
     content = load_checkpoint(checkpoint, optimizer=False)
     try:
@@ -65,11 +65,11 @@ def export(
 
 
 def card(content: Content) -> dict[str, Any]:
-    """Where weights come from, without any path of this machine."""
+    """Origin of the weights, without any path of this machine."""
     config = content.config
     settings = {key: value for key, value in config.items() if key not in ("preset", *DATA)}
-    places = ("shards", "weight", "mix", "neighbours", "cache")
-    settings["data"] = {key: value for key, value in config.get("data", {}).items() if key not in places}
+    locations = ("shards", "weight", "mix", "neighbours", "cache")
+    settings["data"] = {key: value for key, value in config.get("data", {}).items() if key not in locations}
     return {
         "preset": config.get("preset"),
         **{key: config.get(key) for key in DATA},
@@ -80,7 +80,7 @@ def card(content: Content) -> dict[str, Any]:
 
 
 def _logged(run: Path, step: int) -> dict[str, Any]:
-    """The run's last line of metrics up to `step`: losses and what tells of a collapse; empty without metrics."""
+    """Losses and measures of collapse in the last log line up to `step`; empty without metrics."""
     if not (run / METRICS).is_file():
         return {}
     lines = [line for line in read_metrics(run) if line["step"] <= step]
@@ -89,7 +89,7 @@ def _logged(run: Path, step: int) -> dict[str, Any]:
 
 
 def main(command: ExportCommand) -> None:
-    """Export and say what was written."""
+    """Export the weights and print what was written."""
     sha256 = export(command.checkpoint, command.out, command.part, command.format)
     of_file = f"file hash {sha256_file(command.out)[:12]}, " if command.out.is_file() else ""
     print(f"{command.part} backbone of {command.checkpoint} -> {command.out} ({of_file}content hash {sha256[:12]})")

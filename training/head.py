@@ -1,4 +1,4 @@
-"""Projection head of CLS and patch tokens: an MLP to the unit sphere, then cosines to weight-normalized prototypes."""
+"""Projection head of CLS and patch tokens: an MLP onto the unit sphere, then weight-normalized prototypes."""
 
 import torch
 from pydantic import Field
@@ -11,7 +11,7 @@ from training.losses import Prototypes
 
 
 class HeadSettings(Settings):
-    """Sizes of the projection head (released code)."""
+    """Sizes of the projection head (DINOv2, kept by the released code)."""
 
     hidden: int = Field(2048, ge=1, le=2**20)
     """Width of the two hidden layers."""
@@ -22,7 +22,7 @@ class HeadSettings(Settings):
 
 
 class LastLayer(nn.Module):
-    """K weight-normalized directions: direction and length of each row are trained apart (`weight_v`, `weight_g`)."""
+    """Weight-normalized linear layer without bias: rows `weight_g * weight_v / |weight_v|`."""
 
     def __init__(self, settings: HeadSettings) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class LastLayer(nn.Module):
 
     @property
     def directions(self) -> Prototypes:
-        """The parameters as the losses take them."""
+        """The parameters in the form that the losses take."""
         return Prototypes(self.weight_g, self.weight_v)
 
     @property

@@ -18,7 +18,7 @@ class ImportCommand(Command):
     program: ClassVar[str] = "python -m training.import_official"
 
     checkpoint: CliPositionalArg[Path]
-    """File with a `teacher` entry, as published; nothing but tensors is read from it."""
+    """File with a `teacher` entry, as published; only tensors are read from it."""
     out: CliPositionalArg[Path]
     """File to write, for example tcore-vits16.safetensors."""
     format: Literal["portable", "transformers"] = "portable"
@@ -30,7 +30,7 @@ def import_official(
     out: Path,
     format: Literal["portable", "transformers"] = "portable",  # noqa: A002 - the name of the option
 ) -> str:
-    """Write the teacher backbone of a published checkpoint to `out`; returns the SHA-256 of its weights.
+    """Write the teacher backbone of a published checkpoint to `out` and return the SHA-256 of its weights.
 
     Raises:
         UserError: the file is not such a checkpoint.
@@ -45,7 +45,7 @@ def import_official(
 
 
 def main(command: ImportCommand) -> None:
-    """Import and say what was written."""
+    """Import the weights and print what was written."""
     sha256 = import_official(command.checkpoint, command.out, command.format)
     print(f"teacher backbone of {command.checkpoint} -> {command.out} (weights {sha256[:12]})")
 

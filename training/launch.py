@@ -1,8 +1,8 @@
 """`python -m training.launch [accelerate's options] training/pretrain.py ...`: `accelerate launch` for job schedulers.
 
-Options and effect are those of `accelerate launch`, but SIGTERM and SIGUSR1 reach the ranks, which save and stop; the
-exit status is that of the rank that ended first; an error that a rank says in one line stays in one line; and what
-would start fewer ranks than were asked for, or change their results, is refused.
+It takes the options of `accelerate launch` and does the same, with four differences: SIGTERM and SIGUSR1 reach the
+ranks, which save and stop; the exit status is that of the rank that ended first; no traceback follows the error of a
+rank; and a launch that would start fewer ranks than requested, or change their results, is refused.
 """
 
 import logging
@@ -25,7 +25,8 @@ from accelerate.commands.launch import (
 from accelerate.utils import ComputeEnvironment
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from pipeline.settings import UserError, load_yaml
+from pipeline.presets import load_yaml
+from pipeline.settings import UserError
 from training.backbone.numerics import refuse_hidden_settings
 from training.environment import ACCELERATE
 from training.signals import exit_status
@@ -34,29 +35,30 @@ FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 def child_processes() -> list[int]:
-    """Ids of this process' children."""
+    """Process ids of the children of this process."""
     lists = Path("/proc/self/task").glob("*/children")
     return [int(number) for children in lists for number in children.read_text().split()]
 
 
 def forward(number: int) -> None:
-    """Send a signal on to the ranks; while there are none, as other machines are waited for, it ends this process."""
+    """Send a signal on to the ranks; before there are any, while other machines are waited for, end this process."""
     children = child_processes()
-    for child in children if number != signal.SIGINT else ():  # a terminal sends Ctrl-C to the ranks too
-        os.kill(child, number)
+    for child in children:
+        if number != signal.SIGINT or os.getpgid(child) != os.getpgrp():  # a terminal sends Ctrl-C to its whole group
+            os.kill(child, number)
     if not children:
         os._exit(exit_status(number))
 
 
 def forward_signals() -> None:
-    """Let a thread `forward` signals: the main one may wait inside PyTorch, where Python handles none."""
+    """`forward` signals in a thread: the main thread may wait inside PyTorch, where Python handles none."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
 
     def run() -> None:
-        while came := os.read(reader, 1):
-            if came[0] in FORWARDED:
-                forward(came[0])
+        while received := os.read(reader, 1):
+            if received[0] in FORWARDED:
+                forward(received[0])
 
     for number in FORWARDED:
         signal.signal(number, lambda *_: None)
@@ -65,16 +67,16 @@ def forward_signals() -> None:
 
 
 def resolve(parsed: Namespace) -> Namespace:
-    """The options with what launch file and defaults add; without --config_file, Accelerate's own file counts.
+    """Add the launch file and the defaults to the options; without --config_file, Accelerate's own file is used.
 
     Raises:
-        UserError: they contradict each other, are for other machines, or the file cannot be read.
+        UserError: they contradict each other or need other machines, or the file cannot be read.
     """
     if parsed.config_file and not Path(parsed.config_file).is_file():
         raise UserError(f"there is no launch file {parsed.config_file}: configs/accelerate/ holds some")
     file = parsed.config_file or ("" if parsed.cpu or not Path(default_config_file).is_file() else default_config_file)
     if file and not parsed.config_file:
-        print(f"note: without --config_file, {file} says how this run starts", flush=True)
+        print(f"note: without --config_file, this run is started as {file} says", flush=True)
     if file and not load_yaml(Path(file)):
         raise UserError(f"the launch file {file} is empty: configs/accelerate/ holds some")
     try:
@@ -90,15 +92,15 @@ def resolve(parsed: Namespace) -> Namespace:
 
 
 def starts_ranks(options: Namespace) -> bool:
-    """Whether Accelerate starts its processes as ranks that know of each other; else it starts a single process."""
+    """Whether Accelerate starts ranks that communicate; otherwise it starts a single process."""
     return bool(options.multi_gpu or options.use_fsdp) and not options.cpu
 
 
 def check_ranks(options: Namespace) -> None:
-    """Make sure that as many processes will start as were asked for.
+    """Check that the requested number of ranks will start.
 
     Raises:
-        UserError: fewer would; names the flag.
+        UserError: fewer would start; names the flag.
     """
     counts = {"num_processes": options.num_processes, "num_machines": options.num_machines}
     for name, count in counts.items():
@@ -125,25 +127,25 @@ def check_ranks(options: Namespace) -> None:
 
 
 def check_settings(options: Namespace) -> None:
-    """Make sure that flags and launch file ask for nothing that would change the result of the ranks.
+    """Check that flags and launch file do not change what the ranks compute.
 
     Raises:
         UserError: they do.
     """
-    asked = {
+    requested = {
         "ACCELERATE_MIXED_PRECISION": options.mixed_precision,
         "ACCELERATE_DYNAMO_BACKEND": options.dynamo_backend,
         "ACCELERATE_USE_DEEPSPEED": options.use_deepspeed,
         "ACCELERATE_USE_MEGATRON_LM": options.use_megatron_lm,
         "ACCELERATE_USE_PARALLELISM_CONFIG": options.use_parallelism_config,
     }
-    refuse_hidden_settings({**os.environ, **{name: str(value) for name, value in asked.items()}}, ACCELERATE)
+    refuse_hidden_settings({**os.environ, **{name: str(value) for name, value in requested.items()}}, ACCELERATE)
 
 
 def launch(arguments: list[str] | None = None) -> int:
-    """Run `accelerate launch` with these arguments; returns the exit status of the first rank that failed, or 0."""
+    """Run `accelerate launch` with these arguments; return the exit status of the first rank that failed, or 0."""
     parsed = launch_command_parser().parse_args(arguments)
-    parsed.signals_to_handle = "SIGHUP,SIGQUIT"  # torchrun's option; the others are handled here
+    parsed.signals_to_handle = "SIGHUP,SIGQUIT"  # of torchrun; the others are handled here
     try:
         options = resolve(parsed)
         check_settings(options)
@@ -161,9 +163,9 @@ def launch(arguments: list[str] | None = None) -> int:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:
             why = ", possibly out of memory" if failure.exitcode == -signal.SIGKILL else ""
-            print(f"error: rank {rank} was ended by signal {-failure.exitcode}{why}", file=sys.stderr)
+            print(f"error: rank {rank} was killed by signal {-failure.exitcode}{why}", file=sys.stderr)
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
-    except (AssertionError, ValueError, TypeError, OSError) as error:  # options that a launcher does not take
+    except (AssertionError, ValueError, TypeError, OSError) as error:  # options that a launcher refuses
         print(f"error: cannot start the ranks: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0

@@ -1,10 +1,10 @@
-"""The losses of T-CoRe: KoLeo, and those over K prototypes without K-wide logits outside a chunk of rows.
+"""The losses of T-CoRe: KoLeo, and distillation over K prototypes without K-wide logits outside a chunk of rows.
 
 A row is a projection on the unit sphere; its logits are cosines to weight-normalized prototypes. `prototype_losses`
-goes through the rows in chunks and forms the gradients in the same pass, so nothing K-wide is kept for backward and
-nothing is computed twice. The squeeze term needs no logits at all: `|W d|^2 = d^T (W^T W) d`.
+processes the rows in chunks and computes the gradients in the same pass, so nothing K-wide is kept for the backward
+pass and nothing is computed twice. The squeeze loss needs no logits: `|W d|^2 = d^T (W^T W) d`.
 
-Shape letters: S student rows and T teacher rows compared with one another, N such sets, M masked patches,
+Shape letters: N sets of S student rows and T teacher rows (views of a clip, or frames of a patch), M masked patches,
 K prototypes, D width of the projection, B clips.
 """
 
@@ -19,27 +19,34 @@ from torch.nn import functional as F
 CHUNK = {"cpu": 1 << 23, "cuda": 1 << 26}
 """Elements of the widest tensor in a chunk: 128 rows of 65,536 logits on the CPU, 1,024 on a GPU (256 MiB)."""
 GRAM_ROWS = 1 << 13
-"""Rows of the prototypes that enter the Gram matrix at a time."""
+"""Prototypes that are added to the Gram matrix at a time."""
 
 
 class Prototypes(NamedTuple):
-    """Weight-normalized directions `g v / |v|` of a head's last layer; the matrix is not formed."""
+    """Weight-normalized rows `g v / |v|` of a head's last layer; the matrix is not formed."""
 
     g_k1: Tensor
     v_kd: Tensor
 
     def scale_k(self) -> Tensor:
-        """What multiplies a row of v: `g / |v|`."""
+        """Factor of each row of v: `g / |v|`."""
         lengths_k1: Tensor = self.v_kd.norm(dim=1, keepdim=True).clamp_min(1e-12)
         return (self.g_k1 / lengths_k1).squeeze(1)
 
     def summed_logits(self, rows_nd: Tensor) -> Tensor:
-        """Sum over the rows of their logits, (K,): the last layer is linear without bias."""
+        """Sum of the logits of all rows, (K,), without the logits: the last layer is linear without bias."""
         return torch.mv(self.v_kd, rows_nd.sum(dim=0).to(self.v_kd.dtype)) * self.scale_k()
 
 
+class Student(NamedTuple):
+    """Last layer of the student's head, and the temperature of its softmax."""
+
+    prototypes: Prototypes
+    temperature: float
+
+
 class Teacher(NamedTuple):
-    """Rows whose soft targets are `softmax((logits - center) / temperature)`."""
+    """Rows of the teacher; their soft targets are `softmax((logits - center) / temperature)`."""
 
     rows_tnd: Tensor
     prototypes: Prototypes
@@ -49,31 +56,31 @@ class Teacher(NamedTuple):
 
 @dataclass(frozen=True)
 class DistillationTarget:
-    """Cross-entropies of N sets of rows: `sum_n weights_n sum_st pairs_st CE(targets_tn, student_sn)`."""
+    """What N sets of S student rows are trained to predict, and the weight of each pair of rows."""
 
     teacher: Teacher
     weights_n: Tensor
     """(N,) weight of each set."""
     pairs_st: Tensor | None = None
-    """(S, T) 1 where student row s of a set is compared with teacher row t of it; None where T = 1, each with it."""
+    """(S, T) 1 where student row s of a set predicts teacher row t of the set, else 0. Default: all, where T = 1."""
 
     def without_rows(self) -> "DistillationTarget":
-        """A comparison of no sets of rows."""
+        """The same target with no sets of rows."""
         teacher = self.teacher._replace(rows_tnd=self.teacher.rows_tnd[:, :0])
         return replace(self, teacher=teacher, weights_n=self.weights_n[:0])
 
 
 class PrototypeLosses(NamedTuple):
-    """What `prototype_losses` returns; only `total` carries gradients."""
+    """Result of `prototype_losses`; only `total` carries gradients."""
 
     total: Tensor
-    """Sum of all terms."""
+    """Sum of all losses."""
     cls_s: Tensor
-    """(S,) CLS terms of the student's views."""
+    """(S,) CLS losses of the student's views."""
     patches_s: Tensor
-    """(S,) patch terms of the auxiliary frames."""
+    """(S,) patch losses of the auxiliary frames."""
     squeeze: Tensor
-    """Weighted squeeze term; 0 without weight."""
+    """Weighted squeeze loss; 0 without weight."""
     cls_entropy: Tensor
     """Mean entropy of the teacher's CLS targets, in nats."""
     patch_entropy: Tensor
@@ -81,35 +88,41 @@ class PrototypeLosses(NamedTuple):
 
 
 def prototype_losses(
-    prototypes: Prototypes,
-    temperature: float,
+    student: Student,
     cls_snd: Tensor,
     cls: DistillationTarget,
     patches_smd: Tensor,
     patches: DistillationTarget,
     squeeze_weight: float = 0.0,
 ) -> PrototypeLosses:
-    """Distillation of CLS tokens and masked patches, and the squeeze loss (paper section 3.5), exact.
+    """Distillation of CLS tokens and masked patches, and the squeeze loss (paper section 3.5).
 
-    Inside autocast the matrix products run in its type, all else in float32 (or the rows' type, if that is wider).
+    With W the matrix of a head's last layer, `cls_s` and `patches_s` are
+
+        for n, s, t in product(range(N), range(S), range(T)):
+            p = softmax((teacher_rows[t, n] @ W_teacher.T - center) / teacher_temperature)
+            losses[s] += weights[n] * pairs[s, t] * cross_entropy(rows[s, n] @ W.T / student_temperature, p)
+
+    and the squeeze loss is `squeeze_weight * ((patches[0] - patches[1]) @ W.T).square().mean()`. The result is exact.
+    Under autocast the matrix products run in its type, everything else in float32 (or the type of the rows, if that is
+    wider).
 
     Args:
-        prototypes: last layer of the student's head.
-        temperature: of the student.
-        cls_snd: the student's projected CLS tokens.
-        cls: what they are compared with.
+        student: last layer of the student's head, and its temperature.
+        cls_snd: projected CLS tokens of the student's views.
+        cls: their target.
         patches_smd: projected masked patches, restored from each of S auxiliary frames.
-        patches: what they are compared with.
-        squeeze_weight: factor of the mean squared difference of the logits of the first two S, over M and K.
+        patches: their target.
+        squeeze_weight: weight of the squeeze loss.
     """
     outputs = _PrototypeLosses.apply(  # type: ignore[no-untyped-call]
-        *prototypes, cls_snd, patches_smd, temperature, (cls, patches), squeeze_weight
+        *student.prototypes, cls_snd, patches_smd, student.temperature, (cls, patches), squeeze_weight
     )
     return PrototypeLosses(*outputs)
 
 
 class _PrototypeLosses(torch.autograd.Function):
-    """All losses over one head's prototypes, so that their gradient is summed in a single K x D buffer."""
+    """All losses over the prototypes of one head, whose gradient is summed in a single K x D buffer."""
 
     @staticmethod
     def forward(
@@ -119,7 +132,7 @@ class _PrototypeLosses(torch.autograd.Function):
         cls_snd: Tensor,
         patches_smd: Tensor,
         temperature: float,
-        comparisons: tuple[DistillationTarget, DistillationTarget],
+        targets: tuple[DistillationTarget, DistillationTarget],
         squeeze_weight: float,
     ) -> tuple[Tensor, ...]:
         kind = v_kd.device.type
@@ -128,20 +141,18 @@ class _PrototypeLosses(torch.autograd.Function):
         student = Prototypes(g_k1.to(wide), v_kd.to(wide))
         with torch.autocast(kind, enabled=False):
             gradient_kd = torch.zeros_like(student.v_kd)
-            terms, row_gradients, entropies = [], [], []
-            for rows_snd, comparison in zip((cls_snd, patches_smd), comparisons, strict=True):
-                losses_s, gradient_snd, entropy = _distil(
-                    student, rows_snd, comparison, temperature, dtype, gradient_kd
-                )
-                terms.append(losses_s)
+            losses, row_gradients, entropies = [], [], []
+            for rows_snd, target in zip((cls_snd, patches_smd), targets, strict=True):
+                losses_s, gradient_snd, entropy = _distil(student, rows_snd, target, temperature, dtype, gradient_kd)
+                losses.append(losses_s)
                 row_gradients.append(gradient_snd)
                 entropies.append(entropy)
             squeeze = _squeeze(student, patches_smd, squeeze_weight, row_gradients[1], gradient_kd)
             gradient_k1, gradient_kd = _through_normalization(student, gradient_kd)
         ctx.gradients = (gradient_k1.to(g_k1.dtype), gradient_kd.to(v_kd.dtype), *row_gradients)
-        ctx.mark_non_differentiable(*terms, squeeze, *entropies)
-        total = terms[0].sum() + terms[1].sum() + squeeze
-        return total, *terms, squeeze, *entropies
+        ctx.mark_non_differentiable(*losses, squeeze, *entropies)
+        total = losses[0].sum() + losses[1].sum() + squeeze
+        return total, *losses, squeeze, *entropies
 
     @staticmethod
     @once_differentiable
@@ -153,16 +164,16 @@ class _PrototypeLosses(torch.autograd.Function):
 def _distil(
     student: Prototypes,
     rows_snd: Tensor,
-    comparison: DistillationTarget,
+    target: DistillationTarget,
     temperature: float,
     dtype: torch.dtype,
     gradient_kd: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses (S,), gradients of the rows (S, N, D) and mean entropy of the targets.
+    """Losses (S,), gradients with respect to the rows (S, N, D) and mean entropy of the targets.
 
-    Adds the gradient by `v` with `g / |v|` held fixed to `gradient_kd`.
+    Adds the gradient with respect to `v`, at fixed `g / |v|`, to `gradient_kd`.
     """
-    teacher, pairs_st = comparison.teacher, comparison.pairs_st
+    teacher, pairs_st = target.teacher, target.pairs_st
     targets_of_s = torch.ones(1, 1) if pairs_st is None else pairs_st.sum(dim=1, keepdim=True)
     targets_of_s = targets_of_s.to(gradient_kd)
     v_kd, teacher_v_kd = student.v_kd.to(dtype), teacher.prototypes.v_kd.to(dtype)
@@ -182,14 +193,14 @@ def _distil(
         if pairs_st is not None:
             targets_snk = torch.einsum("st,tnk->snk", pairs_st.to(targets_snk.dtype), targets_snk)
         rows_n = rows_snd[:, part]
-        logits_snk = _logits(rows_n, v_kd, logit_scale_k)  # from here on in place: nothing else is as large
+        logits_snk = _logits(rows_n, v_kd, logit_scale_k)  # in place from here on: no other tensor is as large
         logits_snk.sub_(logits_snk.amax(dim=-1, keepdim=True))
         target_logits_sn = torch.einsum("snk,snk->sn", targets_snk, logits_snk)
         sums_sn = logits_snk.exp_().sum(dim=-1)
-        weights_n = comparison.weights_n[part].to(gradient_kd.dtype)
+        weights_n = target.weights_n[part].to(gradient_kd.dtype)
         losses_s += (targets_of_s * sums_sn.log() - target_logits_sn) @ weights_n
         slopes_snk = logits_snk.mul_((targets_of_s / sums_sn)[..., None]).sub_(targets_snk).mul_(scale_k)
-        del targets_snk, logits_snk  # the slopes are those of the cross-entropy by row @ v over the temperature
+        del targets_snk, logits_snk  # slopes: of the cross-entropy with respect to row @ v, times the temperature
         slopes = slopes_snk.flatten(0, 1).to(dtype)
         factors_n1 = (weights_n / temperature)[:, None]
         gradient_snd[:, part] = (slopes @ v_kd).view_as(rows_n) * factors_n1
@@ -204,7 +215,7 @@ def _logits(rows_snd: Tensor, v_kd: Tensor, scale_k: Tensor) -> Tensor:
 
 
 def _add_product(sum_kd: Tensor, left_kn: Tensor, right_nd: Tensor) -> None:
-    """`sum += left @ right`, whatever the type of the factors."""
+    """`sum += left @ right` for factors of any type."""
     if left_kn.dtype == sum_kd.dtype:
         sum_kd.addmm_(left_kn, right_nd)
     else:
@@ -214,7 +225,7 @@ def _add_product(sum_kd: Tensor, left_kn: Tensor, right_nd: Tensor) -> None:
 def _squeeze(
     student: Prototypes, patches_smd: Tensor, weight: float, gradient_smd: Tensor, gradient_kd: Tensor
 ) -> Tensor:
-    """Weighted mean of `(W (z_1 - z_2))^2` by the Gram matrix of W; adds to the gradients of rows and of v."""
+    """Weighted mean of `(W (z_1 - z_2))^2` from the Gram matrix of W; adds to the gradients of rows and of v."""
     if weight == 0 or len(patches_smd) < 2 or not patches_smd.shape[1]:
         return gradient_kd.new_zeros(())
     difference_md = patches_smd[0] - patches_smd[1]
@@ -234,7 +245,7 @@ def _squeeze(
 
 
 def _through_normalization(student: Prototypes, gradient_kd: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients by g and v from the one by v with `g / |v|` held fixed; the second overwrites `gradient_kd`."""
+    """Gradients of g and v from that of v at fixed `g / |v|`; the second one overwrites `gradient_kd`."""
     g_k1, v_kd = student
     along_k1 = torch.einsum("kd,kd->k", v_kd, gradient_kd)[:, None]
     length_k1 = v_kd.norm(dim=1, keepdim=True).clamp_min(1e-12)
@@ -243,13 +254,13 @@ def _through_normalization(student: Prototypes, gradient_kd: Tensor) -> tuple[Te
 
 
 class _AllRows(torch.autograd.Function):
-    """The equally many rows (B, D) of all ranks, (ranks * B, D); a row's gradient is the sum of those of all ranks.
+    """Differentiable all-gather of rows (B, D) to (ranks * B, D), B equal on all ranks.
 
-    Own code: PyTorch's differentiable gathers are deprecated or private.
+    PyTorch's own differentiable gathers are deprecated or private.
     """
 
     @staticmethod
-    def forward(ctx: Any, rows_bd: Tensor) -> Tensor:  # noqa: ANN401 - what autograd hands over
+    def forward(ctx: Any, rows_bd: Tensor) -> Tensor:  # noqa: ANN401 - a context of torch
         ctx.rows = len(rows_bd)
         gathered = [torch.empty_like(rows_bd) for _ in range(distributed.get_world_size())]
         distributed.all_gather(gathered, rows_bd.contiguous())
@@ -265,10 +276,10 @@ class _AllRows(torch.autograd.Function):
 def koleo_loss(features_bd: Tensor, epsilon: float = 1e-8, across_ranks: bool = False) -> Tensor:
     """KoLeo regularizer `-(1/B) sum log(d_i + epsilon)` of L2-normalized features (B, D), in float32.
 
-    d_i is the distance to the nearest other row. By default only the rows given are compared, as in the released code,
-    so over several ranks it is the mean of the ranks' own values. `across_ranks` looks for neighbours in the equally
-    many rows of all ranks; the mean over ranks is then the value of the global batch, gradients included.
-    A single row has no neighbour: 0.
+    d_i is the distance to the nearest other row. By default neighbours are looked for in `features_bd` only, as in the
+    released code, so the loss of several ranks is the mean of their own losses. With `across_ranks` they are looked for
+    in the rows of all ranks, B each; the mean over ranks is then the loss of the global batch, gradients included.
+    A single row has no neighbour: the loss is 0.
     """
     with torch.autocast(features_bd.device.type, enabled=False):
         unit_bd = F.normalize(features_bd.float(), eps=epsilon, dim=-1)

@@ -1,4 +1,4 @@
-"""What a run says of itself: a progress bar, `metrics.jsonl` and TensorBoard."""
+"""Metrics of a run: progress bar, `metrics.jsonl` and trackers such as TensorBoard."""
 
 import itertools
 import json
@@ -16,16 +16,17 @@ from tqdm import tqdm
 
 from pipeline.files import write_bytes
 from pipeline.reading import read_json_lines
+from training.command import TrainCommand
 from training.model import TCoRe
 from training.step import StepResult
 
 METRICS = "metrics.jsonl"
 PROJECT = "tcore"
-"""Name that trackers file runs under."""
+"""Project name in the trackers."""
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """All complete lines of a run's metrics, in order; a torn last line of a killed run is left out.
+    """All complete lines of a run's metrics, in order; the last line of a killed run may be torn and is skipped.
 
     Raises:
         UserError: the file cannot be read.
@@ -35,23 +36,23 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def keep_metrics(run: Path, last_step: int) -> None:
-    """Drop the lines of steps after `last_step`, which a resumed run does again."""
+    """Drop the lines of steps after `last_step`, which a resumed run repeats."""
     if (run / METRICS).is_file():
         kept = [line for line in read_metrics(run) if line["step"] <= last_step]
         write_bytes(run / METRICS, b"".join(json.dumps(line).encode() + b"\n" for line in kept))
 
 
 def peak_memory_gb(device: torch.device) -> float:
-    """Largest memory so far: of the GPU, or of this process on the CPU."""
+    """Peak memory so far, of the GPU, or of this process on the CPU, in GB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def effective_rank(features_nd: Tensor) -> float:
-    """How many directions features (N, D) spread over: exp of the entropy of their normalized singular values.
+    """Number of directions that features (N, D) span: exp of the entropy of their normalized singular values.
 
-    From 1, where all are parallel (collapse), to min(N, D) (RankMe, Garrido et al. 2023).
+    From 1 if all are parallel (collapse) to min(N, D) (RankMe, Garrido et al. 2023).
     """
     if not bool(features_nd.isfinite().all()):
         return math.nan
@@ -61,9 +62,9 @@ def effective_rank(features_nd: Tensor) -> float:
 
 
 def diagnostics(accelerator: Accelerator, result: StepResult, model: TCoRe) -> dict[str, float]:
-    """What tells a healthy run from a collapsing one: target entropies, feature rank, norms of the centers.
+    """Measures of collapse: target entropies, effective rank of the features, norms of the centers.
 
-    All ranks call it. The rank is that of the global batch; the mean of the entropies over ranks is, too.
+    All ranks call this. The effective rank is that of the global batch, as is the mean of the entropies over ranks.
     """
     features: Tensor = accelerator.gather(result.diagnostics["features"])
     return {
@@ -80,34 +81,33 @@ def _as_tensors(values: Mapping[str, float], device: torch.device) -> dict[str, 
 
 
 class Progress:
-    """Progress bar with ETA, and a line of metrics every `log_every` steps, written by the main process."""
+    """Progress bar with ETA, and a log line every `log_every` steps; only the main process writes."""
 
     def __init__(
         self,
         accelerator: Accelerator,
-        run: Path,
+        command: TrainCommand,
         config: Mapping[str, Any],
         first_step: int,
         last_step: int,
-        batch_size: int,
-        log_every: int,
     ) -> None:
+        run = command.out
         self._accelerator, self._run = accelerator, run
         self._last = last_step
-        self._batch_size, self._log_every = batch_size, log_every
+        self._batch_size, self._log_every = command.train.total_batch_size, command.train.log_every
         self._logged, self._logged_at, self._waited = first_step, time.perf_counter(), 0.0
         self._sums: dict[str, Tensor] = {}
         self._counted = 0
         if accelerator.is_main_process:
             keep_metrics(run, first_step)
-        wandb = {"dir": str(run), "group": run.name, "config": dict(config)}  # each start of a run is one of its group
+        wandb = {"dir": str(run), "group": run.name, "config": dict(config)}  # each start of a run is one of a group
         accelerator.init_trackers(PROJECT, init_kwargs={"wandb": wandb})
         self._bar = tqdm(
             total=last_step, initial=first_step, unit="step", disable=not accelerator.is_main_process, smoothing=0
         )
 
     def waited(self, seconds: float) -> None:
-        """Add time that the model waited for data."""
+        """Add seconds in which the model waited for data."""
         self._waited += seconds
 
     def step_done(
@@ -119,8 +119,8 @@ class Progress:
     ) -> None:
         """Count a step; all ranks call this. The first step, the last one and every `log_every`-th are logged.
 
-        A logged loss is the mean over the steps since the line before, and over ranks; `others`, and what `diagnose`
-        returns where a line is due, are of this step. A step that was left out has no `losses`.
+        A logged loss is the mean over ranks and over the steps since the last log line. `others`, and the result of
+        `diagnose`, which is called if this step is logged, are those of this step. A skipped step has no `losses`.
         """
         self._bar.update()
         self._counted += bool(losses)
@@ -150,11 +150,11 @@ class Progress:
         self._accelerator.log(metrics, step=done)
 
     def evaluated(self, done: int, scores: Mapping[str, float], seconds: float) -> None:
-        """Log scores of the model after `done` steps; the `seconds` that they took do not count as training."""
+        """Log scores of the model after `done` steps; the `seconds` of the evaluation do not count as training."""
         self._logged_at += seconds
         self._accelerator.log(dict(scores), step=done)
 
     def close(self) -> None:
-        """End the bar and the trackers."""
+        """Close the progress bar and the trackers."""
         self._bar.close()
         self._accelerator.end_training()

@@ -1,7 +1,6 @@
 """T-CoRe: student, EMA teacher and auxiliary branch; from the views of a batch to the losses.
 
-Shape letters: B clips, L local crops per clip, P patches,
-M masked patches of the batch, D width, K prototypes.
+Shape letters: B clips, S views of the student, P patches, M masked patches of the batch, D width.
 """
 
 import copy
@@ -16,7 +15,7 @@ from pipeline.settings import FACTOR_LIMIT, Settings
 from training.backbone.vit import VisionTransformer, VitSettings
 from training.center import Center
 from training.head import HeadSettings, ProjectionHead
-from training.losses import DistillationTarget, PrototypeLosses, Teacher, koleo_loss, prototype_losses
+from training.losses import DistillationTarget, PrototypeLosses, Student, Teacher, koleo_loss, prototype_losses
 from training.pmm import PatchMatching, PmmSettings
 
 
@@ -28,17 +27,17 @@ class LossSettings(Settings):
     koleo: float = Field(0.1, ge=0, le=FACTOR_LIMIT)
     """Weight of KoLeo."""
     koleo_across_ranks: bool = False
-    """Whether KoLeo looks for neighbours in the clips of all ranks; else each rank has its own (released code)."""
+    """Whether KoLeo looks for neighbours in the clips of all ranks, not only its own (released code: no)."""
     reconstruction: float = Field(0.8, ge=0, le=FACTOR_LIMIT)
     """Weight of the reconstruction loss of each auxiliary frame."""
     squeeze: float = Field(20.0, ge=0, le=FACTOR_LIMIT)
-    """Weight of the squeeze loss between two auxiliary frames; 0 leaves it out."""
+    """Weight of the squeeze loss between two auxiliary frames; 0 disables it."""
     patch: float = Field(1.0, ge=0, le=FACTOR_LIMIT)
-    """Weight of plain masked-patch distillation, which replaces reconstruction without auxiliary branch (DINOv2)."""
+    """Weight of masked-patch distillation (DINOv2), which replaces reconstruction without auxiliary branch."""
     student_temperature: float = Field(0.1, gt=0, le=FACTOR_LIMIT)
     """Temperature of the student's softmax."""
     center_momentum: float = Field(0.9, ge=0, le=1)
-    """Share of the old center that stays at each step."""
+    """Momentum of the centers of the teacher's logits."""
 
 
 class TCoReSettings(Settings):
@@ -49,13 +48,13 @@ class TCoReSettings(Settings):
     head: HeadSettings = HeadSettings()
     """Projection head of student and teacher, shared by CLS and patch tokens."""
     auxiliary_branch: bool = True
-    """Whether masked patches are restored from auxiliary frames; without it they are predicted directly."""
+    """Whether masked patches are restored from auxiliary frames; otherwise they are predicted directly."""
     pmm: PmmSettings = PmmSettings()
     """Patch Matching Module of the auxiliary branch."""
     separate_heads: bool = False
-    """Whether patches have a head of their own; else it is that of CLS."""
+    """Whether patches have a head of their own; otherwise they share that of CLS tokens."""
     teacher_sees: Literal["current", "auxiliary"] = "current"
-    """auxiliary: without auxiliary branch, the teacher gets the views of the auxiliary frame (paper, table 3b)."""
+    """auxiliary: without auxiliary branch, the teacher sees the views of the auxiliary frame (paper, table 3b)."""
     loss: LossSettings = LossSettings()
     """Weights and temperatures of the objective."""
 
@@ -64,7 +63,7 @@ class TCoReSettings(Settings):
         if self.auxiliary_branch and self.backbone.width % self.pmm.heads:
             raise ValueError(f"pmm.heads = {self.pmm.heads} must divide backbone.width = {self.backbone.width}")
         if self.auxiliary_branch and self.teacher_sees == "auxiliary":
-            raise ValueError("teacher_sees = auxiliary goes with auxiliary_branch = false only")
+            raise ValueError("teacher_sees = auxiliary needs auxiliary_branch = false")
         return self
 
 
@@ -79,24 +78,24 @@ class Branch(nn.Module):
 
     @property
     def head_of_patches(self) -> ProjectionHead:
-        """The head of patch tokens: their own, or that of CLS."""
+        """The head of patch tokens: their own, or that of CLS tokens."""
         return self.patch_head or self.cls_head
 
 
 class Outputs(NamedTuple):
-    """What a forward pass returns."""
+    """Result of a forward pass."""
 
     losses: dict[str, Tensor]
-    """Losses times their weights, detached but for `total`, their sum, which carries the gradients."""
+    """Losses times their weights, detached, and their sum `total`, which carries the gradients."""
     diagnostics: dict[str, Tensor]
-    """Measures of the health of training, without gradients: see `TCoRe.forward`."""
+    """Measures of collapse, without gradients: see `TCoRe.forward`."""
 
 
 class TeacherRows(NamedTuple):
-    """The teacher's projections, unit vectors."""
+    """Projections of the teacher's tokens, unit vectors."""
 
     cls_2bd: Tensor  # one for each global crop
-    patches_md: Tensor  # at the masked places, row-major over `Batch.masks`
+    patches_md: Tensor  # at the masked patches, row-major over `Batch.masks`
 
 
 class TCoRe(nn.Module):
@@ -114,13 +113,13 @@ class TCoRe(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> "TCoRe":
-        """Set the mode of the student; the teacher always evaluates all its branches."""
+        """Set the mode of the student; the teacher stays in eval mode."""
         super().train(mode)
         self.teacher.eval()
         return self
 
     def compile_blocks(self) -> None:
-        """Compile the blocks of both backbones with `torch.compile`; names and results stay the same."""
+        """Compile the blocks of both backbones with `torch.compile`; parameter names do not change."""
         for branch in (self.student, self.teacher):
             for block in branch.backbone.blocks:
                 block.compile()
@@ -134,12 +133,12 @@ class TCoRe(nn.Module):
         so that it averages to that of the global batch; `features`, the student's CLS tokens (2B, D).
 
         Raises:
-            ValueError: there are auxiliary frames but no auxiliary branch, or the other way round, or more than two.
+            ValueError: the number of auxiliary frames does not match the model.
         """
         self._check(batch)
         weights = self.settings.loss
-        seen_by_teacher = batch.auxiliary[0] if self.settings.teacher_sees == "auxiliary" else batch.global_crops
-        teacher = self.teacher_rows(seen_by_teacher, batch.masks)
+        teacher_crops = batch.auxiliary[0] if self.settings.teacher_sees == "auxiliary" else batch.global_crops
+        teacher = self.teacher_rows(teacher_crops, batch.masks)
         student_global = self.student.backbone(batch.global_crops, batch.masks)
         student_local = self.student.backbone(batch.local_crops)
         restored = self.restored_patches(batch, student_global.patches)
@@ -147,14 +146,14 @@ class TCoRe(nn.Module):
         cls_rows, patch_rows = self._project(torch.cat([student_global.cls, student_local.cls]), torch.cat(restored))
         cls_sbd = cls_rows.view(-1, len(batch.masks) // 2, cls_rows.shape[1])
         patches_smd = patch_rows.view(len(restored), -1, patch_rows.shape[1])
-        comparisons = 2 * (len(cls_sbd) - 2) + 2
+        pairs = 2 * (len(cls_sbd) - 2) + 2
         patch_weight = weights.reconstruction if self.pmm else weights.patch
         with_squeeze = len(restored) == 2 and weights.squeeze > 0
         heads, temperature = self.teacher, teacher_temperature
         cls = DistillationTarget(
             Teacher(teacher.cls_2bd, heads.cls_head.last_layer.directions, self.cls_center.flat, temperature),
-            torch.full_like(cls_sbd[0, :, 0], weights.cls / (comparisons * cls_sbd.shape[1])),
-            compared_views(len(cls_sbd)).to(cls_sbd.device),
+            torch.full_like(cls_sbd[0, :, 0], weights.cls / (pairs * cls_sbd.shape[1])),
+            view_pairs(len(cls_sbd)).to(cls_sbd.device),
         )
         patches = DistillationTarget(
             Teacher(
@@ -196,7 +195,7 @@ class TCoRe(nn.Module):
             raise ValueError(f"the model has {branch} but the batch has {len(batch.auxiliary)} auxiliary frames")
 
     def _project(self, cls_nd: Tensor, patches_nd: Tensor) -> tuple[Tensor, Tensor]:
-        """The student's unit vectors of CLS tokens and patches, in one pass where they share a head."""
+        """Projections of the student's CLS tokens and patches, in one pass if they share a head."""
         if self.student.patch_head is not None:
             return self.student.cls_head.project(cls_nd), self.student.patch_head.project(patches_nd)
         rows = self.student.cls_head.project(torch.cat([cls_nd, patches_nd]))
@@ -210,21 +209,18 @@ class TCoRe(nn.Module):
         patches: DistillationTarget,
         squeeze_weight: float,
     ) -> PrototypeLosses:
-        """The losses over the prototypes of one head, or of two."""
-        temperature = self.settings.loss.student_temperature
-        directions = self.student.cls_head.last_layer.directions
+        """The losses over the prototypes of one head, or of both."""
+        student = Student(self.student.cls_head.last_layer.directions, self.settings.loss.student_temperature)
         if self.student.patch_head is None:
-            return prototype_losses(directions, temperature, cls_sbd, cls, patches_smd, patches, squeeze_weight)
-        first = prototype_losses(directions, temperature, cls_sbd, cls, patches_smd[:, :0], patches.without_rows())
-        directions = self.student.patch_head.last_layer.directions
-        second = prototype_losses(
-            directions, temperature, cls_sbd[:, :0], cls.without_rows(), patches_smd, patches, squeeze_weight
-        )
+            return prototype_losses(student, cls_sbd, cls, patches_smd, patches, squeeze_weight)
+        first = prototype_losses(student, cls_sbd, cls, patches_smd[:, :0], patches.without_rows())
+        student = student._replace(prototypes=self.student.patch_head.last_layer.directions)
+        second = prototype_losses(student, cls_sbd[:, :0], cls.without_rows(), patches_smd, patches, squeeze_weight)
         return second._replace(total=first.total + second.total, cls_s=first.cls_s, cls_entropy=first.cls_entropy)
 
     @torch.no_grad()
     def teacher_rows(self, global_crops: Tensor, masks: Tensor) -> TeacherRows:
-        """The teacher's rows on unmasked global crops; their logits wait for `apply_center_update`."""
+        """The teacher's rows of unmasked global crops; `apply_center_update` will add their logits to the centers."""
         tokens = self.teacher.backbone(global_crops)
         cls_head, patch_head = self.teacher.cls_head, self.teacher.head_of_patches
         cls, patches = cls_head.project(tokens.cls), patch_head.project(tokens.patches[masks])
@@ -233,10 +229,10 @@ class TCoRe(nn.Module):
         return TeacherRows(cls.view(2, -1, cls.shape[1]), patches)
 
     def restored_patches(self, batch: Batch, patches_bpd: Tensor) -> list[Tensor]:
-        """Student tokens (M, D) of the masked patches, one tensor for each auxiliary frame, row-major over the masks.
+        """Restored tokens (M, D) of the masked patches, one tensor per auxiliary frame, row-major over the masks.
 
-        Crops without a mask never reach the loss and are left out, of the auxiliary frames too. Without an auxiliary
-        branch the list holds the student's own tokens of the masked patches.
+        Crops without a mask, and the auxiliary crops beside them, are skipped: they never reach the loss. Without an
+        auxiliary branch the list holds the student's own tokens of the masked patches.
         """
         if not self.pmm:
             return [patches_bpd[batch.masks]]
@@ -256,20 +252,20 @@ class TCoRe(nn.Module):
         torch._foreach_lerp_(teacher, student, 1 - momentum)
 
     def forget_pending_centers(self) -> None:
-        """Drop the teacher logits seen since the last update of the centers."""
+        """Drop the teacher logits since the last update of the centers."""
         self.cls_center.forget_pending()
         self.patch_center.forget_pending()
 
     def apply_center_update(self) -> None:
-        """Let the teacher logits seen since the last call enter the centers; all ranks call it after each step."""
+        """Update the centers with the teacher logits since the last call; all ranks call this after each step."""
         self.cls_center.apply_pending()
         self.patch_center.apply_pending()
 
 
-def compared_views(views: int) -> Tensor:
-    """(views, 2) 1 where a student's view is compared with a teacher's global crop (paper section 3.5).
+def view_pairs(views: int) -> Tensor:
+    """(views, 2) 1 where a view of the student predicts a global crop of the teacher (paper section 3.5).
 
-    Every local crop is compared with both, every global crop with the other one.
+    Local crops predict both global crops, global crops the other one.
     """
     pairs_st = torch.ones(views, 2)
     pairs_st[:2] -= torch.eye(2)
@@ -277,5 +273,5 @@ def compared_views(views: int) -> Tensor:
 
 
 def patch_weights(masks: Tensor) -> Tensor:
-    """For masks (2B, P) the weight (M,) of each masked patch: 1 / (number of masked patches in its crop)."""
+    """Weight (M,) of each patch that is masked in masks (2B, P): 1 / (number of masked patches in its crop)."""
     return (1 / masks.sum(dim=1, keepdim=True)).expand_as(masks)[masks]

@@ -1,4 +1,4 @@
-"""What a run leaves behind when a loss or a gradient is not finite: enough to do the step again."""
+"""Report of a step whose loss or gradient is not finite: enough to repeat the step."""
 
 import dataclasses
 import io
@@ -16,14 +16,14 @@ FOLDER = "nonfinite"
 
 
 def broken_parts(result: StepResult) -> list[str]:
-    """Names of the loss terms and gradients that are not finite on this rank."""
+    """Names of the losses and gradients that are not finite on this rank."""
     named = {f"loss {name}": term for name, term in result.losses.items() if name != "total"}
     named |= {f"gradient of the {name}": norm for name, norm in result.norms.items()}
     return [name for name, value in named.items() if not bool(value.isfinite())]
 
 
 def plan_arrays(plan: BatchPlan) -> dict[str, np.ndarray]:
-    """Every array of a plan by its dotted name."""
+    """All arrays of a plan by dotted name."""
     arrays: dict[str, np.ndarray] = {}
     for field in dataclasses.fields(plan):
         value = getattr(plan, field.name)
@@ -37,7 +37,7 @@ def plan_arrays(plan: BatchPlan) -> dict[str, np.ndarray]:
 
 
 def write_report(run: Path, result: StepResult, loader: Loader, plan: BatchPlan, rank: int) -> Path:
-    """Write RUN/nonfinite/step-N-rank-R.json and its .npz, the batch plan; returns the path of the first."""
+    """Write RUN/nonfinite/step-N-rank-R.json, and the batch plan as .npz beside it; returns the path of the first."""
     path = run / FOLDER / f"step-{plan.step:08d}-rank-{rank}.json"
     origins = [loader.mixture.origin(row) for row in plan.rows.tolist()]
     report = {

@@ -14,22 +14,25 @@ from training.schedules import StepValues
 
 
 class OptimizerSettings(Settings):
-    """AdamW and its parameter groups. `layer_decay` and `patch_embed_lr_factor` of 1 give all layers the same rate."""
+    """AdamW and its parameter groups; defaults of DINOv2 that the released code names.
+
+    `layer_decay` and `patch_embed_lr_factor` of 1 give all layers the same learning rate.
+    """
 
     beta1: float = Field(0.9, ge=0, lt=1)
-    """Decay of the mean of gradients."""
+    """Decay of the running mean of gradients."""
     beta2: float = Field(0.999, ge=0, lt=1)
-    """Decay of the mean of squared gradients."""
+    """Decay of the running mean of squared gradients."""
     layer_decay: float = Field(0.9, gt=0, le=1)
     """Factor of the learning rate from one block to the one below it."""
     patch_embed_lr_factor: float = Field(0.2, gt=0, le=FACTOR_LIMIT)
-    """Further factor of the patch embedding's learning rate."""
+    """Factor of the patch embedding's learning rate, on top of the layer decay."""
     clip: float = Field(3.0, gt=0, le=1e9)
-    """Largest L2 norm of the gradients of backbone, head and Patch Matching Module, each by itself."""
+    """Largest L2 norm of the gradients of each module: backbone, head, Patch Matching Module."""
 
 
 class ParameterGroup(NamedTuple):
-    """How a parameter follows the schedules."""
+    """Factors by which the schedules apply to a parameter."""
 
     lr_multiplier: float
     wd_multiplier: float
@@ -40,8 +43,8 @@ class ParameterGroup(NamedTuple):
 def parameter_group(name: str, depth: int, settings: OptimizerSettings) -> ParameterGroup:
     """The group of the parameter called `name` of a `TCoRe` whose backbone has `depth` blocks.
 
-    Tokens, positions and patch embedding are layer 0, block i is layer i + 1, all else layer depth + 1. Biases, norms
-    and LayerScale have no weight decay; the input biases of the PMM's attentions have it, as in the released code.
+    Tokens, positions and patch embedding are layer 0, block i is layer i + 1, everything else layer depth + 1. Biases,
+    norms and LayerScale have no weight decay, except for the input biases of the PMM's attentions (released code).
     """
     block = re.search(r"backbone\.blocks\.(\d+)\.", name)
     layer = int(block[1]) + 1 if block else depth + 1
@@ -60,7 +63,7 @@ def parameter_group(name: str, depth: int, settings: OptimizerSettings) -> Param
 
 
 def build_optimizer(model: TCoRe, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """AdamW with one group for each distinct `ParameterGroup`; `apply_schedule` sets its rates."""
+    """AdamW with one group for each distinct `ParameterGroup`; `apply_schedule` sets the learning rates."""
     groups: dict[ParameterGroup, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -71,7 +74,7 @@ def build_optimizer(model: TCoRe, settings: OptimizerSettings) -> torch.optim.Ad
 
 
 def apply_schedule(optimizer: torch.optim.Optimizer, values: StepValues) -> None:
-    """Set learning rate and weight decay of every group for one step."""
+    """Set the learning rate and weight decay of every group for one step."""
     for group in optimizer.param_groups:
         if group["is_pmm"]:
             lr = values.pmm_lr
@@ -84,7 +87,7 @@ def apply_schedule(optimizer: torch.optim.Optimizer, values: StepValues) -> None
 
 
 def clip_gradients(model: TCoRe, max_norm: float) -> dict[str, Tensor]:
-    """Scale the gradients of each module to an L2 norm of at most `max_norm`; returns the norms before, by module."""
+    """Clip the gradients of each module to an L2 norm of `max_norm`; returns the norms before clipping, by module."""
     modules: dict[str, nn.Module] = {"backbone": model.student.backbone, "head": model.student.cls_head}
     if model.student.patch_head:
         modules["patch_head"] = model.student.patch_head

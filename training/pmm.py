@@ -1,6 +1,5 @@
-"""Patch Matching Module: patches of the current crop look for their counterparts in an auxiliary frame.
+"""Patch Matching Module: restores patches of the current crop from an auxiliary frame (paper, section 3.4).
 
-Paper section 3.4.
 Shape letters: B crops, P patches of the current crop, Q patches of the auxiliary frame, D width.
 """
 
@@ -13,18 +12,18 @@ from pipeline.settings import FACTOR_LIMIT, Settings
 
 
 class PmmSettings(Settings):
-    """Sizes of the Patch Matching Module; it has the width of the backbone."""
+    """Sizes of the Patch Matching Module, whose width is that of the backbone."""
 
     modules: int = Field(1, ge=1, le=1000)
-    """Modules stacked one on the other, each with its own weights."""
+    """Number of stacked modules, each with its own weights."""
     heads: int = Field(16, ge=1, le=2**16)
-    """Heads of both attentions; divides the width of the backbone."""
-    cross_attention_factor: float = Field(4.0, ge=0, le=FACTOR_LIMIT)
-    """Factor of the cross-attention before the skip connection (released code; not in the paper)."""
+    """Heads of both attentions, a divisor of the backbone's width (released code)."""
+    cross_attention_factor: float = Field(1.0, ge=0, le=FACTOR_LIMIT)
+    """Factor of the cross-attention before the skip connection (released code: 4; not in the paper)."""
 
 
 class AttentionMaps(NamedTuple):
-    """Attention of one module, averaged over its heads; rows sum to 1."""
+    """Attention weights of one module, averaged over heads; rows sum to 1."""
 
     cross: Tensor  # (B, P, Q): current patch to auxiliary patch
     self_: Tensor  # (B, P, P): current patch to current patch
@@ -61,13 +60,13 @@ class PatchMatching(nn.Module):
         self.layers = nn.ModuleList(PatchMatchingLayer(width, settings) for _ in range(settings.modules))
 
     def forward(self, current_bpd: Tensor, auxiliary_bqd: Tensor) -> Tensor:
-        """Restore the patches (B, P, D) of the current crops with the help of auxiliary patches (B, Q, D)."""
+        """Restore the patches (B, P, D) of the current crops from auxiliary patches (B, Q, D)."""
         for layer in self.layers:
             current_bpd, _ = layer(current_bpd, auxiliary_bqd)
         return current_bpd
 
     def attention_maps(self, current_bpd: Tensor, auxiliary_bqd: Tensor) -> list[AttentionMaps]:
-        """The attention of every module on the inputs of `forward`."""
+        """The attention maps of every module for the inputs of `forward`."""
         maps = []
         for layer in self.layers:
             current_bpd, layer_maps = layer(current_bpd, auxiliary_bqd, with_maps=True)

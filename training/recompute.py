@@ -1,4 +1,4 @@
-"""Activation checkpointing: blocks that compute again in the backward pass what they would else keep in memory."""
+"""Activation checkpointing: blocks recompute activations in the backward pass instead of keeping them in memory."""
 
 import functools
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ _SAVED = frozenset(
         _aten._scaled_dot_product_flash_attention_for_cpu.default,
     ]
 )
-"""Operations whose results `selective` keeps: matrix products and attention, nearly all of the arithmetic."""
+"""Operations whose results `selective` keeps: matrix products and attention, which are nearly all of the work."""
 
 
 def _policy(_context: Any, operation: Any, *_: Any, **__: Any) -> CheckpointPolicy:  # noqa: ANN401 - as torch calls it
@@ -29,9 +29,9 @@ def _policy(_context: Any, operation: Any, *_: Any, **__: Any) -> CheckpointPoli
 
 
 def recompute_activations(blocks: Iterable[nn.Module], mode: Recompute) -> None:
-    """Let every block recompute its activations in the backward pass; results and parameter names stay the same.
+    """Make the blocks recompute their activations in the backward pass; results and parameter names do not change.
 
-    `selective` recomputes only what is cheap (norms, GELU, scaling); `full` keeps the block's input alone.
+    `selective` recomputes only cheap operations (norms, GELU, scaling); `full` keeps only the input of a block.
     """
     if mode == "none":
         return

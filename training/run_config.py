@@ -1,4 +1,4 @@
-"""Settings of a run as its folder records them, and what must agree before a run begins or goes on."""
+"""Settings of a run as its folder records them, and the checks before a run starts or continues."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,12 @@ from training.command import TrainCommand
 
 CONFIG = "config.json"
 WRITTEN = (CONFIG, "checkpoints", "metrics.jsonl", "nonfinite", "attention")
-"""Files and folders of a run, beside those of its evaluator."""
+"""Files and folders of a run, besides those of its evaluator."""
 
 FREE_SETTINGS = frozenset(
     {
-        "preset",  # only a name: its settings count
-        "data.shards",  # places: the data may have moved; `datasets` names what they hold
+        "preset",  # only a name
+        "data.shards",  # the data may have moved; `datasets` identifies its content
         "data.weight",
         "data.mix",
         "data.neighbours",
@@ -41,18 +41,18 @@ FREE_SETTINGS = frozenset(
         "train.nonfinite_steps",
     }
 )
-"""Settings that a continued run may change."""
+"""Settings that may change when a run is continued."""
 
 
 class RunData(NamedTuple):
-    """What a run draws from, wherever it lies."""
+    """The data of a run, identified by content."""
 
     datasets: list[dict[str, Any]]
-    """Of each dataset `dataset_hash`, which names its content, and `weight`."""
+    """`dataset_hash` and `weight` of each dataset."""
     neighbours: str | None
-    """SHA-256 of the rows of the neighbour table."""
+    """SHA-256 of the rows of the neighbour table, if there is one."""
     samples: int
-    """Of all datasets together."""
+    """Number of samples of all datasets."""
 
     def __str__(self) -> str:
         more = f" of {len(self.datasets)} datasets" if len(self.datasets) > 1 else ""
@@ -60,10 +60,10 @@ class RunData(NamedTuple):
 
 
 def read_data(settings: ReaderSettings) -> RunData:
-    """Read what names the data of a run.
+    """Read the manifests of the datasets and the neighbour table.
 
     Raises:
-        UserError: a dataset or the neighbour table is missing, or the table is of other shards.
+        UserError: a dataset or the table is missing, or the table was made from other shards.
     """
     mixture = settings.mixture()
     manifests = [read_manifest(entry.shards) for entry in mixture]
@@ -78,7 +78,7 @@ def read_data(settings: ReaderSettings) -> RunData:
 
 
 def run_config(command: TrainCommand, data: RunData) -> dict[str, Any]:
-    """What a run is made from, as recorded in its folder: all settings, and the data by its content."""
+    """Content of config.json: all settings of a run, and the hashes of its data."""
     config = command.model_dump(mode="json", include=set(TrainCommand.model_fields) - {"config", "out", "resume"})
     names = {"preset": command.config and command.config.stem}
     return {**config, **names, "datasets": data.datasets, "neighbours_sha256": data.neighbours}
@@ -96,22 +96,26 @@ def _is_free(key: str) -> bool:
 
 
 def check_run_folder(out: Path, config: dict[str, Any], begun: bool, files: Sequence[str] = ()) -> None:
-    """Make sure that `out` is of a run with `config` if that has `begun`, and record it there.
+    """Check that the folder `out` can be used for a run with `config`, and record `config` there.
 
-    `files` will be written into it too, by others than the run.
+    Args:
+        out: folder of the run.
+        config: settings of the run.
+        begun: whether `out` holds checkpoints, whose settings must be the same.
+        files: names of files that the evaluator will write to `out`.
 
     Raises:
-        UserError: it is of another run (names the settings that differ), holds files that no run wrote under the names
-            of a run's, or the folder cannot be written.
+        UserError: the folder belongs to a run with other settings (names them), holds other files under the names of
+            a run's, or cannot be written.
     """
     path = out / CONFIG
     try:
-        if there := [name for name in (*WRITTEN, *files) if (out / name).exists()]:
+        if existing := [name for name in (*WRITTEN, *files) if (out / name).exists()]:
             hint = "Restore it or choose another --out"
-            recorded = read_json(path, hint) if CONFIG in there else {}
+            recorded = read_json(path, hint) if CONFIG in existing else {}
             if not recorded.keys() >= {"model", "data", "train"}:
                 raise UserError(
-                    f"{out} holds {there[0]}, which would be replaced, but no {CONFIG} of a training run: "
+                    f"{out} holds {existing[0]}, which would be replaced, but no {CONFIG} of a training run: "
                     "choose another --out"
                 )
             if begun and (different := differences(recorded, config)):
@@ -122,7 +126,7 @@ def check_run_folder(out: Path, config: dict[str, Any], begun: bool, files: Sequ
 
 
 def check_shapes(command: TrainCommand) -> None:
-    """Make sure that reader and model agree.
+    """Check that the views of the reader match the model.
 
     Raises:
         UserError: names the two settings that contradict each other.
@@ -140,8 +144,8 @@ def check_shapes(command: TrainCommand) -> None:
     model = command.model
     if has_auxiliary != (model.auxiliary_branch or model.teacher_sees == "auxiliary"):
         raise UserError(
-            f"model.auxiliary_branch = {model.auxiliary_branch} does not fit data.sandwich.auxiliary = "
-            f"{list(command.data.sandwich.auxiliary)}: without the branch the list must be empty, with it not"
+            f"model.auxiliary_branch = {model.auxiliary_branch} does not match data.sandwich.auxiliary = "
+            f"{list(command.data.sandwich.auxiliary)}: the list must be empty without the branch, and only then"
         )
     if model.teacher_sees == "auxiliary" and not command.data.all_auxiliary:
         raise UserError("model.teacher_sees = auxiliary needs data.all_auxiliary = true")

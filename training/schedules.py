@@ -1,4 +1,4 @@
-"""Values that change from step to step, as pure functions of the step (paper appendix B.3; released code)."""
+"""Schedules as pure functions of the step; defaults: paper, section 4.1 and appendix B.3, and released code."""
 
 import math
 from dataclasses import dataclass
@@ -13,33 +13,33 @@ class ScheduleSettings(Settings):
     """Schedules over the run; lengths are in epochs."""
 
     base_lr: float = Field(0.002, gt=0, le=FACTOR_LIMIT)
-    """Learning rate of a global batch of 1024 clips; others take base_lr * sqrt(batch / 1024)."""
+    """Learning rate for a global batch of 1024 clips, scaled by sqrt(batch / 1024): 1e-3 for 256 clips."""
     final_lr: float = Field(1e-6, ge=0, le=FACTOR_LIMIT)
     """Learning rate at the end, of the Patch Matching Module too."""
     warmup_epochs: int = Field(20, ge=0, le=1_000_000)
-    """Linear rise of the learning rates from zero."""
+    """Epochs of the linear warm-up of the learning rates from zero."""
     pmm_lr_factor: float = Field(0.1, ge=0, le=FACTOR_LIMIT)
-    """Learning rate of the Patch Matching Module after the warm-up, over that of the rest."""
+    """Learning rate of the Patch Matching Module after the warm-up, relative to the rest."""
     freeze_last_layer_epochs: int = Field(1, ge=0, le=1_000_000)
     """Epochs with learning rate zero for the prototypes."""
     weight_decay: float = Field(0.04, ge=0, le=FACTOR_LIMIT)
     """Weight decay at the start."""
     final_weight_decay: float = Field(0.4, ge=0, le=FACTOR_LIMIT)
-    """Weight decay at the end, approached on a half cosine."""
+    """Weight decay at the end of a half cosine."""
     momentum: float = Field(0.992, ge=0, le=1)
     """EMA momentum of the teacher at the start."""
     final_momentum: float = Field(1.0, ge=0, le=1)
-    """EMA momentum of the teacher at the end, approached on a half cosine."""
+    """EMA momentum of the teacher at the end of a half cosine."""
     teacher_temperature: float = Field(0.04, gt=0, le=FACTOR_LIMIT)
     """Teacher temperature at the start."""
     final_teacher_temperature: float = Field(0.07, gt=0, le=FACTOR_LIMIT)
     """Teacher temperature after its warm-up."""
     teacher_temperature_epochs: int = Field(30, ge=0, le=1_000_000)
-    """Linear rise of the teacher temperature."""
+    """Epochs of the linear warm-up of the teacher temperature."""
 
 
 class StepValues(NamedTuple):
-    """What holds in one step."""
+    """Values of the schedules in one step."""
 
     lr: float
     last_layer_lr: float

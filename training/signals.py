@@ -1,4 +1,4 @@
-"""Signals that end a run in order: the step is finished, a checkpoint written, and the exit status says what to do."""
+"""Graceful shutdown: after a signal the step is finished, a checkpoint written, and the exit status tells the cause."""
 
 import signal
 from types import FrameType, TracebackType
@@ -11,14 +11,14 @@ _WATCHED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class SignalHandler:
-    """Context in which the first SIGTERM, SIGUSR1 or Ctrl-C is only noted; Ctrl-C once more ends the run at once."""
+    """Context that records SIGTERM, SIGUSR1 and Ctrl-C; a second signal that is Ctrl-C raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.signal = 0
-        """Number of the signal that came, 0 for none; of several ranks the largest counts."""
+        """Number of the last signal received, 0 for none."""
 
     def __enter__(self) -> "SignalHandler":
-        self._before = {number: signal.signal(number, self._note) for number in _WATCHED}
+        self._before = {number: signal.signal(number, self._record) for number in _WATCHED}
         return self
 
     def __exit__(
@@ -27,12 +27,12 @@ class SignalHandler:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.signal:
             raise KeyboardInterrupt
         self.signal = number
 
 
 def exit_status(number: int) -> int:
-    """Exit status of a run that was ended by the signal with this number."""
+    """Exit status of a run that a signal ended."""
     return INTERRUPTED_STATUS if number == signal.SIGINT else REQUEUE_STATUS

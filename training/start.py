@@ -1,11 +1,12 @@
-"""The ranks of a run: how they find each other, on which devices, and whether all that were asked for are there."""
+"""Start-up of the ranks of a run: devices, communication, and a check that all of them are present."""
 
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, ProjectConfiguration
 
 from pipeline.settings import UserError
 from training.backbone.numerics import pin_float32, refuse_hidden_settings
@@ -13,7 +14,7 @@ from training.command import TrainCommand
 from training.environment import of_training
 
 _NUMBERS_OF_RANKS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-"""Where torchrun, MPI and schedulers say how many ranks there are."""
+"""Variables in which torchrun, MPI and schedulers give the number of ranks."""
 _TOGETHER = (
     "start all ranks together, with a launch file of configs/accelerate/ or `accelerate launch --multi_gpu`, or unset "
     "the variable to train on this process alone"
@@ -21,19 +22,19 @@ _TOGETHER = (
 
 
 def missing_ranks(environment: Mapping[str, str], ranks: int) -> str | None:
-    """What is wrong if the environment speaks of more ranks than the `ranks` that found each other, else None."""
-    asked = {name: int(environment[name]) for name in _NUMBERS_OF_RANKS if environment.get(name, "").isdigit()}
-    for name, number in asked.items():
+    """An error if the environment asks for more ranks than the `ranks` that are connected, else None."""
+    requested = {name: int(environment[name]) for name in _NUMBERS_OF_RANKS if environment.get(name, "").isdigit()}
+    for name, number in requested.items():
         if number > ranks:
             return f"{name} = {number}, but this run has {_counted(ranks, 'rank')}: {_TOGETHER}"
-    if not asked and environment.get("MASTER_ADDR"):  # accelerate launch sets it where it was asked for several ranks
+    if not requested and environment.get("MASTER_ADDR"):  # set by accelerate launch if several ranks were requested
         address = environment["MASTER_ADDR"]
-        return f"MASTER_ADDR = {address} speaks of other ranks, but this process was started alone: {_TOGETHER}"
+        return f"MASTER_ADDR = {address} asks for other ranks, but this process was started alone: {_TOGETHER}"
     return None
 
 
 def number_of_machines(environment: Mapping[str, str], ranks: int) -> int:
-    """How many machines the ranks are on; each has as many of them."""
+    """Number of machines, each with the same number of ranks."""
     return ranks // int(environment.get("LOCAL_WORLD_SIZE", ranks))
 
 
@@ -42,16 +43,18 @@ def _counted(number: int, name: str) -> str:
 
 
 def start_ranks(command: TrainCommand) -> Accelerator:
-    """Join the other ranks, if there are any; says first of all on how many machines they are.
+    """Connect to the other ranks, if there are any, and print the number of machines and ranks.
 
     Raises:
-        UserError: ranks are missing, or the environment would change the result.
+        UserError: ranks are missing, the environment would change the result, or an option cannot be used here.
     """
     refuse_hidden_settings(os.environ, of_training(os.environ))
+    if "wandb" in command.train.trackers and find_spec("wandb") is None:
+        raise UserError("train.trackers has wandb, which is not installed: run `pip install wandb` or leave it out")
     pin_float32()
     out = command.out
     accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),  # or several ranks would not know of one another
+        cpu=not torch.cuda.is_available(),  # or several ranks would not be connected
         mixed_precision="no",
         dynamo_backend="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
@@ -61,6 +64,11 @@ def start_ranks(command: TrainCommand) -> Accelerator:
     ranks, device = accelerator.num_processes, accelerator.device.type
     if missing := missing_ranks(os.environ, ranks):
         raise UserError(missing)
+    if command.train.maps_every and accelerator.distributed_type == DistributedType.FSDP:
+        raise UserError(
+            "train.maps_every needs a model that is not sharded: leave it out with FSDP, and draw the maps of a "
+            "checkpoint with `python -m training.attention_maps`"
+        )
     machines = number_of_machines(os.environ, ranks)
     accelerator.print(f"{_counted(machines, 'machine')}, {_counted(ranks, 'rank')}, {device}", flush=True)
     if device == "cpu":  # launchers leave one thread to a rank

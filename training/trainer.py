@@ -1,46 +1,37 @@
-"""The trainer: model, optimizer, data and folder of a run, and all that belongs to a step."""
+"""The trainer: model, optimizer, data and folder of a run, and the loop over its steps."""
 
+import contextlib
 import time
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast_object_list
 
 from pipeline.reader.batch import PlannedBatch
 from pipeline.reader.loader import Loader
 from pipeline.settings import UserError
 from training.attention_maps import draw_maps
 from training.backbone.vit import VisionTransformer
-from training.checkpoint import (
-    CHECKPOINTS,
-    Content,
-    checkpoints,
-    newest_usable,
-    read_checkpoint,
-    restore,
-    save_checkpoint,
-    state_shapes,
-)
+from training.checkpoint import CHECKPOINTS, checkpoints, remove_outdated, save_checkpoint
 from training.command import TrainCommand
-from training.distributed import raise_on_all_ranks
+from training.distributed import all_reduce_max, raise_on_all_ranks
 from training.metrics import Progress, diagnostics
 from training.model import TCoRe
 from training.nonfinite import FOLDER, broken_parts, write_report
 from training.optimizer import build_optimizer
 from training.recompute import recompute_activations
+from training.resume import resume
 from training.run_config import check_run_folder, read_data, run_config
-from training.schedules import build_schedules
-from training.step import StepResult, random_seed, train_step
+from training.schedules import StepValues, build_schedules
+from training.signals import SignalHandler
+from training.step import StepResult, StepSettings, forward_backward_step, optimizer_step, random_seed, skip_step
 
 MAPS = 4
 """Clips whose cross-attention is drawn during training."""
 
 
 class Evaluator(Protocol):
-    """Scores the teacher from time to time during training, and writes `files` into the folder of the run."""
+    """Scores the teacher at some steps of a run and writes `files` into its folder."""
 
     files: tuple[str, ...]
 
@@ -54,74 +45,65 @@ class Evaluator(Protocol):
 
 
 class Trainer:
-    """A run in progress: model, optimizer, data and folder, and how many steps are done."""
+    """A run in progress: model, optimizer, data and folder, and the number of steps done."""
 
     def __init__(self, command: TrainCommand, accelerator: Accelerator, evaluator: Evaluator | None = None) -> None:
-        """Build everything and restore the checkpoint to continue from; no other run may be in the folder.
+        """Build everything and restore the checkpoint to continue from; no other run may use the folder.
 
         Raises:
-            UserError: settings, data or checkpoints do not fit.
+            UserError: settings, data or checkpoints do not fit together.
         """
         train = command.train
-        if "wandb" in train.trackers and find_spec("wandb") is None:
-            raise UserError("train.trackers has wandb, which is not installed: run `pip install wandb` or leave it out")
         self.command, self.out, self.accelerator, self.evaluator = command, command.out, accelerator, evaluator
-        if train.maps_every and self.accelerator.distributed_type == DistributedType.FSDP:
-            raise UserError(
-                "train.maps_every needs a model that is not sharded: leave it out with FSDP, and draw the maps of a "
-                "checkpoint with `python -m training.attention_maps`"
-            )
-        self.data = raise_on_all_ranks(self.accelerator, lambda: read_data(command.data))
+        self.data = raise_on_all_ranks(accelerator, lambda: read_data(command.data))
         self.config = run_config(command, self.data)
+        raise_on_all_ranks(accelerator, self._check_folder)
         steps_per_epoch = train.steps_per_epoch or max(1, self.data.samples // train.total_batch_size)
         self.last_step = train.epochs * steps_per_epoch
         self.schedules = build_schedules(command.schedule, train.epochs, steps_per_epoch, train.total_batch_size)
+        self.step_settings = StepSettings(command.optimizer.clip, train.micro_batch_size, train.precision == "bf16")
         torch.manual_seed(train.seed)
         core = TCoRe(command.model)
         recompute_activations(core.student.backbone.blocks, train.recompute)
         if train.compile:
             core.compile_blocks()
-        self.model, self.optimizer = self.accelerator.prepare(core, build_optimizer(core, command.optimizer))
-        self.core: TCoRe = self.accelerator.unwrap_model(self.model)
-        self.done = self.saved = self._restore()
+        self.model, self.optimizer = accelerator.prepare(core, build_optimizer(core, command.optimizer))
+        self.core: TCoRe = accelerator.unwrap_model(self.model)
+        self.done = self.saved = resume(accelerator, command, self.config, self.core, self.optimizer)
         self.nonfinite = 0
 
-    def _restore(self) -> int:
-        shapes = state_shapes(self.core)
-        content: Content | None = None
-        chosen: list[str | None] = [None, None]  # path, error
-        if self.accelerator.is_main_process:  # one rank decides, so that all take the same
-            try:
-                content = self._choose(shapes)
-                chosen[0] = str(content.path) if content else None
-            except UserError as error:
-                chosen[1] = str(error)
-        path, failure = broadcast_object_list(chosen)
-        if failure:
-            raise UserError(failure)
-        if path is None:
-            return 0
-        content = raise_on_all_ranks(
-            self.accelerator, lambda: content or read_checkpoint(Path(path), self.config, shapes)
-        )
-        restore(content, self.core, self.optimizer)
-        self.accelerator.print(f"continuing from {path}")
-        return content.step
+    def _check_folder(self) -> None:
+        if self.accelerator.is_main_process:
+            files = self.evaluator.files if self.evaluator else ()
+            check_run_folder(self.out, self.config, bool(checkpoints(self.out)), files)
 
-    def _choose(self, shapes: dict[str, tuple[int, ...]]) -> Content | None:
-        """The checkpoint to continue from; says which newer ones were refused."""
-        result = checkpoints(self.out)
-        files = self.evaluator.files if self.evaluator else ()
-        check_run_folder(self.out, self.config, bool(result), files)
-        if self.command.resume != "auto":
-            return read_checkpoint(Path(self.command.resume), self.config, shapes)
-        content, refused = newest_usable(result, self.config, shapes)
-        for reason in refused:
-            print(f"refused: {reason}", flush=True)
-        return content
+    def __str__(self) -> str:
+        parameters = sum(parameter.numel() for parameter in self.core.student.parameters()) / 1e6
+        return (
+            f"{self.data}, steps {self.done} to {self.last_step} of {self.command.train.total_batch_size} samples, "
+            f"{parameters:.1f} M student parameters"
+        )
+
+    def fit(self, signals: SignalHandler) -> int:
+        """Train to the last step, or until a signal arrives on any rank; all ranks call this.
+
+        Returns the number of the signal that ended the run before its last step, or 0.
+        """
+        progress = Progress(self.accelerator, self.command, self.config, self.done, self.last_step)
+        with self.loader() as loader, contextlib.closing(progress):
+            while self.done < self.last_step:
+                ended_by = self.train_step(loader, progress, signals)
+                self.draw_maps(loader)
+                last = self.done == self.last_step
+                if ended_by or last or self.done % self.command.train.checkpoint_every == 0:
+                    self.save()
+                if ended_by and not last:
+                    return ended_by
+                self.evaluate(progress)
+        return 0
 
     def loader(self) -> Loader:
-        """Batches of the steps that are left; all ranks call it."""
+        """Batches of the steps that are left; all ranks call this."""
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         steps, device = range(self.done, self.last_step), self.accelerator.device
         total = self.command.train.total_batch_size
@@ -129,33 +111,87 @@ class Trainer:
             self.accelerator, lambda: Loader(self.command.data, total, steps, rank, ranks, device)
         )
 
+    def train_step(self, loader: Loader, progress: Progress, signals: SignalHandler) -> int:
+        """Do one step and log it; all ranks call this.
+
+        Returns the largest number of a signal that has arrived on any rank, 0 for none. One reduction tells all ranks
+        that and whether the step is finite.
+        """
+        started = time.perf_counter()
+        batch = self.next_batch(loader)
+        progress.waited(time.perf_counter() - started)
+        values = self.schedules.at(self.done)
+        torch.manual_seed(random_seed(self.command.train.seed, self.done, self.accelerator.process_index))
+        result = forward_backward_step(
+            self.accelerator, self.model, batch, values.teacher_temperature, self.step_settings
+        )
+        not_finite, signal = all_reduce_max(self.accelerator, ~result.finite, signals.signal)
+        if not_finite:
+            skip_step(self.core, self.optimizer)
+            self.skip_nonfinite_step(loader, batch, result)
+        else:
+            optimizer_step(self.core, self.optimizer, values)
+        self.done += 1
+        self._log(progress, result, values, bool(not_finite))
+        return signal
+
+    def _log(self, progress: Progress, result: StepResult, values: StepValues, skipped: bool) -> None:
+        others: dict[str, Any] = {f"gradient_norm/{name}": norm for name, norm in result.norms.items()}
+        others |= {f"schedule/{name}": value for name, value in values._asdict().items()}
+        losses = {} if skipped else result.losses
+        progress.step_done(self.done, losses, others, lambda: diagnostics(self.accelerator, result, self.core))
+
     def next_batch(self, loader: Loader) -> PlannedBatch:
-        """The next batch of this rank; if any rank cannot read its own, the steps that are done are saved.
+        """The next batch of this rank; if any rank fails to read its own, the steps done are saved.
 
         Raises:
-            UserError: a rank cannot, and so all end.
+            UserError: a rank failed.
         """
         try:
             return raise_on_all_ranks(self.accelerator, lambda: next(loader))
         except Exception:
             self.save()
-            self.accelerator.print(f"step {self.done} is saved; once the data is mended, the same command continues")
+            self.accelerator.print(f"step {self.done} is saved; once the data is repaired, the same command continues")
             raise
 
+    def skip_nonfinite_step(self, loader: Loader, batch: PlannedBatch, result: StepResult) -> None:
+        """Report a step that was not finite; all ranks call this.
+
+        Raises:
+            UserError: it was the last one that `train.nonfinite_steps` allows.
+        """
+        report = write_report(self.out, result, loader, batch.plan, self.accelerator.process_index)
+        self.nonfinite += 1
+        if self.nonfinite < self.command.train.nonfinite_steps:
+            print(f"step {self.done} is not finite and was skipped: {report}", flush=True)
+            return
+        writes = self.accelerator.is_main_process
+        save_checkpoint(self.out / FOLDER, self.done, self.core, self.optimizer, self.config, writes)
+        if writes:
+            remove_outdated(self.out / FOLDER, keep=1)
+        broken = ", ".join(broken_parts(result)) or "values of another rank"
+        raise UserError(
+            f"not finite in step {self.done}: {broken}; {report} names the samples, "
+            f"{self.out / FOLDER / CHECKPOINTS} holds the state before it. "
+            "Lower the learning rate or inspect the samples"
+        )
+
     def save(self) -> None:
-        """Write a checkpoint of the steps that are done, unless that has been done; all ranks call it."""
+        """Write a checkpoint of the steps done, unless there is one; all ranks call this."""
         if self.saved == self.done:
             return
         train, writes = self.command.train, self.accelerator.is_main_process
-        keep = (train.keep_checkpoints, train.keep_every)
-        raise_on_all_ranks(
-            self.accelerator,
-            lambda: save_checkpoint(self.out, self.done, self.core, self.optimizer, self.config, *keep, writes),
-        )
+
+        def write() -> None:
+            save_checkpoint(self.out, self.done, self.core, self.optimizer, self.config, writes)
+            if writes:
+                remove_outdated(self.out, train.keep_checkpoints, train.keep_every)
+
+        raise_on_all_ranks(self.accelerator, write)
         self.saved = self.done
 
     def draw_maps(self, loader: Loader) -> None:
-        """Draw the cross-attention on the first clips of the first dataset, if it is time to; all ranks call it."""
+        """Draw the cross-attention on the first clips of the first dataset, if it is due; all ranks call this."""
         sandwich, size = self.command.data.sandwich, self.command.data.views.global_size
         every, model = self.command.train.maps_every, self.core.pmm
         if not every or self.done % every or not model or not sandwich.auxiliary or self.command.data.neighbours:
@@ -167,62 +203,8 @@ class Trainer:
         )
 
     def evaluate(self, progress: Progress) -> None:
-        """Score the teacher if it is time to; all ranks call it."""
+        """Score the teacher, if it is due; all ranks call this."""
         if self.evaluator is not None and self.evaluator.is_due(self.done, self.last_step):
             started = time.perf_counter()
             scores = self.evaluator.evaluate(self.core.teacher.backbone, self.done)
             progress.evaluated(self.done, scores, time.perf_counter() - started)
-
-    def skip_nonfinite_step(self, loader: Loader, batch: PlannedBatch, result: StepResult) -> None:
-        """Deal with a step that was not finite: report it, and stop if it is one too many; all ranks call it.
-
-        Raises:
-            UserError: it is.
-        """
-        train = self.command.train
-        report = write_report(self.out, result, loader, batch.plan, self.accelerator.process_index)
-        self.nonfinite += 1
-        if self.nonfinite < train.nonfinite_steps:
-            print(f"step {self.done} is not finite and was left out: {report}", flush=True)
-            return
-        writes = self.accelerator.is_main_process
-        save_checkpoint(self.out / FOLDER, self.done, self.core, self.optimizer, self.config, 1, writes=writes)
-        broken = ", ".join(broken_parts(result)) or "those of another rank"
-        raise UserError(
-            f"not finite in step {self.done}: {broken}; {report} names the samples, "
-            f"{self.out / FOLDER / CHECKPOINTS} holds the state before it. "
-            "Lower the learning rate or inspect the samples"
-        )
-
-    def train_step(self, loader: Loader, progress: Progress, signal: int) -> int:
-        """Do one step with all that belongs to it; returns the signal that ends the run, or 0. All ranks call it."""
-        train, accelerator = self.command.train, self.accelerator
-        asked = time.perf_counter()
-        batch = self.next_batch(loader)
-        progress.waited(time.perf_counter() - asked)
-        values = self.schedules.at(self.done)
-        torch.manual_seed(random_seed(train.seed, self.done, accelerator.process_index))
-        clip = self.command.optimizer.clip
-        result = train_step(
-            accelerator,
-            self.model,
-            self.optimizer,
-            batch,
-            values,
-            clip,
-            micro_batch_size=train.micro_batch_size,
-            bf16=train.precision == "bf16",
-            signal=signal,
-        )
-        if not result.finite:
-            self.skip_nonfinite_step(loader, batch, result)
-        self.done += 1
-        others: dict[str, Any] = {f"gradient_norm/{name}": norm for name, norm in result.norms.items()}
-        others |= {f"schedule/{name}": value for name, value in values._asdict().items()}
-        progress.step_done(
-            self.done,
-            result.losses if result.finite else {},
-            others,
-            lambda: diagnostics(accelerator, result, self.core),
-        )
-        return result.signal

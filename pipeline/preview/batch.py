@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.dataset import Manifest
 from pipeline.files import write_bytes
+from pipeline.presets import load_preset
 from pipeline.reader.batch import PlannedBatch
 from pipeline.reader.loader import Loader
 from pipeline.reader.mixture import is_remote
@@ -20,7 +21,7 @@ from pipeline.report.contact_sheet import Row, Tile, blank, contact_sheet, shrin
 from pipeline.report.palette import LIGHT, ROLES
 from pipeline.sampling.order import OrderSettings
 from pipeline.sampling.views import GLOBAL_VIEWS, IMAGENET_MEAN, IMAGENET_STD, Boxes
-from pipeline.settings import UserError, load_yaml
+from pipeline.settings import UserError
 from pipeline.temporary import full_disk_is_temporary, temporary_folder
 
 _FRAME, _VIEW, _GAP = (300, 200), 200, 4
@@ -126,7 +127,7 @@ def batch_settings(shards: str, manifest: Manifest, seed: int, training: Path | 
     Raises:
         UserError: `training` is not a preset or `config.json`.
     """
-    values: Any = load_yaml(training).get("data", {}) if training else {}
+    values: Any = load_preset(training).values.get("data", {}) if training else {}
     if not isinstance(values, dict):
         raise UserError(f"--training {training} is not a preset or the config.json of a run: data holds no settings")
     if manifest.media == "images" and not values.get("neighbours"):

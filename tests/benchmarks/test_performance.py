@@ -15,7 +15,7 @@ READER = {
 }
 TRAIN = {
     **{"architecture": "small", "batch_size": 4, "prototypes": 65536, "time_ratio": 0.754, "memory_ratio": 0.426},
-    **{"seconds": {"lean": 3.25, "plain": 4.31}, "peak_gb": {"lean": 1.91, "plain": 4.48}},
+    **{"seconds": {"ours": 3.25, "reference": 4.31}, "peak_gb": {"ours": 1.91, "reference": 4.48}},
 }
 STEP = {"seconds": 0.2, "peak_gb": 61.23, "mfu": 0.413, "projected_hours": 20.81}
 GPU: dict[str, Any] = {
@@ -55,9 +55,9 @@ def test_results_stand_beside_what_others_report(tmp_path: Path) -> None:
     assert "| reader | 87.2 samples/s, 44.0 a core-second | authors: 27 samples/s a core |" in text
     assert "Batch 32, 2 threads, 2 + 8 crops of 224 and 96 pixels." in " ".join(text.split())
     assert "| host work a sample | 62 microseconds | aim: at most 100 |" in text
-    assert "| seconds | 3.25, plain 4.31 | authors, ViT-S at batch 4: 6.0 |" in text
-    assert "| peak memory | 1.91 GB, plain 4.48 GB | authors, the same: 3.5 GB |" in text
-    assert "| time / plain | 0.75 | aim: at most 0.9 |" in text
+    assert "| seconds | 3.25, reference 4.31 | authors, ViT-S at batch 4: 6.0 |" in text
+    assert "| peak memory | 1.91 GB, reference 4.48 GB | authors, the same: 3.5 GB |" in text
+    assert "| time / reference | 0.75 | aim: at most 0.9 |" in text
     assert "Some CPU, 16 cores; Python 3.12.1, torch 2.13.0, ray 2.60" in text
     assert "Not measured: there is no shards.json yet." in text
 

@@ -140,17 +140,16 @@ def test_two_ranks_share_the_sequences_and_agree_with_one(data: Path, tmp_path: 
 
 
 def test_a_run_scores_its_teacher_and_keeps_the_best_weights(data: Path, clip_dataset: Path, tmp_path: Path) -> None:
-    from tests.training.lives import lives  # here, so that the ranks above do not wait for these imports
+    from tests.training.forks import train  # here, so that the ranks above do not wait for these imports
     from tests.training.test_pretrain import small
     from training.export import export
 
     run = tmp_path / "run"
     scored = {"train.epochs": 1, "eval.davis": data, "eval.every": 4, "eval.size": "96,160"}
     options = small(clip_dataset, run) | scored
-    with lives() as trainer:
-        status, message = trainer.run(options)
-        assert status == 0, message
-        refused, reason = trainer.run(options | {"eval.davis": data / "nowhere", "out": tmp_path / "other"})
+    status, message = train(options)
+    assert status == 0, message
+    refused, reason = train(options | {"eval.davis": data / "nowhere", "out": tmp_path / "other"})
     assert [line["step"] for line in logged(run)] == [4, 6]
     best = max(logged(run), key=lambda line: line["scores"]["J&F-Mean"])
     assert read_card(run / BEST)["step"] == best["step"]

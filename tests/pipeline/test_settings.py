@@ -20,7 +20,7 @@ class Example(Command):
 
     program: ClassVar[str] = "python -m example"
     data: Path
-    """Where the data lies."""
+    """Folder of the data."""
     frames: Frames = Frames()
     fast: bool = False
     keep_all: bool = False
@@ -101,11 +101,11 @@ def test_environment_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("yaml", "message"),
     [
-        ("frames: {fsp: 3}", "unknown key frames.fsp; allowed here: area, fps"),
+        ("frames: {fsp: 3}", "bad.yaml: unknown key frames.fsp; allowed here: area, fps"),
         ("frames: {fps: -1}", "frames.fps = -1: must be more than 0"),
         ("framez: 1", "unknown key framez; allowed here: config, data, fast, folder, frames"),
         ("frames: {fps: 3}\nFrames: {min_side: 2}", "unknown key Frames; allowed here: config, data"),
-        ("config: other.yaml", "a config file cannot name another one"),
+        ("config: other.yaml", "bad.yaml: a preset names the one that it builds on as `base`, not `config`"),
         ("- a list", "must hold `key: value` lines, not a list"),
         (
             "data: x\nframes: {fps: 3}\nfast: true\nframes: {min_side: 2}",
@@ -140,7 +140,7 @@ def test_bad_yaml_is_named(tmp_path: Path, yaml: str, message: str) -> None:
     assert message in str(error.value)
 
 
-def test_what_yaml_reads_well_is_taken(tmp_path: Path) -> None:
+def test_accepted_yaml(tmp_path: Path) -> None:
     path = tmp_path / "good.yaml"
     text = "frames: &a {<<: {fps: 3}, fps: 1e-4, area: [0.1, 1e-1]}\nfast: yes\nmode: 'no'\nname: ünï\nlimit: 0x10\n"
     for encoding in ("utf-8", "utf-8-sig", "utf-16"):
@@ -168,7 +168,7 @@ def test_help_shows_description_and_docstrings(capsys: pytest.CaptureFixture[str
     text = capsys.readouterr().out
     assert text.startswith("usage: python -m example --data PATH [--option VALUE ...]\n")
     assert "Does something." in text
-    assert "Where the data lies." in text
+    assert "Folder of the data." in text
     assert "Frames per second. (default: 2.0)" in text
 
 

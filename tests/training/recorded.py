@@ -15,6 +15,7 @@ from tests.reference_data import read_arrays
 from training.backbone.vit import VisionTransformer, VitSettings
 from training.head import HeadSettings
 from training.model import TCoRe, TCoReSettings
+from training.pmm import PmmSettings
 from training.schedules import StepValues
 
 TINY_VIT = VitSettings(width=64, depth=2, heads=4, image_size=64, drop_path=0)
@@ -64,6 +65,7 @@ def assert_near(actual: Tensor, expected: Tensor, tolerance: float = 1e-4) -> No
 TINY_MODEL = TCoReSettings(
     backbone=TINY_VIT,
     head=HeadSettings(hidden=64, bottleneck=32, prototypes=256),
+    pmm=PmmSettings(cross_attention_factor=4.0),
 )
 
 

@@ -24,7 +24,7 @@ from training.attention_maps import (
     draw_clip,
     frame_numbers,
     main,
-    queried_patch,
+    query_patch,
 )
 
 
@@ -56,11 +56,11 @@ def test_attention_is_that_of_the_recorded_step_on_its_images() -> None:
     assert_near(torch.from_numpy(future), step["out/pmm/future/cross_attn"][0], 1e-4)
 
 
-def test_the_brightest_place_is_where_the_query_looks() -> None:
+def test_the_attended_patch_is_the_brightest() -> None:
     frames = [np.full((64, 64, 3), 100, np.uint8)] * 2
     mask = np.zeros(16, bool)
     mask[[0, 6]] = True
-    assert queried_patch(mask) == 6
+    assert query_patch(mask) == 6
     attention = np.full((16, 16), 0.01, np.float32)
     attention[6, 3] = 0.85
     picture = np.asarray(draw_clip(ClipFrames("key", frames, mask), [attention]))
@@ -91,10 +91,10 @@ def test_a_damaged_checkpoint_and_pictures_of_others_are_left_alone(clip_dataset
     options = [str(folder), "--shards", str(clip_dataset), "--out", str(picture.parent)]
     picture.parent.mkdir()
     picture.write_bytes(b"mine")
-    with pytest.raises(UserError, match=r"\.png was not made by `python -m training\.attention`"):
+    with pytest.raises(UserError, match=r"\.png was not made by `python -m training\.attention_maps`"):
         main(parse_command(AttentionCommand, options))
     assert picture.read_bytes() == b"mine"
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[:-4] + bytes(4))
-    with pytest.raises(UserError, match=r"is damaged \(model\.safetensors is not what was written\)"):
+    with pytest.raises(UserError, match=r"is damaged \(model\.safetensors has changed since it was written\)"):
         main(parse_command(AttentionCommand, options))

@@ -11,13 +11,14 @@ from training.checkpoint import (
     STATE,
     Content,
     checkpoints,
-    newest_usable,
     outdated,
     read_checkpoint,
+    remove_outdated,
     restore,
     save_checkpoint,
     state_shapes,
 )
+from training.resume import newest_usable
 
 CONFIG = {"a": 1}
 
@@ -33,7 +34,7 @@ def state(width: int = 4, seed: int = 0) -> tuple[nn.Linear, torch.optim.Optimiz
 
 
 def save(folder: Path, step: int = 5, seed: int = 0) -> Path:
-    return save_checkpoint(folder, step, *state(seed=seed), CONFIG, keep=9)
+    return save_checkpoint(folder, step, *state(seed=seed), CONFIG)
 
 
 def read(path: Path) -> Content:
@@ -42,7 +43,7 @@ def read(path: Path) -> Content:
 
 def test_round_trip_restores_model_optimizer_and_step(tmp_path: Path) -> None:
     model, optimizer = state(seed=1)
-    path = save_checkpoint(tmp_path, 30, model, optimizer, CONFIG, keep=2)
+    path = save_checkpoint(tmp_path, 30, model, optimizer, CONFIG)
     other, other_optimizer = state(seed=2)
     content = read(path)
     restore(content, other, other_optimizer)
@@ -65,14 +66,15 @@ def test_restored_state_reaches_an_optimizer_that_has_made_no_step(tmp_path: Pat
 @pytest.mark.parametrize(
     ("keep", "every", "removed"), [(2, None, [2, 4, 6]), (1, 4, [2, 6]), (9, None, []), (2, 5, [2, 4, 6])]
 )
-def test_the_newest_and_every_so_manieth_are_kept(keep: int, every: int | None, removed: list[int]) -> None:
+def test_which_checkpoints_are_outdated(keep: int, every: int | None, removed: list[int]) -> None:
     assert outdated([2, 4, 6, 8, 10], keep, every) == removed
 
 
-def test_old_ones_are_removed_and_unfinished_ones_not_seen(tmp_path: Path) -> None:
+def test_old_checkpoints_are_removed_and_unfinished_ones_ignored(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / ".tmp-step-00000004-1").mkdir(parents=True)
     for step in (5, 10, 15, 20):
-        save_checkpoint(tmp_path, step, *state(), CONFIG, keep=2, keep_every=10)
+        save(tmp_path, step)
+        remove_outdated(tmp_path, keep=2, keep_every=10)
     (tmp_path / "checkpoints" / "step-00000025").mkdir()
     assert [path.name[-2:] for path in checkpoints(tmp_path)] == ["10", "15", "20"]
     assert not list((tmp_path / "checkpoints").glob(".tmp-*"))
@@ -106,7 +108,7 @@ def test_weights_that_are_not_finite_are_not_continued_from(tmp_path: Path) -> N
     save(tmp_path, 5)
     model, optimizer = state()
     model.bias.data[1] = torch.nan
-    path = save_checkpoint(tmp_path, 10, model, optimizer, CONFIG, keep=9)
+    path = save_checkpoint(tmp_path, 10, model, optimizer, CONFIG)
     with pytest.raises(UserError, match="step-00000010 holds NaN or infinity in bias"):
         read(path)
     content, refused = newest_usable(checkpoints(tmp_path), CONFIG, state_shapes(model))
@@ -114,13 +116,14 @@ def test_weights_that_are_not_finite_are_not_continued_from(tmp_path: Path) -> N
     assert (content.step, len(refused)) == (5, 1)
 
 
-def test_what_somebody_put_into_a_checkpoint_outlives_it(tmp_path: Path) -> None:
+def test_other_files_in_an_outdated_checkpoint_are_kept(tmp_path: Path) -> None:
     (save(tmp_path, 5) / "teacher.safetensors").write_bytes(b"mine")
     (tmp_path / "elsewhere").mkdir()
     moved = save(tmp_path, 6).rename(tmp_path / "elsewhere" / "step-00000006")
     (tmp_path / "checkpoints" / moved.name).symlink_to(moved)
     for step in (10, 15):
-        save_checkpoint(tmp_path, step, *state(), CONFIG, keep=1)
+        save(tmp_path, step)
+        remove_outdated(tmp_path, keep=1)
     assert [path.name for path in (tmp_path / "checkpoints" / "step-00000005").iterdir()] == ["teacher.safetensors"]
     assert (moved / STATE).is_file()
     assert not (tmp_path / "checkpoints" / "step-00000010").exists()
@@ -136,7 +139,7 @@ def test_a_full_disk_is_an_error_of_the_system_and_leaves_nothing(small_disk: Pa
     optimizer.step()
     fill(small_disk, room)
     with pytest.raises(OSError, match="No space left on device"):
-        save_checkpoint(small_disk, 5, model, optimizer, CONFIG, keep=9)
+        save_checkpoint(small_disk, 5, model, optimizer, CONFIG)
     assert list((small_disk / "checkpoints").iterdir()) == []
 
 
@@ -153,7 +156,7 @@ def test_checkpoint_of_another_run_or_model_is_named(tmp_path: Path) -> None:
     path = save(tmp_path)
     with pytest.raises(UserError, match="step-00000005 is of a run with other settings: a = 1 there, 2 here"):
         read_checkpoint(path, {"a": 2}, state_shapes(state()[0]))
-    with pytest.raises(UserError, match=r"step-00000005 does not fit the model \(weight and 0 more\)"):
+    with pytest.raises(UserError, match=r"step-00000005 does not match the model \(weight and 0 more\)"):
         read_checkpoint(path, CONFIG, state_shapes(state(width=5)[0]))
 
 

@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +11,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import distributed
-from torch.multiprocessing.spawn import spawn
 
 from benchmarks.made_shards import make_shards
 from pipeline.dataset import ShardDataset
 from pipeline.sampling.order import DatasetSize, OrderSettings, sample_order
 from pipeline.settings import UserError
 from pipeline.storage import open_storage
-from tests.processes import left_in_session
-from tests.training.test_pretrain import OVERFLOWING, ROOT, launch_command, losses, small
+from tests.training.forks import Fork, run_ranks, start_ranks
+from tests.training.test_pretrain import OVERFLOWING, losses, small
 from training.checkpoint import checkpoints
 from training.distributed import LOCK, all_reduce_max, exclusive_run, raise_on_all_ranks
 
@@ -41,7 +38,7 @@ def act_on_rank(rank: int, folder: Path) -> None:
         return "read"
 
     seen: list[Any] = [
-        all_reduce_max(accelerator, [rank, 5 - rank]),
+        all_reduce_max(accelerator, rank, torch.tensor(rank == 1), 5 - rank),
         raise_on_all_ranks(accelerator, lambda: rank),
     ]
     try:
@@ -61,22 +58,22 @@ def act_on_rank(rank: int, folder: Path) -> None:
 @pytest.mark.dist
 def test_what_fails_on_one_rank_fails_on_all(tmp_path: Path) -> None:
     with open_storage(str(tmp_path / "run")).exclusive_lock(LOCK):
-        spawn(act_on_rank, args=(tmp_path,), nprocs=2)  # type: ignore[no-untyped-call]
+        run_ranks(act_on_rank, tmp_path)
     first, second = torch.load(tmp_path / "0.pt"), torch.load(tmp_path / "1.pt")
     assert first.pop().startswith(f"another job is writing to {tmp_path / 'run'} (")
     assert second.pop() == "rank 1 stops because rank 0 failed: see that rank's error"
-    assert first == [[1, 5], 0, "UserError: rank 0 stops because rank 1 failed: see that rank's error", "again"]
-    assert second == [[1, 5], 1, "OSError: no such disk", "again"]
+    assert first == [[1, 1, 5], 0, "UserError: rank 0 stops because rank 1 failed: see that rank's error", "again"]
+    assert second == [[1, 1, 5], 1, "OSError: no such disk", "again"]
 
 
-def test_alone_a_failure_is_passed_on() -> None:
+def test_a_single_rank_raises_its_own_error() -> None:
     accelerator = Accelerator(cpu=True)
     assert raise_on_all_ranks(accelerator, lambda: 3) == 3
     with pytest.raises(ZeroDivisionError):
         raise_on_all_ranks(accelerator, lambda: 1 // 0)
 
 
-def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path) -> None:
+def test_temporary_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     for name in (".tmp-config.json-0123456789ab", "config.json"):
         (tmp_path / name).touch()
     with exclusive_run(Accelerator(cpu=True), tmp_path):
@@ -89,19 +86,12 @@ def clips(tmp_path: Path) -> Path:
     return make_shards(tmp_path / "clips", CLIPS, frames=8, size=(96, 80), per_shard=4)
 
 
-def start(options: dict[str, object]) -> "subprocess.Popen[str]":
-    """Train on two ranks, in a session of their own."""
-    command = launch_command(options, "cpu")
-    output: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, **output)
-
-
-def end(job: "subprocess.Popen[str]") -> str:
-    """What a run said that had to end by itself with a clear error, and has left nothing."""
-    message, _ = job.communicate(timeout=120)
-    assert job.returncode == 2, message
+def end(ranks: list[Fork]) -> str:
+    """The output of ranks that had to end by themselves with a clear error."""
+    results = [rank.result() for rank in ranks]
+    message = "".join(output for _, output in results)
+    assert [status for status, _ in results] == [2, 2], message
     assert "Traceback" not in message
-    assert left_in_session(job.pid) == []
     return message
 
 
@@ -112,15 +102,15 @@ def test_a_damaged_frame_that_one_rank_reads_ends_both_and_the_steps_before_are_
     dataset = ShardDataset(clips)
     position = np.array([2 * 4 + 3])  # in the third step, the last clip of rank 1
     row = int(sample_order(OrderSettings(), 0, position, [DatasetSize((4, 4, 4))]).row[0])
-    place = dataset.manifest.shards[dataset.shard[row]].file
-    content = (clips / place).read_bytes()
+    shard = dataset.manifest.shards[dataset.shard[row]].file
+    content = (clips / shard).read_bytes()
     for jpeg in [dataset.frame(row, frame).tobytes() for frame in range(8)]:
         content = content.replace(jpeg, jpeg[:200] + bytes(len(jpeg) - 200))
-    (clips / place).write_bytes(content)
-    message = end(start(small(clips, tmp_path / "run", **NO_CHECKPOINTS)))
+    (clips / shard).write_bytes(content)
+    message = end(start_ranks(small(clips, tmp_path / "run", **NO_CHECKPOINTS)))
     key = dataset.keys[row]
     assert re.search(
-        rf"error: frame \d of sample {key} in {clips}/{place} is damaged: .* `python -m pipeline\.verify", message
+        rf"error: frame \d of sample {key} in {clips}/{shard} is damaged: .* `python -m pipeline\.verify", message
     )
     assert "error: rank 0 stops because rank 1 failed: see that rank's error" in message
     assert "step 2 is saved" in message
@@ -130,12 +120,10 @@ def test_a_damaged_frame_that_one_rank_reads_ends_both_and_the_steps_before_are_
 @pytest.mark.dist
 def test_a_shard_that_is_cut_during_the_run_ends_both_ranks(clips: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    job = start(small(clips, out, **NO_CHECKPOINTS, **{"train.epochs": 5000}))
-    deadline = time.monotonic() + 120
-    while not (out / "metrics.jsonl").exists() and job.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
+    ranks = start_ranks(small(clips, out, **NO_CHECKPOINTS, **{"train.epochs": 5000}))
+    ranks[0].wait_for(out / "metrics.jsonl")
     os.truncate(clips / "shard-000001.tar", 512)  # where a map of the file would end a rank with SIGBUS
-    message = end(job)
+    message = end(ranks)
     assert re.search(rf"error: shard {clips}/shard-000001\.tar (ends within|changed).*of sample clip0.*verify", message)
     (saved,) = checkpoints(out)
     assert int(saved.name[-8:]) == max(losses(out))
@@ -144,7 +132,7 @@ def test_a_shard_that_is_cut_during_the_run_ends_both_ranks(clips: Path, tmp_pat
 @pytest.mark.dist
 def test_a_loss_that_is_not_finite_is_reported_by_both_ranks_each_with_its_samples(clips: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    message = end(start(small(clips, out, **OVERFLOWING)))
+    message = end(start_ranks(small(clips, out, **OVERFLOWING)))
     assert message.count("error: not finite in step 0") == 2
     keys = ShardDataset(clips).keys
     rows = sample_order(OrderSettings(), 0, np.arange(4), [DatasetSize((4, 4, 4))]).row

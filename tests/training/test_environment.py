@@ -1,4 +1,4 @@
-"""What the environment may not change is refused by name; all that Accelerate reads there has been decided."""
+"""Variables that would change a run are refused by name; all that Accelerate reads are known."""
 
 import fnmatch
 import os

@@ -54,7 +54,7 @@ def test_a_checkpoint_that_does_not_describe_its_backbone_is_refused(tmp_path: P
     checkpoint, out = checkpoint_of_a_run(tmp_path), tmp_path / "out.safetensors"
     config = (checkpoint / "config.json").read_text()
     for content, message in (
-        (config.replace('"width": 64', '"width": 128'), "does not fit its architecture"),
+        (config.replace('"width": 64', '"width": 128'), "does not match its architecture"),
         ("{}", r"does not describe model\.backbone"),
         ("{", r"is damaged .*config\.json is not valid JSON"),
     ):
@@ -95,7 +95,7 @@ FOREIGN = {"notes.txt": b"mine", "pytorch_model.bin": b"weights", "model.safeten
 @pytest.mark.parametrize("name", FOREIGN)
 @pytest.mark.parametrize("exported_before", [False, True])
 @pytest.mark.parametrize("by_link", [False, True])
-def test_a_folder_with_anything_of_somebody_else_is_not_replaced(
+def test_folders_with_other_files_are_not_replaced(
     tmp_path: Path, name: str, exported_before: bool, by_link: bool
 ) -> None:
     backbone = random_backbone(SMALL, seed=0)
@@ -126,7 +126,7 @@ def test_a_checkpoint_is_not_replaced_by_its_own_export(tmp_path: Path) -> None:
     before = sorted(path.name for path in checkpoint.iterdir())
     with pytest.raises(UserError, match=r"holds state\.json, which this program did not write"):
         export(checkpoint, checkpoint, "teacher", "transformers")
-    with pytest.raises(UserError, match=r"model\.safetensors exists and is not a file of weights that this program"):
+    with pytest.raises(UserError, match=r"model\.safetensors exists and was not written by this program"):
         export(checkpoint, checkpoint / "model.safetensors", "teacher")
     with pytest.raises(UserError, match="is a folder: give the name of a file"):
         export(checkpoint, checkpoint, "teacher")
@@ -135,7 +135,7 @@ def test_a_checkpoint_is_not_replaced_by_its_own_export(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("by_link", [False, True])
 @pytest.mark.parametrize("content", [b"my notes", b"PK\x03\x04 a checkpoint", None])
-def test_a_file_of_somebody_else_is_not_replaced(tmp_path: Path, content: bytes | None, by_link: bool) -> None:
+def test_other_files_are_not_replaced(tmp_path: Path, content: bytes | None, by_link: bool) -> None:
     backbone = random_backbone(SMALL, seed=0)
     file = out = tmp_path / "notes.txt"
     if content is None:
@@ -146,7 +146,7 @@ def test_a_file_of_somebody_else_is_not_replaced(tmp_path: Path, content: bytes 
     if by_link:
         out = tmp_path / "link"
         out.symlink_to(file)
-    with pytest.raises(UserError, match="exists and is not a file of weights that this program wrote: give another"):
+    with pytest.raises(UserError, match="exists and was not written by this program: give another"):
         save_backbone(out, backbone, {})
     with pytest.raises(UserError, match="is a file: give the name of a folder"):
         save_transformers(out, backbone, {})

@@ -57,7 +57,7 @@ class Harmful:
         ({"teacher": {"backbone.cls_token": torch.zeros(1, 1, 64)}}, "it has no 'patch_embed.proj.weight'"),
         ({"teacher": {"backbone.cls_token": torch.full((1, 1, 64), torch.nan)}}, "not a ViT with register tokens"),
         ({"teacher": {1: torch.zeros(1)}}, "no tensors"),
-        ({"teacher": Harmful()}, r"holds .*Harmful, an object that can run code when it is loaded; it was not"),
+        ({"teacher": Harmful()}, r"holds .*Harmful, an object that can run code when it is loaded, and only tensors"),
         ({"teacher": {}, "args": Namespace(lr=1)}, r"holds the options of a training program \(argparse\.Namespace\)"),
         ({"teacher": {}, "loss": np.float64(1)}, r"holds numpy\.\S+scalar, an object that can run code"),
     ],
@@ -79,7 +79,7 @@ def test_missing_torn_and_incomplete_files_are_refused(tmp_path: Path) -> None:
         (source.read_bytes()[:5000], "is cut off or damaged: copy or download it again"),
         (b"", "is empty: copy or download it again"),
         (b"\n<!DOCTYPE html><html>Sign in</html>", "is a web page, not weights"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
         (b"\x93NUMPY\x01\x00", "is not a PyTorch file of plain tensors"),
     ):
         source.write_bytes(content)

@@ -1,8 +1,6 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import pytest
 from accelerate.commands.launch import launch_command_parser
 
 from pipeline.settings import UserError
-from tests.processes import left_in_session
+from tests.training import forks
 from tests.training.test_pretrain import losses, small
 from training.checkpoint import checkpoints
 from training.distributed import LOCK
@@ -25,24 +23,15 @@ OPTIONS = ("--cpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_
     ("body", "status"),
     [("print('fine')", 0), ("raise SystemExit(75)", 75), ("os.kill(os.getpid(), signal.SIGKILL)", 128 + 9)],
 )
-def test_the_exit_status_is_that_of_the_program_and_nothing_is_added_to_what_it_says(
-    body: str, status: int, tmp_path: Path
-) -> None:
+def test_exit_status_and_output_are_those_of_the_program(body: str, status: int, tmp_path: Path) -> None:
     script = tmp_path / "program.py"
     script.write_text(f"import os, signal\n{body}\n")
-    command = [sys.executable, "-m", "training.launch", *OPTIONS, str(script)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == status
-    assert "Traceback" not in done.stderr
+    assert forks.launch([*OPTIONS, str(script)]).result() == (status, "fine\n" if status == 0 else "")
 
 
-def test_a_launch_file_that_is_not_there_is_named() -> None:
-    command = [sys.executable, "-m", "training.launch", "--config_file", "none.yaml", "training/pretrain.py"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (
-        2,
-        "error: there is no launch file none.yaml: configs/accelerate/ holds some\n",
-    )
+def test_a_missing_launch_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch(["--config_file", "none.yaml", "training/pretrain.py"]) == 2
+    assert capsys.readouterr().err == "error: there is no launch file none.yaml: configs/accelerate/ holds some\n"
 
 
 def resolved(*words: str) -> Namespace:
@@ -64,7 +53,7 @@ TWO_MACHINES = (
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         ((*TWO_MACHINES, "--num_processes", "2"), "start one process on each of 2 machines .*: give --multi_gpu,"),
         (("--cpu", "--num_processes", "2"), "one process that .*: give --config_file configs/accelerate/cpu.yaml in"),
@@ -79,19 +68,19 @@ TWO_MACHINES = (
         (("--config_file", "configs/accelerate/cpu.yaml"), None),
     ],
 )
-def test_a_launch_that_would_fall_apart_is_refused(
-    words: tuple[str, ...], said: str | None, monkeypatch: pytest.MonkeyPatch
+def test_launches_of_too_few_ranks_are_refused(
+    words: tuple[str, ...], expected: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
     options = resolved(*words)
-    if said is None:
+    if expected is None:
         check_ranks(options)
     else:
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=expected):
             check_ranks(options)
 
 
-def test_settings_of_the_default_launch_file_are_said_and_refused(
+def test_settings_of_the_default_launch_file_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "default_config.yaml"
@@ -103,7 +92,7 @@ def test_settings_of_the_default_launch_file_are_said_and_refused(
     monkeypatch.setattr("training.launch.default_config_file", str(file))
     assert launch(["program.py"]) == 2
     message = capsys.readouterr()
-    assert message.out == f"note: without --config_file, {file} says how this run starts\n"
+    assert message.out == f"note: without --config_file, this run is started as {file} says\n"
     assert "ACCELERATE_MIXED_PRECISION = fp16: set --train.precision instead" in message.err
     file.write_text(file.read_text().replace("LOCAL_MACHINE", "AMAZON_SAGEMAKER"))
     assert launch(["program.py"]) == 2
@@ -111,13 +100,13 @@ def test_settings_of_the_default_launch_file_are_said_and_refused(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [("", "is empty: configs/accelerate/"), ("num_machines: 1\nnum_machines: 2\n", "num_machines is given twice")],
 )
-def test_a_launch_file_that_says_nothing_or_contradicts_itself(tmp_path: Path, content: str, said: str) -> None:
+def test_empty_or_ambiguous_launch_files_are_refused(tmp_path: Path, content: str, expected: str) -> None:
     file = tmp_path / "launch.yaml"
     file.write_text(content)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=expected):
         resolved("--config_file", str(file))
 
 
@@ -131,10 +120,10 @@ def test_signals_reach_the_program(number: signal.Signals, tmp_path: Path) -> No
         f"open({str(ready)!r}, 'w').close()\n"
         "signal.pause()\n"
     )
-    job = subprocess.Popen([sys.executable, "-m", "training.launch", *OPTIONS, str(script)], cwd=ROOT)
+    job = forks.launch([*OPTIONS, str(script)])
     ready.read_text()  # waits for the program
-    job.send_signal(number)
-    assert job.wait(timeout=60) == 75
+    os.kill(job.pid, number)
+    assert job.result()[0] == 75
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -159,23 +148,14 @@ def test_two_machines_train_together(clip_dataset: Path, tmp_path: Path) -> None
         text = text.replace(before, after)
     file.write_text(text + 'gpu_ids: "-1"\n')  # hides all GPUs there may be
     options = small(clip_dataset, out, **{"train.epochs": 1, "train.steps_per_epoch": 2})
-    program = ["training/pretrain.py", *(f"--{key}={value}" for key, value in options.items())]
-    launcher = [sys.executable, "-m", "training.launch", "--config_file", str(file), "--machine_rank"]
+    arguments = ["training/pretrain.py", *forks.words(options)]
     machines = [
-        subprocess.Popen(
-            [*launcher, str(rank), *program],
-            cwd=ROOT,
-            start_new_session=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
+        forks.launch(["--config_file", str(file), "--machine_rank", str(rank), *arguments]) for rank in range(2)
     ]
-    message = [machine.communicate(timeout=180)[0] for machine in machines]
-    assert [machine.returncode for machine in machines] == [0, 0], message
-    assert all(words.startswith("2 machines, 2 ranks, cpu\n") for words in message), message
+    results = [machine.result() for machine in machines]
+    assert [status for status, _ in results] == [0, 0], results
+    assert all(message.startswith("2 machines, 2 ranks, cpu\n") for _, message in results), results
     assert list(losses(out)) == [1, 2]
     assert [path.name for path in checkpoints(out)] == ["step-00000002"]
     assert not (out / LOCK).exists()
-    assert [left_in_session(machine.pid) for machine in machines] == [[], []]
+    assert forks.still_running(str(out)) == []

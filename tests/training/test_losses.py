@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from benchmarks import reference_step
 from tests.training.recorded import assert_near, recorded
 from training import losses
-from training.losses import DistillationTarget, Prototypes, Teacher, koleo_loss, prototype_losses
-from training.model import compared_views
+from training.losses import DistillationTarget, Prototypes, Student, Teacher, koleo_loss, prototype_losses
+from training.model import view_pairs
 
 VIEWS, CLIPS, FRAMES, PATCHES, WIDTH, K = 5, 4, 2, 7, 6, 23
 STUDENT, TEACHER = 0.1, 0.05
@@ -38,22 +38,21 @@ class Problem:
         for leaf in self.leaves.values():
             leaf.requires_grad_()
 
-    def lean(self, squeeze: float = 20.0) -> losses.PrototypeLosses:
+    def fused(self, squeeze: float = 20.0) -> losses.PrototypeLosses:
         prototypes = Prototypes(self.teacher_g, self.teacher_v)
         per_clip = torch.full((CLIPS,), 1 / (CLIPS * (2 * VIEWS - 2)), dtype=self.g.dtype)
         return prototype_losses(
-            Prototypes(self.g, self.v),
-            STUDENT,
+            Student(Prototypes(self.g, self.v), STUDENT),
             self.cls,
             DistillationTarget(
-                Teacher(self.teacher_cls, prototypes, self.centers[0], TEACHER), per_clip, compared_views(VIEWS)
+                Teacher(self.teacher_cls, prototypes, self.centers[0], TEACHER), per_clip, view_pairs(VIEWS)
             ),
             self.patches,
             DistillationTarget(Teacher(self.teacher_patches, prototypes, self.centers[1], TEACHER), self.weights),
             squeeze,
         )
 
-    def plain(self, squeeze: float = 20.0) -> dict[str, Tensor]:
+    def reference(self, squeeze: float = 20.0) -> dict[str, Tensor]:
         student = self.g * self.v / self.v.norm(dim=1, keepdim=True)
         teacher = self.teacher_g * self.teacher_v / self.teacher_v.norm(dim=1, keepdim=True)
         cls_targets = reference_step.teacher_targets(self.teacher_cls @ teacher.T, self.centers[0], TEACHER)
@@ -83,12 +82,12 @@ def test_value_and_gradients_are_those_of_k_wide_logits(
     monkeypatch.setattr(losses, "GRAM_ROWS", 5)
     problem = Problem(frames)
     squeeze = 20.0 if frames == 2 else 0.0
-    lean, expected = problem.lean(squeeze), problem.plain(squeeze)
-    torch.testing.assert_close(lean.total, expected["total"], rtol=1e-12, atol=0)
-    torch.testing.assert_close(lean.cls_s[2:].sum(), expected["local"], rtol=1e-12, atol=0)
-    torch.testing.assert_close(lean.cls_s[:2].sum(), expected["global"], rtol=1e-12, atol=0)
-    torch.testing.assert_close(lean.squeeze, expected["squeeze"], rtol=1e-11, atol=0)
-    ours, theirs = gradients(3 * lean.total, problem), gradients(3 * expected["total"], problem)
+    fused, expected = problem.fused(squeeze), problem.reference(squeeze)
+    torch.testing.assert_close(fused.total, expected["total"], rtol=1e-12, atol=0)
+    torch.testing.assert_close(fused.cls_s[2:].sum(), expected["local"], rtol=1e-12, atol=0)
+    torch.testing.assert_close(fused.cls_s[:2].sum(), expected["global"], rtol=1e-12, atol=0)
+    torch.testing.assert_close(fused.squeeze, expected["squeeze"], rtol=1e-11, atol=0)
+    ours, theirs = gradients(3 * fused.total, problem), gradients(3 * expected["total"], problem)
     for name, gradient in theirs.items():
         torch.testing.assert_close(ours[name], gradient, rtol=1e-9, atol=1e-12, msg=name)
 
@@ -97,8 +96,8 @@ def test_entropies_are_the_means_over_the_targets() -> None:
     problem = Problem()
     teacher = problem.teacher_g * problem.teacher_v / problem.teacher_v.norm(dim=1, keepdim=True)
     for rows, center, result in (
-        (problem.teacher_cls, problem.centers[0], problem.lean().cls_entropy),
-        (problem.teacher_patches, problem.centers[1], problem.lean().patch_entropy),
+        (problem.teacher_cls, problem.centers[0], problem.fused().cls_entropy),
+        (problem.teacher_patches, problem.centers[1], problem.fused().patch_entropy),
     ):
         targets = reference_step.teacher_targets(rows @ teacher.T, center, TEACHER)
         torch.testing.assert_close(result, -(targets * targets.log()).sum(-1).mean())
@@ -106,34 +105,34 @@ def test_entropies_are_the_means_over_the_targets() -> None:
 
 def test_nothing_k_wide_is_kept_for_the_backward_pass() -> None:
     problem = Problem(patches=40)
-    node: Any = problem.lean().total.grad_fn
+    node: Any = problem.fused().total.grad_fn
     assert node.saved_tensors == ()
     shapes = [tuple(tensor.shape) for tensor in node.gradients]
     assert shapes == [tuple(leaf.shape) for leaf in problem.leaves.values()]
 
 
-def test_inside_autocast_all_but_the_products_stays_in_float32() -> None:
+def test_under_autocast_everything_but_products_stays_in_float32() -> None:
     problem = Problem(dtype=torch.float32)
-    expected = gradients(problem.lean().total, problem)
+    expected = gradients(problem.fused().total, problem)
     with torch.autocast("cpu", torch.bfloat16):
-        lean = problem.lean()
-    assert lean.total.dtype == torch.float32
-    torch.testing.assert_close(lean.total, problem.lean().total, rtol=2e-2, atol=0)
-    assert torch.equal(lean.squeeze, problem.lean().squeeze)  # small differences of logits need all digits
-    for name, gradient in gradients(lean.total, problem).items():
+        fused = problem.fused()
+    assert fused.total.dtype == torch.float32
+    torch.testing.assert_close(fused.total, problem.fused().total, rtol=2e-2, atol=0)
+    assert torch.equal(fused.squeeze, problem.fused().squeeze)  # small differences of logits need all digits
+    for name, gradient in gradients(fused.total, problem).items():
         assert gradient.dtype == torch.float32
         assert_near(gradient, expected[name], 3e-2)
 
 
 def test_no_masked_patch_costs_nothing() -> None:
     problem = Problem(patches=0)
-    lean = problem.lean()
-    assert lean.patches_s.tolist() == [0, 0]
-    assert lean.squeeze.item() == lean.patch_entropy.item() == 0
-    assert all(bool(gradient.isfinite().all()) for gradient in gradients(lean.total, problem).values())
+    fused = problem.fused()
+    assert fused.patches_s.tolist() == [0, 0]
+    assert fused.squeeze.item() == fused.patch_entropy.item() == 0
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients(fused.total, problem).values())
 
 
-def test_plain_forms_are_the_recorded_ones() -> None:
+def test_reference_losses_are_the_recorded_ones() -> None:
     step, state = recorded("train_step"), recorded("train_step_state")
     temperature = step["hp/teacher_temp"].item()
     cls = reference_step.teacher_targets(step["out/head/teacher/cls_swapped"], state["cls_center.center"], temperature)

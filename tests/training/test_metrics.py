@@ -8,7 +8,7 @@ import torch
 from training.metrics import METRICS, effective_rank, keep_metrics, read_metrics
 
 
-def test_steps_that_are_done_again_are_dropped_and_a_torn_line_is_not_read(tmp_path: Path) -> None:
+def test_lines_of_repeated_steps_are_dropped_and_a_torn_line_is_skipped(tmp_path: Path) -> None:
     lines = [json.dumps({"step": step, "loss/total": 0.5 * step}) for step in range(1, 6)]
     (tmp_path / METRICS).write_text("\n".join([*lines, '{"step": 6, "lo']))
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4, 5]

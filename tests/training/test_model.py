@@ -94,7 +94,7 @@ def test_teacher_rows_give_the_recorded_logits_and_center_update() -> None:
     assert_near(model.cls_center.center, moved, 1e-5)
 
 
-def test_restored_patches_are_the_recorded_rows_of_the_masked_places() -> None:
+def test_restored_patches_are_the_recorded_rows_of_the_masked_patches() -> None:
     step, views, model = recorded("train_step"), recorded_views(), recorded_model()
     restored = model.restored_patches(views, model.student.backbone(views.global_crops, views.masks).patches)
     for frame, rows in zip(("past", "future"), restored, strict=True):
@@ -195,7 +195,7 @@ def test_one_auxiliary_frame_has_one_reconstruction_and_no_squeeze() -> None:
     assert losses["reconstruction_1"].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_squeeze_weight_zero_leaves_the_term_out() -> None:
+def test_squeeze_weight_zero_disables_the_loss() -> None:
     model = recorded_model(TINY_MODEL.model_copy(update={"loss": LossSettings(squeeze=0)}))
     losses = model(recorded_views(), TEMPERATURE).losses
     assert "squeeze" not in losses
@@ -203,7 +203,7 @@ def test_squeeze_weight_zero_leaves_the_term_out() -> None:
     assert losses["total"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_without_auxiliary_branch_the_students_own_patches_are_compared() -> None:
+def test_without_auxiliary_branch_the_students_own_patches_are_distilled() -> None:
     model = recorded_model(TINY_MODEL.model_copy(update={"auxiliary_branch": False}))
     views = replace(recorded_views(), auxiliary=())
     losses = model(views, TEMPERATURE).losses

@@ -15,7 +15,7 @@ def test_the_report_names_samples_and_terms_and_its_plan_is_the_batch(clip_datas
     other = shutil.copytree(clip_dataset, tmp_path / "other")
     settings = ReaderSettings(shards=str(clip_dataset), mix=(MixSettings(shards=str(other)),))
     losses = {"koleo": torch.tensor(torch.inf), "cls_local": torch.tensor(1.0), "total": torch.tensor(torch.inf)}
-    result = StepResult(losses, {}, {"head": torch.tensor(2.0), "pmm": torch.tensor(torch.nan)}, False, 0)
+    result = StepResult(losses, {}, {"head": torch.tensor(2.0), "pmm": torch.tensor(torch.nan)})
     with Loader(settings, 4, range(7, 8), rank=1, ranks=2) as loader:
         plan = next(loader).plan
         path = write_report(tmp_path, result, loader, plan, rank=1)

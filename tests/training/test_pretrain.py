@@ -1,4 +1,4 @@
-"""Short real runs: forked from a process that has everything imported, and a few through the launchers."""
+"""Short real runs, nearly all in forks of a process that has imported everything; a few through the launchers."""
 
 import json
 import math
@@ -9,8 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,7 @@ from safetensors.torch import load_file
 
 from pipeline.files import sha256_file
 from pipeline.storage import open_storage
-from tests.processes import heed_ctrl_c, left_in_session
-from tests.training.lives import Lives, lives
+from tests.training.forks import launch, still_running, train, words
 from tests.training.recorded import without_key_biases
 from training.checkpoint import STATE, checkpoints
 from training.distributed import LOCK
@@ -59,9 +57,9 @@ OVERFLOWING = {"model.loss.student_temperature": 1e-300}
 """Makes every loss infinite or NaN."""
 
 
-def launch_command(options: Mapping[str, object], config: str = "single", module: str = "training.launch") -> list[str]:
-    launcher = [sys.executable, "-m", module, "--config_file", f"configs/accelerate/{config}.yaml"]
-    return [*launcher, "training/pretrain.py", *(f"--{key}={value}" for key, value in options.items())]
+def launcher_options(options: Mapping[str, object], config: str = "single") -> list[str]:
+    """What follows `accelerate launch` or `python -m training.launch`."""
+    return ["--config_file", f"configs/accelerate/{config}.yaml", "training/pretrain.py", *words(options)]
 
 
 def small(shards: Path, out: Path, **options: object) -> dict[str, object]:
@@ -98,20 +96,14 @@ def random_start() -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def trainer() -> Iterator[Lives]:
-    with lives() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def undisturbed(trainer: Lives, clip_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(clip_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "undisturbed"
-    status, message = trainer.run(small(clip_dataset, out))
+    status, message = train(small(clip_dataset, out))
     assert status == 0, message
     return out
 
 
-def test_a_run_leaves_what_it_should(undisturbed: Path) -> None:
+def test_files_and_metrics_of_a_run(undisturbed: Path) -> None:
     assert [path.name for path in checkpoints(undisturbed)] == ["step-00000008", "step-00000012"]
     assert list(losses(undisturbed)) == list(range(1, 13))
     line = read_metrics(undisturbed)[-1]
@@ -130,16 +122,15 @@ def test_a_run_leaves_what_it_should(undisturbed: Path) -> None:
     assert 0 < (teacher - start).norm() < (student - start).norm()
 
 
-def test_kills_lose_nothing(trainer: Lives, clip_dataset: Path, tmp_path: Path) -> None:
-    options = {"train.epochs": 3, "train.checkpoint_every": 2}
-    started = time.monotonic()
-    assert trainer.run(small(clip_dataset, tmp_path / "whole", **options))[0] == 0
-    longest = time.monotonic() - started
+def test_killed_runs_resume_bit_for_bit(undisturbed: Path, clip_dataset: Path, tmp_path: Path) -> None:
+    options = {"train.checkpoint_every": 2}
+    begun, ended = ((undisturbed / name).stat().st_mtime for name in ("config.json", "metrics.jsonl"))
+    longest = ended - begun
     moments, kills, round_number, reached = random.Random(0), 0, 0, 0
-    while kills < 6:
+    while kills < 5:
         out = tmp_path / f"killed-{round_number}"
-        status, message = trainer.run(
-            small(clip_dataset, out, **options), signal.SIGKILL, after_s=moments.uniform(0.1, 0.6) * longest
+        status, message = train(
+            small(clip_dataset, out, **options), signal.SIGKILL, after_s=moments.uniform(0.1, 0.9) * longest
         )
         assert status in (0, -signal.SIGKILL), message
         kills += status != 0
@@ -149,31 +140,30 @@ def test_kills_lose_nothing(trainer: Lives, clip_dataset: Path, tmp_path: Path) 
         assert "refused" not in message
         reached = step
         if status == 0:
-            assert_same_run(out, tmp_path / "whole")
+            assert_same_run(out, undisturbed)
             round_number, reached = round_number + 1, 0
     out = tmp_path / f"killed-{round_number}"
-    assert trainer.run(small(clip_dataset, out, **options))[0] == 0
-    assert_same_run(out, tmp_path / "whole")
+    assert train(small(clip_dataset, out, **options))[0] == 0
+    assert_same_run(out, undisturbed)
     assert [path.name for path in (out / "checkpoints").iterdir() if path.name.startswith(".")] == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_a_signal_saves_the_step_and_the_run_goes_on_as_if_nothing_had_been(
-    number: signal.Signals, trainer: Lives, undisturbed: Path, clip_dataset: Path, tmp_path: Path
+def test_a_signal_saves_a_checkpoint_and_the_resumed_run_is_identical(
+    undisturbed: Path, clip_dataset: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     options = small(clip_dataset, out, **{"train.checkpoint_every": 100, "train.maps_every": 4})
-    status, message = trainer.run(options, number, at_file=out / "metrics.jsonl")
-    assert status == (INTERRUPTED_STATUS if number == signal.SIGINT else REQUEUE_STATUS), message
+    status, message = train(options, signal.SIGUSR1, at_file=out / "metrics.jsonl")
+    assert status == REQUEUE_STATUS, message
     (saved,) = checkpoints(out)
     assert f"interrupted after step {int(saved.name[-8:])}, which is saved" in message
-    assert trainer.run(options)[0] == 0
+    assert train(options)[0] == 0
     assert_same_run(out, undisturbed)
     assert len(list((out / "attention" / "step-00000012").glob("*.png"))) == 4  # drawn, and no draw was disturbed
 
 
-def test_a_torn_and_a_foreign_checkpoint_are_refused_by_name_and_the_one_before_is_used(
-    trainer: Lives, undisturbed: Path, clip_dataset: Path, tmp_path: Path
+def test_unusable_checkpoints_are_named_and_the_one_before_is_used(
+    undisturbed: Path, clip_dataset: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     shutil.copytree(undisturbed, out)
@@ -185,44 +175,40 @@ def test_a_torn_and_a_foreign_checkpoint_are_refused_by_name_and_the_one_before_
     state = json.loads((foreign / STATE).read_text())
     state["sha256"]["config.json"] = sha256_file(foreign / "config.json")
     (foreign / STATE).write_text(json.dumps(state))
-    status, message = trainer.run(small(clip_dataset, out))
+    status, message = train(small(clip_dataset, out))
     assert status == 0
-    assert "step-00000012 is damaged (optimizer.pt is not what was written)" in message
+    assert "step-00000012 is damaged (optimizer.pt has changed since it was written)" in message
     assert "step-00000010 is of a run with other settings: train.epochs = 3 there, 2 here" in message
     assert f"continuing from {older}" in message
     assert_same_run(out, undisturbed)
     for path in checkpoints(out):
         (path / STATE).write_text("{}")
-    status, message = trainer.run(small(clip_dataset, out))
+    status, message = train(small(clip_dataset, out))
     assert status == 2
     assert "no checkpoint can be used" in message
 
 
-def test_another_runs_checkpoint_is_where_resume_says(
-    trainer: Lives, undisturbed: Path, clip_dataset: Path, tmp_path: Path
-) -> None:
+def test_resume_from_a_checkpoint_of_another_folder(undisturbed: Path, clip_dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    status, message = trainer.run(small(clip_dataset, out, resume=checkpoints(undisturbed)[0]))
+    status, message = train(small(clip_dataset, out, resume=checkpoints(undisturbed)[0]))
     assert status == 0, message
     assert list(losses(out)) == [9, 10, 11, 12]
     assert all(loss == losses(undisturbed)[step] for step, loss in losses(out).items())
-    status, message = trainer.run(small(clip_dataset, tmp_path / "over", resume=checkpoints(undisturbed)[-1]))
+    status, message = train(small(clip_dataset, tmp_path / "over", resume=checkpoints(undisturbed)[-1]))
     assert status == 0, message
     assert "nothing is left to do: all 12 steps are done" in message
-    status, message = trainer.run(small(clip_dataset, out, resume=tmp_path / "nowhere"))
+    status, message = train(small(clip_dataset, out, resume=tmp_path / "nowhere"))
     assert status == 2
     assert "nowhere is not a training checkpoint" in message
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_all_that_is_needed_to_repeat_it(
-    trainer: Lives, clip_dataset: Path, tmp_path: Path
-) -> None:
+def test_a_nonfinite_step_stops_the_run_and_can_be_repeated(clip_dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    status, message = trainer.run(
+    status, message = train(
         small(clip_dataset, out, **OVERFLOWING, **{"train.nonfinite_steps": 2, "train.keep_every": 1})
     )
     assert status == 2
-    assert "step 0 is not finite and was left out" in message
+    assert "step 0 is not finite and was skipped" in message
     assert "error: not finite in step 1: loss cls_local" in message
     report = json.loads((out / "nonfinite" / "step-00000001-rank-0.json").read_text())
     assert "gradient of the backbone" in report["broken"]
@@ -232,13 +218,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_all_that_is_needed_to_repe
         assert plan["boxes.top"].shape == (4, 8)
     (before,) = checkpoints(out / "nonfinite")
     assert before.name == "step-00000001"
-    again, message = trainer.run(small(clip_dataset, tmp_path / "again", resume=before, **OVERFLOWING))
+    again, message = train(small(clip_dataset, tmp_path / "again", resume=before, **OVERFLOWING))
     assert again == 2
     assert "error: not finite in step 1: loss cls_local" in message
 
 
-def test_a_mixture_counts_all_its_samples_and_goes_on_with_the_same_mixture_only(
-    trainer: Lives, clip_dataset: Path, tmp_path: Path
+def test_a_mixture_counts_all_samples_and_resumes_with_the_same_weights_only(
+    clip_dataset: Path, tmp_path: Path
 ) -> None:
     def options(second: str, weight: float) -> dict[str, object]:
         mix = json.dumps([{"shards": str(shutil.copytree(clip_dataset, tmp_path / second)), "weight": weight}])
@@ -246,41 +232,39 @@ def test_a_mixture_counts_all_its_samples_and_goes_on_with_the_same_mixture_only
         return {key: value for key, value in mixed.items() if key != "train.steps_per_epoch"}
 
     first = options("first", 0.5)
-    status, message = trainer.run(first)
+    status, message = train(first)
     assert status == 0, message
     assert "12 samples of 2 datasets, steps 0 to 6 of 4 samples" in message  # two epochs of 12 / 4 steps
     shutil.rmtree(checkpoints(tmp_path / "run")[-1])
     shutil.rmtree(tmp_path / "first")
     before = losses(tmp_path / "run")
-    assert trainer.run(options("moved", 0.5))[0] == 0
+    assert train(options("moved", 0.5))[0] == 0
     assert losses(tmp_path / "run") == before
-    status, message = trainer.run(options("other", 0.25))
+    status, message = train(options("other", 0.25))
     assert status == 2
     assert "datasets.1.weight = 0.5 there, 0.25 here. Choose another --out" in message
 
 
-def test_the_environment_changes_nothing_or_is_refused(
-    trainer: Lives, undisturbed: Path, clip_dataset: Path, tmp_path: Path
-) -> None:
+def test_the_environment_changes_nothing_or_is_refused(undisturbed: Path, clip_dataset: Path, tmp_path: Path) -> None:
     asked = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4", "MASTER_ADDR": "node1"}
-    status, message = trainer.run(small(clip_dataset, tmp_path / "run"), environment=asked)
+    status, message = train(small(clip_dataset, tmp_path / "run"), environment=asked)
     assert status == 2
     assert "ACCELERATE_GRADIENT_ACCUMULATION_STEPS = 4: set --train.micro_batch_size instead" in message
-    status, message = trainer.run(small(clip_dataset, tmp_path / "run"), environment={"MASTER_ADDR": "node1"})
+    status, message = train(small(clip_dataset, tmp_path / "run"), environment={"MASTER_ADDR": "node1"})
     assert status == 2
-    assert "error: MASTER_ADDR = node1 speaks of other ranks, but this process was started alone: start all" in message
+    assert "error: MASTER_ADDR = node1 asks for other ranks, but this process was started alone: start all" in message
     assert not (tmp_path / "run").exists()
     harmless = {"ACCELERATE_DYNAMO_MODE": "max-autotune", "FSDP_VERSION": "1", "RAY_ADDRESS": "head:6379"}
-    status, message = trainer.run(small(clip_dataset, tmp_path / "run"), environment=harmless)
+    status, message = train(small(clip_dataset, tmp_path / "run"), environment=harmless)
     assert status == 0, message
     assert message.startswith("1 machine, 1 rank, cpu\n")
     assert_same_run(undisturbed, tmp_path / "run")
 
 
-def test_a_second_run_in_a_folder_is_kept_out(trainer: Lives, clip_dataset: Path, tmp_path: Path) -> None:
+def test_a_second_run_in_a_folder_is_kept_out(clip_dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with open_storage(str(tmp_path / "run")).exclusive_lock(LOCK):
-        status, message = trainer.run(small(clip_dataset, tmp_path / "run"))
+        status, message = train(small(clip_dataset, tmp_path / "run"))
         assert status == 2
         assert re.search(
             rf"error: another job is writing to {tmp_path}/run \(.*process {os.getpid()}.*stop it first", message
@@ -289,38 +273,30 @@ def test_a_second_run_in_a_folder_is_kept_out(trainer: Lives, clip_dataset: Path
 
 
 @pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed")
-def test_a_tracker_that_is_not_installed_is_named(trainer: Lives, clip_dataset: Path, tmp_path: Path) -> None:
-    status, message = trainer.run(small(clip_dataset, tmp_path / "run", **{"train.trackers": "tensorboard,wandb"}))
+def test_a_tracker_that_is_not_installed_is_named(clip_dataset: Path, tmp_path: Path) -> None:
+    status, message = train(small(clip_dataset, tmp_path / "run", **{"train.trackers": "tensorboard,wandb"}))
     assert status == 2
     assert "error: train.trackers has wandb, which is not installed" in message
 
 
 @pytest.mark.dist
-def test_two_ranks_end_in_order_and_one_goes_on_with_the_same_global_batches(
-    trainer: Lives, clip_dataset: Path, tmp_path: Path
+def test_two_ranks_end_on_ctrl_c_and_one_goes_on_with_the_same_global_batches(
+    clip_dataset: Path, tmp_path: Path
 ) -> None:
     # the first step's rate is full, so later losses follow each other only as far as rounding lets them
     plain: dict[str, Any] = {"model.loss.koleo": 0, "model.backbone.drop_path": 0, "train.checkpoint_every": 100}
-    assert trainer.run(small(clip_dataset, tmp_path / "one", **plain))[0] == 0
+    assert train(small(clip_dataset, tmp_path / "one", **plain))[0] == 0
     out = tmp_path / "two-ranks"
-    job = subprocess.Popen(
-        launch_command(small(clip_dataset, out, **plain, **{"train.micro_batch_size": 1}), "cpu"),
-        cwd=ROOT,
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while not (out / "metrics.jsonl").exists() and job.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(job.pid, signal.SIGTERM)
-    message, _ = job.communicate(timeout=60)
-    assert job.returncode == REQUEUE_STATUS, message
+    job = launch(launcher_options(small(clip_dataset, out, **plain, **{"train.micro_batch_size": 1}), "cpu"))
+    job.wait_for(out / "metrics.jsonl")
+    os.killpg(job.pid, signal.SIGINT)  # as a terminal does
+    status, message = job.result()
+    assert status == INTERRUPTED_STATUS, message
     assert "Traceback" not in message
-    assert left_in_session(job.pid) == []
+    assert still_running(str(out)) == []
     assert len(checkpoints(out)) == 1
-    status, message = trainer.run(small(clip_dataset, out, **plain))
+    assert not list((out / "checkpoints").glob(".tmp-*"))
+    status, message = train(small(clip_dataset, out, **plain))
     assert status == 0, message
     one, two = losses(tmp_path / "one"), losses(out)
     assert one.keys() == two.keys()
@@ -333,40 +309,26 @@ def test_two_ranks_end_in_order_and_one_goes_on_with_the_same_global_batches(
         assert (theirs - ours).norm() <= 2e-3 * (ours - start).norm(), name
 
 
-def test_ctrl_c_in_a_terminal_ends_in_order(clip_dataset: Path, tmp_path: Path) -> None:
+def test_training_lowers_the_loss(clip_dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    job = subprocess.Popen(
-        launch_command(small(clip_dataset, out, **{"train.epochs": 500})),
-        cwd=ROOT,
-        start_new_session=True,
-        preexec_fn=heed_ctrl_c,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while not checkpoints(out):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.killpg(job.pid, signal.SIGINT)
-    _, message = job.communicate(timeout=60)
-    assert job.returncode == INTERRUPTED_STATUS, message
-    assert "Traceback" not in message
-    assert left_in_session(job.pid) == []
-    assert not list((out / "checkpoints").glob(".tmp-*"))
-
-
-@pytest.mark.slow
-def test_training_on_real_clips_lowers_the_loss(trainer: Lives, real_clip_dataset: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    options = {"config": "configs/tiny.yaml", "data.shards": real_clip_dataset, "out": out}
-    options |= {"train.epochs": 3, "train.steps_per_epoch": 10, "train.log_every": 1, "train.total_batch_size": 8}
-    status, message = trainer.run(options)
+    options: dict[str, object] = {
+        "model.loss.squeeze": 0,
+        "optimizer.layer_decay": 1.0,
+        "schedule.base_lr": 0.06,
+        "schedule.warmup_epochs": 1,
+        "schedule.momentum": 0.98,
+        "schedule.teacher_temperature": 0.015,
+        "schedule.final_teacher_temperature": 0.015,
+        "train.total_batch_size": 6,
+        "train.epochs": 3,
+        "train.steps_per_epoch": 10,
+        "train.checkpoint_every": 100,
+    }
+    status, message = train(small(clip_dataset, out, **options))
     assert status == 0, message
     curve = list(losses(out).values())
-    assert len(curve) == 30
     assert all(map(math.isfinite, curve))
-    assert sum(curve[-10:]) < 0.95 * sum(curve[:10])
+    assert sum(curve[-6:]) < 0.8 * sum(curve[:6])
 
 
 @pytest.mark.gpu
@@ -375,20 +337,15 @@ def test_a_run_on_a_gpu_in_bf16_with_compiled_blocks(clip_dataset: Path, tmp_pat
         pytest.skip("no NVIDIA GPU")
     out = tmp_path / "run"
     options = {"train.precision": "bf16", "train.compile": True, "train.recompute": "selective"}
-    launcher = [sys.executable, "-m", "training.launch", "--config_file", "configs/accelerate/single.yaml"]
-    arguments = [f"--{key}={value}" for key, value in small(clip_dataset, out, **options).items()]
-    done = subprocess.run([*launcher, "training/pretrain.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-m", "training.launch", *launcher_options(small(clip_dataset, out, **options))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert all(map(math.isfinite, losses(out).values()))
 
 
-def test_launchers_say_bad_options_in_one_line(tmp_path: Path) -> None:
-    options = small(tmp_path / "nowhere", tmp_path / "run")
-    ours = subprocess.run(launch_command(options), cwd=ROOT, capture_output=True, text=True)
-    assert ours.returncode == 2
-    assert "holds no finished shard dataset" in ours.stderr
-    assert "Traceback" not in ours.stderr
-    theirs = launch_command(options | {"train.batch": 3}, module="accelerate.commands.launch")
-    done = subprocess.run(theirs, cwd=ROOT, capture_output=True, text=True)
+def test_accelerate_launch_says_bad_options(tmp_path: Path) -> None:
+    options = launcher_options(small(tmp_path / "nowhere", tmp_path / "run", **{"train.batch": 3}))
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
     assert "unknown option --train.batch" in done.stderr

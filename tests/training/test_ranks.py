@@ -9,10 +9,10 @@ from torch import Tensor, distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.reader.batch import Batch
+from tests.training.forks import run_ranks
 from tests.training.recorded import TINY_MODEL, recorded_model, recorded_values, recorded_views, without_key_biases
 from training.checkpoint import read_checkpoint, restore, save_checkpoint, state_shapes
 from training.model import LossSettings, TCoRe
@@ -74,7 +74,7 @@ def run_rank(rank: int, folder: Path) -> None:
             fully_shard(block, mesh=mesh)
     fully_shard(sharded, mesh=mesh)
     _, sharded_norms, optimizer = take_step(sharded, sharded, batch)
-    path = save_checkpoint(folder, 1, sharded, optimizer, {}, keep=1, writes=rank == 0)
+    path = save_checkpoint(folder, 1, sharded, optimizer, {}, writes=rank == 0)
     distributed.barrier()
     content = read_checkpoint(path, {}, state_shapes(sharded))
     before = [cast(DTensor, parameter).to_local().clone() for parameter in sharded.parameters()]
@@ -88,7 +88,7 @@ def run_rank(rank: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
-    spawn(run_rank, args=(folder,), nprocs=2)  # type: ignore[no-untyped-call]
+    run_ranks(run_rank, folder)
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -43,7 +43,7 @@ def test_recomputed_activations_give_the_same_bits(mode: Recompute) -> None:
         assert torch.equal(result, expected)
 
 
-def test_selective_repeats_what_is_cheap_and_full_repeats_all() -> None:
+def test_selective_recomputes_cheap_operations_and_full_everything() -> None:
     counts = {mode: step(mode)[1] for mode in MODES}
     linear = 4 * TINY_VIT.depth
     attention = "_scaled_dot_product_flash_attention_for_cpu"

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.made_shards import make_shards
 from pipeline.dataset import ShardDataset, read_manifest
 from pipeline.neighbours import write_neighbours
 from pipeline.reader.settings import ReaderSettings
@@ -31,9 +32,9 @@ def settings(**values: Any) -> PretrainCommand:
     [
         ({"data": {"patch_size": 8}}, r"data\.patch_size = 8 and model\.backbone\.patch_size = 16"),
         ({"data": {"views": {"local_size": 90}}}, r"data\.views\.local_size = 90 must be a multiple"),
-        ({"model": {"auxiliary_branch": False}}, r"model\.auxiliary_branch = False does not fit"),
+        ({"model": {"auxiliary_branch": False}}, r"model\.auxiliary_branch = False does not match"),
         ({"model": {"auxiliary_branch": False, "teacher_sees": "auxiliary"}}, r"needs data\.all_auxiliary = true"),
-        ({"data": {"sandwich": {"auxiliary": []}}}, r"model\.auxiliary_branch = True does not fit"),
+        ({"data": {"sandwich": {"auxiliary": []}}}, r"model\.auxiliary_branch = True does not match"),
     ],
 )
 def test_contradicting_settings_are_named(values: dict[str, Any], message: str) -> None:
@@ -61,7 +62,7 @@ def test_a_run_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [*(name for name in WRITTEN if "." in name), "best.safetensors"])
-def test_a_run_replaces_no_file_of_somebody_else(tmp_path: Path, name: str) -> None:
+def test_a_run_replaces_no_other_files(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text('{"model_type": "dinov2"}')
     with pytest.raises(UserError, match=f"holds {name}, which would be replaced, but no config"):
         check_run_folder(tmp_path, {"train": {}, "model": {}, "data": {}}, begun=False, files=("best.safetensors",))
@@ -69,7 +70,7 @@ def test_a_run_replaces_no_file_of_somebody_else(tmp_path: Path, name: str) -> N
     assert {CHECKPOINTS, METRICS, FOLDER} < set(WRITTEN)
 
 
-def test_only_what_can_change_the_result_tells_runs_apart() -> None:
+def test_settings_that_cannot_change_the_result_may_differ() -> None:
     first, other = (run_config(settings(out=out, train={"log_every": n}), DATA) for out, n in (("a", 1), ("b", 9)))
     assert first != other
     assert differences(first, other) == []
@@ -94,32 +95,35 @@ def test_another_mixture_is_another_run(data: RunData, difference: str) -> None:
     assert re.match(difference, "; ".join(differences(first, other)))
 
 
-def test_data_is_named_by_content_and_weight_wherever_it_lies(
-    clip_dataset: Path, image_dataset: Path, tmp_path: Path
-) -> None:
-    moved = shutil.copytree(image_dataset, tmp_path / "moved")
+@pytest.fixture(scope="module")
+def other_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_shards(tmp_path_factory.mktemp("shards") / "other", 12, frames=2, size=(32, 32), per_shard=4)
+
+
+def test_data_is_identified_by_content_and_weight(clip_dataset: Path, other_dataset: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(other_dataset, tmp_path / "moved")
     first, second = (
         ReaderSettings.model_validate(
             {"shards": clip_dataset, "weight": 2.0, "mix": [{"shards": other, "weight": 0.5}]}
         )
-        for other in (image_dataset, moved)
+        for other in (other_dataset, moved)
     )
     data = read_data(first)
     assert data == read_data(second)
     assert data.datasets[0] == {"dataset_hash": read_manifest(clip_dataset).dataset_hash, "weight": 2.0}
-    assert data.datasets[1] == {"dataset_hash": read_manifest(image_dataset).dataset_hash, "weight": 0.5}
+    assert data.datasets[1] == {"dataset_hash": read_manifest(other_dataset).dataset_hash, "weight": 0.5}
     assert data.samples == 6 + 12
     assert differences(*(run_config(settings(data=place.model_dump()), data) for place in (first, second))) == []
 
 
-def test_neighbours_are_named_by_their_rows(image_dataset: Path, clip_dataset: Path, tmp_path: Path) -> None:
-    dataset = ShardDataset(image_dataset)
+def test_neighbours_are_identified_by_their_rows(other_dataset: Path, clip_dataset: Path, tmp_path: Path) -> None:
+    dataset = ShardDataset(other_dataset)
     metadata = {"dataset_hash": dataset.manifest.dataset_hash}
     rows = np.stack([np.roll(np.arange(12), shift) for shift in (1, 2)], axis=1).astype(np.int32)
     result = []
     for name, table in (("one", rows), ("again", rows), ("other", rows[:, ::-1])):
         write_neighbours(open_storage(str(tmp_path / name)), dataset.keys, table, table.astype(np.float32), metadata)
-        result.append(read_data(ReaderSettings(shards=str(image_dataset), neighbours=tmp_path / name)).neighbours)
+        result.append(read_data(ReaderSettings(shards=str(other_dataset), neighbours=tmp_path / name)).neighbours)
     assert result[0] == result[1] != result[2]
     with pytest.raises(UserError, match="was made from other shards"):
         read_data(ReaderSettings(shards=str(clip_dataset), neighbours=tmp_path / "one"))

@@ -6,7 +6,7 @@ import pytest
 from training.signals import SignalHandler, exit_status
 
 
-def test_the_first_signal_is_noted_and_handlers_come_back() -> None:
+def test_the_first_signal_is_recorded_and_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGUSR1)
     with SignalHandler() as interruption:
         assert interruption.signal == 0

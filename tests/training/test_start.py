@@ -1,4 +1,4 @@
-"""Whether the ranks that were asked for are there."""
+"""Whether all requested ranks are present."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from training.start import missing_ranks, number_of_machines
 
 
 @pytest.mark.parametrize(
-    ("environment", "ranks", "said"),
+    ("environment", "ranks", "expected"),
     [
         ({}, 1, None),
         ({"WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8", "MASTER_ADDR": "node1"}, 16, None),
@@ -14,12 +14,12 @@ from training.start import missing_ranks, number_of_machines
         ({"PMI_SIZE": "2", "WORLD_SIZE": "16"}, 16, None),
         ({"WORLD_SIZE": "2", "MASTER_ADDR": "node1"}, 1, "WORLD_SIZE = 2, but this run has 1 rank"),
         ({"OMPI_COMM_WORLD_SIZE": "8"}, 1, "OMPI_COMM_WORLD_SIZE = 8, but this run has 1 rank"),
-        ({"MASTER_ADDR": "node1"}, 1, "MASTER_ADDR = node1 speaks of other ranks, but this process was started alone"),
+        ({"MASTER_ADDR": "node1"}, 1, "MASTER_ADDR = node1 asks for other ranks, but this process was started alone"),
     ],
 )
-def test_missing_ranks_are_noticed(environment: dict[str, str], ranks: int, said: str | None) -> None:
+def test_missing_ranks_are_noticed(environment: dict[str, str], ranks: int, expected: str | None) -> None:
     result = missing_ranks(environment, ranks)
-    assert (result and result.partition(": start all ranks together")[0]) == said
+    assert (result and result.partition(": start all ranks together")[0]) == expected
 
 
 def test_machines_are_counted() -> None:

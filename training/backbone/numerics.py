@@ -1,7 +1,7 @@
-"""Float32 as float32: what PyTorch and its libraries read from the environment and would compute with less.
+"""Full float32 precision, whatever the environment asks of PyTorch and its libraries.
 
-A result is what the options say: a variable that would change it by more than rounding is refused by name, unless it
-says what the program does anyway.
+Only options may change a result: an environment variable that would change one by more than rounding is refused by
+name, unless its value has no effect.
 """
 
 import os
@@ -14,15 +14,15 @@ from pipeline.settings import UserError
 
 
 class Variable(NamedTuple):
-    """A variable that would change a result."""
+    """An environment variable that can change a result."""
 
     name: str
     allowed: tuple[str, ...]
-    """Values, in lower case, that change nothing."""
+    """Values, in lower case, that have no effect."""
     instead: str
-    """What to do."""
+    """What to do instead of setting it."""
     unset: str = ""
-    """What stands for a variable that is not set."""
+    """The value that an unset variable is equivalent to."""
 
 
 NUMERICS = (
@@ -34,11 +34,11 @@ NUMERICS = (
     Variable("TORCHINDUCTOR_USE_FAST_MATH", ("", "0"), "unset it"),
     Variable("TORCHINDUCTOR_CPP_ENABLE_UNSAFE_MATH_OPT_FLAG", ("", "0"), "unset it"),
 )
-"""Read by PyTorch's libraries, in every program that runs a model."""
+"""Variables that PyTorch's libraries read in every program that runs a model."""
 
 
 def hidden_settings(environment: Mapping[str, str], variables: Sequence[Variable]) -> list[str]:
-    """A clause for each variable that would change a result: its name and value, and what to do."""
+    """A clause for each variable whose value would change a result: its name and value, and what to do."""
     result = []
     for variable in variables:
         value = environment.get(variable.name, variable.unset)
@@ -49,22 +49,23 @@ def hidden_settings(environment: Mapping[str, str], variables: Sequence[Variable
 
 
 def refuse_hidden_settings(environment: Mapping[str, str], variables: Sequence[Variable] = NUMERICS) -> None:
-    """Make sure that the environment changes no result.
+    """Check that the environment changes no result.
 
     Raises:
-        UserError: names each variable that would.
+        UserError: it would; names the variables.
     """
     if result := hidden_settings(environment, variables):
         raise UserError(
-            f"the environment, or the launcher's flags and launch file, would change the result: {'; '.join(result)}"
+            "the environment, or the flags and launch file of the launcher, would change the result: "
+            f"{'; '.join(result)}"
         )
 
 
 def pin_float32() -> None:
-    """Let float32 be float32 in matrix products and convolutions: no TF32, whatever the environment says.
+    """Compute float32 matrix products and convolutions in full precision, without TF32.
 
     Raises:
-        UserError: a variable that PyTorch cannot overrule asks for less.
+        UserError: an environment variable that PyTorch cannot overrule asks for less.
     """
     refuse_hidden_settings(os.environ)
     torch.set_float32_matmul_precision("highest")

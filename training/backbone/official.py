@@ -10,7 +10,7 @@ from pipeline.settings import UserError
 from training.backbone.tensor_files import read_torch
 from training.backbone.vit import ARCHITECTURES, VitSettings
 
-_HEAD_WIDTH = 64  # of every published architecture; the tensors do not tell it
+_HEAD_WIDTH = 64  # of all published architectures; it cannot be inferred from the tensors
 
 
 def read_teacher_backbone(path: Path) -> dict[str, Tensor]:
@@ -38,7 +38,7 @@ def infer_settings(tensors: Mapping[str, Tensor], source: Path) -> VitSettings:
     """The architecture from the shapes of the tensors; heads are 64 wide.
 
     Raises:
-        UserError: a tensor that tells a size is missing or has an impossible shape.
+        UserError: a tensor is missing or has an impossible shape.
     """
     try:
         width, _, patch_size, _ = tensors["patch_embed.proj.weight"].shape

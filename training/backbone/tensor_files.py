@@ -1,6 +1,6 @@
-"""Files of tensors, safetensors and PyTorch's own: the one place that reads and writes them.
+"""Read and write tensor files: safetensors, and files of `torch.save`.
 
-No code in a file is run. Whatever is wrong with a file is said in a sentence; a disk that is full is an OSError.
+Code in a file is never run. A bad file is a UserError; a full disk is an OSError.
 """
 
 import errno
@@ -22,7 +22,7 @@ _HEAD_BYTES = 512
 
 
 def _system_error(error: BaseException, path: Path) -> OSError:
-    """What the system said when a library could not write to `path`: safetensors and PyTorch wrap it."""
+    """The error of the system behind a failed write to `path`, which safetensors and PyTorch hide in their own."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno:
@@ -37,7 +37,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[
     """Write named tensors.
 
     Raises:
-        OSError: the file cannot be written, for instance because the disk is full.
+        OSError: the file cannot be written, for example because the disk is full.
     """
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=metadata)
@@ -46,9 +46,9 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[
 
 
 def write_torch(path: Path, content: object) -> None:
-    """Write what `torch.save` can write; raises as `write_safetensors`."""
+    """Write a file with `torch.save`; raises like `write_safetensors`."""
     try:
-        with path.open("wb") as stream:  # of a stream, unlike a path, the system's error survives
+        with path.open("wb") as stream:  # with a stream, unlike a path, the system's error survives
             torch.save(content, stream)
     except RuntimeError as error:
         raise _system_error(error, path) from error
@@ -58,18 +58,18 @@ def read_safetensors(path: Path, hint: str = "") -> tuple[dict[str, str], dict[s
     """Metadata and tensors of a safetensors file.
 
     Raises:
-        UserError: it cannot be read, or is cut off or something else; the sentence ends with `hint`.
+        UserError: it cannot be read, is cut off, or is another kind of file; the message ends with `hint`.
     """
     check_content(path)
     with reading(path, "a complete safetensors file", hint), safe_open(path, framework="pt") as file:
         return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def read_torch(path: Path) -> Any:  # noqa: ANN401 - whatever was saved
+def read_torch(path: Path) -> Any:  # noqa: ANN401 - any saved object
     """The content of a file of `torch.save`: tensors in lists and dicts, on the CPU.
 
     Raises:
-        UserError: it cannot be read, is cut off or something else, or holds more than tensors.
+        UserError: it cannot be read, is cut off, is another kind of file, or holds more than tensors.
     """
     check_content(path)
     try:
@@ -80,10 +80,10 @@ def read_torch(path: Path) -> Any:  # noqa: ANN401 - whatever was saved
 
 
 def check_content(path: Path) -> None:
-    """Refuse what is often found in place of weights.
+    """Refuse files that are often mistaken for weights.
 
     Raises:
-        UserError: the file cannot be read, is empty, a web page, or a pointer of Git LFS.
+        UserError: the file cannot be read, is empty, or is a web page or a Git LFS pointer.
     """
     with reading(f"the weights {path}", "a file"), path.open("rb") as stream:
         head = stream.read(_HEAD_BYTES)
@@ -92,36 +92,36 @@ def check_content(path: Path) -> None:
     if head.lstrip().startswith(b"<"):
         raise UserError(f"{path} is a web page, not weights: open it in a browser to see why, then download it again")
     if head.startswith(b"version https://git-lfs"):
-        raise UserError(f"{path} is a pointer of Git LFS, not the weights: fetch them with `git lfs pull`")
+        raise UserError(f"{path} is a Git LFS pointer, not the weights: fetch them with `git lfs pull`")
 
 
 def _refusal(path: Path, error: Exception) -> str:
-    """What is wrong with a file that PyTorch refuses; its own words advise to run the code in it."""
-    words = str(error)
-    if held := re.search(r"GLOBAL (\S+)", words):
-        if held[1] == "argparse.Namespace":
+    """The message for a file that PyTorch refuses; PyTorch's own would advise running the code in it."""
+    message = str(error)
+    if name := re.search(r"GLOBAL (\S+)", message):
+        if name[1] == "argparse.Namespace":
             return (
-                f"{path} holds the options of a training program (argparse.Namespace) beside its tensors, and nothing "
-                "but tensors is read: save these alone, with `with torch.serialization.safe_globals("
+                f"{path} holds the options of a training program (argparse.Namespace) besides its tensors, and only "
+                "tensors are read: save them alone, with `with torch.serialization.safe_globals("
                 "[argparse.Namespace]): torch.save({'teacher': torch.load(FILE)['teacher']}, NEW_FILE)`"
             )
         return (
-            f"{path} holds {held[1]}, an object that can run code when it is loaded; it was not, since nothing but "
-            "tensors is read: get a file of tensors from whoever made it"
+            f"{path} holds {name[1]}, an object that can run code when it is loaded, and only tensors are read: get a "
+            "file of plain tensors from its author"
         )
-    if "TorchScript" in words:
-        return f"{path} is a TorchScript program, and nothing but tensors is read: get a file of tensors"
+    if "TorchScript" in message:
+        return f"{path} is a TorchScript program, and only tensors are read: get a file of plain tensors"
     damaged = ("central directory", "unexpected EOF", "truncated", "invalid header or archive is corrupted")
-    if isinstance(error, EOFError | OSError | IndexError) or any(sign in words for sign in damaged):
+    if isinstance(error, EOFError | OSError | IndexError) or any(sign in message for sign in damaged):
         return f"{path} is cut off or damaged: copy or download it again"
     return f"{path} is not a PyTorch file of plain tensors: give one that was written by torch.save"
 
 
 def check_finite(tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Refuse weights that no program can use.
+    """Refuse weights that are not finite.
 
     Raises:
-        UserError: a tensor holds NaN or infinity; names it and the file or folder `source`.
+        UserError: a tensor holds NaN or infinity; names the tensor and the file or folder `source`.
     """
     broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
     if broken:

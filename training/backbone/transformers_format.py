@@ -1,4 +1,4 @@
-"""The backbone as a folder that `transformers` loads: Dinov2WithRegistersModel.from_pretrained(folder)."""
+"""Export of the backbone to a folder for `transformers`: Dinov2WithRegistersModel.from_pretrained(folder)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ from training.backbone.vit import VisionTransformer, VitSettings
 
 MODEL, CONFIG, CARD = "model.safetensors", "config.json", "tcore_card.json"
 FILES = (CARD, MODEL, CONFIG)
-"""All files of such a folder."""
+"""All files of the folder."""
 _NAMES = {
     "attn.proj": "attention.output.dense",
     "ls1.gamma": "layer_scale1.lambda1",
@@ -69,14 +69,14 @@ def transformers_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_transformers(folder: Path, backbone: VisionTransformer, card: Mapping[str, Any]) -> None:
-    """Write config.json, model.safetensors (float32) and tcore_card.json, which has the hashes of both, atomically.
+    """Write config.json, model.safetensors (float32) and tcore_card.json, with the hashes of both, atomically.
 
     Raises:
-        UserError: the folder cannot be written or holds something else, or `transformers` cannot hold such a backbone.
+        UserError: the folder cannot be written or holds other files, or `transformers` does not support the backbone.
     """
     settings = backbone.settings
     if settings.mlp_ratio != int(settings.mlp_ratio):
-        raise UserError(f"transformers needs a whole number as mlp_ratio, not {settings.mlp_ratio}")
+        raise UserError(f"transformers needs an integer mlp_ratio, not {settings.mlp_ratio}")
     tensors = {name: tensor.detach().float().cpu() for name, tensor in backbone.state_dict().items()}
     described = {"architecture": settings.model_dump(mode="json"), **card}
     refuse_foreign(folder)
@@ -92,10 +92,10 @@ def save_transformers(folder: Path, backbone: VisionTransformer, card: Mapping[s
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Make sure that a folder may be replaced: it is empty, or holds what an export wrote, unchanged, and nothing else.
+    """Check that a folder may be replaced: it is empty, or holds only the unchanged files of an export.
 
     Raises:
-        UserError: it is anything else; nothing in it is touched.
+        UserError: it holds anything else; nothing in it is touched.
     """
     if folder.is_file():
         raise UserError(f"{folder} is a file: give the name of a folder for the weights")

@@ -1,6 +1,6 @@
 """Vision Transformer backbone: CLS token, register tokens, LayerScale, batch-subset stochastic depth.
 
-Parameter names are those of DINOv2 with registers, so weights travel between this project and other code unchanged.
+Parameter names are those of DINOv2 with registers, so that weights can be exchanged with other code.
 Shape letters: B images, P patches, R registers, D width, N = 1 + R + P tokens.
 """
 
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from pipeline.settings import FACTOR_LIMIT, Settings
 
 ARCHITECTURES: dict[str, dict[str, int]] = {
-    "tiny": {"width": 192, "depth": 6, "heads": 3},  # half of ViT-Ti's depth, for demonstrations on CPU
+    "tiny": {"width": 192, "depth": 6, "heads": 3},  # half the depth of ViT-Ti, for demonstrations on a CPU
     "small": {"width": 384, "depth": 12, "heads": 6},  # ViT-S/16
     "base": {"width": 768, "depth": 12, "heads": 12},  # ViT-B/16
     "large": {"width": 1024, "depth": 24, "heads": 16},  # ViT-L/16
@@ -22,28 +22,28 @@ ARCHITECTURES: dict[str, dict[str, int]] = {
 
 
 class VitSettings(Settings):
-    """Sizes of the backbone; the defaults are ViT-S/16."""
+    """Sizes of the backbone; defaults: ViT-S/16, registers and drop path of the released code."""
 
     architecture: Literal["tiny", "small", "base", "large"] | None = None
-    """Sets width, depth and heads by name; leave it out to give the three as numbers."""
+    """Sets width, depth and heads by name. Default: they are given as numbers."""
     width: int = Field(384, ge=1, le=2**16)
     """Embedding width D."""
     depth: int = Field(12, ge=1, le=1000)
     """Number of blocks."""
     heads: int = Field(6, ge=1, le=2**16)
-    """Attention heads; divides width."""
+    """Attention heads, a divisor of width."""
     patch_size: int = Field(16, ge=1, le=4096)
     """Side of a square patch, pixels."""
     registers: int = Field(4, ge=0, le=1000)
-    """Register tokens; they take no position."""
+    """Register tokens, which have no position."""
     image_size: int = Field(224, ge=1, le=2**16)
-    """Side of the images the position table is made for, pixels; other sizes are interpolated."""
+    """Image side of the position table, pixels; for other sizes it is interpolated."""
     mlp_ratio: float = Field(4.0, gt=0, le=1000)
     """Hidden width of the MLP over D."""
     layer_scale: float = Field(1e-5, gt=0, le=FACTOR_LIMIT)
-    """First value of the LayerScale factors."""
+    """Initial value of the LayerScale factors."""
     drop_path: float = Field(0.1, ge=0, lt=1)
-    """Share of the images that skip a residual branch in training (stochastic depth)."""
+    """Fraction of the images that skip a residual branch in training (stochastic depth)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -69,7 +69,7 @@ class VitSettings(Settings):
 
 
 class Tokens(NamedTuple):
-    """What the backbone returns, after the final LayerNorm."""
+    """Output of the backbone, after the final LayerNorm."""
 
     cls: Tensor  # (B, D)
     registers: Tensor  # (B, R, D)
@@ -89,7 +89,7 @@ class LayerScale(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; one linear layer makes queries, keys and values."""
+    """Multi-head self-attention with one linear layer for queries, keys and values."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ class PatchEmbed(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """The backbone; `settings` says how it was built."""
+    """The backbone; `settings` are those it was built from."""
 
     def __init__(self, settings: VitSettings) -> None:
         super().__init__()
@@ -244,7 +244,7 @@ def initialize_linear(module: nn.Module) -> None:
 
 
 def random_backbone(settings: VitSettings, seed: int) -> VisionTransformer:
-    """An untrained backbone in eval mode, the same for the same seed; the global random state is left alone."""
+    """An untrained backbone in eval mode, determined by the seed; the global random state does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return VisionTransformer(settings).eval()

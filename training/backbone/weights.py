@@ -1,8 +1,8 @@
-"""Portable backbone weights: a safetensors file with DINOv2-style names that describes itself.
+"""Portable backbone weights: a self-describing safetensors file with DINOv2-style names.
 
-The file's header metadata has one key, `tcore_card`: a JSON object with `architecture` (the `VitSettings`) and whatever
-says where the weights come from. (One key only: safetensors writes several in random order, and the same weights and
-card shall give the same bytes.) Any safetensors reader loads the tensors; `load_backbone` needs nothing but the file.
+The metadata in its header has one key, `tcore_card`: a JSON object with `architecture` (the `VitSettings`) and the
+origin of the weights. (Only one key, because safetensors writes several in random order, and the bytes of a file must
+depend on its content only.) Any safetensors reader loads the tensors; `load_backbone` needs only the file.
 """
 
 import hashlib
@@ -26,14 +26,14 @@ __all__ = ["backbone_sha256", "build_backbone", "load_backbone", "random_backbon
 _HINT = "write one with `python -m training.export` or `python -m training.import_official`"
 _ADVICE = _HINT.capitalize()
 _CARD = "tcore_card"
-"""The key of the header's metadata."""
+"""Key of the metadata in the header."""
 
 
 def save_backbone(path: Path, backbone: VisionTransformer, card: Mapping[str, Any]) -> None:
-    """Write the weights as float32, atomically; `card` is any JSON-able description of their origin.
+    """Write the weights as float32, atomically; `card` is a description of their origin that JSON can hold.
 
     Raises:
-        UserError: the file cannot be written, or there is one that is not of this function.
+        UserError: the file cannot be written, or would replace a file that this function did not write.
     """
     refuse_foreign(path)
     tensors = {name: tensor.detach().float().cpu() for name, tensor in backbone.state_dict().items()}
@@ -46,7 +46,7 @@ def save_backbone(path: Path, backbone: VisionTransformer, card: Mapping[str, An
 
 
 def refuse_foreign(path: Path) -> None:
-    """Make sure that a file at `path` may be replaced: it is empty, or weights that describe themselves.
+    """Check that a file at `path` may be replaced: it is empty, or self-describing weights.
 
     Raises:
         UserError: it is anything else.
@@ -59,15 +59,15 @@ def refuse_foreign(path: Path) -> None:
         _architecture(read_card(path), path)
     except UserError as error:
         raise UserError(
-            f"{path} exists and is not a file of weights that this program wrote: give another name or move it away"
+            f"{path} exists and was not written by this program: give another name or move it away"
         ) from error
 
 
 def load_backbone(path: Path) -> VisionTransformer:
-    """Rebuild a backbone from a file of `save_backbone`: eval mode, float32, on the CPU.
+    """Load a backbone from a file of `save_backbone`: eval mode, float32, on the CPU.
 
     Raises:
-        UserError: the file is missing, broken, or holds something else.
+        UserError: the file is missing or damaged, or is another kind of file.
     """
     card, tensors = _read(path)
     backbone = build_backbone(_architecture(card, path), tensors, path)
@@ -78,7 +78,7 @@ def load_backbone(path: Path) -> VisionTransformer:
 
 
 def build_backbone(settings: VitSettings, tensors: Mapping[str, Tensor], source: Path) -> VisionTransformer:
-    """A backbone with the given weights (names of `VisionTransformer`): eval mode, float32.
+    """A backbone with the given tensors by name: eval mode, float32.
 
     Raises:
         UserError: names the first tensors that are missing, unknown, of another shape or not finite, and the file
@@ -87,15 +87,15 @@ def build_backbone(settings: VitSettings, tensors: Mapping[str, Tensor], source:
     with torch.device("meta"):
         backbone = VisionTransformer(settings)
     expected = {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}
-    result = {name: tuple(tensor.shape) for name, tensor in tensors.items() if tensor.is_floating_point()}
+    given = {name: tuple(tensor.shape) for name, tensor in tensors.items() if tensor.is_floating_point()}
     problems = [
-        f"{name} is {_shape(result.get(name))} where {_shape(expected.get(name))} is expected"
-        for name in sorted(expected.keys() | result.keys())
-        if result.get(name) != expected.get(name)
+        f"{name} is {_shape(given.get(name))} where {_shape(expected.get(name))} is expected"
+        for name in sorted(expected.keys() | given.keys())
+        if given.get(name) != expected.get(name)
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UserError(f"{source} does not fit its architecture: {'; '.join(problems[:3])}{more}")
+        raise UserError(f"{source} does not match its architecture: {'; '.join(problems[:3])}{more}")
     weights = {name: tensor.float() for name, tensor in tensors.items()}
     check_finite(weights, source)
     backbone.load_state_dict(weights, assign=True)
@@ -103,16 +103,16 @@ def build_backbone(settings: VitSettings, tensors: Mapping[str, Tensor], source:
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """The card of a file of `save_backbone`, with its `architecture`; empty for a file without one.
+    """The card of a file of `save_backbone`; empty for a safetensors file without one.
 
     Raises:
-        UserError: the file is missing or broken.
+        UserError: the file is missing or damaged.
     """
     return _read(path)[0]
 
 
 def backbone_sha256(backbone: VisionTransformer) -> str:
-    """Hex SHA-256 of names, shapes and float32 values: the same weights give the same hash whatever their card."""
+    """Hex SHA-256 of names, shapes and float32 values of the weights, whatever their card."""
     digest = hashlib.sha256()
     for name, tensor in sorted(backbone.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())

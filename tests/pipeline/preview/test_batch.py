@@ -44,7 +44,7 @@ def test_settings_come_from_a_preset_or_a_run(clip_dataset: Path, tmp_path: Path
     assert batch_settings(str(clip_dataset), manifest, 4, None) == ReaderSettings(
         shards=clip_dataset, seed=4, prefetch=1
     )
-    preset = Path(__file__).parents[3] / "configs/ablations/unaligned-time.yaml"
+    preset = Path(__file__).parents[3] / "configs/ablations.yaml:unaligned-time"
     settings = batch_settings(str(clip_dataset), manifest, 4, preset)
     assert (settings.views.auxiliary_crop, settings.sandwich.auxiliary) == ("current", ("future",))
     run = tmp_path / "config.json"

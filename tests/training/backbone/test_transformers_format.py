@@ -44,7 +44,7 @@ def test_transformers_loads_the_folder_without_any_code_of_ours(tmp_path: Path, 
     assert json.loads((tmp_path / "weights" / "tcore_card.json").read_text())["part"] == "teacher"
 
 
-def test_the_authors_weights_have_a_place_for_every_tensor(tmp_path: Path) -> None:
+def test_every_tensor_of_the_authors_weights_is_mapped(tmp_path: Path) -> None:
     from tests.training.test_import_official import made_up_teacher
 
     torch.save({"teacher": made_up_teacher()}, tmp_path / "teacher_checkpoint.pth")
@@ -59,7 +59,7 @@ def test_the_authors_weights_have_a_place_for_every_tensor(tmp_path: Path) -> No
     }
 
 
-def test_what_transformers_cannot_hold_is_refused(tmp_path: Path) -> None:
+def test_backbones_that_transformers_does_not_support_are_refused(tmp_path: Path) -> None:
     settings = VitSettings(width=8, depth=1, heads=1, image_size=32, mlp_ratio=2.5)
-    with pytest.raises(UserError, match=r"whole number as mlp_ratio, not 2\.5"):
+    with pytest.raises(UserError, match=r"an integer mlp_ratio, not 2\.5"):
         save_transformers(tmp_path / "weights", random_backbone(settings, 0), {})

@@ -59,7 +59,7 @@ def test_a_card_that_describes_nothing_is_named(tmp_path: Path, card: str) -> No
     save_file({"weight": torch.zeros(2)}, path, metadata={"tcore_card": card})
     with pytest.raises(UserError, match=r"Write one with|without the description of a backbone"):
         load_backbone(path)
-    with pytest.raises(UserError, match="is not a file of weights that this program wrote"):
+    with pytest.raises(UserError, match="was not written by this program"):
         save_backbone(path, random_backbone(TINY_VIT, 0), {})
 
 
