@@ -5,12 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from pipeline.jpeg import TURNS
@@ -23,8 +25,16 @@ VOID = 255
 UNREADABLE = (Exception,)
 """What Pillow raises for a file that is missing, broken or too large: its decoders use every kind."""
 
-Size = tuple[int, int]
-"""Height and width in pixels."""
+
+def _two_numbers(size: object) -> object:
+    if isinstance(size, list | tuple) and len(size) != 2:
+        raise ValueError("must be a height and a width, as in 480,880")
+    return size
+
+
+_Side = Annotated[int, Field(ge=1, le=2**14)]
+Size = Annotated[tuple[_Side, _Side], BeforeValidator(_two_numbers)]
+"""Height and width in pixels; also the type of options."""
 
 _MOST_KINDS = 3
 

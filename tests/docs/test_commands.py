@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.__main__ import TASKS
+from evaluation.__main__ import BENCHMARKS
+from evaluation.command import evaluation_command, score_command
 from indexing.command import KnnCommand
 from pipeline.preview.__main__ import PreviewCommand
 from pipeline.settings import Command, parse_command
@@ -27,8 +28,8 @@ MODULES: dict[str, type[Command]] = {
     "training.export": ExportCommand,
     "training.import_official": ImportCommand,
 }
-MODULES |= {f"evaluation {name}": evaluation for name, (_, evaluation, _) in TASKS.items()}
-MODULES |= {f"evaluation score {name}": scoring for name, (_, _, scoring) in TASKS.items()}
+MODULES |= {f"evaluation {benchmark.name}": evaluation_command(benchmark) for benchmark in BENCHMARKS}
+MODULES |= {f"evaluation score {benchmark.name}": score_command(benchmark) for benchmark in BENCHMARKS}
 VARIABLES = {
     "shards": {"DATA": "--data", "OUT": "--out", "CONFIG": "--config"},
     "preview": {"SHARDS": "--shards", "OUT": "--out"},
@@ -37,10 +38,7 @@ VARIABLES = {
 """The options that make's variables become."""
 TARGETS = {"shards": "pipeline.shards", "preview": "pipeline.preview", "knn": "indexing.knn"}
 SHOWN = [
-    pytest.param(words, id=f"{path.stem}: {' '.join(words)[:60]}")
-    for path in DOCUMENTS
-    for words in commands(path)
-    if "regions" not in words  # the example of architecture.md, which a test of its own runs
+    pytest.param(words, id=f"{path.stem}: {' '.join(words)[:60]}") for path in DOCUMENTS for words in commands(path)
 ]
 
 
