@@ -67,7 +67,7 @@ def write_report(
             ("Best sequences", _animations(task, clips, contenders, order[:count])),
             ("Worst sequences", _animations(task, clips, contenders, order[::-1][:count])),
         ],
-        pictured="" if len(pictured) == len(order) else f"Pictures of the {half} best and the {half} worst.",
+        pictured="" if len(pictured) == len(order) else f"The {half} best and the {half} worst have pictures.",
         sequences=(
             (
                 name,

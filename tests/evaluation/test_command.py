@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,8 +81,13 @@ def test_checkpoints_of_one_name_get_that_of_their_folder_and_then_a_number() ->
 def test_random_parameters_are_drawn_with_the_seed_that_the_record_names(tmp_path: Path) -> None:
     settings = VitSettings(width=32, depth=1, heads=2, image_size=32)
     save_backbone(tmp_path / "w.safetensors", random_backbone(settings, 0), card={})
-    options = {"data": tmp_path, "weights": tmp_path / "w.safetensors", "out": tmp_path / "out", "random_init": True}
-    (checkpoint,) = open_checkpoints(evaluation_command(DAVIS)(**options, seed=3, device="cpu"))
+    options: dict[str, Any] = {
+        "data": tmp_path,
+        "weights": tmp_path / "w.safetensors",
+        "out": tmp_path / "out",
+        "random_init": True,
+    }
+    (checkpoint,) = open_checkpoints(evaluation_command(DAVIS)(**options, out=tmp_path / "out", seed=3, device="cpu"))
     assert checkpoint.origin["random_init_seed"] == 3
     expected = random_backbone(settings, 3).state_dict()["cls_token"]
     assert checkpoint.backbone.state_dict()["cls_token"].equal(expected)

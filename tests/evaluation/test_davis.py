@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from evaluation.command import score_command
 from evaluation.davis import DAVIS, DavisScoring
 from evaluation.frames import read_index_mask
 from evaluation.pictures import save_mask
+from evaluation.program import run_predictions
 from pipeline.settings import UserError
 from tests.evaluation import trees
 from tests.evaluation.trees import moving_squares, score, store_turned, write_sequence
@@ -209,6 +211,8 @@ def test_scoring_predictions_gives_the_scores_of_their_run_and_names_bad_files(d
     scored = score(DAVIS, data)
     for key in ("scores", "sequences", "data"):
         assert scored[key] == evaluated[key]
+    options: dict[str, Any] = {"data": data, "predictions": data.parent / "out" / "predictions"}
+    assert run_predictions(DAVIS, score_command(DAVIS)(**options)) == 0
     predictions = data.parent / "out" / "predictions"
     with pytest.raises(UserError, match="choose another --out"):
         score(DAVIS, data, out=data.parent / "out")
