@@ -84,7 +84,6 @@ def test_random_parameters_are_drawn_with_the_seed_that_the_record_names(tmp_pat
     options: dict[str, Any] = {
         "data": tmp_path,
         "weights": tmp_path / "w.safetensors",
-        "out": tmp_path / "out",
         "random_init": True,
     }
     (checkpoint,) = open_checkpoints(evaluation_command(DAVIS)(**options, out=tmp_path / "out", seed=3, device="cpu"))

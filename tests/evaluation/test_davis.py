@@ -202,7 +202,7 @@ def test_bad_options_stop_at_once_and_keep_an_earlier_result(data: Path) -> None
 
 def test_a_real_sequence_is_scored(real_data: Path, tmp_path: Path) -> None:
     (tmp_path / "data").symlink_to(real_data / "davis")
-    sequences = evaluate(tmp_path / "data", sequences=("car-shadow",), size=(240, 432))["sequences"]
+    sequences = evaluate(tmp_path / "data", sequences=("car-shadow",), size=(112, 208))["sequences"]
     assert (sequences["car-shadow"]["status"], sequences["car-shadow"]["frames_scored"]) == ("scored", 38)
 
 
