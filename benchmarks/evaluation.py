@@ -1,8 +1,8 @@
-"""`make bench-eval`: milliseconds a frame of features, propagation and scoring, beside straightforward versions.
+"""`make bench-eval`: milliseconds per frame of features, propagation and scoring, beside straightforward versions.
 
-The straightforward versions are those that the tests compare numbers with: one frame at a time, the full affinity
-matrix, the boundary measure by thickening. Each round times all of them, so that other load on the machine meets all
-alike; a ratio is the median over the rounds. With `--data` and `--weights` it also scores DAVIS in both precisions.
+The straightforward versions are the references of the tests: one frame at a time, the full affinity matrix, the
+boundary measure by dilation. Each round times all of them, so that other load on the machine affects all alike; a
+ratio is the median over the rounds. With `--data` and `--weights`, DAVIS is also scored in both precisions.
 """
 
 import time
@@ -19,17 +19,20 @@ from tqdm import tqdm
 from benchmarks.evaluation_reference import boundary_measure_by_dilation, propagate_fully
 from benchmarks.result import print_table, write_result
 from evaluation.backbones import Precision, extractor_of, open_checkpoint
-from evaluation.command import Size, select_device
-from evaluation.davis import Davis, DavisCommand
+from evaluation.benchmark import Task
+from evaluation.command import select_device
+from evaluation.davis import DAVIS, Davis, DavisScoring
 from evaluation.davis_scores import boundary_measure
-from evaluation.evaluate import evaluate_clips, open_clips, summarize
+from evaluation.evaluate import evaluate_clips, open_clips, propagated, summarize
+from evaluation.frames import Size
+from evaluation.masks import MaskPropagation
 from evaluation.propagation import PropagationSettings, propagate
 from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, Command, UserError, run_command
 from training.backbone.vit import VisionTransformer, VitSettings, random_backbone
 
 
 class EvaluationBenchmark(Command):
-    """Measure what a frame of DAVIS costs in the evaluation, and how bf16 changes the scores."""
+    """Measure the time of the evaluation per frame of DAVIS, and how bf16 changes the scores."""
 
     program: ClassVar[str] = "python -m benchmarks.evaluation"
 
@@ -38,19 +41,19 @@ class EvaluationBenchmark(Command):
     size: Size = (480, 880)
     """Height and width of the network's input."""
     rounds: int = Field(3, ge=1, le=COUNT_LIMIT)
-    """Rounds of which the median counts."""
+    """Rounds; the median counts."""
     batch_size: int = Field(4, ge=1, le=BATCH_LIMIT)
     """Frames that pass the network at once."""
     device: str = "auto"
     """Where features and propagation run: auto, cpu, cuda or cuda:N."""
     backbone: VitSettings = VitSettings(architecture="small")
-    """Random parameters are drawn for it; the time does not depend on them."""
+    """Sizes of the network; its parameters are random, on which the time does not depend."""
     data: Path | None = None
-    """DAVIS folder: score it in float32 and in bf16."""
+    """DAVIS folder to score in float32 and in bf16."""
     weights: Path | None = None
-    """Weights for that."""
+    """Weights to score."""
     sequences: tuple[str, ...] = ()
-    """Only these sequences of it."""
+    """Only these sequences."""
 
 
 def clock(work: Callable[[], object], device: torch.device) -> float:
@@ -65,7 +68,7 @@ def clock(work: Callable[[], object], device: torch.device) -> float:
 
 
 def blobs(frames: int, size: tuple[int, int] = (480, 854)) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Masks (frames, 2, H, W) of a wobbling disk and of the same one seen a little wrongly."""
+    """Masks (frames, 2, H, W) of a wobbling disk and of a slightly wrong prediction of it."""
     y, x = np.mgrid[: size[0], : size[1]]
     masks = np.empty((frames, 2, *size), bool)
     for number in range(frames):
@@ -78,7 +81,7 @@ def blobs(frames: int, size: tuple[int, int] = (480, 854)) -> np.ndarray[Any, np
 
 @torch.no_grad()
 def measure(command: EvaluationBenchmark, device: torch.device) -> dict[str, float]:
-    """Median milliseconds a frame of each way, and the median ratios."""
+    """Median milliseconds per frame of each version, and median ratios."""
     backbone: VisionTransformer = random_backbone(command.backbone, 0).to(device)
     patch = command.backbone.patch_size
     grid = (command.size[0] // patch, command.size[1] // patch)
@@ -117,22 +120,19 @@ def measure(command: EvaluationBenchmark, device: torch.device) -> dict[str, flo
 
 
 def score_precisions(command: EvaluationBenchmark, data: Path, weights: Path) -> dict[str, Any]:
-    """Scores of DAVIS in float32 and in bf16, in per cent.
+    """Scores of DAVIS in float32 and in bf16, in percent.
 
     Raises:
-        UserError: data or weights cannot be used.
+        UserError: data or weights are not usable.
     """
+    dataset = Davis(data=data, sequences=command.sequences)
+    task = Task(DAVIS.name, DAVIS.title, dataset, DavisScoring())
+    opened = open_clips(task, dataset.names())
     scores = {}
     for precision in ("fp32", "bf16"):
         checkpoint = open_checkpoint(weights, precision, device=select_device(command.device), precision=precision)
-        options = DavisCommand(
-            data=data, weights=(weights,), out=Path(), size=command.size, sequences=command.sequences
-        )
-        task = Davis(options)
-        opened = open_clips(task, task.names())
-        results = evaluate_clips(
-            task, opened, checkpoint.extractor, batch_size=command.batch_size, workers=4, out=None, label=precision
-        )
+        predict = propagated(MaskPropagation(size=command.size), checkpoint.extractor, command.batch_size)
+        results = evaluate_clips(task, opened, predict, workers=4, label=precision)
         if (row := summarize(task, results)["scores"]) is None:
             raise UserError(f"no sequence in {data} could be scored")
         scores[precision] = {column: 100 * value for column, value in row.items()}

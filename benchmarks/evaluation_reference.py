@@ -1,6 +1,6 @@
-"""Label propagation and the boundary measure in the most straightforward way, to compare with in numbers and in time.
+"""Straightforward label propagation and boundary measure, the reference for results and for time.
 
-Propagation computes every affinity and then crosses out what is too far away; the boundary measure thickens boundaries.
+Propagation computes the full affinity matrix and masks it by distance; the boundary measure dilates boundaries.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ from evaluation.propagation import PropagationSettings
 
 
 def propagate_fully(features: Tensor, first_labels: Tensor, settings: PropagationSettings) -> list[Tensor]:
-    """Soft labels (gh, gw, L) of each frame of features (T, gh, gw, D), with the prefixed copies made for real."""
+    """Soft labels (gh, gw, L) of each frame of features (T, gh, gw, D), with real copies of the first frame."""
     height, width = first_labels.shape[:2]
     cells = torch.cartesian_prod(torch.arange(height), torch.arange(width)).to(features.device).float()
     outside = torch.cdist(cells, cells) >= settings.radius
@@ -37,7 +37,7 @@ def propagate_fully(features: Tensor, first_labels: Tensor, settings: Propagatio
 
 
 def boundary_measure_by_dilation(truth: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> float:
-    """F the long way round: each boundary is thickened by a disk, and the other one is cut with it."""
+    """F by dilating each boundary with a disk and intersecting it with the other."""
     radius = int(np.ceil(0.008 * np.sqrt(truth.shape[0] ** 2 + truth.shape[1] ** 2)))
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
     edges = [boundary(mask) for mask in (prediction, truth)]

@@ -18,7 +18,7 @@ from benchmarks.evidence_rows import ROWS, ROWS_ON_REAL_CLIPS, Row, paragraph, r
 from benchmarks.evidence_runs import FINISHED, PRESET, Run, Scene, do_all, run_logged
 from benchmarks.programs import Programs
 from benchmarks.result import write_result
-from evaluation.command import Size
+from evaluation.frames import Size
 from pipeline.files import as_json, write_bytes
 from pipeline.settings import COUNT_LIMIT, THREAD_LIMIT, Command, UserError, parse_command, run_command
 from training.backbone.weights import random_backbone, save_backbone

@@ -1,16 +1,16 @@
 """Label propagation benchmarks on frozen features: `python -m evaluation TASK --data DIR --weights FILE --out DIR`.
 
-frames, labels   images and masks from disk; index masks <-> soft labels on the patch grid
-backbones        weights of several origins -> patch features of a batch of frames
-propagation      features of a clip + labels of its first frame -> labels of every frame
-task, masks      what a benchmark says of itself; what those of index masks share
-davis, vip, jhmdb    the benchmarks: layout, protocol, scores; the measures alone in *_scores
-evaluate         a task's clips through network, propagation and scoring, with threads for the rest (background)
-program          the programs: one or several checkpoints, or predictions on disk -> result files
-report, sheets   report.html and contact sheets (pictures, attention)
-during_training  DAVIS on the teacher while it is trained, and the best weights
+frames, labels, sequences   images and masks from disk; index masks <-> soft labels on the patch grid; lists of names
+backbones           weights of several origins -> patch features of a batch of frames
+propagation         features of a clip + labels of its first frame -> labels of every frame
+benchmark, masks    the parts of a benchmark: data set, scoring, propagation; base classes for index masks
+davis, vip, jhmdb   the benchmarks; their measures are pure functions in *_scores
+evaluate            clips -> predictions -> scores, with decoding and scoring in threads (background)
+command, program    options and result files; the programs that score weights or predictions from disk
+report, sheets, tables   report.html, contact sheets, text tables (pictures, cls_attention)
+during_training     DAVIS scores of the teacher during training, and the best weights
 
-A result is a pure function of data, weights and the protocol that its file records.
+A result depends only on the data, the weights and the protocol recorded in its file.
 """
 
 from pipeline import startup as startup  # before anything that takes time to import

@@ -1,49 +1,54 @@
-"""Run an evaluation task: `python -m evaluation TASK --help`."""
+"""Score features on a benchmark: `python -m evaluation BENCHMARK --help`."""
 
 import sys
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import NoReturn
 
-from evaluation.command import EvaluationCommand, ScoreCommand
-from evaluation.davis import Davis, DavisCommand, DavisScoreCommand
-from evaluation.jhmdb import Jhmdb, JhmdbCommand, JhmdbScoreCommand
+from evaluation.benchmark import Benchmark
+from evaluation.command import PROGRAM, evaluation_command, score_command
+from evaluation.davis import DAVIS
+from evaluation.jhmdb import JHMDB
 from evaluation.program import run_predictions, run_weights
-from evaluation.task import Task
-from evaluation.vip import Vip, VipCommand, VipScoreCommand
+from evaluation.vip import VIP
 from pipeline.settings import run_command
 
-TASKS: dict[str, tuple[Callable[[Any], Task[Any]], type[EvaluationCommand], type[ScoreCommand]]] = {
-    "davis": (Davis, DavisCommand, DavisScoreCommand),
-    "vip": (Vip, VipCommand, VipScoreCommand),
-    "jhmdb": (Jhmdb, JhmdbCommand, JhmdbScoreCommand),
-}
-_NAMES = "{" + ",".join(TASKS) + "}"
-USAGE = (
-    f"usage: python -m evaluation {_NAMES} --data DIR --weights FILE[,FILE...] --out DIR [options]\n"
-    f"       python -m evaluation score {_NAMES} --data DIR --predictions DIR [--out DIR] [options]\n"
-    "davis: masks of objects (J&F); vip: masks of body parts (mIoU); jhmdb: joints (PCK). Each carries the labels of\n"
-    "the first frame on by the weights' features; score takes labels that somebody predicted.\n"
-    "TASK --help lists a task's options"
-)
+BENCHMARKS = (DAVIS, VIP, JHMDB)
 
 
-def main() -> NoReturn:
-    """Hand the rest of the command line to the task that it names."""
+def usage(benchmarks: Sequence[Benchmark], program: str) -> str:
+    """The text of `--help` without a benchmark."""
+    names = _names(benchmarks)
+    scores = "; ".join(f"{benchmark.name}: {benchmark.title}, {benchmark.measures}" for benchmark in benchmarks)
+    return (
+        f"usage: {program} {names} --data DIR --weights FILE[,FILE...] --out DIR [options]\n"
+        f"       {program} score {names} --data DIR --predictions DIR [--out DIR] [options]\n"
+        f"{scores}.\nThe first form propagates the labels of the first frame with the features of the weights; score "
+        "takes predictions from disk.\nBENCHMARK --help lists the options of a benchmark"
+    )
+
+
+def _names(benchmarks: Sequence[Benchmark]) -> str:
+    return "{" + ",".join(benchmark.name for benchmark in benchmarks) + "}"
+
+
+def main(benchmarks: Sequence[Benchmark] = BENCHMARKS, program: str = PROGRAM) -> NoReturn:
+    """Run the benchmark that the command line names."""
     words = sys.argv[1:]
     if words and words[0] in ("-h", "--help"):
-        print(USAGE)
+        print(usage(benchmarks, program))
         raise SystemExit(0)
     score = words[:1] == ["score"]
     name = next(iter(words[int(score) :]), "")
-    if name not in TASKS:
-        problem = f"unknown task {name}" if name and not name.startswith("-") else "no task given"
-        print(f"error: {problem}; allowed are {_NAMES} and score {_NAMES}; --help says more", file=sys.stderr)
+    benchmark = next((benchmark for benchmark in benchmarks if benchmark.name == name), None)
+    if benchmark is None:
+        names = _names(benchmarks)
+        problem = f"unknown benchmark {name}" if name and not name.startswith("-") else "no benchmark given"
+        print(f"error: {problem}; allowed are {names} and score {names}; see --help", file=sys.stderr)
         raise SystemExit(2)
     del sys.argv[1 : 2 + int(score)]
-    task, evaluation, scoring = TASKS[name]
     if score:
-        run_command(scoring, lambda command: run_predictions(task(command), command))
-    run_command(evaluation, lambda command: run_weights(task(command), command))
+        run_command(score_command(benchmark, program), lambda command: run_predictions(benchmark, command))
+    run_command(evaluation_command(benchmark, program), lambda command: run_weights(benchmark, command))
 
 
 if __name__ == "__main__":

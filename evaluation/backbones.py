@@ -23,7 +23,7 @@ _DINOV2 = ("dinov2", "dinov2_with_registers")
 
 
 class Extractor(NamedTuple):
-    """What turns frames into grids of features."""
+    """A network that turns frames into grids of features."""
 
     patch_tokens: Callable[[Tensor], Tensor]
     """Normalized images (B, 3, H, W) to patch tokens (B, gh * gw, D), row by row."""
@@ -35,7 +35,7 @@ class Extractor(NamedTuple):
         """Patch grid (gh, gw) of a network size.
 
         Raises:
-            UserError: the size is no multiple of the patch size.
+            UserError: the size is not a multiple of the patch size.
         """
         height, width = size
         if min(size) < 1 or height % self.patch_size or width % self.patch_size:
@@ -47,10 +47,10 @@ class Extractor(NamedTuple):
 
     @torch.no_grad()
     def stream(self, images: Iterable[Tensor], batch_size: int) -> Iterator[Tensor]:
-        """Yield features (gh, gw, D) of images (3, H, W) of one size, at most `batch_size` of which are held at once.
+        """Yield features (gh, gw, D) of images (3, H, W) of one size, in batches of at most `batch_size`.
 
         Raises:
-            UserError: the network gives NaN or infinity.
+            UserError: the features are not finite.
         """
         remaining = iter(images)
         while batch := list(islice(remaining, batch_size)):
@@ -63,18 +63,18 @@ class Extractor(NamedTuple):
 
 
 def extractor_of(backbone: VisionTransformer, device: torch.device, precision: Precision = "fp32") -> Extractor:
-    """Features of a backbone that is in memory, as it is: it should be in eval mode and on `device`."""
+    """Extractor of a backbone in memory, which should be in eval mode and on `device`."""
     return Extractor(lambda images: backbone(images).patches, backbone.settings.patch_size, device, precision)
 
 
 class Checkpoint(NamedTuple):
-    """Weights that are evaluated, under the name that tables give them."""
+    """Weights to score, with their name in tables."""
 
     name: str
     path: Path
     extractor: Extractor
     origin: dict[str, Any]
-    """For the result file: path, hash and what the weights say of themselves."""
+    """For the result file: path, hash and the card of the weights."""
     backbone: nn.Module
 
 
@@ -83,10 +83,10 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open exported weights (.safetensors), the authors' checkpoint (.pth) or a folder of a transformers Dinov2.
 
-    With a seed, only the architecture is taken and the parameters are drawn.
+    With a seed, only the architecture is used and the parameters are random.
 
     Raises:
-        UserError: the file is missing or holds no weights of a known kind.
+        UserError: the file is missing or does not hold weights of a known kind.
     """
     if path.is_dir():
         model, sha256 = _open_transformers(path, random_seed)
@@ -127,11 +127,11 @@ def _open_transformers(path: Path, random_seed: int | None) -> tuple[Any, str]:
         raise UserError(f"{path} is a folder without a readable config.json of transformers ({error})") from error
     if kind is None:
         raise UserError(
-            f"{path} is no folder of a transformers model; of a checkpoint, `python -m training.export {path} FILE` "
-            "makes weights"
+            f"{path} is not a folder of a transformers model; `python -m training.export {path} FILE` makes weights "
+            "from a checkpoint"
         )
     if kind not in _DINOV2:
-        raise UserError(f"{path} holds a transformers model of the type {kind}; allowed are {' and '.join(_DINOV2)}")
+        raise UserError(f"{path} has a transformers model of the type {kind}; allowed are {' and '.join(_DINOV2)}")
     try:
         transformers: Any = import_module("transformers")
     except ImportError as error:
@@ -139,7 +139,7 @@ def _open_transformers(path: Path, random_seed: int | None) -> tuple[Any, str]:
     transformers.utils.logging.disable_progress_bar()
     if random_seed is None and not any(path.glob("*.safetensors")):
         for file in sorted(path.glob("pytorch_model*.bin")):
-            read_torch(file)  # transformers' own words for a file that it refuses advise to run the code in it
+            read_torch(file)  # for a file it refuses, transformers itself advises to run the code in it
     with reading(f"the model in {path}", "one that transformers can load"):
         if random_seed is None:
             model, report = transformers.AutoModel.from_pretrained(

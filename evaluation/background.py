@@ -1,4 +1,4 @@
-"""Work of worker threads that runs beside the network: decoding ahead of it, scoring and writing behind it."""
+"""Background threads: decoding ahead of the network, scoring and writing behind it."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,9 +12,9 @@ ResultT = TypeVar("ResultT")
 def map_ahead(
     pool: Executor, function: Callable[[ItemT], ResultT], items: Iterable[ItemT], depth: int
 ) -> Iterator[ResultT]:
-    """Yield `function(item)` of each item, in order, with at most `depth` of them under way or waiting to be taken.
+    """Yield `function(item)` for each item, in order, with at most `depth` of them pending.
 
-    The items are drawn in the calling thread. What `function` raises is raised where its result would come.
+    Items are taken in the calling thread. An exception of `function` is raised in place of its result.
     """
     waiting: deque[Future[ResultT]] = deque()
     try:

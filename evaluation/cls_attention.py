@@ -1,4 +1,4 @@
-"""What the CLS token of a backbone's last block attends to."""
+"""Attention maps of the CLS token in a backbone's last block."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluation.backbones import Checkpoint
+from evaluation.benchmark import Clip, LabelPropagation
 from evaluation.frames import network_input, read_frame
 from evaluation.pictures import Picture, heat
-from evaluation.task import Clip, Task
 from training.backbone.vit import Block, VisionTransformer
 
 
@@ -34,14 +34,16 @@ def cls_attention(backbone: VisionTransformer, image: Tensor) -> NDArray[np.floa
     return patches
 
 
-def attention_maps(checkpoint: Checkpoint, task: Task[Any], clips: Mapping[str, Clip]) -> dict[str, Picture]:
-    """The first frame of each clip, lit where the CLS token looks; empty for backbones of other projects."""
+def attention_maps(
+    checkpoint: Checkpoint, propagation: LabelPropagation[Any], clips: Mapping[str, Clip]
+) -> dict[str, Picture]:
+    """The first frame of each clip as a heat map of CLS attention; empty for backbones of other projects."""
     backbone = checkpoint.backbone
     if not isinstance(backbone, VisionTransformer):
         return {}
     maps = {}
     for name, clip in clips.items():
         frame = read_frame(clip.frames[0].path, clip.frames[0].orientation)
-        image = network_input(frame, task.network_size(clip)).to(checkpoint.extractor.device)
+        image = network_input(frame, propagation.network_size(clip)).to(checkpoint.extractor.device)
         maps[name] = heat(frame, cls_attention(backbone, image))
     return maps

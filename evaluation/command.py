@@ -1,22 +1,24 @@
-"""What every evaluation task shares: its options, its output folder and its result file."""
+"""Options, output folder and result file of the programs, for any benchmark."""
 
 import json
 import math
 import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, TypeVar
 
 import torch
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import Field, create_model, field_validator
 
 from evaluation.backbones import Checkpoint, Precision, open_checkpoint
+from evaluation.benchmark import Benchmark, Task
 from pipeline.files import TEMPORARY_PREFIX, remove, write_bytes
 from pipeline.outputs import claim
 from pipeline.settings import BATCH_LIMIT, THREAD_LIMIT, Command, Seed, Settings, UserError
 from pipeline.versions import installed_versions
 from training.backbone.numerics import pin_float32
 
+PROGRAM = "python -m evaluation"
 PREDICTIONS = "predictions"
 SHEETS = "sheets"
 CHECKPOINTS = "checkpoints"
@@ -24,50 +26,35 @@ REPORT = "report.html"
 _RECORDED_PACKAGES = ("tcore-pipeline", "torch", "numpy", "scipy", "pillow")
 
 
-def _two_numbers(size: object) -> object:
-    if isinstance(size, list | tuple) and len(size) != 2:
-        raise ValueError("must be a height and a width, as in 480,880")
-    return size
-
-
-_Side = Annotated[int, Field(ge=1, le=2**14)]
-Size = Annotated[tuple[_Side, _Side], BeforeValidator(_two_numbers)]
-"""Height and width in pixels."""
-
-
 class ReportSettings(Settings):
-    """The page to look at."""
+    """The report and the contact sheets."""
 
     enabled: bool = True
     """Write report.html and the contact sheets."""
     clips: int = Field(default=3, ge=0, le=1000)
-    """So many of the best and of the worst sequences are shown moving."""
+    """Number of best and of worst sequences that are shown as animations."""
     attention: bool = False
-    """Show what the CLS token of the last block attends to in the first frames (this project's weights and .pth)."""
+    """Show the attention of the last block's CLS token in the first frames (this project's weights and .pth)."""
 
 
 class DataCommand(Command):
-    """Options of everything that reads a data set."""
+    """Options of all programs, beside those of the data set and the scoring."""
 
-    data: Path
-    """Root folder of the data set; nothing is written there."""
-    sequences: tuple[str, ...] = ()
-    """Only these sequences instead of the whole list, e.g. --sequences dog,bmx-trees."""
     workers: int = Field(default=4, ge=1, le=THREAD_LIMIT)
     """Threads that decode ahead of the network, and that score and write behind it."""
     report: ReportSettings = ReportSettings()
-    """The page to look at."""
+    """The report and the contact sheets."""
 
 
 class EvaluationCommand(DataCommand):
-    """Options of every task that takes weights."""
+    """Options of scoring weights, beside those of the benchmark."""
 
     weights: tuple[Path, ...]
-    """Weights, one or several with commas: exported ones (.safetensors), the authors' (.pth), or a Dinov2 folder."""
+    """Weights, several separated by commas: exported (.safetensors), the authors' (.pth), or a Dinov2 folder."""
     out: Path
     """Folder for result, predictions, contact sheets and report; an earlier result in it is replaced."""
     random_init: bool = False
-    """Take only the architecture from the weights and draw random parameters: the floor to compare with."""
+    """Take only the architecture from the weights and draw random parameters, as a baseline."""
     seed: Seed = 0
     """Seed of the random parameters."""
     device: str = "auto"
@@ -75,7 +62,7 @@ class EvaluationCommand(DataCommand):
     precision: Precision = "fp32"
     """Precision of the network: fp32 as in the protocol, or bf16. Propagation is always float32."""
     threads: int | None = Field(default=None, ge=1, le=THREAD_LIMIT)
-    """CPU threads of the network; by default as many as there are cores."""
+    """CPU threads of the network; default: the number of cores."""
     batch_size: int = Field(default=4, ge=1, le=BATCH_LIMIT)
     """Frames that pass the network at once."""
 
@@ -93,12 +80,54 @@ class EvaluationCommand(DataCommand):
 
 
 class ScoreCommand(DataCommand):
-    """Options of scoring predictions that lie on disk."""
+    """Options of scoring predictions from disk, beside those of the benchmark."""
 
     predictions: Path
-    """Folder with one folder of predictions for each sequence, as `python -m evaluation` writes them."""
+    """Folder with a folder of predictions for each sequence, as `python -m evaluation` writes them."""
     out: Path | None = None
     """Folder for result, contact sheets and report; without it the scores are only printed."""
+
+
+CommandT = TypeVar("CommandT", bound=DataCommand)
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+def evaluation_command(benchmark: Benchmark, program: str = PROGRAM) -> type[EvaluationCommand]:
+    """The options of scoring weights on a benchmark."""
+    doc = f"Score frozen features on {benchmark.title} by label propagation ({benchmark.measures})."
+    parts = (benchmark.dataset, benchmark.propagation)
+    return _with_parts(EvaluationCommand, benchmark, parts, f"{program} {benchmark.name}", doc)
+
+
+def score_command(benchmark: Benchmark, program: str = PROGRAM) -> type[ScoreCommand]:
+    """The options of scoring predictions for a benchmark."""
+    doc = f"Score predictions from disk on {benchmark.title} ({benchmark.measures})."
+    return _with_parts(ScoreCommand, benchmark, (benchmark.dataset,), f"{program} score {benchmark.name}", doc)
+
+
+def _with_parts(
+    base: type[CommandT], benchmark: Benchmark, parts: Iterable[type[Settings]], program: str, doc: str
+) -> type[CommandT]:
+    """A command with the fields of `base` and of some parts, and the group `scoring` if it has options."""
+    fields: dict[str, Any] = {
+        name: (info.annotation, info) for part in parts for name, info in part.model_fields.items()
+    }
+    if benchmark.scoring.model_fields:
+        fields["scoring"] = (benchmark.scoring, benchmark.scoring())
+    command = create_model(base.__name__, __base__=base, __doc__=doc, __module__=__name__, **fields)
+    command.program = program
+    return command
+
+
+def part(command: Command, kind: type[SettingsT]) -> SettingsT:
+    """The settings of one part from a command that has them among its own."""
+    return kind(**{name: getattr(command, name) for name in kind.model_fields})
+
+
+def bind(benchmark: Benchmark, command: DataCommand) -> Task:
+    """The benchmark on the data folder, and with the scoring, that a command names."""
+    scoring = getattr(command, "scoring", None) or benchmark.scoring()
+    return Task(benchmark.name, benchmark.title, part(command, benchmark.dataset), scoring)
 
 
 def select_device(name: str) -> torch.device:
@@ -118,7 +147,7 @@ def select_device(name: str) -> torch.device:
 
 
 def checkpoint_names(paths: Iterable[Path]) -> list[str]:
-    """A name for each file or folder of weights that no other one has: its own, with its folder's where needed."""
+    """A unique name for each file or folder of weights: its own, with that of its folder where needed."""
     resolved = [path.resolve() for path in paths]
     names: list[str] = []
     for path in resolved:
@@ -133,7 +162,7 @@ def checkpoint_names(paths: Iterable[Path]) -> list[str]:
 
 
 def open_checkpoints(command: EvaluationCommand) -> list[Checkpoint]:
-    """Set threads and precision and load all weights; a bad one stops everything before anything is evaluated."""
+    """Set threads and numerics and load all weights, so that bad ones are reported before anything is evaluated."""
     pin_float32()
     if command.threads is not None:
         torch.set_num_threads(command.threads)
@@ -146,20 +175,20 @@ def open_checkpoints(command: EvaluationCommand) -> list[Checkpoint]:
 
 
 def prepare_output(out: Path, data: Path, task: str) -> None:
-    """Make `out` ready for one run of `task`: what an earlier run of it left there is removed, and nothing else.
+    """Prepare `out` for a run of `task`: remove the output of an earlier run of it, and nothing else.
 
     Raises:
-        UserError: `out` lies in the data folder, is no folder, or holds another task's or somebody else's files.
+        UserError: `out` is in the data folder, is not a folder, or holds files of another task or of the user.
     """
     if out.resolve().is_relative_to(data.resolve()):
-        raise UserError(f"--out {out} lies inside the data folder {data}; choose a folder elsewhere")
+        raise UserError(f"--out {out} is inside the data folder {data}; choose a folder elsewhere")
     made = (f"{task}.json", PREDICTIONS, SHEETS, CHECKPOINTS, REPORT)
-    for leftover in claim(out, f"python -m evaluation {task}", made, lambda path: _is_output(path, task)):
+    for leftover in claim(out, f"{PROGRAM} {task}", made, lambda path: _is_output(path, task)):
         remove(leftover)
 
 
 def _is_output(path: Path, task: str) -> bool:
-    """Whether an evaluation writes a file so called below its output folder: CHECKPOINTS has such a folder for each."""
+    """Whether an evaluation writes a file of this name, at the top or in the folder of a checkpoint."""
     parts = path.parts[2:] if path.parts[0] == CHECKPOINTS else path.parts
     if len(parts) > 1 and parts[0] in (PREDICTIONS, SHEETS):
         return path.suffix in (".png", ".txt") or path.name.startswith(TEMPORARY_PREFIX)
@@ -167,7 +196,7 @@ def _is_output(path: Path, task: str) -> bool:
 
 
 def software() -> dict[str, Any]:
-    """Versions of what computes a result."""
+    """Versions of Python and of the packages that compute a result."""
     return {"python": platform.python_version()} | installed_versions(_RECORDED_PACKAGES)
 
 
@@ -180,5 +209,5 @@ def _without_nan(value: object) -> object:
 
 
 def write_result(path: Path, result: Mapping[str, object]) -> None:
-    """Write a result as JSON, atomically; NaN (nothing to average) becomes null."""
+    """Write a result as JSON, atomically; NaN and infinity become null."""
     write_bytes(path, (json.dumps(_without_nan(result), indent=2, allow_nan=False) + "\n").encode())

@@ -4,30 +4,13 @@ Defined by Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for V
 section 5, and for several objects by Pont-Tuset et al., "The 2017 DAVIS Challenge" (arXiv 1704.00675), section 4.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
-
-from pipeline.settings import Settings
 
 Mask = NDArray[np.bool_]
-
-
-class DavisScoring(Settings):
-    """Constants of the official scorer."""
-
-    boundary_tolerance: float = Field(default=0.008, gt=0, le=1)
-    """Distance up to which two boundary pixels match, as a fraction of the image diagonal, rounded up to pixels."""
-    recall_threshold: float = Field(default=0.5, ge=0, le=1)
-    """Recall is the share of frames above this."""
-    decay_bins: int = Field(default=4, ge=1, le=1000)
-    """Decay is the mean of the first of so many parts of a sequence minus that of the last."""
-
-
-OFFICIAL = DavisScoring()
 
 
 def region_similarity(truth: Mask, prediction: Mask) -> float:
@@ -46,7 +29,7 @@ def boundary(mask: Mask) -> Mask:
 
 
 def _crop(mask: Mask) -> tuple[slice, slice]:
-    """The box around a mask (H, W), which is not empty, with a rim of one pixel where the image has one."""
+    """The bounding box of a non-empty mask (H, W), plus one pixel on each side inside the image."""
     rows = np.flatnonzero(mask.any(1))
     columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(0))
     return slice(max(rows[0] - 1, 0), rows[-1] + 2), slice(max(columns[0] - 1, 0), columns[-1] + 2)
@@ -60,8 +43,8 @@ def _points(edge: Mask) -> NDArray[np.intp]:
 def _near(edge: Mask, points: NDArray[np.intp], radius: int) -> int:
     """How many of the points (2, N) have a pixel of `edge` (H, W) within `radius`.
 
-    A disk is a stack of horizontal runs. Whether a run holds a pixel is seen from a running count of all pixels, row
-    after row, with empty margins so that no run leaves its row.
+    A disk is a stack of horizontal runs. A cumulative sum over all pixels, row by row, tells whether a run contains
+    one; empty margins keep each run in its row.
     """
     height, width = edge.shape
     padded = np.zeros((height + 2 * radius, width + 2 * radius + 1), np.int32)
@@ -73,8 +56,8 @@ def _near(edge: Mask, points: NDArray[np.intp], radius: int) -> int:
     return int(np.count_nonzero((count[middle + half + 1] > count[middle - half]).any(0)))
 
 
-def boundary_measure(truth: Mask, prediction: Mask, tolerance: float = OFFICIAL.boundary_tolerance) -> float:
-    """F: harmonic mean of precision and recall of the boundary pixels of two masks (H, W); 1 where none has any.
+def boundary_measure(truth: Mask, prediction: Mask, tolerance: float = 0.008) -> float:
+    """F: harmonic mean of precision and recall of the boundary pixels of two masks (H, W); 1 if neither has any.
 
     A boundary pixel is matched if the other mask has one within the tolerance (a fraction of the image diagonal,
     rounded up to whole pixels).
@@ -101,28 +84,26 @@ class Statistics(NamedTuple):
     decay: float
 
 
-def statistics(values: Sequence[float], scoring: DavisScoring = OFFICIAL) -> Statistics:
-    """Mean over frames, share of frames above the threshold, and mean of the first part of frames minus the last's.
+def statistics(values: Sequence[float], recall_threshold: float = 0.5, decay_bins: int = 4) -> Statistics:
+    """Mean over frames, share of frames above the threshold, and mean of the first part minus that of the last.
 
-    The parts (quarters) share their border frames, as in the official scorer.
+    Adjacent parts (quarters by default) share their border frame, as in the official scorer.
     """
     if not values:
         return Statistics(np.nan, np.nan, np.nan)
     array = np.asarray(values)
-    edges = np.round(np.linspace(1, len(array), scoring.decay_bins + 1) + 1e-10).astype(int) - 1
+    edges = np.round(np.linspace(1, len(array), decay_bins + 1) + 1e-10).astype(int) - 1
     decay = array[: edges[1] + 1].mean() - array[edges[-2] :].mean()
-    return Statistics(float(array.mean()), float((array > scoring.recall_threshold).mean()), float(decay))
+    return Statistics(float(array.mean()), float((array > recall_threshold).mean()), float(decay))
 
 
-def object_row(region: Sequence[float], contour: Sequence[float], scoring: DavisScoring = OFFICIAL) -> dict[str, float]:
+def object_row(
+    region: Sequence[float], contour: Sequence[float], recall_threshold: float = 0.5, decay_bins: int = 4
+) -> dict[str, float]:
     """The scores of one object from its J and F per frame, under the names of the official tables."""
-    measures = {"J": statistics(region, scoring), "F": statistics(contour, scoring)}
     row = {
-        f"{name}-{field.capitalize()}": value for name, s in measures.items() for field, value in s._asdict().items()
+        f"{name}-{field.capitalize()}": value
+        for name, values in (("J", region), ("F", contour))
+        for field, value in statistics(values, recall_threshold, decay_bins)._asdict().items()
     }
     return {"J&F-Mean": (row["J-Mean"] + row["F-Mean"]) / 2} | row
-
-
-def mean_row(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean of the rows of several objects, which all weigh the same; `rows` is not empty."""
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}

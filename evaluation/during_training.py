@@ -1,7 +1,6 @@
-"""DAVIS on a backbone that is in memory, from time to time during training: scores to log, and the best weights.
+"""DAVIS scores of a backbone at intervals during training, and the weights with the best score.
 
-All ranks take part: each evaluates its share of the sequences, so that none waits for longer than its share and the
-slowest other one take. What the ranks find is gathered, and every rank returns the same scores.
+Each rank evaluates its share of the sequences. The results are gathered, and every rank returns the same scores.
 """
 
 import json
@@ -15,10 +14,11 @@ from torch import distributed
 from tqdm import tqdm
 
 from evaluation.backbones import extractor_of
-from evaluation.command import Size
-from evaluation.davis import COLUMNS, Davis, DavisCommand
-from evaluation.evaluate import Results, evaluate_clips, open_clips, summarize
-from evaluation.task import Clip
+from evaluation.benchmark import Clip, Task, protocol
+from evaluation.davis import DAVIS, Davis, DavisScoring
+from evaluation.evaluate import Results, evaluate_clips, open_clips, propagated, summarize
+from evaluation.frames import Size
+from evaluation.masks import MaskPropagation
 from pipeline.files import write_bytes
 from pipeline.reading import read_json_lines
 from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, Settings, UserError
@@ -30,7 +30,7 @@ LOG = "evaluations.jsonl"
 
 
 class EvalSettings(Settings):
-    """DAVIS during training; left out without a folder."""
+    """DAVIS during training; off without a folder."""
 
     davis: Path | None = None
     """DAVIS-2017 folder on which the teacher is scored."""
@@ -39,7 +39,7 @@ class EvalSettings(Settings):
     split: str = "val"
     """Which list of ImageSets/2017."""
     sequences: tuple[str, ...] = ()
-    """Only these sequences of it, for a quicker look."""
+    """Only these sequences, to save time."""
     size: Size = (480, 880)
     """Height and width of the network's input; multiples of the patch size."""
     batch_size: int = Field(4, ge=1, le=BATCH_LIMIT)
@@ -47,10 +47,10 @@ class EvalSettings(Settings):
 
 
 class DavisDuringTraining:
-    """Evaluates on one rank of several; made before training, so that a data set with faults stops nothing later."""
+    """Evaluator of one rank; built before training, so that a faulty data set is reported at once."""
 
     files: tuple[str, ...] = (BEST, LOG)
-    """What it writes into the folder of the run."""
+    """The files it writes into the folder of the run."""
 
     def __init__(
         self, settings: EvalSettings, out: Path, patch_size: int, device: torch.device, rank: int = 0, ranks: int = 1
@@ -58,24 +58,18 @@ class DavisDuringTraining:
         """Open all clips.
 
         Raises:
-            UserError: there is no such data set, one of its sequences has a fault, or the size fits no patch grid.
+            UserError: the data set is missing, a sequence is faulty, or the size does not divide into patches.
         """
         assert settings.davis is not None
         if not settings.davis.is_dir():
             raise UserError(f"--eval.davis {settings.davis} is not a folder")
         if any(side < 1 or side % patch_size for side in settings.size):
             raise UserError(f"--eval.size {settings.size}: both must be multiples of the patch size {patch_size}")
-        options = DavisCommand(
-            data=settings.davis,
-            weights=(Path(BEST),),
-            out=out,
-            split=settings.split,
-            sequences=settings.sequences,
-            size=settings.size,
-        )
-        self._task, self._settings, self._out, self._device = Davis(options), settings, out, device
-        self._rank = rank
-        names = self._task.names()
+        dataset = Davis(data=settings.davis, split=settings.split, sequences=settings.sequences)
+        self._task = Task(DAVIS.name, DAVIS.title, dataset, DavisScoring())
+        self._propagation = MaskPropagation(size=settings.size)
+        self._settings, self._out, self._device, self._rank = settings, out, device, rank
+        names = dataset.names()
         opened = open_clips(self._task, names)
         faults = [f"{name}: {clip.reason}" for name, clip in opened.items() if not isinstance(clip, Clip)]
         if faults:
@@ -92,26 +86,18 @@ class DavisDuringTraining:
         return step % self._settings.every == 0 or step == last_step
 
     def evaluate(self, backbone: VisionTransformer, step: int) -> dict[str, float]:
-        """Score the backbone after `step` steps; all ranks call this. Empty if a sequence could not be scored.
+        """Score the backbone after `step` steps; all ranks call this. Empty if a sequence fails.
 
-        Rank 0 adds a line to `evaluations.jsonl`, in place of those of this and later steps, and writes the weights to
-        `best.safetensors` if J&F is higher than ever before. Random numbers and the backbone's mode stay as they are.
+        Rank 0 appends a line to `evaluations.jsonl`, dropping those of this and later steps, and writes the weights to
+        `best.safetensors` if J&F is the highest so far. The random state and the backbone's mode are unchanged.
         """
         started = time.perf_counter()
         was_training = backbone.training
         backbone.eval()
+        predict = propagated(self._propagation, extractor_of(backbone, self._device), self._settings.batch_size)
         try:
             results = self._gather(
-                evaluate_clips(
-                    self._task,
-                    self.share,
-                    extractor_of(backbone, self._device),
-                    batch_size=self._settings.batch_size,
-                    workers=2,
-                    out=None,
-                    label="DAVIS",
-                    quiet=self._rank != 0,
-                )
+                evaluate_clips(self._task, self.share, predict, workers=2, label="DAVIS" if self._rank == 0 else None)
             )
         finally:
             backbone.train(was_training)
@@ -126,12 +112,17 @@ class DavisDuringTraining:
             else:
                 tqdm.write(f"step {step}: DAVIS J&F {100 * scores['J&F-Mean']:.2f}")
                 if scores["J&F-Mean"] > self.best():
-                    card = {"part": "teacher", "step": step, "davis": scores, "protocol": self._task.protocol()}
+                    card = {
+                        "part": "teacher",
+                        "step": step,
+                        "davis": scores,
+                        "protocol": protocol(self._task, self._propagation),
+                    }
                     save_backbone(self._out / BEST, backbone, card)
-        return {} if scores is None else {f"davis/{column}": scores[column] for column in COLUMNS}
+        return {} if scores is None else {f"davis/{column}": scores[column] for column in DavisScoring.columns}
 
     def best(self) -> float:
-        """J&F of the best weights so far, of this or an earlier part of the run; -1 before the first ones."""
+        """J&F of the best weights so far, restarts included; -1 if there are none."""
         if not (self._out / BEST).is_file():
             return -1.0
         return float(read_card(self._out / BEST).get("davis", {}).get("J&F-Mean", -1.0))
@@ -145,6 +136,6 @@ class DavisDuringTraining:
 
     def _log(self, line: dict[str, Any]) -> None:
         path = self._out / LOG
-        known = read_json_lines(path) if path.is_file() else []
-        earlier = [one for one in known if one.get("step", line["step"]) < line["step"]]
-        write_bytes(path, b"".join(json.dumps(one).encode() + b"\n" for one in (*earlier, line)))
+        lines = read_json_lines(path) if path.is_file() else []
+        earlier = [entry for entry in lines if entry.get("step", line["step"]) < line["step"]]
+        write_bytes(path, b"".join(json.dumps(entry).encode() + b"\n" for entry in (*earlier, line)))

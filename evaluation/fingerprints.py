@@ -1,4 +1,4 @@
-"""One hash for many files: which data, which weights."""
+"""One hash for many files, to identify data and weights."""
 
 import hashlib
 from collections.abc import Iterable

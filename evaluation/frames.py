@@ -1,16 +1,18 @@
-"""Frames and index masks from disk, and frames as the network wants them."""
+"""Frames and index masks from disk, and network inputs from frames."""
 
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from pipeline.jpeg import TURNS
@@ -21,50 +23,58 @@ VOID = 255
 """Mask value of pixels without a decided label."""
 
 UNREADABLE = (Exception,)
-"""What Pillow raises for a file that is missing, broken or too large: its decoders use every kind."""
+"""What Pillow raises for a missing, broken or too large file: its decoders raise errors of many kinds."""
 
-Size = tuple[int, int]
-"""Height and width in pixels."""
+
+def _two_numbers(size: object) -> object:
+    if isinstance(size, list | tuple) and len(size) != 2:
+        raise ValueError("must be a height and a width, as in 480,880")
+    return size
+
+
+_Side = Annotated[int, Field(ge=1, le=2**14)]
+Size = Annotated[tuple[_Side, _Side], BeforeValidator(_two_numbers)]
+"""Height and width in pixels; also the type of options."""
 
 _MOST_KINDS = 3
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame's file, and how its pixels lie."""
+    """The file of a frame, its size and its orientation."""
 
     path: Path
     size: Size
-    """Height and width after turning."""
+    """Height and width after the orientation is undone."""
     orientation: int
-    """EXIF orientation to undo when the file is decoded; 1 to take the pixels as they are."""
+    """EXIF orientation to undo when the file is decoded; 1 to keep the pixels as they are."""
 
 
 def natural_key(name: str) -> tuple[str | int, ...]:
-    """Sort key of a name in which numbers count by their value: `frame2` comes before `frame10`.
+    """Sort key of a name that compares numbers by value: `frame2` comes before `frame10`.
 
     Text and numbers alternate, text first: `("frame", 10, "")`.
     """
     parts = re.split("([0-9]+)", name)
-    return tuple(int(part) if place % 2 else part for place, part in enumerate(parts))
+    return tuple(int(part) if index % 2 else part for index, part in enumerate(parts))
 
 
 def list_pictures(folder: Path, *suffixes: str) -> list[Path]:
-    """Files of a folder with one of these endings, in the natural order of their names; hidden files do not count.
+    """Files of a folder with one of these extensions, in natural order of their names, without hidden files.
 
     Raises:
         UserError: two files have the same name or number.
     """
     files = [path for path in folder.glob("*") if path.suffix.lower() in suffixes and not path.name.startswith(".")]
     files.sort(key=lambda path: (natural_key(path.stem), path.name))
-    for one, other in pairwise(files):
-        if natural_key(one.stem) == natural_key(other.stem):
-            raise UserError(f"{one} and {other.name} stand for the same frame; remove one of them")
+    for first, second in pairwise(files):
+        if natural_key(first.stem) == natural_key(second.stem):
+            raise UserError(f"{first} and {second.name} have the same frame number; remove one of them")
     return files
 
 
 def numbering_notes(names: Sequence[str]) -> list[str]:
-    """What is odd about the names (without endings) of a clip's frames, which are in natural order."""
+    """Notes on irregular names (without extensions) of a clip's frames in natural order."""
     kinds: dict[str, list[str]] = {}
     for name in names:
         kinds.setdefault(re.sub("[0-9]+", "0", name), []).append(name)
@@ -73,13 +83,13 @@ def numbering_notes(names: Sequence[str]) -> list[str]:
         more = ", ..." if len(kinds) > _MOST_KINDS else ""
         return [f"kinds of frame names: {len(kinds)} ({counts}{more}); all are taken, in natural order of the names"]
     fields = [set(field) for field in zip(*(natural_key(name)[1::2] for name in names), strict=True)]
-    varying = [place for place, field in enumerate(fields) if len(field) > 1]
+    varying = [index for index, field in enumerate(fields) if len(field) > 1]
     if len(varying) != 1:
         return []
     numbers = [int(natural_key(name)[1::2][varying[0]]) for name in names]
     steps = [after - before for before, after in pairwise(numbers)]
     usual = min(steps)
-    gaps = [place for place, step in enumerate(steps) if step != usual]
+    gaps = [index for index, step in enumerate(steps) if step != usual]
     if not gaps:
         return []
     between = f"{names[gaps[0]]} and {names[gaps[0] + 1]}"
@@ -87,13 +97,13 @@ def numbering_notes(names: Sequence[str]) -> list[str]:
 
 
 def _read_header(path: Path) -> tuple[Size, int]:
-    """Size of the pixels as they are stored, and EXIF orientation (1 to 8; 1 where there is none)."""
+    """Size of the stored pixels, and EXIF orientation (1 to 8; 1 if there is none)."""
     try:
         with Image.open(path) as image:
             size = image.height, image.width
-            try:  # not image.getexif(), which decodes the whole of a PNG
+            try:  # not image.getexif(), which decodes a PNG completely
                 orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
-            except UNREADABLE:  # a broken EXIF block says nothing about the picture
+            except UNREADABLE:  # a broken EXIF block does not make the image unreadable
                 orientation = 1
     except UNREADABLE as error:
         raise UserError(f"cannot read the frame {path}: {error}") from error
@@ -101,17 +111,17 @@ def _read_header(path: Path) -> tuple[Size, int]:
 
 
 def open_frames(paths: Sequence[Path], misfit: Callable[[Size], float]) -> tuple[list[Frame], list[str]]:
-    """The frames of a clip and what is odd about them, from their names and headers.
+    """The frames of a clip, and notes on irregularities in their names and headers.
 
     Frames with an EXIF orientation are turned upright, as viewers and annotation tools show them, unless the
     annotations fit the stored pixels better.
 
     Args:
         paths: one or more files in order.
-        misfit: how badly the annotations fit frames of a size; 0 is a perfect fit.
+        misfit: how badly the annotations fit frames of a given size; 0 is a perfect fit.
 
     Raises:
-        UserError: a file is missing or is no image.
+        UserError: a file is missing or is not an image.
     """
     headers = [_read_header(path) for path in paths]
     upright = [size[::-1] if orientation >= 5 else size for size, orientation in headers]
@@ -124,10 +134,10 @@ def open_frames(paths: Sequence[Path], misfit: Callable[[Size], float]) -> tuple
     if turned := [path.stem for path, (_, orientation) in zip(paths, headers, strict=True) if orientation != 1]:
         done = "turned upright" if turn else "not turned, because the annotations fit the pixels as they are stored"
         notes.append(f"frames with an EXIF orientation: {len(turned)} (first {turned[0]}); {done}")
-    if odd := [frame for frame in frames if frame.size != frames[0].size]:
+    if resized := [frame for frame in frames if frame.size != frames[0].size]:
         notes.append(
-            f"frames of another size than the first one's {shown_size(frames[0].size)}: {len(odd)} "
-            f"(first {odd[0].path.stem}, {shown_size(odd[0].size)}); stretched to the same shape"
+            f"frames of another size than the first one's {shown_size(frames[0].size)}: {len(resized)} "
+            f"(first {resized[0].path.stem}, {shown_size(resized[0].size)}); stretched to the same shape"
         )
     return frames, notes
 
@@ -138,7 +148,7 @@ def shown_size(size: Size) -> str:
 
 
 def read_frame(path: Path, orientation: int = 1) -> NDArray[np.uint8]:
-    """Decode an image file to RGB (H, W, 3), and turn it from an EXIF orientation; the file's own is ignored.
+    """Decode an image file to RGB (H, W, 3) and undo the given EXIF orientation; that of the file is ignored.
 
     Raises:
         UserError: the file is missing or does not decode completely.
@@ -155,7 +165,7 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
     """Decode a palette or 8-bit gray PNG to its values (H, W).
 
     Raises:
-        UserError: the file is missing, broken, or of a kind that holds no ids (color, 16 bit).
+        UserError: the file is missing, broken, or in a mode without ids (color, 16 bit).
     """
     try:
         with Image.open(path) as image:
@@ -168,7 +178,7 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
 
 
 def read_index_mask(path: Path) -> NDArray[np.uint8]:
-    """Object ids (H, W) of a DAVIS mask, in which void pixels count as background.
+    """Object ids (H, W) of a DAVIS mask, with void as background.
 
     Raises:
         UserError: as for `read_mask`.
@@ -182,7 +192,7 @@ def image_size(path: Path) -> Size:
     """(height, width) of an image file, from its header.
 
     Raises:
-        UserError: the file is missing or is no image.
+        UserError: the file is missing or is not an image.
     """
     try:
         with Image.open(path) as image:

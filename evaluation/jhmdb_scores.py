@@ -1,6 +1,6 @@
 """The JHMDB measure PCK, joints as soft labels, and joints from soft labels.
 
-PCK@a is the share of joints that lie within `a` times the size of the person (Yang and Ramanan, "Articulated Human
+PCK@a is the share of joints within `a` times the size of the person (Yang and Ramanan, "Articulated Human
 Detection with Flexible Mixtures of Parts", PAMI 2013); the person's size is 0.6 times the diagonal of the box of the
 true joints. Joints are in the order of JHMDB; arrays have x, y first, as its files do.
 """
@@ -20,16 +20,16 @@ LIMBS = (
     *((0, 2), (0, 1), (0, 3), (3, 7), (7, 11), (0, 4), (4, 8), (8, 12)),
     *((1, 5), (5, 9), (9, 13), (1, 6), (6, 10), (10, 14)),
 )
-"""Joints that are drawn connected."""
+"""Pairs of joints that are connected in drawings."""
 
 Points = NDArray[np.float64]
 
 
 def gaussian(grid: tuple[int, int], x: float, y: float, sigma: float) -> NDArray[np.float64]:
-    """A bump (gh, gw) of height 1 at a position in cells; nothing where it lies outside by 3 sigma.
+    """A bump (gh, gw) of height 1 at a position in cells; zero if it is outside by 3 sigma.
 
     As in the released code the bump is drawn on whole cells: around the nearest cell (at the left and upper border up
-    to one cell beside it), and reaching one cell farther to the left and up than to the right and down.
+    to one cell off), and extends one cell farther to the left and up than to the right and down.
     """
     height, width = grid
     left, top = int(x - 3 * sigma), int(y - 3 * sigma)
@@ -45,7 +45,7 @@ def gaussian(grid: tuple[int, int], x: float, y: float, sigma: float) -> NDArray
 
 
 def joints_to_labels(joints: Points, frame: tuple[int, int], grid: tuple[int, int], sigma: float) -> Tensor:
-    """Soft labels (gh, gw, 1 + J): background where no joint reaches, then a bump for each joint.
+    """Soft labels (gh, gw, 1 + J): background where there is no bump, then a bump for each joint.
 
     Args:
         joints: (2, J) zero-based pixel positions.
@@ -62,7 +62,7 @@ def joints_to_labels(joints: Points, frame: tuple[int, int], grid: tuple[int, in
 def labels_to_joints(labels: Tensor, top_cells: int) -> Tensor:
     """Positions (2, J) in cells of soft labels (gh, gw, 1 + J): the weighted mean of each joint's highest cells.
 
-    A joint that is nowhere (a lost one) is at -1, -1.
+    Joints without a label anywhere (lost ones) are at -1, -1.
     """
     joints = labels[..., 1:].flatten(0, 1)
     best = joints.topk(min(top_cells, len(joints)), dim=0)
@@ -72,7 +72,7 @@ def labels_to_joints(labels: Tensor, top_cells: int) -> Tensor:
 
 
 def normalized_distances(truth: Points, prediction: Points, box_scale: float) -> NDArray[np.float64]:
-    """Distance (J,) of each joint to its true place over the size of the person; NaN for lost joints.
+    """Distance (J,) of each joint to its true position over the size of the person; NaN for lost joints.
 
     Args:
         truth: (2, J) pixels.
@@ -95,7 +95,7 @@ def correct_shares(distances: NDArray[np.float64], thresholds: Sequence[float]) 
 
 
 def pck(distances: NDArray[np.float64], thresholds: Sequence[float]) -> NDArray[np.float64]:
-    """Mean (thresholds,) over the joints of their PCK; NaN where all joints are lost."""
+    """Mean PCK (thresholds,) over the joints; NaN if all joints are lost."""
     shares = correct_shares(distances, thresholds)
     known = np.isfinite(shares).all(0)
     return shares[:, known].mean(1) if known.any() else np.full(len(thresholds), np.nan)

@@ -1,4 +1,4 @@
-"""Index masks to soft labels on the patch grid and back, as the label propagation protocol has it."""
+"""Index masks to soft labels on the patch grid and back, as in the label propagation protocol."""
 
 from collections.abc import Sequence
 
@@ -15,8 +15,8 @@ def mask_to_labels(
 ) -> Tensor:
     """Soft labels (gh, gw, L) of an index mask (H, W), one channel for each of the L `ids`.
 
-    Nearest to the network's size, one-hot, then bilinear without antialiasing to the grid: each cell takes the mean of
-    the four pixels at its center.
+    Nearest to the network's size, one-hot, then bilinear without antialiasing to the grid: each cell is the mean of the
+    four pixels at its center.
     """
     resized = F.interpolate(torch.tensor(mask)[None, None].float(), size=network_size, mode="nearest")[0]
     one_hot = (resized == torch.tensor(ids)[:, None, None]).float()
@@ -28,7 +28,7 @@ def labels_to_mask(
 ) -> NDArray[np.uint8]:
     """Index mask (H, W) of soft labels (gh, gw, L): bilinear to the network's size, arg-max, nearest to `mask_size`.
 
-    All of it on the device of the labels; only the mask leaves it.
+    Everything but the mask stays on the device of the labels.
     """
     scores = F.interpolate(labels.permute(2, 0, 1)[None], size=network_size, mode="bilinear", align_corners=False)
     winners = scores.argmax(1, keepdim=True).float()
@@ -38,5 +38,5 @@ def labels_to_mask(
 
 
 def resize_mask(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Index mask (H, W) at another size, nearest as Pillow has it: from the center of each pixel."""
+    """Index mask (H, W) at another size by Pillow's nearest neighbour, which samples at pixel centers."""
     return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))

@@ -1,4 +1,4 @@
-"""What DAVIS and VIP share: clips with index masks, and index masks as predictions."""
+"""Clips with index masks: their files, notes on their scoring, and their propagation. Shared by DAVIS and VIP."""
 
 import math
 from abc import abstractmethod
@@ -11,10 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluation.frames import VOID, Frame, Size, image_size, list_pictures, open_frames, read_mask, shown_size
+from evaluation.benchmark import Array, Clip, Dataset, LabelPropagation, Scoring, frame_name
+from evaluation.frames import (
+    VOID,
+    Frame,
+    Size,
+    image_size,
+    list_pictures,
+    open_frames,
+    read_index_mask,
+    read_mask,
+    shown_size,
+)
 from evaluation.labels import labels_to_mask, mask_to_labels
 from evaluation.pictures import overlay, save_mask
-from evaluation.task import Array, Clip, Task, frame_name
+from evaluation.propagation import PropagationSettings
 from pipeline.settings import UserError
 
 Mask = NDArray[np.uint8]
@@ -26,12 +37,11 @@ class MaskClip(Clip):
     """A sequence whose first frame has an index mask."""
 
     masks: Mapping[int, Path]
-    """Mask files by the number of their frame."""
+    """Mask files by frame index."""
     first_mask: Mask
-    """Ids (H, W) of the first frame, without void."""
+    """Ids (H, W) of the first frame, with void as background."""
     ids: tuple[int, ...]
-    """0 and the ids of the first mask, in order: the channels of the soft labels."""
-    network_size: Size
+    """0 and the ids of the first mask, ascending: the channels of the soft labels."""
 
 
 class Files(NamedTuple):
@@ -39,12 +49,12 @@ class Files(NamedTuple):
 
     frames: list[Frame]
     masks: dict[int, Path]
-    """By the number of their frame; the first frame has one."""
+    """By frame index; the first frame has one."""
     notes: list[str]
 
 
 class Observed(NamedTuple):
-    """What a scored frame shows."""
+    """Ids in a scored frame."""
 
     truth: frozenset[int]
     """Ids in the truth."""
@@ -54,7 +64,7 @@ class Observed(NamedTuple):
 
 
 def find_files(frame_folder: Path, mask_folder: Path) -> Files:
-    """Frames in order and masks by the number of their frame, checked to fit together.
+    """Find frames and masks, and check that they fit together.
 
     Raises:
         UserError: no frames, a mask without its frame, no mask for the first frame, or masks of several sizes.
@@ -101,28 +111,31 @@ def _ids(mask: Mask) -> frozenset[int]:
     return frozenset(np.flatnonzero(shown).tolist())
 
 
-class MaskTask(Task[MaskClip]):
-    """A benchmark of index masks."""
+class MaskDataset(Dataset[MaskClip]):
+    """Clips with index masks; frames are .jpg files and masks .png files of the same name."""
 
-    suffix = ".png"
-    late_ids: ClassVar[str] = "not counted"
-    """What becomes of ids of the truth that the first mask lacks, for the notes."""
-    unknown_ids: ClassVar[str] = "counted as background"
-    """What becomes of predicted ids that no mask of the truth has."""
+    suffix: ClassVar[str] = ".png"
 
+    @property
     @abstractmethod
-    def read_mask(self, path: Path) -> Mask:
-        """Ids (H, W) of a mask file, void as background. Raises UserError if it holds none."""
+    def mask_root(self) -> Path:
+        """The folder that has a folder of masks for each sequence."""
 
-    def make_clip(self, name: str, files: Files, network_size: Size) -> MaskClip:
-        """Read the first mask and the ids in it.
+    def read_labels(self, path: Path) -> Mask:
+        """Ids (H, W) of a mask file, void as background. Raises UserError if it cannot be read."""
+        return read_index_mask(path)
+
+    def open(self, name: str) -> MaskClip:
+        """Find the files and read the first mask.
 
         Raises:
-            UserError: it cannot be read or shows no object.
+            UserError: the files do not fit together, or the first mask cannot be read or has no object.
         """
+        files = find_files(self.frame_root / name, self.mask_root / name)
         path = files.masks[0]
-        first_mask = self.read_mask(path)
-        ids = tuple(int(one) for one in np.union1d(first_mask, 0))
+        first_mask = self.read_labels(path)
+        first_mask = np.where(first_mask == VOID, np.uint8(0), first_mask)
+        ids = tuple(np.union1d(first_mask, 0).tolist())
         if len(ids) == 1:
             if (read_mask(path) == VOID).any():
                 raise UserError(
@@ -130,66 +143,96 @@ class MaskTask(Task[MaskClip]):
                     "masks of 0 and 255, as in DAVIS-2016, must be rewritten to 0 and 1"
                 )
             raise UserError(f"the first mask {path} shows no object")
-        return MaskClip(name, files.frames, files.notes, files.masks, first_mask, ids, network_size)
+        return MaskClip(name, files.frames, files.notes, files.masks.keys(), files.masks, first_mask, ids)
+
+    def truth(self, clip: MaskClip, index: int) -> Array:
+        """The mask of the frame."""
+        return self.read_labels(clip.masks[index])
+
+    def annotation_files(self, clip: MaskClip) -> list[Path]:
+        """All masks."""
+        return list(clip.masks.values())
+
+    def load(self, path: Path, clip: MaskClip) -> Array:
+        """A mask of the size of the annotations, as the official scorer of DAVIS demands; 255 is an ordinary id."""
+        mask = read_mask(path)
+        size, expected = size_of(mask), size_of(clip.first_mask)
+        if size != expected:
+            raise UserError(f"the mask {path} measures {shown_size(size)}, the truth {shown_size(expected)}")
+        return mask
+
+    def save(self, path: Path, prediction: Array) -> None:
+        """Write a palette PNG."""
+        save_mask(path, prediction)
+
+    def draw(self, frame: Mask, labels: Array) -> Mask:
+        """Objects tinted in their colors; the mask is resized to the frame."""
+        rows = np.arange(frame.shape[0]) * labels.shape[0] // frame.shape[0]
+        columns = np.arange(frame.shape[1]) * labels.shape[1] // frame.shape[1]
+        return overlay(frame, labels[rows[:, None], columns])
+
+
+class MaskScoring(Scoring[MaskClip]):
+    """Notes on masks, for any measure."""
+
+    detail: ClassVar[str] = "object"
+    late_ids: ClassVar[str] = "not counted"
+    """How ids are handled that enter after the first mask."""
+    unknown_ids: ClassVar[str] = "counted as background"
+    """How predicted ids are handled that no mask of the truth has."""
 
     def observe(self, truth: Array, prediction: Array) -> Observed:
-        """Ids of both, and the size of the prediction."""
+        """Ids of both masks, and the size of the prediction."""
         return Observed(_ids(truth), _ids(prediction), size_of(prediction))
 
     def notes(self, clip: MaskClip, observed: Mapping[int, Observed]) -> list[str]:
-        """Objects that enter later, predicted ids that are none, and predictions of another size."""
-        late = {number: frame.truth - {*clip.ids, VOID} for number, frame in observed.items()}
+        """Objects that enter later, predicted ids that do not exist, and predictions of another size."""
+        late = {index: frame.truth - {*clip.ids, VOID} for index, frame in observed.items()}
         known = frozenset(clip.ids).union(*late.values())
-        unknown = {number: frame.prediction - known for number, frame in observed.items()}
+        unknown = {index: frame.prediction - known for index, frame in observed.items()}
         size = size_of(clip.first_mask)
-        resized = {number: frame.size for number, frame in observed.items() if frame.size != size}
+        resized = {index: frame.size for index, frame in observed.items() if frame.size != size}
         notes = []
         if any(late.values()):
             notes.append(f"ids in the truth but not in the first mask: {_listed(clip, late)}; {self.late_ids}")
         if any(unknown.values()):
             notes.append(f"ids in the predictions but not in the truth: {_listed(clip, unknown)}; {self.unknown_ids}")
         if resized:
-            number = min(resized)
+            first = min(resized)
             notes.append(
                 f"predictions of another size than the truth's {shown_size(size)}: {len(resized)} "
-                f"(first {frame_name(clip, number)}, {shown_size(resized[number])}); brought to its size"
+                f"(first {frame_name(clip, first)}, {shown_size(resized[first])}); brought to its size"
             )
         return notes
 
-    def network_size(self, clip: MaskClip) -> tuple[int, int]:
-        """As chosen when the clip was opened."""
-        return clip.network_size
 
-    def first_labels(self, clip: MaskClip, grid: tuple[int, int]) -> Tensor:
+class MaskPropagation(LabelPropagation[MaskClip]):
+    """One channel of soft labels for each id, at one network size for all clips."""
+
+    size: Size = (480, 880)
+    """Height and width to which frames are stretched for the network, e.g. --size 480,880; multiples of the patch."""
+    propagation: PropagationSettings = PropagationSettings()
+
+    def smallest_size(self) -> Size:
+        """The one size."""
+        return self.size
+
+    def network_size(self, clip: MaskClip) -> Size:
+        """The one size."""
+        return self.size
+
+    def first_labels(self, clip: MaskClip, grid: Size) -> Tensor:
         """One channel for each id of the first mask."""
-        return mask_to_labels(clip.first_mask, clip.ids, clip.network_size, grid)
+        return mask_to_labels(clip.first_mask, clip.ids, self.network_size(clip), grid)
 
     def predict(self, clip: MaskClip, labels: Tensor) -> Array:
         """Index mask of the size of the first mask."""
-        return labels_to_mask(labels, clip.ids, clip.network_size, size_of(clip.first_mask))
-
-    def save(self, path: Path, prediction: Array) -> None:
-        """A palette PNG."""
-        save_mask(path, prediction)
-
-    def truth(self, clip: MaskClip, number: int) -> Array | None:
-        """The mask of the frame, void as background."""
-        return self.read_mask(clip.masks[number]) if number in clip.masks else None
-
-    def annotation_files(self, clip: MaskClip) -> list[Path]:
-        """All masks."""
-        return list(clip.masks.values())
-
-    def draw(self, frame: Mask, prediction: Array) -> Mask:
-        """Objects tinted in their colors; the mask is brought to the size of the frame."""
-        rows = np.arange(frame.shape[0]) * prediction.shape[0] // frame.shape[0]
-        columns = np.arange(frame.shape[1]) * prediction.shape[1] // frame.shape[1]
-        return overlay(frame, prediction[rows[:, None], columns])
+        return labels_to_mask(labels, clip.ids, self.network_size(clip), size_of(clip.first_mask))
 
 
 def _listed(clip: MaskClip, ids: Mapping[int, frozenset[int]]) -> str:
-    """Ids, given by the number of their frame, and the first frame that has one."""
+    """Ids by frame index, as text, with the first frame that has one."""
     every = sorted(frozenset().union(*ids.values()))
     more = f" and {len(every) - _MOST_LISTED} more" if len(every) > _MOST_LISTED else ""
-    first = min(number for number, some in ids.items() if some)
+    first = min(index for index, some in ids.items() if some)
     return f"{', '.join(map(str, every[:_MOST_LISTED]))}{more} (first in frame {frame_name(clip, first)})"

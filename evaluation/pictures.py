@@ -1,4 +1,4 @@
-"""Predictions to look at: palette masks, tinted objects, skeletons, heat maps."""
+"""Pictures of predictions: palette masks, tinted objects, skeletons, heat maps."""
 
 from pathlib import Path
 
@@ -43,19 +43,19 @@ def draw_joints(frame: Picture, joints: NDArray[np.float64]) -> Picture:
     draw = ImageDraw.Draw(image)
     width = max(2, round(frame.shape[1] / 90))
     palette = davis_palette()
-    places = [(float(x), float(y)) if np.isfinite(x + y) else None for x, y in joints.T]
-    for number, (start, end) in enumerate(LIMBS, start=1):
-        if (one := places[start]) is not None and (other := places[end]) is not None:
-            draw.line((*one, *other), fill=tuple(int(value) for value in palette[number]), width=width)
-    for place in places:
-        if place is not None:
-            x, y = place
+    points = [(float(x), float(y)) if np.isfinite(x + y) else None for x, y in joints.T]
+    for number, limb in enumerate(LIMBS, start=1):
+        if (start := points[limb[0]]) is not None and (end := points[limb[1]]) is not None:
+            draw.line((*start, *end), fill=tuple(int(value) for value in palette[number]), width=width)
+    for point in points:
+        if point is not None:
+            x, y = point
             draw.ellipse((x - width, y - width, x + width, y + width), fill="white", outline="black")
     return np.asarray(image)
 
 
 def heat(frame: Picture, values: NDArray[np.floating]) -> Picture:
-    """Frame (H, W, 3) lit where a map (gh, gw) is high, dark where it is low."""
+    """Frame (H, W, 3) under a heat map (gh, gw): light where it is high, dark where it is low."""
     scaled = (values - values.min()) / max(float(np.ptp(values)), 1e-12)
     light = Image.fromarray((255 * scaled).astype(np.uint8)).resize(frame.shape[1::-1], Image.Resampling.BICUBIC)
     strength = np.asarray(light)[..., None] / 255
@@ -64,6 +64,6 @@ def heat(frame: Picture, values: NDArray[np.floating]) -> Picture:
 
 
 def shrink(picture: Picture, width: int = TILE_WIDTH) -> Image.Image:
-    """A picture (H, W, 3) at a width that suits a page."""
+    """A picture (H, W, 3) at the width of a tile."""
     height = max(1, round(width * picture.shape[0] / picture.shape[1]))
     return Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR)

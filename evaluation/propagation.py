@@ -1,11 +1,11 @@
-"""Labels of a clip's first frame carried to its later frames by the similarity of frozen patch features.
+"""Label propagation: from a clip's first frame to its later frames, by the similarity of frozen patch features.
 
-Each cell of a new frame takes a weighted mean of the labels of its most similar cells in the context: the clip's
-first frame, without a limit of distance, and the `n_context` frames before, within a radius. The protocol is that of
-the T-CoRe paper (section 4) and of its predecessors, in which the clip is prefixed with copies of its first frame.
+Each cell of a new frame gets a weighted mean of the labels of its most similar cells in the context: the clip's first
+frame, at any distance, and the `n_context` preceding frames, within a radius. The protocol is that of the T-CoRe paper
+(section 4) and its predecessors, in which the clip is prefixed with copies of its first frame.
 
-Nearly all the time is one product of the frame with its context, and about half of it lies outside the radius.
-Hence the context is stored column by column: the columns that a strip of the frame can see are then one contiguous
+Nearly all the time is spent on the product of the frame with its context, about half of which is outside the radius.
+Hence the context is stored column by column: the columns within reach of a strip of the frame are then one contiguous
 matrix, and only these are multiplied.
 """
 
@@ -21,24 +21,24 @@ from torch import Tensor
 from pipeline.settings import COUNT_LIMIT, FACTOR_LIMIT, Settings
 
 STRIP = 5
-"""Columns of the new frame compared at once: fastest of 1 to 11 on a grid of 30 x 55 (two CPU cores)."""
+"""Columns of the new frame that are compared at once: the fastest of 1 to 11 on a 30 x 55 grid (two CPU cores)."""
 
 
 class PropagationSettings(Settings):
     """Constants of label propagation; the defaults are those of DAVIS-2017."""
 
     n_context: int = Field(default=20, ge=1, le=COUNT_LIMIT)
-    """Previous frames that a frame looks at, besides the first one."""
+    """Previous frames in the context, besides the first one."""
     top_k: int = Field(default=7, ge=1, le=COUNT_LIMIT)
     """Most similar context cells whose labels are mixed."""
     radius: float = Field(default=20.0, gt=0, le=FACTOR_LIMIT)
-    """Cells of previous frames count only if nearer than this, in cells (Euclidean)."""
+    """Cells of previous frames count only if their Euclidean distance is less than this, in cells."""
     temperature: float = Field(default=0.7, gt=0, le=FACTOR_LIMIT)
     """Temperature of the softmax over the top-k similarities."""
 
 
 class _Strip(NamedTuple):
-    """Columns [start, stop) of a frame, the columns [left, right) within their reach, and what is too far off there."""
+    """Columns [start, stop) of a frame, the columns [left, right) within reach, and the cells of these out of reach."""
 
     start: int
     stop: int
@@ -69,7 +69,7 @@ def _top_k(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 class Context:
-    """The frames that the next frame looks at, on the device of their features.
+    """The frames that the next frame is compared with, on the device of their features.
 
     Cells are numbered slot * gh * gw + row * gw + column. Slot 0 is the first frame; frame t >= 1 takes slot
     1 + (t - 1) % n_context, and until then the slot holds a copy of the first frame.
@@ -87,7 +87,7 @@ class Context:
         self._affinity = first_hwd.new_empty(most * settings.n_context)
 
     def push(self, frame_hwd: Tensor) -> int:
-        """Put a frame's unit features in place of the oldest ones; returns the frame's slot."""
+        """Replace the oldest unit features by a frame's; returns the frame's slot."""
         slot = self._next_slot
         self._window_wshd[:, slot] = frame_hwd.transpose(0, 1)
         self._next_slot = (slot + 1) % self._settings.n_context
@@ -97,7 +97,7 @@ class Context:
         """Most similar context cells of each cell of a frame with unit features (gh, gw, D).
 
         Returns:
-            Weights (gh, gw, k) that sum to 1, and the numbers (gh, gw, k) of the context cells they belong to.
+            Weights (gh, gw, k) that sum to 1, and the indices (gh, gw, k) of their context cells.
         """
         height, width, _ = frame_hwd.shape
         to_first = frame_hwd.flatten(0, 1) @ self._first_hwd.flatten(0, 1).T
@@ -109,7 +109,7 @@ class Context:
         return (similarity / self._settings.temperature).softmax(-1), cells.gather(-1, choice)
 
     def _match_window(self, frame_hwd: Tensor, strip: _Strip) -> tuple[Tensor, Tensor]:
-        """Highest similarities (gh, strip, k) of a strip to the previous frames, and the numbers of their cells."""
+        """Highest similarities (gh, strip, k) of a strip to the previous frames, and the indices of their cells."""
         height, width, _ = frame_hwd.shape
         slots = self._settings.n_context
         queries = frame_hwd[:, strip.start : strip.stop].flatten(0, 1)
@@ -127,14 +127,14 @@ class Context:
 
 @torch.no_grad()
 def propagate(features: Iterable[Tensor], first_labels: Tensor, settings: PropagationSettings) -> Iterator[Tensor]:
-    """Yield the soft labels (gh, gw, L) of each frame as its features come; the first frame keeps its own.
+    """Yield the soft labels (gh, gw, L) of each frame as its features arrive; the first frame keeps its own.
 
     Args:
         features: per frame (gh, gw, D), of any length and floating type; all on one device.
         first_labels: soft labels (gh, gw, L) of the first frame, e.g. a distribution over L classes in each cell.
         settings: constants of the protocol.
 
-    Only the context is held in memory, however long the clip. Everything is computed in float32.
+    Only the context is in memory, however long the clip. Everything is computed in float32.
     """
     context: Context | None = None
     for frame in features:

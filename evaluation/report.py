@@ -1,4 +1,4 @@
-"""report.html: one page without outside files that shows what a result is made of, for one or several checkpoints."""
+"""report.html: one self-contained page on the scores of one or several checkpoints."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,53 +7,49 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from evaluation.benchmark import Clip, Task, frame_name
 from evaluation.evaluate import Results, mean_over_time
 from evaluation.pictures import Picture, shrink
 from evaluation.sheets import drawn_prediction, drawn_truth
-from evaluation.task import Clip, Task, frame_name
 from pipeline.files import write_bytes
 from pipeline.report.contact_sheet import spread
 from pipeline.report.page import animation_uri, jpeg_uri, percent, render
 from pipeline.report.plots import curves, sparkline
 
 MOST_PICTURED = 40
-"""With more sequences than this, only the best and the worst of them are shown in pictures."""
+"""With more sequences than this, only the best and the worst have pictures."""
 STILLS = 4
 MOVING_FRAMES = 32
 _ORIGIN = ("protocol", "weights", "predictions", "precision", "data", "versions", "device", "seconds")
 
 
 class Contender(NamedTuple):
-    """A checkpoint or somebody's predictions, scored: one column of the report."""
+    """A scored checkpoint, or scored predictions from disk."""
 
     name: str
     record: dict[str, Any]
-    """What its result file says."""
+    """Content of its result file."""
     results: Results
     predictions: Path
-    """Folder with one folder of predictions for each sequence."""
+    """Folder with a folder of predictions for each sequence."""
+    attention: Mapping[str, Picture]
+    """Attention map by sequence, if asked for."""
 
 
-Attention = Mapping[str, Mapping[str, Picture]]
-"""Pictures by checkpoint and sequence."""
 Figure = tuple[str, str]
-"""Address of a picture and its caption."""
+"""URI of a picture and its caption."""
 
 
 def write_report(
-    path: Path,
-    task: Task[Any],
-    clips: Mapping[str, Clip],
-    contenders: Sequence[Contender],
-    attention: Attention,
-    num_clips: int,
+    path: Path, task: Task, clips: Mapping[str, Clip], contenders: Sequence[Contender], num_clips: int
 ) -> None:
-    """Write the page, atomically."""
-    order = ranked(task, contenders[0].results)
+    """Write the page, atomically; `num_clips` of the best and of the worst sequences are animated."""
+    columns = task.scoring.columns
+    order = ranked(columns[0], contenders[0].results)
     half = MOST_PICTURED // 2
     pictured = set(order) if len(order) <= MOST_PICTURED else {*order[:half], *order[-half:]}
     results = [(name, result) for contender in contenders for name, result in contender.results.items()]
-    scores = {one.name: one.record["scores"][task.columns[0]] for one in contenders if one.record["scores"]}
+    scores = {one.name: one.record["scores"][columns[0]] for one in contenders if one.record["scores"]}
     over_time = [mean_over_time(contender.results) for contender in contenders]
     count = min(num_clips, len(order) // 2)
     page = render(
@@ -61,7 +57,8 @@ def write_report(
         title=f"{task.title}: {', '.join(contender.name for contender in contenders)}",
         heading=task.title,
         subtitle=_subtitle(contenders),
-        task=task,
+        columns=columns,
+        detail=task.scoring.detail,
         contenders=contenders,
         problems={name: result.reason for name, result in results if result.status != "scored"},
         best=[name for name, score in scores.items() if score == max(scores.values())] if len(scores) > 1 else [],
@@ -70,12 +67,12 @@ def write_report(
             ("Best sequences", _animations(task, clips, contenders, order[:count])),
             ("Worst sequences", _animations(task, clips, contenders, order[::-1][:count])),
         ],
-        pictured="" if len(pictured) == len(order) else f"Pictures of the {half} best and the {half} worst.",
+        pictured="" if len(pictured) == len(order) else f"The {half} best and the {half} worst have pictures.",
         sequences=(
             (
                 name,
                 sparkline([list(contender.results[name].over_time.values()) for contender in contenders]),
-                _stills(task, clips[name], contenders, attention) if name in pictured else [],
+                _stills(task, clips[name], contenders) if name in pictured else [],
             )
             for name in tqdm(order, desc="report", unit="sequence", mininterval=1)
         ),
@@ -88,9 +85,8 @@ def write_report(
     write_bytes(path, page.encode())
 
 
-def ranked(task: Task[Any], results: Results) -> list[str]:
-    """Scored sequences, the best first."""
-    main = task.columns[0]
+def ranked(main: str, results: Results) -> list[str]:
+    """Scored sequences by the main score, the best first."""
     scored = {name: result.scores[main] for name, result in results.items() if result.scores is not None}
     return sorted(scored, key=lambda name: (-scored[name], name))
 
@@ -104,7 +100,7 @@ def _subtitle(contenders: Sequence[Contender]) -> str:
 
 
 def _animations(
-    task: Task[Any], clips: Mapping[str, Clip], contenders: Sequence[Contender], names: Sequence[str]
+    task: Task, clips: Mapping[str, Clip], contenders: Sequence[Contender], names: Sequence[str]
 ) -> list[Figure]:
     figures = []
     for name in names:
@@ -112,17 +108,17 @@ def _animations(
             numbers = spread(len(clips[name].frames), MOVING_FRAMES)
             drawn = [drawn_prediction(task, clips[name], n, contender.predictions / name) for n in numbers]
             if frames := [shrink(picture) for picture in drawn if picture is not None]:
-                score = (contender.results[name].scores or {}).get(task.columns[0])
+                score = (contender.results[name].scores or {}).get(task.scoring.columns[0])
                 caption = f"{name} · {contender.name} · {percent(score)}"
                 figures.append((animation_uri(frames), caption))
     return figures
 
 
-def _stills(task: Task[Any], clip: Clip, contenders: Sequence[Contender], attention: Attention) -> list[list[Figure]]:
+def _stills(task: Task, clip: Clip, contenders: Sequence[Contender]) -> list[list[Figure]]:
     """Rows of pictures: each checkpoint's predictions, the truth, attention."""
 
-    def figure(picture: Picture, whose: str, what: str) -> Figure:
-        return jpeg_uri(shrink(picture)), f"{whose} · {what}"
+    def figure(picture: Picture, name: str, content: str) -> Figure:
+        return jpeg_uri(shrink(picture)), f"{name} · {content}"
 
     numbers = {number: frame_name(clip, number) for number in spread(len(clip.frames), STILLS)}
     rows = [
@@ -135,6 +131,6 @@ def _stills(task: Task[Any], clip: Clip, contenders: Sequence[Contender], attent
     ]
     truths = {frame: drawn_truth(task, clip, number) for number, frame in numbers.items()}
     rows.append([figure(truth, "truth", frame) for frame, truth in truths.items() if truth is not None])
-    maps = {contender.name: attention.get(contender.name, {}).get(clip.name) for contender in contenders}
+    maps = {contender.name: contender.attention.get(clip.name) for contender in contenders}
     rows.append([figure(m, name, "attention of the CLS token") for name, m in maps.items() if m is not None])
     return rows

@@ -1,27 +1,28 @@
-"""Frames of a clip with its predictions and its truth drawn on them; one contact sheet for each clip."""
+"""Frames with predictions or labels drawn on them, and a contact sheet of them for each clip."""
 
 from pathlib import Path
-from typing import Any
 
+from evaluation.benchmark import Clip, Task, frame_name
+from evaluation.evaluate import prediction_file
 from evaluation.frames import read_frame
 from evaluation.pictures import Picture, shrink
-from evaluation.task import Clip, Task, frame_name
 from pipeline.files import write_bytes
 from pipeline.report.contact_sheet import Row, Tile, blank, contact_sheet, spread
 
 _FRAMES = 6
 
 
-def drawn_prediction(task: Task[Any], clip: Clip, number: int, predictions: Path) -> Picture | None:
-    """Frame `number` (H, W, 3) with the prediction in the clip's folder; None if it has none."""
-    path = predictions / f"{frame_name(clip, number)}{task.suffix}"
-    return task.draw(_picture(clip, number), task.load(path, clip)) if path.exists() else None
+def drawn_prediction(task: Task, clip: Clip, number: int, predictions: Path) -> Picture | None:
+    """Frame `number` (H, W, 3) with the prediction in the clip's folder; None if there is no such file."""
+    path = prediction_file(task, clip, number, predictions)
+    return task.dataset.draw(_picture(clip, number), task.dataset.load(path, clip)) if path.exists() else None
 
 
-def drawn_truth(task: Task[Any], clip: Clip, number: int) -> Picture | None:
-    """Frame `number` (H, W, 3) with its truth; None if it is not annotated."""
-    truth = task.truth(clip, number)
-    return None if truth is None else task.draw(_picture(clip, number), truth)
+def drawn_truth(task: Task, clip: Clip, number: int) -> Picture | None:
+    """Frame `number` (H, W, 3) with its labels; None if it has none."""
+    if number not in clip.labeled:
+        return None
+    return task.dataset.draw(_picture(clip, number), task.dataset.truth(clip, number))
 
 
 def _picture(clip: Clip, number: int) -> Picture:
@@ -29,8 +30,8 @@ def _picture(clip: Clip, number: int) -> Picture:
     return read_frame(frame.path, frame.orientation)
 
 
-def save_sheet(path: Path, task: Task[Any], clip: Clip, predictions: Path) -> None:
-    """Write the contact sheet of a clip; nothing if no frame that it would show has a prediction."""
+def save_sheet(path: Path, task: Task, clip: Clip, predictions: Path) -> None:
+    """Write the contact sheet of a clip, unless none of the frames it would show has a prediction."""
     drawn, truths = [], []
     for number in spread(len(clip.frames), _FRAMES):
         if (prediction := drawn_prediction(task, clip, number, predictions)) is not None:

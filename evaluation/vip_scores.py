@@ -1,8 +1,8 @@
 """The VIP measure: intersection over union of the 20 part classes, from one confusion matrix.
 
 Defined by Zhou et al., "Adaptive Temporal Encoding Network for Video Instance-level Human Parsing" (ACM MM 2018).
-The T-CoRe paper writes of an overlap "for each video and each class" (appendix B.2); the released scorer counts the
-pixels of all clips together. Both are given here.
+The T-CoRe paper describes an overlap "for each video and each class" (appendix B.2); the released scorer counts the
+pixels of all clips together. Both are here.
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ Counts = NDArray[np.int64]
 def confusion(truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> Counts:
     """Pixels (20, 20) by true class (row) and predicted class (column) of two masks (H, W).
 
-    Pixels whose true value is no class are left out. Predicted values must be classes.
+    Pixels whose true value is not a class are left out. Predicted values must be classes.
     """
     size, known = len(CLASSES), truth < len(CLASSES)
     pairs = size * truth[known].astype(np.int64) + prediction[known]
@@ -30,13 +30,13 @@ def confusion(truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> Counts
 
 
 def class_iou(counts: Counts) -> NDArray[np.float64]:
-    """Intersection over union (20,); NaN for a class that neither the truth nor the prediction has."""
+    """Intersection over union (20,); NaN for a class in neither truth nor prediction."""
     union = counts.sum(0) + counts.sum(1) - counts.diagonal()
     return np.where(union > 0, counts.diagonal() / np.maximum(union, 1), np.nan)
 
 
 def mean_iou(counts: Counts) -> float:
-    """Mean over the classes that occur, with the background; NaN where nothing was counted."""
+    """Mean over the classes that occur, background included; NaN if nothing was counted."""
     iou = class_iou(counts)
     return float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
 

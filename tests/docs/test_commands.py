@@ -5,7 +5,8 @@ import shlex
 
 import pytest
 
-from evaluation.__main__ import TASKS
+from evaluation.__main__ import BENCHMARKS
+from evaluation.command import evaluation_command, score_command
 from indexing.command import KnnCommand
 from pipeline.preview.__main__ import PreviewCommand
 from pipeline.settings import Command, parse_command
@@ -26,8 +27,8 @@ MODULES: dict[str, type[Command]] = {
     "training.export": ExportCommand,
     "training.import_official": ImportCommand,
 }
-MODULES |= {f"evaluation {name}": evaluation for name, (_, evaluation, _) in TASKS.items()}
-MODULES |= {f"evaluation score {name}": scoring for name, (_, _, scoring) in TASKS.items()}
+MODULES |= {f"evaluation {benchmark.name}": evaluation_command(benchmark) for benchmark in BENCHMARKS}
+MODULES |= {f"evaluation score {benchmark.name}": score_command(benchmark) for benchmark in BENCHMARKS}
 VARIABLES = {
     "shards": {"DATA": "--data", "OUT": "--out", "CONFIG": "--config"},
     "preview": {"SHARDS": "--shards", "OUT": "--out"},

@@ -1,10 +1,21 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from evaluation.command import checkpoint_names, prepare_output, select_device, write_result
+from evaluation.command import (
+    checkpoint_names,
+    evaluation_command,
+    open_checkpoints,
+    prepare_output,
+    select_device,
+    write_result,
+)
+from evaluation.davis import DAVIS
 from pipeline.settings import UserError
+from training.backbone.vit import VitSettings
+from training.backbone.weights import random_backbone, save_backbone
 
 
 def test_an_output_folder_of_another_kind_is_left_alone(tmp_path: Path) -> None:
@@ -65,3 +76,17 @@ def test_unknown_devices_are_refused(name: str) -> None:
 def test_checkpoints_of_one_name_get_that_of_their_folder_and_then_a_number() -> None:
     paths = [Path(path) for path in ("a/teacher.pth", "b/teacher.pth", "b/other.pth", "c/b/teacher.safetensors")]
     assert checkpoint_names(paths) == ["a-teacher", "b-teacher", "other", "b-teacher-2"]
+
+
+def test_random_parameters_are_drawn_with_the_seed_that_the_record_names(tmp_path: Path) -> None:
+    settings = VitSettings(width=32, depth=1, heads=2, image_size=32)
+    save_backbone(tmp_path / "w.safetensors", random_backbone(settings, 0), card={})
+    options: dict[str, Any] = {
+        "data": tmp_path,
+        "weights": tmp_path / "w.safetensors",
+        "random_init": True,
+    }
+    (checkpoint,) = open_checkpoints(evaluation_command(DAVIS)(**options, out=tmp_path / "out", seed=3, device="cpu"))
+    assert checkpoint.origin["random_init_seed"] == 3
+    expected = random_backbone(settings, 3).state_dict()["cls_token"]
+    assert checkpoint.backbone.state_dict()["cls_token"].equal(expected)

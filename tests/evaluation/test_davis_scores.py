@@ -6,10 +6,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from benchmarks.evaluation_reference import boundary_measure_by_dilation
+from evaluation.benchmark import mean_row
 from evaluation.davis_scores import (
     boundary,
     boundary_measure,
-    mean_row,
     object_row,
     region_similarity,
     statistics,

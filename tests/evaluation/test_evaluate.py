@@ -8,17 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from evaluation.davis import Davis, DavisCommand
+from evaluation.benchmark import SequenceResult, Task
+from evaluation.davis import Davis, DavisScoring
 from evaluation.evaluate import evaluate_clips, mean_over_time, open_clips, propagated, summarize
 from evaluation.frames import network_input
-from evaluation.masks import MaskClip
-from evaluation.task import SequenceResult
+from evaluation.masks import MaskClip, MaskPropagation
 from tests.evaluation.trees import moving_squares, patch_filter_extractor, write_sequence
-from tests.reference_data import read_arrays
+
+PROPAGATION = MaskPropagation(size=(96, 160))
 
 
-def davis(data: Path, **options: Any) -> Davis:
-    return Davis(DavisCommand(**{"data": data, "weights": ("none",), "out": data, "size": (96, 160), **options}))
+def davis(data: Path, scoring: DavisScoring | None = None) -> Task:
+    return Task("davis", "DAVIS", Davis(data=data), scoring or DavisScoring())
 
 
 def test_only_a_few_frames_of_a_long_clip_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,13 +31,12 @@ def test_only_a_few_frames_of_a_long_clip_are_held(tmp_path: Path, monkeypatch: 
         return image
 
     monkeypatch.setattr("evaluation.evaluate.network_input", counted)
-    frames, masks = moving_squares(60)
+    frames, masks = moving_squares(30)
     write_sequence(tmp_path, "long", frames, {0: masks[0]})
-    task = davis(tmp_path)
-    extractor = patch_filter_extractor(read_arrays("eval_end_to_end")["patch_filter"])
+    predict = propagated(PROPAGATION, patch_filter_extractor(), batch_size=4)
     most = 0
     with ThreadPoolExecutor(2) as pool:
-        for _ in propagated(task, task.open("long"), extractor, pool, batch_size=4):
+        for _ in predict(Davis(data=tmp_path).open("long"), pool):
             most = max(most, len(alive))
     assert 4 <= most <= 13  # a batch and what is decoded ahead of it
 
@@ -44,16 +44,15 @@ def test_only_a_few_frames_of_a_long_clip_are_held(tmp_path: Path, monkeypatch: 
 def test_frames_are_scored_beside_the_thread_that_propagates(tmp_path: Path) -> None:
     scored_by: set[int] = set()
 
-    class Watched(Davis):
+    class Watched(DavisScoring):
         def compare(self, clip: MaskClip, truth: Any, prediction: Any) -> Any:
             scored_by.add(threading.get_ident())
             return super().compare(clip, truth, prediction)
 
     frames, masks = moving_squares(5)
     write_sequence(tmp_path, "one", frames, dict(enumerate(masks)))
-    task = Watched(DavisCommand(data=tmp_path, weights=(Path(),), out=tmp_path, size=(96, 160)))
-    extractor = patch_filter_extractor(read_arrays("eval_end_to_end")["patch_filter"])
-    evaluate_clips(task, open_clips(task, ["one"]), extractor, batch_size=2, workers=2, out=None, quiet=True)
+    task = davis(tmp_path, Watched())
+    evaluate_clips(task, open_clips(task, ["one"]), propagated(PROPAGATION, patch_filter_extractor(), 2), workers=2)
     assert scored_by
     assert threading.get_ident() not in scored_by
 
@@ -61,12 +60,12 @@ def test_frames_are_scored_beside_the_thread_that_propagates(tmp_path: Path) -> 
 def test_results_do_not_depend_on_batches_and_threads(tmp_path: Path) -> None:
     frames, masks = moving_squares(7)
     write_sequence(tmp_path, "one", frames, dict(enumerate(masks)))
-    extractor = patch_filter_extractor(read_arrays("eval_end_to_end")["patch_filter"])
     task = davis(tmp_path)
+    opened = open_clips(task, ["one"])
     scores = []
     for batch_size, workers in ((1, 1), (3, 4), (8, 2)):
-        opened = open_clips(task, task.names())
-        results = evaluate_clips(task, opened, extractor, batch_size=batch_size, workers=workers, out=None, quiet=True)
+        predict = propagated(PROPAGATION, patch_filter_extractor(), batch_size)
+        results = evaluate_clips(task, opened, predict, workers)
         scores.append(summarize(task, results)["scores"])
     assert scores[1] == pytest.approx(scores[0], abs=1e-6)
     assert scores[2] == pytest.approx(scores[0], abs=1e-6)
@@ -91,13 +90,12 @@ def test_the_gpu_gives_the_masks_of_the_cpu(tmp_path: Path) -> None:
         pytest.skip("this machine has no GPU")
     frames, masks = moving_squares(6)
     write_sequence(tmp_path, "one", frames, dict(enumerate(masks)))
-    task = davis(tmp_path)
-    clip = task.open("one")
+    clip = Davis(data=tmp_path).open("one")
     backbone = random_backbone(VitSettings(width=64, depth=2, heads=2, layer_scale=1.0), 0)
     result = []
     with ThreadPoolExecutor(2) as pool:
         for device in (torch.device("cpu"), torch.device("cuda")):
             extractor = extractor_of(backbone.to(device), device)
-            result.append([mask for _, mask in propagated(task, clip, extractor, pool, 2)])
+            result.append([mask for _, mask in propagated(PROPAGATION, extractor, 2)(clip, pool)])
     for cpu, gpu in zip(*result, strict=True):
         assert (cpu != gpu).mean() < 0.01

@@ -68,7 +68,7 @@ def test_pictures_are_listed_in_the_order_of_their_numbers_without_hidden_ones(t
         (tmp_path / name).touch()
     assert [path.name for path in list_pictures(tmp_path, ".jpg", ".jpeg")] == ["9.JPEG", "10.jpg"]
     (tmp_path / "010.jpg").touch()
-    with pytest.raises(UserError, match=r"010\.jpg and 10\.jpg stand for the same frame"):
+    with pytest.raises(UserError, match=r"010\.jpg and 10\.jpg have the same frame number"):
         list_pictures(tmp_path, ".jpg")
 
 

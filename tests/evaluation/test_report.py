@@ -1,9 +1,12 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from evaluation.davis import Davis, DavisCommand
+from evaluation.benchmark import SequenceResult
+from evaluation.command import evaluation_command
+from evaluation.davis import DAVIS
 from evaluation.program import run_weights
 from evaluation.report import ranked
 from pipeline.report.page import percent
@@ -24,14 +27,9 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in range(2):
         settings = VitSettings(width=32, depth=1, heads=2, image_size=32, layer_scale=1.0)
         save_backbone(root / f"epoch-{seed}.safetensors", random_backbone(settings, seed), card={})
-    command = DavisCommand(
-        data=root / "data",
-        weights=tuple(root / f"epoch-{seed}.safetensors" for seed in range(2)),
-        out=root / "out",
-        size=(96, 160),
-        report={"attention": True},
-    )
-    assert run_weights(Davis(command), command) == 1
+    weights = tuple(root / f"epoch-{seed}.safetensors" for seed in range(2))
+    options: dict[str, Any] = {"data": root / "data", "size": (96, 160), "report": {"attention": True}}
+    assert run_weights(DAVIS, evaluation_command(DAVIS)(weights=weights, out=root / "out", **options)) == 1
     return root / "out"
 
 
@@ -64,11 +62,8 @@ def test_the_page_shows_scores_sequences_objects_and_what_failed(out: Path) -> N
 
 
 def test_sequences_are_ranked_by_the_score() -> None:
-    from evaluation.task import SequenceResult
-
     def result(value: float) -> SequenceResult:
         return SequenceResult("scored", scores={"J&F-Mean": value})
 
     results = {"c": result(0.2), "a": result(0.9), "b": result(0.2), "x": SequenceResult("failed", "why")}
-    task = Davis(DavisCommand(data=Path(), weights=(Path(),), out=Path()))
-    assert ranked(task, results) == ["a", "b", "c"]
+    assert ranked("J&F-Mean", results) == ["a", "b", "c"]

@@ -1,4 +1,3 @@
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,17 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.demo_data import casting, trees
-from evaluation.program import run_predictions, run_weights
-from evaluation.vip import Vip, VipCommand, VipScoreCommand, network_size
+from benchmarks.demo_data import casting
+from benchmarks.demo_data import trees as demo_trees
+from evaluation.vip import VIP, network_size
 from evaluation.vip_scores import confusion, mean_iou
-from tests.evaluation.trees import moving_squares, store_turned, use_patch_filter, write_vip_clip
+from tests.evaluation import trees
+from tests.evaluation.trees import moving_squares, score, write_vip_clip
 from tests.reference_data import read_arrays
 
-
-@pytest.fixture(autouse=True)
-def _patch_filter(monkeypatch: pytest.MonkeyPatch) -> None:
-    use_patch_filter(monkeypatch, read_arrays("eval_end_to_end")["patch_filter"])
+pytestmark = pytest.mark.usefixtures("patch_filter")
 
 
 @pytest.fixture
@@ -33,13 +30,8 @@ def mask_file(data: Path, clip: str, number: int) -> Path:
     return data / "Annotations" / "Category_ids" / clip / f"{number + 1:012d}.png"
 
 
-def evaluate(data: Path, *, status: int = 0, **options: Any) -> dict[str, Any]:
-    out = data.parent / "out"
-    chosen: dict[str, Any] = {"data": data, "weights": "none", "out": out, "long_side": 160, "side_multiple": 32}
-    command = VipCommand(**(chosen | options))
-    assert run_weights(Vip(command), command) == status
-    result: dict[str, Any] = json.loads((out / "vip.json").read_text())
-    return result
+def evaluate(data: Path, **options: Any) -> dict[str, Any]:
+    return trees.evaluate(VIP, data, **({"long_side": 160, "side_multiple": 32} | options))
 
 
 def test_network_sizes_are_the_recorded_ones() -> None:
@@ -52,8 +44,8 @@ def test_network_sizes_are_the_recorded_ones() -> None:
     assert network_size((1280, 720), 880, 64) == (880, 448)
 
 
-def test_scores_are_those_of_all_frames_together_and_per_video(data: Path) -> None:
-    result = evaluate(data)
+def test_scores_are_those_of_all_frames_together_and_per_video_in_either_layout(data: Path) -> None:
+    result = evaluate(data, report={"enabled": True})
     clips = []
     for name in ("videos1", "videos2"):
         pairs = [(mask_file(data, name, n), f"{n + 1:012d}.png") for n in range(4)]
@@ -71,119 +63,74 @@ def test_scores_are_those_of_all_frames_together_and_per_video(data: Path) -> No
     assert result["protocol"]["propagation"] == {"n_context": 20, "top_k": 10, "radius": 20.0, "temperature": 0.7}
     assert result["protocol"]["score"] == "mIoU over all frames of all clips"
 
-
-def test_the_page_shows_each_class(data: Path) -> None:
-    result = evaluate(data)
     page = (data.parent / "out" / "report.html").read_text()
     assert "Classes over all sequences" in page
     cell = '<td class="number">'
     assert f"<td>left leg</td>{cell}{100 * result['details']['left leg']['IoU']:.1f}</td>" in page
     assert f"<td>hat</td>{cell}" in page
 
-
-def test_the_layout_without_annotations_folder_is_read_too(data: Path) -> None:
-    expected = evaluate(data)
     (data / "Annotations" / "Category_ids").rename(data / "Category_ids")
-    result = evaluate(data)
-    assert result["scores"] == expected["scores"]
+    assert evaluate(data)["scores"] == result["scores"]
 
 
-def test_scoring_masks_on_disk_brings_them_to_the_size_of_the_truth(data: Path) -> None:
+def test_scoring_masks_from_disk_resizes_them_to_the_truth(data: Path) -> None:
     evaluated = evaluate(data)
     predictions = data.parent / "out" / "predictions"
-    command = VipScoreCommand(data=data, predictions=predictions)
-    assert run_predictions(Vip(command), command) == 0
     for file in predictions.rglob("*.png"):
         with Image.open(file) as image:
             image.resize((320, 192), Image.Resampling.NEAREST).save(file)
-    scored = VipScoreCommand(data=data, predictions=predictions, out=data.parent / "scored")
-    assert run_predictions(Vip(scored), scored) == 0
-    result = json.loads((data.parent / "scored" / "vip.json").read_text())
+    result = score(VIP, data)
     assert result["scores"] == evaluated["scores"]
     assert result["sequences"]["videos1"]["notes"] == [
         "predictions of another size than the truth's 160x96: 4 (first 000000000001, 320x192); brought to its size"
     ]
 
 
-def test_names_and_orientation_do_not_change_the_scores(tmp_path: Path) -> None:
-    frames, masks = moving_squares(11)
-    write_vip_clip(tmp_path / "data", "videos1", frames, dict(enumerate(masks)))
-    expected = evaluate(tmp_path / "data", report={"enabled": False})
-    for folder in ("Images", "Annotations/Category_ids"):
-        for file in (tmp_path / "data" / folder / "videos1").iterdir():
-            if folder == "Images":
-                store_turned(file)
-            file.rename(file.with_name(f"{int(file.stem)}{file.suffix}"))
-    result = evaluate(tmp_path / "data", report={"enabled": False})
-    assert result["scores"] == expected["scores"]
-    assert result["sequences"]["videos1"]["notes"] == ["frames with an EXIF orientation: 11 (first 1); turned upright"]
-
-
-def test_classes_that_enter_later_and_predicted_ones_that_the_truth_lacks_are_noted(data: Path) -> None:
+def test_late_classes_unknown_predicted_classes_and_void(data: Path) -> None:
     mask = np.array(Image.open(mask_file(data, "videos1", 2)))
     mask[:8] = 9
     Image.fromarray(mask).save(mask_file(data, "videos1", 2))
+    mask = np.array(Image.open(mask_file(data, "videos1", 0)))
+    mask[:, :10] = 255
+    Image.fromarray(mask).save(mask_file(data, "videos1", 0))
     predictions = data.parent / "predictions"
     shutil.copytree(data / "Annotations" / "Category_ids", predictions)
     file = predictions / "videos1" / f"{4:012d}.png"
     mask = np.array(Image.open(file))
     mask[:4], mask[4:8] = 5, 255
     Image.fromarray(mask).save(file)
-    command = VipScoreCommand(data=data, predictions=predictions, out=data.parent / "scored")
-    assert run_predictions(Vip(command), command) == 0
-    first, second = json.loads((data.parent / "scored" / "vip.json").read_text())["sequences"]["videos1"]["notes"]
-    assert first.startswith("ids in the truth but not in the first mask: 9 (first in frame 000000000003); counted")
-    assert second.startswith("ids in the predictions but not in the truth: 5, 255 (first in frame 000000000004); void")
-
-
-def unknown_class(data: Path) -> None:
-    Image.fromarray(np.full((96, 160), 20, np.uint8)).save(mask_file(data, "videos1", 2))
-
-
-def sixteen_bit(data: Path) -> None:
-    Image.fromarray(np.full((96, 160), 2, np.uint16)).save(mask_file(data, "videos1", 1))
-
-
-def nobody(data: Path) -> None:
-    Image.fromarray(np.zeros((96, 160), np.uint8)).save(mask_file(data, "videos1", 0))
-
-
-def missing_frame(data: Path) -> None:
-    (data / "Images" / "videos1" / f"{3:012d}.jpg").unlink()
-
-
-def unreadable_frame(data: Path) -> None:
-    (data / "Images" / "videos1" / f"{3:012d}.jpg").write_bytes(b"nothing")
-
-
-@pytest.mark.parametrize(
-    ("damage", "named"),
-    [
-        (unknown_class, "000000000003.png has the value 20"),
-        (sixteen_bit, "000000000002.png has the mode I;16"),
-        (nobody, "000000000001.png shows no object"),
-        (missing_frame, "000000000003.png has no frame"),
-        (unreadable_frame, "cannot read the frame"),
-    ],
-)
-def test_a_bad_clip_fails_by_name_and_stops_no_other(data: Path, damage: Any, named: str) -> None:
-    damage(data)
-    result = evaluate(data, status=1)
-    assert named in result["sequences"]["videos1"]["reason"]
-    assert result["sequences"]["videos2"]["status"] == "scored"
-
-
-def test_void_pixels_are_no_class(data: Path) -> None:
-    mask = np.array(Image.open(mask_file(data, "videos1", 0)))
-    mask[:, :10] = 255
-    Image.fromarray(mask).save(mask_file(data, "videos1", 0))
-    result = evaluate(data)
+    result = score(VIP, data, predictions)
     assert np.sum(result["confusion"]) == 2 * 4 * 96 * 160 - 96 * 10
+    first, second = result["sequences"]["videos1"]["notes"]
+    assert first.startswith("ids in the truth but not in the first mask: 9 (first in frame 000000000003); counted")
+    assert second.startswith("ids in the predictions but not in the truth: 5, 255 (first in frame 000000000001); void")
+
+
+def test_bad_clips_fail_by_name_and_stop_no_other(data: Path) -> None:
+    reasons = {
+        "unknown": "000000000003.png has the value 20",
+        "deep": "000000000002.png has the mode I;16",
+        "nobody": "000000000001.png shows no object",
+        "missing": "000000000003.png has no frame",
+        "broken": "cannot read the frame",
+    }
+    for name in reasons:
+        frames, masks = moving_squares(4)
+        write_vip_clip(data, name, frames, dict(enumerate(masks)))
+    Image.fromarray(np.full((96, 160), 20, np.uint8)).save(mask_file(data, "unknown", 2))
+    Image.fromarray(np.full((96, 160), 2, np.uint16)).save(mask_file(data, "deep", 1))
+    Image.fromarray(np.zeros((96, 160), np.uint8)).save(mask_file(data, "nobody", 0))
+    (data / "Images" / "missing" / f"{3:012d}.jpg").unlink()
+    (data / "Images" / "broken" / f"{3:012d}.jpg").write_bytes(b"nothing")
+    sequences = evaluate(data, status=1)["sequences"]
+    for name, reason in reasons.items():
+        assert reason in sequences[name]["reason"]
+    assert sequences["videos2"]["status"] == "scored"
 
 
 def test_clips_of_the_demo_data_are_scored(tmp_path: Path) -> None:
     scene = casting.pose_scene([0, 0], casting.walk, 2)
-    trees.write_vip(tmp_path / "data", "videos1", scene, casting.HELD_OUT_TIMES[:3])
+    demo_trees.write_vip(tmp_path / "data", "videos1", scene, casting.HELD_OUT_TIMES[:3])
     result = evaluate(tmp_path / "data", sequences=("videos1",))
     assert result["sequences"]["videos1"]["frames_scored"] == 3
     assert {"face", "background"} <= set(result["sequences"]["videos1"]["details"])

@@ -1,5 +1,6 @@
-"""DAVIS, VIP and JHMDB trees made by code, and a network that needs no weights."""
+"""DAVIS, VIP and JHMDB trees made by code, a network that needs no weights, and the programs on both."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,36 @@ from PIL import ExifTags, Image
 
 from evaluation import program
 from evaluation.backbones import Checkpoint, Extractor
-from evaluation.command import EvaluationCommand
+from evaluation.benchmark import Benchmark
+from evaluation.command import EvaluationCommand, evaluation_command, score_command
 from evaluation.pictures import save_mask
+from tests.reference_data import read_arrays
 
 Frames = NDArray[np.uint8]
+NO_REPORT = {"enabled": False}
+
+
+def evaluate(benchmark: Benchmark, data: Path, /, *, status: int = 0, **options: Any) -> dict[str, Any]:
+    """Score weights into the folder `out` beside `data`; returns the content of the result file."""
+    chosen: dict[str, Any] = {"data": data, "weights": "none", "out": data.parent / "out", "report": NO_REPORT}
+    assert program.run_weights(benchmark, evaluation_command(benchmark)(**(chosen | options))) == status
+    result: dict[str, Any] = json.loads((data.parent / "out" / f"{benchmark.name}.json").read_text())
+    return result
+
+
+def score(
+    benchmark: Benchmark, data: Path, predictions: Path | None = None, *, status: int = 0, **options: Any
+) -> dict[str, Any]:
+    """Score predictions, by default those of `evaluate`, into the folder `scored` beside `data`."""
+    predictions, out = predictions or data.parent / "out" / "predictions", data.parent / "scored"
+    chosen: dict[str, Any] = {"data": data, "predictions": predictions, "out": out, "report": NO_REPORT}
+    assert program.run_predictions(benchmark, score_command(benchmark)(**(chosen | options))) == status
+    result: dict[str, Any] = json.loads((out / f"{benchmark.name}.json").read_text())
+    return result
 
 
 def write_sequence(root: Path, name: str, frames: Frames, masks: Mapping[int, Frames]) -> None:
-    """Add frames (T, H, W, 3) and masks (H, W) to a tree; the pixels of the frames are kept (PNG in .jpg's clothes)."""
+    """Add frames (T, H, W, 3) and masks (H, W) to a DAVIS tree; frames are lossless (PNG data in .jpg files)."""
     for folder in ("JPEGImages", "Annotations"):
         (root / folder / "480p" / name).mkdir(parents=True)
     for number, frame in enumerate(frames):
@@ -41,16 +64,16 @@ def moving_squares(num_frames: int, ids: tuple[int, ...] = (1, 2)) -> tuple[Fram
     frames = np.repeat(random.integers(90, 130, (1, 96, 160, 1), np.uint8), 3, 3).repeat(num_frames, 0)
     masks = np.zeros((num_frames, 96, 160), np.uint8)
     for number in range(num_frames):
-        for place, one in enumerate(ids):
-            top, left = 8 + 48 * place, 16 + 4 * number
+        for index, one in enumerate(ids):
+            top, left = 8 + 48 * index, 16 + 4 * number
             masks[number, top : top + 32, left : left + 48] = one
             frames[number, top : top + 32, left : left + 48] = colors[one]
     return frames, masks
 
 
-def patch_filter_extractor(weights: NDArray[Any]) -> Extractor:
-    """A single convolution (D, 3, 16, 16) of stride 16 in place of a backbone."""
-    kernel = torch.from_numpy(weights)
+def patch_filter_extractor() -> Extractor:
+    """The recorded patch filter, a single convolution (D, 3, 16, 16) of stride 16, in place of a backbone."""
+    kernel = torch.from_numpy(read_arrays("eval_end_to_end")["patch_filter"])
 
     def patch_tokens(images: torch.Tensor) -> torch.Tensor:
         return F.conv2d(images, kernel, stride=16).flatten(2).transpose(1, 2)
@@ -58,11 +81,11 @@ def patch_filter_extractor(weights: NDArray[Any]) -> Extractor:
     return Extractor(patch_tokens, 16, torch.device("cpu"))
 
 
-def use_patch_filter(monkeypatch: pytest.MonkeyPatch, weights: NDArray[Any]) -> None:
-    """Put the patch filter in the place of every checkpoint that the programs would open."""
+def use_patch_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace every checkpoint that the programs open by the recorded patch filter."""
 
     def open_checkpoints(command: EvaluationCommand) -> list[Checkpoint]:
-        extractor = patch_filter_extractor(weights)
+        extractor = patch_filter_extractor()
         return [
             Checkpoint(f"filter-{number}", path, extractor, {"path": str(path)}, torch.nn.Identity())
             for number, path in enumerate(command.weights)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.task import chosen_sequences, read_list
+from evaluation.sequences import chosen_sequences, read_list
 from pipeline.settings import UserError
 
 
