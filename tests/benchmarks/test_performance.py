@@ -49,7 +49,7 @@ def test_what_is_not_measured_says_so(tmp_path: Path) -> None:
     assert "| reader | no GPU was available | aim: 2,500 samples/s |" in text
 
 
-def test_results_stand_beside_what_others_report(tmp_path: Path) -> None:
+def test_results_are_shown_beside_references(tmp_path: Path) -> None:
     write(tmp_path, reader=READER, train=TRAIN)
     text = document(tmp_path)
     assert "| reader | 87.2 samples/s, 44.0 a core-second | authors: 27 samples/s a core |" in text
@@ -69,7 +69,7 @@ def test_a_comparison_of_readers_has_a_row_for_each(tmp_path: Path) -> None:
     text = document(tmp_path)
     assert "| DataLoader | 50.0 samples/s, 25.5 a core-second |  |" in text
     assert "| reader / DataLoader, by core-second | 1.64 x | aim: at least 1.4 |" in text
-    assert "bytes" not in text.split("## Reader")[1].split("##")[0], "what was not measured has no row"
+    assert "bytes" not in text.split("## Reader")[1].split("##")[0], "no row without a measurement"
 
 
 def test_a_gpu_has_its_figures_and_its_failures(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_results_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gpu\.json is of a dry run"):
         document(tmp_path)
     (tmp_path / "gpu.json").write_text("{")
-    with pytest.raises(UserError, match=r"gpu\.json is no JSON"):
+    with pytest.raises(UserError, match=r"gpu\.json is not valid JSON"):
         document(tmp_path)
 
 
