@@ -121,9 +121,8 @@ def growth(command: KnnBenchmark, features: NDArray[np.float16]) -> dict[int, fl
     query_rows, nothing = np.arange(len(queries)), no_neighbours(len(queries), command.k)
     for _ in range(3):
         for rows, taken in seconds.items():
-            block = Block(0, base[:rows])
-            search = (search_block, query_rows, queries, block, nothing, Rules(command.k), cpu_nearest)
-            taken.append(seconds_of(functools.partial(*search)) / len(queries))
+            arguments = (query_rows, queries, Block(0, base[:rows]), nothing, Rules(command.k), cpu_nearest)
+            taken.append(seconds_of(functools.partial(search_block, *arguments)) / len(queries))
     return {rows: 1e6 * median(taken) for rows, taken in seconds.items()}
 
 

@@ -54,14 +54,14 @@ def test_a_variant_is_trained_scored_and_recorded_beside_random_weights(
     setup = EvalSetup("demo", clip_dataset, {"davis": tmp_path / "davis"}, (64, 96))
     backbone = VitSettings(width=32, depth=1, heads=2, patch_size=8, image_size=64)
     save_backbone(tmp_path / "architecture.safetensors", random_backbone(backbone, 0), {})
-    small = ("--train.total_batch_size", "2", "--model.backbone.depth", "1")
+    small = ("--train.total_batch_size", "2", "--model.backbone.depth", "1", "--train.epochs", "4")
     runs = [
-        Run(setup, chosen, 0, 20, points, tmp_path / chosen.name, tmp_path / "architecture.safetensors")
+        Run(setup, chosen, 0, 4, points, tmp_path / chosen.name, tmp_path / "architecture.safetensors")
         for chosen, points in ((Variant("full", "full", small), 2), (VARIANTS[0], 0))
     ]
-    run_all(runs, 20, 2, Programs())
+    run_all(runs, 4, 2, Programs())
     trained, untrained = (json.loads((run.folder / FINISHED).read_text()) for run in runs)
-    assert [step for step, _ in trained["curve"]] == [10, 20]
+    assert [step for step, _ in trained["curve"]] == [2, 4]
     assert trained["scores"]["J&F-Mean"] == pytest.approx(trained["curve"][-1][1])
     assert {"reconstruction_1", "squeeze", "total"} <= trained["losses"].keys()
     assert 0 < untrained["scores"]["J&F-Mean"] < 1

@@ -17,13 +17,12 @@ from indexing.knn import main
 from indexing.report import REPORT
 from indexing.search import Rules
 from indexing.supplied import import_features
-from pipeline.dataset import ShardDataset, read_manifest
-from pipeline.neighbours import NEIGHBOURS, read_neighbours
+from pipeline.dataset import ShardDataset
+from pipeline.neighbours import NEIGHBOURS
 from pipeline.settings import UserError
 from pipeline.storage import open_storage
 from tests.indexing.made import unit_vectors, write_npy, write_rows
 from tests.indexing.oracle import all_neighbours
-from tests.pipeline.ray.test_address import Home, home, ray_cluster
 
 ROWS = 3000
 STREAMED = SearchSettings(block=257, memory_gb=0.40055)
@@ -159,25 +158,6 @@ def test_a_full_disk_is_one_sentence_and_room_completes_the_search(
         search(shards, vectors, small_disk / "out", SearchSettings(block=1000))
     filler.unlink()
     check(search(shards, vectors, small_disk / "out", SearchSettings(block=1000)), Rules(5))
-
-
-@pytest.mark.slow
-def test_a_cluster_that_loses_a_node_finds_the_same(shards: Path, vectors: Path, tmp_path: Path) -> None:
-    user, out = home(tmp_path / "user", token="t" * 64, mode="token"), tmp_path / "cluster"
-    options = [*argv(shards, vectors, out), "--search.block=100", "--search.threads=1"]
-    with ray_cluster(user) as cluster:
-        cluster.start_head()
-        cluster.start_node()
-        environment = {**Home(user.folder).environment(), "RAY_ADDRESS": cluster.address}
-        search = subprocess.Popen(
-            options, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        wait_for_blocks(out, 3, search)
-        cluster.kill(cluster.nodes[1])
-        message = search.communicate(timeout=120)[1]
-    assert search.returncode == 0, message
-    result = read_neighbours(out, read_manifest(shards))
-    np.testing.assert_array_equal(result, all_neighbours(few(ROWS), Rules(5)).rows)
 
 
 def test_an_object_store_holds_the_table(shards: Path, vectors: Path, bucket: str) -> None:
