@@ -13,7 +13,7 @@ from pipeline.settings import Command, UserError, run_command
 Result = dict[str, Any]
 Row = tuple[str, str, str]
 """Quantity, measurement, and reference."""
-HEADER = ("", "measured", "beside it")
+HEADER = ("", "measured", "reference")
 SectionContent = tuple[str, list[Row]]
 """A sentence on the conditions of a measurement, and the rows of its table."""
 
@@ -31,10 +31,10 @@ class PerformanceCommand(Command):
 
 INTRO = """# Performance
 
-Written by `make performance` from the files in `benchmarks/results/`; each section names the command that makes its
-file. Ratios are taken within one run and so travel better than times. Beside a figure stands the *aim* that this
-project set itself, what the *paper* reports (table 6 and section C.2), or what the released code of the *authors* took
-on two CPU cores, measured apart from this repository: no script here repeats that."""
+Written by `make performance` from the files in `benchmarks/results/`; each section names the command that writes its
+file. Ratios are taken within one run and carry over to other machines better than times. References are the *aim* of
+this project, the *paper* (table 6 and section C.2), or the released code of the *authors* on two CPU cores, which was
+measured outside this repository."""
 PAPER_RUN = "paper: 30 h on 4 GPUs, 417.57 GB in all, for 200 epochs at batch 128"
 GPU_BESIDE = {
     step_name("base", 128, False): f"{PAPER_RUN}; aim on one H200: under 80 GB",
@@ -173,7 +173,7 @@ SECTIONS = (
     ),
     Section(
         *("Training step", "bench-train", "train.json", train),
-        "A whole step against its plain form, which has K-wide logits and leaves no work out.",
+        "A whole step against its plain form, which has K-wide logits and skips no work.",
     ),
     Section(
         *("Nearest neighbours", "bench-knn", "knn.json", neighbours),

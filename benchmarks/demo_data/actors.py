@@ -1,4 +1,4 @@
-"""Actors: textured parts that hang together at pivots and move by simple signals in time.
+"""Actors: textured parts that are attached at pivots and move by simple signals in time.
 
 Coordinates are continuous pixels (a pixel's center is at +0.5), x to the right, y down; angles are in radians.
 """
@@ -67,7 +67,7 @@ Shape = Callable[[float], Points]
 
 @dataclass(frozen=True)
 class PartSpec:
-    """A part as a line of a table; lengths are relative to the actor's size, and the part's pivot is the origin."""
+    """A part as a row of a table; lengths are relative to the actor's size, and the part's pivot is the origin."""
 
     name: str
     outline: Shape
@@ -86,26 +86,23 @@ class PartSpec:
     joints: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Points by name."""
     layer: int = 0
-    """Painting order among the parts; equal ones are painted in the order of the table."""
+    """Painting order among the parts; equal ones are painted in table order."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One textured piece in pixels. Its origin is the pivot, at which it is attached to its parent."""
+    """A textured part in pixels; for the other fields see `PartSpec`."""
 
     name: str
     bitmap: Image.Image
-    """The piece and its soft shadow, mode RGBa (premultiplied); the piece itself is where alpha >= `SOLID`."""
+    """The part and its soft shadow, mode RGBa (premultiplied); the part itself is where alpha >= `SOLID`."""
     offset: tuple[int, int]
-    """Local coordinates of the bitmap's top left corner."""
-    parent: str | None = None
-    attached: tuple[float, float] = (0.0, 0.0)
-    """The pivot in the parent's coordinates."""
-    angle: Signal = field(default_factory=Signal)
-    category: int = 0
-    """Body-part label."""
-    joints: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """Points by name."""
+    """Position of the bitmap's top left corner relative to the pivot."""
+    parent: str | None
+    attached: tuple[float, float]
+    angle: Signal
+    category: int
+    joints: Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)

@@ -48,18 +48,6 @@ def test_davis_annotations_are_palette_images_of_the_rendered_ids(tmp_path: Path
         assert photo.size == mask.size == casting.HELD_OUT_SIZE
 
 
-def test_vip_labels_are_gray_images_of_the_rendered_parts(tmp_path: Path) -> None:
-    scene = casting.pose_scene([0, 3, 0], casting.walk, 2)
-    trees.write_vip(tmp_path, "videos1", scene, TIMES)
-    frames = sorted(path.stem for path in (tmp_path / "Images/videos1").iterdir())
-    labels = sorted((tmp_path / "Category_ids/videos1").iterdir())
-    assert frames == [path.stem for path in labels]
-    for path, t in zip(labels, TIMES, strict=True):
-        image = Image.open(path)
-        assert image.mode == "L"
-        assert (np.asarray(image) == render_annotated(scene, t).parts).all()
-
-
 def test_jhmdb_joints_are_one_based_and_carry_no_date(tmp_path: Path) -> None:
     scene = casting.pose_scene([0, 4, 0], casting.walk, 1)
     trees.write_jhmdb(tmp_path, "walk", "demo", scene, TIMES, casting.PERSON_SHARE)
