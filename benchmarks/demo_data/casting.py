@@ -6,6 +6,7 @@ actors share, so color reveals neither the class nor the border of an object.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,9 +27,8 @@ MIN_OBJECT_SHARE = 0.015
 MAX_TRIES = 40
 
 
-@dataclass(frozen=True)
-class Theme:
-    """Textures that are usual for a family, and for the terrain that it lives in."""
+class Theme(NamedTuple):
+    """Two textures each of a family and of its terrain."""
 
     skin: tuple[str, str]
     terrain: tuple[str, str]
