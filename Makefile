@@ -1,4 +1,4 @@
-# `make help` lists the targets. Every target sets up .venv first, which takes a minute once and no time afterwards.
+# `make help` lists the targets. Every target sets up .venv first, once.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -19,7 +19,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
-setup: $(STAMP) ## Make .venv with everything in it (no root needed); done once
+setup: $(STAMP) ## Create .venv with all packages (no root needed)
 
 $(STAMP): pyproject.toml constraints.txt Makefile
 	@[ -n "$(PYTHON)" ] && $(PYTHON) -c '$(SUITABLE)' || { \
@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	  || { echo "error: the packages could not be installed; pip says why above" >&2; exit 2; }
 	@touch $(STAMP)
 
-demo: $(STAMP) ## Run the whole flow on made-up data in demo/ and end with a table (about 5 minutes on 2 cores)
+demo: $(STAMP) ## Run the whole flow on synthetic data in demo/ and print a table (about 5 minutes on 2 cores)
 	@$(BIN)/python -m benchmarks.demo --out demo
 
 test: $(STAMP) ## Run all tests (7 to 12 minutes on 2 cores)
@@ -41,43 +41,43 @@ test: $(STAMP) ## Run all tests (7 to 12 minutes on 2 cores)
 lint: $(STAMP) ## Check style, types and the direction of imports
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
-bench: $(STAMP) ## Measure the reader on the shards of the demo
+bench: $(STAMP) ## Measure the reader on the demo's shards
 	@$(BIN)/python -m benchmarks.reader --shards demo/shards/kinetics
 
-bench-reader: $(STAMP) ## Measure the reader against a DataLoader with Pillow and bare decoding, about 3 minutes on 2 cores: make bench-reader [ARGS="--rounds 1"]
+bench-reader: $(STAMP) ## Compare the reader with a DataLoader with Pillow and with decoding alone (about 3 minutes on 2 cores): make bench-reader [ARGS="--rounds 1"]
 	@$(BIN)/python -m benchmarks.reader --compare true $(ARGS)
 
-bench-shards: $(STAMP) ## Measure the shard job against bare ffmpeg and plain tar: make bench-shards [ARGS="--clips dir --images dir"]
+bench-shards: $(STAMP) ## Compare the shard job with bare ffmpeg and plain tar: make bench-shards [ARGS="--clips dir --images dir"]
 	@$(BIN)/python -m benchmarks.shards $(ARGS)
 
-bench-train: $(STAMP) ## Measure the training step against the reference step, about 10 minutes on 2 cores: make bench-train [ARGS="--rounds 1"]
+bench-train: $(STAMP) ## Compare the training step with the reference step (about 10 minutes on 2 cores): make bench-train [ARGS="--rounds 1"]
 	@$(BIN)/python -m benchmarks.train --compare true $(ARGS)
 
-bench-eval: $(STAMP) ## Measure the evaluation against straightforward versions: make bench-eval [ARGS="--data dir --weights file"]
+bench-eval: $(STAMP) ## Compare the evaluation with straightforward versions: make bench-eval [ARGS="--data dir --weights file"]
 	@$(BIN)/python -m benchmarks.evaluation $(ARGS)
 
-bench-knn: $(STAMP) ## Measure the neighbour search against FAISS's flat index, about 2 minutes on 2 cores: make bench-knn [ARGS="--rows 50000"]
+bench-knn: $(STAMP) ## Compare the neighbour search with FAISS's flat index (about 2 minutes on 2 cores): make bench-knn [ARGS="--rows 50000"]
 	@$(BIN)/python -m benchmarks.knn $(ARGS)
 
-bench-listing: $(STAMP) ## Measure how listing and planning grow to a million inputs, about 1 minute: make bench-listing [ARGS="--inputs 1000,10000"]
+bench-listing: $(STAMP) ## Measure listing and planning of up to a million inputs (about 1 minute): make bench-listing [ARGS="--inputs 1000,10000"]
 	@$(BIN)/python -m benchmarks.listing $(ARGS)
 
-bench-sizes: $(STAMP) ## Measure what shards take on disk: make bench-sizes ARGS="--clips dir --images dir"
+bench-sizes: $(STAMP) ## Measure the disk space of shards: make bench-sizes ARGS="--clips dir --images dir"
 	@$(BIN)/python -m benchmarks.sizes $(ARGS)
 
-bench-gpu: $(STAMP) ## Measure all that wants a GPU in under 8 minutes: make bench-gpu [FAISS=gpu]; with another Python: python -m benchmarks.gpu
+bench-gpu: $(STAMP) ## Run all measurements that need a GPU (under 8 minutes): make bench-gpu [FAISS=gpu]; with another Python: python -m benchmarks.gpu
 	@$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 performance: $(STAMP) ## Write docs/performance.md from benchmarks/results/
 	@$(BIN)/python -m benchmarks.performance $(ARGS)
 
-scale: $(STAMP) ## Compute costs and limits at full size into docs/scale.md: make scale [ARGS="--cluster.gpus 16 --out mine.md"]
+scale: $(STAMP) ## Compute the limits at full size, into docs/scale.md: make scale [ARGS="--gpus 16 --out mine.md"]
 	@$(BIN)/python -m benchmarks.scale $(ARGS)
 
-evidence: $(STAMP) ## Does the method learn here? Trains and scores all its variants, about 40 minutes on 2 cores: make evidence [ARGS="--real_clips dir --real_davis dir"]
+evidence: $(STAMP) ## Train and score variants of the method on small data (about 40 minutes on 2 cores): make evidence [ARGS="--real_clips dir --real_davis dir"]
 	@$(BIN)/python -m benchmarks.evidence $(ARGS)
 
-# Folders reach the programs through the environment, which leaves $ and quotes in their names alone.
+# Folders are passed through the environment, so that their names may contain $ and quotes.
 shards verify preview knn: export GIVEN_DATA = $(value DATA)
 shards verify preview knn: export GIVEN_OUT = $(value OUT)
 shards verify preview knn: export GIVEN_SHARDS = $(value SHARDS)
@@ -89,7 +89,7 @@ shards: $(STAMP) ## Decode clips or images to shards: make shards DATA=dir OUT=d
 	@$(if $(RAY_ADDRESS),RAY_ADDRESS="$(RAY_ADDRESS)") $(BIN)/python -m pipeline.shards \
 	  --data "$$GIVEN_DATA" --out "$$GIVEN_OUT" $(if $(CONFIG),--config "$(CONFIG)") $(ARGS)
 
-verify: $(STAMP) ## Check every file and picture of a dataset: make verify SHARDS=dir
+verify: $(STAMP) ## Check every file and image of a dataset: make verify SHARDS=dir
 	@$(if $(SHARDS),,echo "error: make verify needs SHARDS=folder of a dataset" >&2; exit 2)
 	@$(BIN)/python -m pipeline.verify "$$GIVEN_SHARDS" $(ARGS)
 
@@ -97,7 +97,7 @@ preview: $(STAMP) ## Show a dataset as a page and a contact sheet: make preview 
 	@$(if $(SHARDS),,echo "error: make preview needs SHARDS=folder of a dataset" >&2; exit 2)
 	@$(BIN)/python -m pipeline.preview --shards "$$GIVEN_SHARDS" $(if $(OUT),--out "$$GIVEN_OUT") $(ARGS)
 
-knn: $(STAMP) ## Nearest neighbours of images: make knn SHARDS=dir WEIGHTS=file.safetensors OUT=dir [FEATURES=file in place of WEIGHTS] [RAY_ADDRESS=host:port] [ARGS="-k 5"]
+knn: $(STAMP) ## Find the nearest neighbours of images: make knn SHARDS=dir WEIGHTS=file.safetensors OUT=dir [FEATURES=file instead of WEIGHTS] [RAY_ADDRESS=host:port] [ARGS="-k 5"]
 	@$(if $(and $(SHARDS),$(or $(WEIGHTS),$(FEATURES)),$(OUT)),,echo "error: make knn needs SHARDS=folder WEIGHTS=file.safetensors (or FEATURES=file) OUT=folder" >&2; exit 2)
 	@$(if $(RAY_ADDRESS),RAY_ADDRESS="$(RAY_ADDRESS)") $(BIN)/python -m indexing.knn --shards "$$GIVEN_SHARDS" --out "$$GIVEN_OUT" \
 	  $(if $(FEATURES),--features "$$GIVEN_FEATURES",--weights "$$GIVEN_WEIGHTS") $(ARGS)

@@ -2,18 +2,18 @@
 
 Clips: shards -> preview -> pre-training -> weights -> DAVIS score. Images: shards -> pre-training without neighbours ->
 weights -> neighbours -> pre-training with them.
-Run again it goes on: data, shards and runs that are finished are kept, the rest is measured anew.
+Run again, it continues: finished data, shards and runs are kept; speeds and scores are measured again.
 """
 
-import json
 import shlex
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from benchmarks.programs import Programs
 from benchmarks.result import print_table
 from pipeline.dataset import MANIFEST, read_manifest
+from pipeline.reading import read_json
 from pipeline.settings import Command, UserError, run_command
 from training.checkpoint import checkpoints
 from training.metrics import read_metrics
@@ -23,20 +23,20 @@ PRETRAIN = (
     *("--config", "configs/tiny.yaml"),
 )
 SIZE = "160,288"
-"""Height and width of the network's input in the evaluation, with patches as large in the scene as in training."""
+"""Height and width of the network's input in the evaluation; a patch covers as much of the scene as in training."""
 
 
 class DemoCommand(Command):
-    """Run the whole flow on made-up data and print a table of what came out."""
+    """Run the whole flow on synthetic data and print a table of the results."""
 
     program: ClassVar[str] = "python -m benchmarks.demo"
 
     out: Path = Path("demo")
-    """Folder for everything that the demo makes."""
+    """Folder for all results of the demo."""
 
 
 class Stages:
-    """Runs commands as a user would, showing each; keeps how long each took."""
+    """Runs commands as a user would, prints each, and records its time."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -48,19 +48,13 @@ class Stages:
         Raises:
             UserError: it failed.
         """
-        words = [str(argument) for argument in arguments]
-        print(f"\n== {title}\n$ {shlex.join(words)}", flush=True)
+        argv = [str(argument) for argument in arguments]
+        print(f"\n== {title}\n$ {shlex.join(argv)}", flush=True)
         started = time.perf_counter()
-        status = self._programs.run(words)
+        status = self._programs.run(argv)
         if status:
-            raise UserError(f"the demo stopped at '{title}' (status {status}); the lines above say why")
+            raise UserError(f"the demo stopped at '{title}' (status {status}); see the lines above")
         self.seconds[title] = time.perf_counter() - started
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Content of a JSON file."""
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
 
 
 def main(command: DemoCommand) -> None:
@@ -70,7 +64,7 @@ def main(command: DemoCommand) -> None:
     runs, neighbours, plain = out / "runs", out / "neighbours", out / "weights" / "images-plain.safetensors"
 
     stages.run("demo data", "python", "-m", "benchmarks.demo_data", data, "--sequences", "8")
-    was_there = {source for source in ("kinetics", "imagenet") if (shards / source / MANIFEST).is_file()}
+    existing = {source for source in ("kinetics", "imagenet") if (shards / source / MANIFEST).is_file()}
     for kind, source in (("clips", "kinetics"), ("images", "imagenet")):
         stages.run(
             f"shards of {kind}",
@@ -112,7 +106,7 @@ def main(command: DemoCommand) -> None:
     rows: list[tuple[str, str]] = []
     for kind, source in (("clips", "kinetics"), ("images", "imagenet")):
         manifest, seconds = read_manifest(shards / source), stages.seconds[f"shards of {kind}"]
-        speed = "already there" if source in was_there else f"{manifest.inputs / seconds:.1f}/s with start-up"
+        speed = "already there" if source in existing else f"{manifest.inputs / seconds:.1f}/s with start-up"
         rows.append(
             (f"{kind} sharded", f"{manifest.samples} ({speed}, {manifest.rejects} rejects) in {shards / source}")
         )
@@ -127,14 +121,16 @@ def main(command: DemoCommand) -> None:
     report = read_json(neighbours / "report.json")
     same, chance = report["same_class_rate"], report["same_class_rate_by_chance"]
     rows.append(("neighbours of images", f"{neighbours}/gallery.html"))
-    rows.append(("of them of the same class", f"{same:.3f}, by chance {chance:.3f}: 40 steps teach no classes"))
+    rows.append(
+        ("same class among neighbours", f"{same:.3f}, by chance {chance:.3f}: 40 steps are too few to learn classes")
+    )
     for name in ("random", "trained"):
         score = read_json(out / "davis" / name / "davis.json")["scores"]["J&F-Mean"]
         rows.append((f"DAVIS J&F, {name} weights", f"{100 * score:.1f}; {out / 'davis' / name}/report.html"))
     rows.append(("exported weights", str(weights)))
     rows.append(("time", f"{time.perf_counter() - started:.0f} s"))
-    print_table(rows, "What the demo made")
-    print("\nModel and data are toys: the table shows that the flow works, not how good the method is.")
+    print_table(rows, "Results of the demo")
+    print("\nModel and data are tiny: the table shows that the flow works, not how good the method is.")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """`make evidence`: whether the method learns here.
 
-Trains a small ViT in the ways that the paper compares, with several seeds each, on clips made by code and, where they
-are given, on real ones; scores all of them on held-out clips; writes a result file and docs/evidence.md.
+Trains a small ViT in the ways that the paper compares, with several seeds each, on clips made by code and optionally on
+real ones; scores all of them on held-out clips; writes a result file and docs/evidence.md.
 """
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -11,11 +12,10 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
-from tqdm import tqdm
 
 from benchmarks.evidence_page import table_of, write_page
-from benchmarks.evidence_rows import ROWS, ROWS_ON_REAL_CLIPS, Row, paragraph, row
-from benchmarks.evidence_runs import FINISHED, PRESET, Run, Scene, do_all, run_logged
+from benchmarks.evidence_runs import FINISHED, PRESET, EvalSetup, Run, run_all, run_logged
+from benchmarks.evidence_variants import VARIANTS, VARIANTS_ON_REAL_CLIPS, paragraph, variant
 from benchmarks.programs import Programs
 from benchmarks.result import write_result
 from evaluation.frames import Size
@@ -25,14 +25,14 @@ from training.backbone.weights import random_backbone, save_backbone
 from training.pretrain import PretrainCommand
 
 GPU_STEPS = 10
-"""Where there is a GPU, runs are so many times as long."""
+"""On a GPU, runs are this many times as long."""
 MADE_FROM = "made_from.json"
 
 
 class EvidenceCommand(Command):
-    """Train a small ViT with and without parts of the method, score it, and write what shows.
+    """Train a small ViT with and without parts of the method, score it, and write the comparison.
 
-    Called again it goes on: data, training and scores that are finished are kept.
+    Run again, it continues: finished data, training and scores are kept.
     """
 
     program: ClassVar[str] = "python -m benchmarks.evidence"
@@ -48,61 +48,48 @@ class EvidenceCommand(Command):
     sequences: int = Field(8, ge=1, le=COUNT_LIMIT)
     """Held-out sequences for DAVIS; half as many for VIP and for JHMDB."""
     seeds: int = Field(3, ge=1, le=COUNT_LIMIT)
-    """Runs of each row."""
+    """Runs of each variant."""
     steps: int | None = Field(None, ge=1, le=COUNT_LIMIT)
-    """Steps of a run; default: those of configs/tiny.yaml, ten times as many where there is a GPU."""
+    """Steps of a run; default: those of configs/tiny.yaml, ten times as many on a GPU."""
     size: Size = (160, 288)
     """Height and width of the network's input in the evaluation."""
-    lanes: int | None = Field(None, ge=1, le=THREAD_LIMIT)
-    """Runs at a time; default: one for each core, or one where there is a GPU. The result does not depend on it."""
+    max_parallel: int | None = Field(None, ge=1, le=THREAD_LIMIT)
+    """Runs at a time; default: one per core, or one on a GPU. The result does not depend on it."""
     real_clips: Path | None = None
     """Folder of class folders with real clips, for a second table; needs --real_davis."""
     real_davis: Path | None = None
     """DAVIS-2017 folder on which runs on real clips are scored."""
 
 
-def make_data(command: EvidenceCommand, programs: Programs) -> list[tuple[Scene, tuple[Row, ...]]]:
-    """The scenes with the rows that each compares; what is there already is kept."""
+def make_data(command: EvidenceCommand, programs: Programs) -> list[EvalSetup]:
+    """Make clips and shards, except those that exist already."""
     out, log = command.out, command.out / "data.txt"
-    made = ("--clips", str(command.clips), "--sequences", str(command.sequences))
-    print(f"making {command.clips} clips and their shards (a few minutes; {log} has the progress)", flush=True)
-    run_logged(
-        programs, ("python", "-m", "benchmarks.demo_data", str(out / "data"), "--images_per_class", "1", *made), log
-    )
-    sources = [("demo", out / "data" / "kinetics" / "train")]
-    if command.real_clips:
-        sources.append(("real", command.real_clips))
-    for name, clips in sources:
-        shards = ("--data", str(clips), "--out", str(out / "shards" / name))
-        run_logged(programs, ("python", "-m", "pipeline.shards", *shards), log)
+    print(f"making {command.clips} clips and their shards (a few minutes; progress in {log})", flush=True)
+    options = ("--images_per_class", "1", "--clips", str(command.clips), "--sequences", str(command.sequences))
+    run_logged(programs, ("python", "-m", "benchmarks.demo_data", str(out / "data"), *options), log)
     held_out = {task: out / "data" / task for task in ("davis", "vip", "jhmdb")}
-    scenes: list[tuple[Scene, tuple[Row, ...]]] = [
-        (Scene("demo", out / "shards" / "demo", held_out, command.size), ROWS)
-    ]
-    if command.real_davis:
-        real = Scene("real", out / "shards" / "real", {"davis": command.real_davis}, command.size)
-        scenes.append((real, tuple(row(name) for name in ROWS_ON_REAL_CLIPS)))
-    return scenes
+    sources = {"demo": (out / "data" / "kinetics" / "train", held_out)}
+    if command.real_clips and command.real_davis:
+        sources["real"] = command.real_clips, {"davis": command.real_davis}
+    setups = []
+    for name, (clips, held_out) in sources.items():
+        shards = out / "shards" / name
+        run_logged(programs, ("python", "-m", "pipeline.shards", "--data", str(clips), "--out", str(shards)), log)
+        setups.append(EvalSetup(name, shards, held_out, command.size))
+    return setups
 
 
-def plan(
-    command: EvidenceCommand, scenes: list[tuple[Scene, tuple[Row, ...]]], steps: int, architecture: Path
-) -> list[Run]:
-    """All runs, seed by seed, so that an early end leaves whole sets of rows."""
-    return [
-        Run(
-            scene,
-            one,
-            seed,
-            steps,
-            points=4 if one.trained and seed == 0 and scene.name == "demo" else 0,
-            folder=command.out / scene.name / f"{one.name}-{seed}",
-            architecture=architecture,
-        )
-        for scene, rows in scenes
-        for seed in range(command.seeds)
-        for one in rows
-    ]
+def plan(command: EvidenceCommand, setups: list[EvalSetup], steps: int, architecture: Path) -> list[Run]:
+    """All runs, seed by seed, so that an early end leaves complete comparisons."""
+    runs = []
+    for setup in setups:
+        real = setup.name == "real"
+        variants = [variant(name) for name in VARIANTS_ON_REAL_CLIPS] if real else VARIANTS
+        for seed, chosen in itertools.product(range(command.seeds), variants):
+            points = 4 if chosen.trained and seed == 0 and not real else 0
+            folder = command.out / setup.name / f"{chosen.name}-{seed}"
+            runs.append(Run(setup, chosen, seed, steps, points, folder, architecture))
+    return runs
 
 
 def check_folder(command: EvidenceCommand, preset: PretrainCommand, steps: int) -> None:
@@ -111,7 +98,7 @@ def check_folder(command: EvidenceCommand, preset: PretrainCommand, steps: int) 
     Raises:
         UserError: it holds others.
     """
-    free = {"config", "out", "result", "page", "lanes", "seeds", "steps", "real_clips", "real_davis"}
+    free = {"config", "out", "result", "page", "max_parallel", "seeds", "steps", "real_clips", "real_davis"}
     settings = {**command.model_dump(mode="json", exclude=free), "steps": steps}
     path, asked = command.out / MADE_FROM, {"settings": settings, "preset": preset.model_dump(mode="json")}
     if path.is_file() and json.loads(path.read_text()) != asked:
@@ -124,13 +111,13 @@ def collect(command: EvidenceCommand, runs: list[Run], steps: int) -> dict[str, 
     kept = command.model_dump(mode="json", include={"clips", "sequences", "seeds", "size"})
     result: dict[str, Any] = {"settings": {**kept, "steps": steps}}
     for run in runs:
-        rows = result.setdefault(run.scene.name, {"runs": {}})["runs"]
-        rows.setdefault(run.row.name, []).append(json.loads((run.folder / FINISHED).read_text()))
+        runs_of = result.setdefault(run.setup.name, {"runs": {}})["runs"]
+        runs_of.setdefault(run.variant.name, []).append(json.loads((run.folder / FINISHED).read_text()))
     return result
 
 
 def main(command: EvidenceCommand) -> None:
-    """Make data, do all runs, write result and page."""
+    """Make data, train and score, write result and page."""
     if (command.real_clips is None) != (command.real_davis is None):
         raise UserError("--real_clips and --real_davis go together: give both or neither")
     preset = parse_command(PretrainCommand, ["--config", str(PRESET), "--data.shards", "", "--out", ""])
@@ -146,7 +133,7 @@ def main(command: EvidenceCommand) -> None:
     with programs.stopped_on_failure():
         runs = plan(command, make_data(command, programs), steps, architecture)
     print(f"{len(runs)} runs, {sum(run.is_finished for run in runs)} of them finished", flush=True)
-    do_all(runs, epochs, command.lanes or (1 if gpu else len(os.sched_getaffinity(0))), programs, tqdm.write)
+    run_all(runs, epochs, command.max_parallel or (1 if gpu else len(os.sched_getaffinity(0))), programs)
     write_result(command.result, collect(command, runs, steps))
     result = json.loads(command.result.read_text())
     write_page(command.page, result)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.evidence_rows import MEASURES, ROWS, TITLES, Table, orderings, paragraph, row, signed, spread
+from benchmarks.evidence_variants import MEASURES, TITLES, VARIANTS, Table, orderings, paragraph, spread, variant
 from benchmarks.markdown import table
 from benchmarks.result import write_page as replace_page
 from pipeline.files import write_bytes
@@ -12,35 +12,35 @@ from pipeline.report import plots
 
 CURVES = "evidence-curves.svg"
 RULE = (
-    "An ordering *shows* where the difference of the rows' means is more than twice its standard error (the root of "
-    "the sum of both rows' variance over seeds / seeds), *is reversed* where it is as far on the other side, and *does "
-    "not show* otherwise. With three seeds that is a weak test: two equal rows with normal errors would differ so much "
-    "in about one comparison of nine (Student's t, four degrees of freedom)."
+    "An ordering *shows* where the difference of the variants' means is more than twice its standard error (the root "
+    "of the sum of both variants' variance over seeds / seeds), *is reversed* where it is as far on the other side, "
+    "and *does not show* otherwise. With three seeds that is a weak test: two equal variants with normal errors would "
+    "differ so much in about one comparison of nine (Student's t, four degrees of freedom)."
 )
 
 
 def score_table(scores: Table) -> str:
-    """Markdown: mean and standard deviation of each row in per cent."""
+    """Markdown: mean and standard deviation of each variant in per cent."""
     tasks = [task for task, key in MEASURES.items() if key in next(iter(scores.values()))[0]]
     lines = []
-    for one in (one for one in ROWS if one.name in scores):
-        result = [spread([seed[MEASURES[task]] for seed in scores[one.name]]) for task in tasks]
-        cells = [f"{100 * cell.mean:.1f}" + f" ± {100 * cell.deviation:.1f}" * (cell.seeds > 1) for cell in result]
-        lines.append([one.title, *cells])
+    for name in (name for name in (chosen.name for chosen in VARIANTS) if name in scores):
+        spreads = [spread([seed[MEASURES[task]] for seed in scores[name]]) for task in tasks]
+        cells = [f"{100 * cell.mean:.1f}" + f" ± {100 * cell.deviation:.1f}" * (cell.seeds > 1) for cell in spreads]
+        lines.append([variant(name).title, *cells])
     return table(["", *(TITLES[task] for task in tasks)], lines)
 
 
 def ordering_table(scores: Table) -> str:
-    """Markdown: the paper's orderings, and what became of them."""
+    """Markdown: the paper's orderings and whether they show here."""
     lines = [
-        (f"{row(better).title} > {row(worse).title}", signed(result), result.verdict)
+        (f"{variant(better).title} > {variant(worse).title}", str(result), result.verdict)
         for better, worse, result in orderings(scores)
     ]
     return table(["in the paper", "J&F, difference ± standard error", "here"], lines)
 
 
 def curves(runs: dict[str, list[dict[str, Any]]]) -> str:
-    """SVG: J&F of each trained row's first seed over the steps, from the untrained score of the same seed on."""
+    """SVG: J&F of each trained variant's first seed over the steps, from the untrained score of the same seed on."""
     start = runs["random"][0]["scores"][MEASURES["davis"]]
     scored = {name: result[0]["curve"] for name, result in runs.items() if result[0].get("curve")}
     if not scored:
@@ -48,17 +48,17 @@ def curves(runs: dict[str, list[dict[str, Any]]]) -> str:
     lines = [[start, *(score for _, score in curve)] for curve in scored.values()]
     last = max(step for curve in scored.values() for step, _ in curve)
     label = f"J&F (%) of the first seed over {last} steps"
-    return plots.curves(lines, label, [row(name).title for name in scored])
+    return plots.curves(lines, label, [variant(name).title for name in scored])
 
 
 def table_of(runs: dict[str, list[dict[str, Any]]]) -> Table:
-    """The scores of each row's seeds."""
-    return {name: [one["scores"] for one in result] for name, result in runs.items()}
+    """The scores of each variant's seeds."""
+    return {name: [run["scores"] for run in seeds] for name, seeds in runs.items()}
 
 
-def section(title: str, scene: dict[str, Any], settings: Sequence[str]) -> list[str]:
-    """One scene: how, scores, orderings, and what they say."""
-    scores = table_of(scene["runs"])
+def section(title: str, setup: dict[str, Any], settings: Sequence[str]) -> list[str]:
+    """One training set: settings, scores, orderings, and what they say."""
+    scores = table_of(setup["runs"])
     seeds = len(scores["full"])
     parts = [f"## {title}", " ".join(settings), score_table(scores)]
     if seeds < 2:
@@ -72,9 +72,9 @@ def page(result: dict[str, Any]) -> str:
     made, machine = result["settings"], result["machine"]
     parts = [
         "# Does the method learn here?",
-        "`make evidence` trains the same small ViT in each of five ways, with several seeds, and scores the outcome on "
+        "`make evidence` trains the same small ViT in each of five ways, with several seeds, and scores them on "
         "held-out clips. This page is written by it, from `benchmarks/results/evidence.json`. A seed sets the first "
-        "weights and the order of the data, so that the rows of one seed start from the same network.",
+        "weights and the order of the data, so the variants of one seed start from the same network.",
         RULE,
     ]
     preset = f"Preset `configs/tiny.yaml`, {made['steps']} steps for each run on {machine['cpu']}."
@@ -94,7 +94,7 @@ def page(result: dict[str, Any]) -> str:
         "may well show there, and one that shows here proves nothing about the paper's sizes.",
         "The preset is the one kept of ten that were tried, all with the full method; they were scored on the first "
         "six of the sequences that the default settings make: the gain over random weights may be flattered by that "
-        "choice. No other row was trained while choosing, so the orderings were not looked at.",
+        "choice. No other variant was trained while choosing, so the orderings were not looked at.",
         "## Doing it again",
         '    make evidence\n    make evidence ARGS="--real_clips CLIPS --real_davis DAVIS"',
         "The first takes about 40 minutes on two cores; both go on where they were interrupted. Where there is a GPU, "

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.features`: images per second of `make knn`'s features, without Ray: one actor's work.
+"""`python -m benchmarks.features`: images per second of the features of `make knn`, of one actor without Ray.
 
 On the GPU if torch finds one, else on the CPU.
 """
@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 
 from benchmarks.made_shards import make_shards
-from benchmarks.result import print_table, write_result
+from benchmarks.result import report
 from indexing.extract import ShardFeatures
 from pipeline.dataset import ShardDataset
 from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, THREAD_LIMIT, Command, run_command
@@ -27,7 +27,7 @@ MADE_CLIPS = 64
 class FeaturesBenchmark(Command):
     """Measure how many images a second become features: reading, decoding, center crop, backbone.
 
-    Without --shards, clips of 340 x 256 pixels are made by code; of a clip the middle frame counts.
+    Without --shards, synthetic clips of 340 x 256 pixels are used; the image of a clip is its middle frame.
     """
 
     program: ClassVar[str] = "python -m benchmarks.features"
@@ -37,17 +37,17 @@ class FeaturesBenchmark(Command):
     out: Path = Path("benchmarks/results/features.json")
     """Result file."""
     images: int = Field(256, ge=1, le=COUNT_LIMIT)
-    """Images that are timed; those of the dataset, over and over, after as many that are not."""
+    """Images that are timed, repeated as needed, after as many for warm-up."""
     batch_size: int = Field(64, ge=1, le=BATCH_LIMIT)
     """Images per forward pass."""
     threads: int = Field(2, ge=1, le=THREAD_LIMIT)
     """CPU threads."""
     backbone: VitSettings = VitSettings(architecture="small")
-    """Random parameters are drawn for it; the time does not depend on them."""
+    """Backbone, with random parameters."""
 
 
 def measure(command: FeaturesBenchmark, shards: Path, folder: Path) -> tuple[int, float]:
-    """Images that were timed after a warm-up, and their seconds; `folder` takes the weights."""
+    """Number of timed images and their seconds, after a warm-up; the weights are written to `folder`."""
     weights = folder / "weights.safetensors"
     save_backbone(weights, random_backbone(command.backbone, 0), card={})
     actor = ShardFeatures(shards, weights, open_storage(str(folder)), command.batch_size, command.threads)
@@ -60,17 +60,14 @@ def measure(command: FeaturesBenchmark, shards: Path, folder: Path) -> tuple[int
 
 def main(command: FeaturesBenchmark) -> None:
     """Measure, print and write."""
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         shards = command.shards or make_shards(folder / "made", MADE_CLIPS)
         images, seconds = measure(command, shards, folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = {"device": device, "width": command.backbone.width, "batch_size": command.batch_size}
-    write_result(
-        command.out, {"images_per_second": images / seconds, "images": images, **chosen, "threads": command.threads}
-    )
-    rows = [("images/s", f"{images / seconds:.1f} on {device}"), ("written to", str(command.out))]
-    print_table(rows, "Features")
+    figures = {"images_per_second": images / seconds, "images": images, **chosen, "threads": command.threads}
+    report(command.out, figures, [("images/s", f"{images / seconds:.1f} on {device}")], "Features")
 
 
 if __name__ == "__main__":

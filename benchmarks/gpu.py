@@ -1,8 +1,8 @@
-"""`make bench-gpu`: everything that wants measuring on a GPU, in one run of less than eight minutes.
+"""`make bench-gpu`: all measurements that need a GPU, in one run of less than eight minutes.
 
-Stages are programs of this project, each in a process of its own with a time limit (`benchmarks/gpu_stages.py`). One
-that fails leaves its last lines in the result, and the next one follows; one for which this machine lacks a package
-says so. Runs with any Python that can import the project's packages, `.venv` or not; there is nothing to download.
+Each stage is a program of this project in its own process with a time limit (`benchmarks/gpu_stages.py`). If one fails,
+its last lines are recorded and the next one follows; a missing package is named. Runs with any Python that can import
+the project's packages, `.venv` or not, and downloads nothing.
 """
 
 import os
@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from tqdm import tqdm
 
-from benchmarks.gpu_stages import Stage, absent_package, build_stages, gpu_sizes, read_figures, say, tiny_sizes
+from benchmarks.gpu_stages import SIZES, Stage, absent_package, build_stages, describe, read_figures
 from benchmarks.made_shards import make_shards
 from benchmarks.programs import Programs
 from benchmarks.result import NOT_HERE, print_table, write_result
@@ -37,11 +37,11 @@ class GpuBenchmark(Command):
     program: ClassVar[str] = "python -m benchmarks.gpu"
 
     device: Literal["cuda", "cpu"] = "cuda"
-    """cpu: a dry run at tiny sizes, which shows that the stages run and measures nothing."""
+    """cpu: a dry run at tiny sizes that shows that the stages run; it measures nothing."""
     out: Path | None = None
     """Result file; default benchmarks/results/gpu.json, and none in a dry run."""
     limit_s: float = Field(470, gt=0, le=COUNT_LIMIT)
-    """Seconds for all together; stages that would begin later are left out."""
+    """Seconds for all stages; those that would begin later are left out."""
 
 
 def describe_gpu() -> dict[str, Any]:
@@ -51,13 +51,13 @@ def describe_gpu() -> dict[str, Any]:
 
 
 def stage_environment(on_gpu: bool) -> dict[str, str]:
-    """What the stages' environment adds to ours: scripts find the project's packages where it is not installed."""
+    """Variables for the stages, so that scripts find the project's packages where it is not installed."""
     paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     return {"PYTHONUNBUFFERED": "1", "PYTHONPATH": paths} | ({} if on_gpu else {"CUDA_VISIBLE_DEVICES": ""})
 
 
 def judge(status: int | None, output: str) -> tuple[Status, str]:
-    """Status and reason from an exit status, None for a program that was stopped, and what it printed."""
+    """Status and reason from an exit status (None: the program was stopped) and the output."""
     last = [line for line in output.replace("\r", "\n").splitlines() if line.strip()][-LINES_KEPT:]
     if status == 0:
         return "done", ""
@@ -71,23 +71,23 @@ def judge(status: int | None, output: str) -> tuple[Status, str]:
 
 
 def run_stages(stages: list[Stage], work: Path, ends_at: float, environment: dict[str, str]) -> list[dict[str, Any]]:
-    """A record of each stage: name, kind, status, seconds, reason and figures. `ends_at` is of the monotonic clock."""
+    """Records of the stages: name, kind, status, seconds, reason, figures. `ends_at` refers to the monotonic clock."""
     records, programs = [], Programs(patience_s=5.0)
     with tqdm(stages, unit="stage") as bar:
         for number, stage in enumerate(bar):
             bar.set_description(stage.name)
             started = time.monotonic()
             status: Status = "left out"
-            reason = "the time was over"
+            reason = "out of time"
             if started < ends_at:
                 log = work / f"{number}.log"
                 limit_s = min(stage.limit_s, ends_at - started)
-                ended = programs.run(("python", *stage.arguments), log, limit_s, environment)
-                status, reason = judge(ended, log.read_text(errors="replace"))
+                exit_status = programs.run(("python", *stage.arguments), log, limit_s, environment)
+                status, reason = judge(exit_status, log.read_text(errors="replace"))
             seconds = time.monotonic() - started
             result = {"status": status, "seconds": seconds, "reason": reason, "figures": read_figures(stage)}
             record = {"name": stage.name, "kind": stage.kind, **result}
-            bar.write(f"{seconds:5.0f} s  {stage.name}: {say(record)}")
+            bar.write(f"{seconds:5.0f} s  {stage.name}: {describe(record)}")
             records.append(record)
     return records
 
@@ -97,19 +97,19 @@ def main(command: GpuBenchmark) -> int:
     on_gpu = command.device == "cuda"
     if on_gpu and not torch.cuda.is_available():
         raise UserError(
-            f"torch {torch.__version__} finds no NVIDIA GPU here, and there is nothing to measure without one: run "
-            "this on a machine that has one (--device cpu only tries the stages, at tiny sizes)"
+            f"torch {torch.__version__} finds no NVIDIA GPU here: run this on a machine that has one "
+            "(--device cpu only tries the stages, at tiny sizes)"
         )
     started = time.monotonic()
-    cores = len(os.sched_getaffinity(0))
-    sizes = gpu_sizes(min(cores, 16)) if on_gpu else tiny_sizes()
-    with tempfile.TemporaryDirectory() as place:
-        shards = make_shards(Path(place) / "shards", sizes.clips)
-        stages = build_stages(sizes, command.device, shards, Path(place))
-        records = run_stages(stages, Path(place), started + command.limit_s, stage_environment(on_gpu))
+    threads = min(len(os.sched_getaffinity(0)), 16) if on_gpu else 1
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        shards = make_shards(work / "shards", SIZES[command.device].clips)
+        stages = build_stages(command.device, threads, shards, work)
+        records = run_stages(stages, work, started + command.limit_s, stage_environment(on_gpu))
     seconds = time.monotonic() - started
     out = command.out or (RESULT if on_gpu else None)
-    rows = [(record["name"], say(record)) for record in records] + [("time", f"{seconds:.0f} s")]
+    rows = [(record["name"], describe(record)) for record in records] + [("time", f"{seconds:.0f} s")]
     if out is not None:
         gpu = describe_gpu() if on_gpu else None
         write_result(out, {"device": command.device, "gpu": gpu, "seconds": seconds, "stages": records})

@@ -1,19 +1,17 @@
 """`make bench-knn`: the neighbour search against FAISS's flat index on the same arrays, its memory, and its growth.
 
-Both searches take turns on the same blocks of queries in one process, so that what else the machine does meets both;
+Both searches take turns on the same blocks of queries in one process, so that other load on the machine affects both;
 the figure is the median of the ratios. With `--device gpu` the search on the GPUs is measured instead, and some of its
-neighbours are compared with those that the CPU finds.
+neighbours are compared with those of the CPU.
 """
 
 import functools
 import os
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any, ClassVar, Literal
 
 import faiss
@@ -22,33 +20,26 @@ from numpy.typing import NDArray
 from pydantic import Field
 from tqdm import tqdm
 
-from benchmarks.result import NOT_HERE, print_table, write_result
+from benchmarks.programs import call_in_new_process
+from benchmarks.result import NOT_HERE, report
 from indexing.approximate import recall
+from indexing.budget import peak_memory_gb
 from indexing.engines import Device, cpu_nearest, gpu_count
-from indexing.job import PARTS, BlockSearch, SearchSettings, SearchTask
-from indexing.search import Block, Rules, nothing_found, search_block
+from indexing.job import PARTS, BlockSearch, SearchSettings
+from indexing.search import Block, Rules, no_neighbours, search_block
 from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, Command, run_command
 from pipeline.storage import open_storage
 
 IMAGENET = 1_281_167
 """Training images of ImageNet-1k."""
 FEATURES = f"{PARTS}/features.npy"
-"""Where the search of a folder finds its features."""
+"""File from which the search of a folder reads its features."""
 GPU_MEMORY_GB = 16.0
 """Host memory for the search on GPUs, in 10^9 bytes: ImageNet's features fit."""
 COMPARED = 200
 """Queries whose neighbours on GPU and CPU are compared."""
-Table = tuple[dict[str, Any], list[tuple[str, str]]]
-_MEASURE_PEAK = """
-import sys
-from indexing.budget import peak_memory_gb
-from indexing.job import BlockSearch, SearchSettings, SearchTask
-from pipeline.storage import open_storage
-folder, memory_gb, block, k = sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-settings = SearchSettings(memory_gb=memory_gb, block=block)
-BlockSearch(SearchTask(open_storage(folder), settings, k, None, False, "cpu", None)).run(0)
-print(peak_memory_gb())
-"""
+Result = tuple[dict[str, Any], list[tuple[str, str]]]
+"""Figures, and rows of the printed table."""
 
 
 class KnnBenchmark(Command):
@@ -69,27 +60,39 @@ class KnnBenchmark(Command):
     block: int = Field(1024, ge=1, le=BATCH_LIMIT)
     """Queries in a block."""
     rounds: int = Field(40, ge=1, le=COUNT_LIMIT)
-    """Blocks that are timed; on the CPU both search each in turns."""
+    """Blocks that are timed; on the CPU both search each block in turn."""
     budgets: tuple[Annotated[float, Field(gt=0, le=COUNT_LIMIT)], ...] = (0.5, 1.0)
     """Memory budgets in 10^9 bytes whose peaks are measured; with the first, features of the default size stream."""
 
 
 def make_features(rows: int, width: int) -> NDArray[np.float16]:
-    """Unit vectors around a thousand centers, as images of a thousand classes might lie."""
+    """Unit vectors around a thousand centers, like images of a thousand classes."""
     rng = np.random.default_rng(0)
     centers = rng.standard_normal((1000, width), np.float32)
     features = centers[rng.integers(0, 1000, rows)] + rng.standard_normal((rows, width), np.float32)
     return np.asarray((features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float16))
 
 
+def block_search(command: KnnBenchmark, folder: Path, device: Device = "cpu", memory_gb: float = 4.0) -> BlockSearch:
+    """The search of the features in `folder`."""
+    settings = SearchSettings(block=command.block, device=device, memory_gb=memory_gb)
+    return BlockSearch(open_storage(str(folder)), settings, Rules(command.k))
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """Seconds of a call."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
 def compare(command: KnnBenchmark, folder: Path, features: NDArray[np.float16]) -> dict[str, Any]:
-    """Queries per second of both, in turns."""
+    """Queries per second of both, in turn."""
     base = features.astype(np.float32)
     index = faiss.IndexFlatIP(command.width)
     index.add(base)
-    settings = SearchSettings(block=command.block)
-    ours = BlockSearch(SearchTask(open_storage(str(folder)), settings, command.k, None, False, "cpu", None))
-    ours.run(0)
+    search = block_search(command, folder)
+    search.run(0)
     seconds: dict[str, list[float]] = {"floor": [], "ours": []}
     blocks = -(-command.rows // command.block)
     for turn in tqdm(range(command.rounds), desc="both searches", unit="block"):
@@ -97,52 +100,43 @@ def compare(command: KnnBenchmark, folder: Path, features: NDArray[np.float16]) 
         queries = base[block * command.block : (block + 1) * command.block]
         searches: dict[str, Callable[[], object]] = {
             "floor": functools.partial(index.search, queries, command.k + 1),
-            "ours": functools.partial(ours.run, block),
+            "ours": functools.partial(search.run, block),
         }
-        for name in sorted(searches, reverse=bool(turn % 2)):  # each comes first in every second turn
-            started = time.perf_counter()
-            searches[name]()
-            seconds[name].append((time.perf_counter() - started) / len(queries))
+        for name in sorted(searches, reverse=bool(turn % 2)):  # alternately first
+            seconds[name].append(seconds_of(searches[name]) / len(queries))
     ratios = np.divide(seconds["floor"], seconds["ours"]).tolist()
     return {
-        "queries_per_second": 1 / statistics.median(seconds["ours"]),
-        "floor_queries_per_second": 1 / statistics.median(seconds["floor"]),
-        "of_the_floor": statistics.median(ratios),
+        "queries_per_second": 1 / median(seconds["ours"]),
+        "floor_queries_per_second": 1 / median(seconds["floor"]),
+        "of_the_floor": median(ratios),
         "of_the_floor_each": ratios,
     }
 
 
-def growth(command: KnnBenchmark, features: NDArray[np.float16], nearest: Any) -> dict[int, float]:  # noqa: ANN401
-    """Microseconds a query against the first quarter, half and all of the rows: medians of three turns each."""
+def growth(command: KnnBenchmark, features: NDArray[np.float16]) -> dict[int, float]:
+    """Microseconds per query against the first quarter, half and all of the rows: medians of three turns each."""
     base = features.astype(np.float32)
     queries = base[: min(2048, command.rows // 4)]
     seconds: dict[int, list[float]] = {command.rows // 4: [], command.rows // 2: [], command.rows: []}
+    query_rows, nothing = np.arange(len(queries)), no_neighbours(len(queries), command.k)
     for _ in range(3):
         for rows, taken in seconds.items():
-            started = time.perf_counter()
-            result = nothing_found(len(queries), command.k)
-            search_block(np.arange(len(queries)), queries, Block(0, base[:rows]), result, Rules(command.k), nearest)
-            taken.append((time.perf_counter() - started) / len(queries))
-    return {rows: 1e6 * statistics.median(taken) for rows, taken in seconds.items()}
+            arguments = (query_rows, queries, Block(0, base[:rows]), nothing, Rules(command.k), cpu_nearest)
+            taken.append(seconds_of(functools.partial(search_block, *arguments)) / len(queries))
+    return {rows: 1e6 * median(taken) for rows, taken in seconds.items()}
 
 
-def peaks(command: KnnBenchmark, folder: Path) -> dict[str, float]:
-    """Peak memory in 10^9 bytes of a process that searches one block, by its budget."""
-    measured = {}
-    for budget in command.budgets:
-        arguments = map(str, (folder, budget, command.block, command.k))
-        done = subprocess.run(
-            [sys.executable, "-c", _MEASURE_PEAK, *arguments], capture_output=True, text=True, check=True
-        )
-        measured[f"{budget:g}"] = float(done.stdout)
-    return measured
+def peak_of_search(command: KnnBenchmark, folder: Path, memory_gb: float) -> float:
+    """Peak memory of this process in 10^9 bytes after searching one block with a budget."""
+    block_search(command, folder, memory_gb=memory_gb).run(0)
+    return peak_memory_gb()
 
 
-def on_cpu(command: KnnBenchmark, folder: Path, features: NDArray[np.float16]) -> Table:
-    """Figures and table rows of the search on the CPU."""
+def on_cpu(command: KnnBenchmark, folder: Path, features: NDArray[np.float16]) -> Result:
+    """The search on the CPU beside FAISS's."""
     figures = compare(command, folder, features)
-    by_rows = growth(command, features, cpu_nearest)
-    memory = peaks(command, folder)
+    by_rows = growth(command, features)
+    memory = {f"{gb:g}": call_in_new_process(peak_of_search, command, folder, gb) for gb in command.budgets}
     pairs_per_second = 1e6 * command.rows / by_rows[command.rows]
     hours = IMAGENET**2 / pairs_per_second / 3600
     cores = len(os.sched_getaffinity(0))
@@ -153,35 +147,28 @@ def on_cpu(command: KnnBenchmark, folder: Path, features: NDArray[np.float16]) -
         "imagenet_core_hours": hours * cores,
     }
     low, high = np.quantile(figures["of_the_floor_each"], (0.25, 0.75))
-    message = f"{figures['of_the_floor']:.3f} (middle half of the rounds {low:.3f} to {high:.3f})"
+    share = f"{figures['of_the_floor']:.3f} (middle half of the rounds {low:.3f} to {high:.3f})"
     return figures, [
         ("queries/s", f"{figures['queries_per_second']:.0f} over {command.rows} x {command.width} on {cores} cores"),
         ("FAISS flat index called directly", f"{figures['floor_queries_per_second']:.0f}"),
-        ("share of that speed", message),
-        ("time a query", ", ".join(f"{rows}: {value:.0f} microseconds" for rows, value in by_rows.items())),
+        ("share of that speed", share),
+        ("time per query", ", ".join(f"{rows}: {value:.0f} microseconds" for rows, value in by_rows.items())),
         ("peak memory", ", ".join(f"{peak:.2f} GB of {budget} GB" for budget, peak in memory.items())),
         ("ImageNet (1.28 M), projected", f"{hours:.1f} h on {cores} cores, {hours * cores:.1f} core hours"),
     ]
 
 
-def beside_cpu(command: KnnBenchmark, folder: Path, features: NDArray[np.float16], device: Device) -> Table:
-    """Figures and table rows of the search on `device`, and how far its neighbours are those of the CPU."""
-    settings = SearchSettings(block=command.block, memory_gb=GPU_MEMORY_GB)
-    ours, theirs = (
-        BlockSearch(SearchTask(open_storage(str(folder)), settings, command.k, None, False, device, None))
-        for device in (device, "cpu")
-    )
-    ours.run(0)  # reads the features, and warms up
+def beside_cpu(command: KnnBenchmark, folder: Path, features: NDArray[np.float16], device: Device) -> Result:
+    """The search on `device`, and the share of the CPU's neighbours that it finds."""
+    search, on_cpu = (block_search(command, folder, device, GPU_MEMORY_GB) for device in (device, "cpu"))
+    search.run(0)  # reads the features, and warms up
     blocks = max(1, command.rows // command.block)  # whole ones
-    seconds = []
-    for turn in tqdm(range(command.rounds), desc="blocks of queries", unit="block"):
-        started = time.perf_counter()
-        ours.run(turn % blocks)
-        seconds.append(time.perf_counter() - started)
-    rate = min(command.block, command.rows) / statistics.median(seconds)
+    turns = tqdm(range(command.rounds), desc="blocks of queries", unit="block")
+    seconds = [seconds_of(functools.partial(search.run, turn % blocks)) for turn in turns]
+    rate = min(command.block, command.rows) / median(seconds)
     rows = np.unique(np.linspace(0, command.rows - 1, COMPARED).astype(np.int64))
     queries = features[rows].astype(np.float32)
-    agreement = recall(ours.exact(rows, queries).rows, theirs.exact(rows, queries).rows)
+    agreement = recall(search.exact(rows, queries).rows, on_cpu.exact(rows, queries).rows)
     whole = IMAGENET**2 / (rate * command.rows)
     figures = {
         "gpus": gpu_count(),
@@ -201,18 +188,17 @@ def main(command: KnnBenchmark) -> int:
     if command.device == "gpu" and not gpu_count():
         print("FAISS finds no GPU: that takes an NVIDIA GPU and the wheel of `make setup FAISS=gpu`")
         return NOT_HERE
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         features = make_features(command.rows, command.width)
         (folder / PARTS).mkdir()
         np.save(folder / FEATURES, features)
         if command.device == "gpu":
-            figures, table = beside_cpu(command, folder, features, "gpu")
+            figures, rows = beside_cpu(command, folder, features, "gpu")
         else:
-            figures, table = on_cpu(command, folder, features)
+            figures, rows = on_cpu(command, folder, features)
     chosen = {name: getattr(command, name) for name in ("device", "rows", "width", "k", "block")}
-    write_result(command.out, {"faiss": faiss.__version__, **chosen, **figures})
-    print_table([*table, ("written to", str(command.out))], "Neighbour search")
+    report(command.out, {"faiss": faiss.__version__, **chosen, **figures}, rows, "Neighbour search")
     return 0
 
 

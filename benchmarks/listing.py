@@ -1,21 +1,19 @@
-"""`make bench-listing`: what a longer list costs the shard job before its first shard: time and memory of the plan.
+"""`make bench-listing`: time and memory of the shard job's plan, by the number of inputs.
 
-Nothing is decoded, and the inputs need not exist: that part of the job grows with their number in the program that
-started it, while decoding takes one shard at a time, whatever their number. Each size runs in a process of its own,
-whose largest memory counts, with its libraries.
+Nothing is decoded and the inputs need not exist: only listing and planning grow with their number in one process. Each
+size runs in a process of its own, whose peak memory includes its libraries.
 """
 
-import multiprocessing
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 from tqdm import tqdm
 
-from benchmarks.result import print_table, write_result
+from benchmarks.programs import call_in_new_process
+from benchmarks.result import report
 from indexing.budget import peak_memory_gb
 from pipeline.settings import COUNT_LIMIT, Command, run_command
 from pipeline.shards.plan import make_plan
@@ -44,7 +42,7 @@ def write_list(target: Path, inputs: int) -> None:
 
 
 def measure(target: Path) -> Figures:
-    """Seconds, also of processor time, largest memory in 10^6 bytes, and bytes of the plan of the list at `target`."""
+    """Seconds, CPU seconds, peak memory in 10^6 bytes, and size of the plan in bytes, for the list at `target`."""
     plan_file = target.with_suffix(".parquet")
     started, cpu = time.perf_counter(), time.process_time()
     plan = make_plan(list_sources(str(target)), str(target), 0, None, plan_file)
@@ -65,12 +63,10 @@ def main(command: ListingBenchmark) -> None:
         for inputs in tqdm(sorted(command.inputs), desc="listing", unit="list"):
             target = Path(folder, f"{inputs}.txt")
             write_list(target, inputs)
-            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                figures[str(inputs)] = pool.submit(measure, target).result()
-    write_result(command.out, {"inputs": figures})
-    message = "{seconds:.1f} s ({cpu_seconds:.1f} s of processor time), {peak_mb:.0f} MB, {shards:.0f} shards"
+            figures[str(inputs)] = call_in_new_process(measure, target)
+    message = "{seconds:.1f} s ({cpu_seconds:.1f} s of CPU time), {peak_mb:.0f} MB, {shards:.0f} shards"
     rows = [(f"{int(inputs):,} inputs", message.format(**result)) for inputs, result in figures.items()]
-    print_table([*rows, ("written to", str(command.out))], "Listing and planning")
+    report(command.out, {"inputs": figures}, rows, "Listing and planning")
 
 
 if __name__ == "__main__":

@@ -5,17 +5,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any, ClassVar, NamedTuple
 
-from benchmarks.gpu_stages import READER, RUN, build_stages, gpu_sizes, say, step_name
+from benchmarks.gpu_stages import READER, RUN, build_stages, describe, step_name
 from benchmarks.markdown import paragraph, table
 from benchmarks.result import read_result, write_page
 from pipeline.settings import Command, UserError, run_command
 
 Result = dict[str, Any]
 Row = tuple[str, str, str]
-"""What, what was measured, and what stands beside it."""
-HEADER = ("", "measured", "beside it")
-Told = tuple[str, list[Row]]
-"""The conditions of a measurement in a sentence, and its rows."""
+"""Quantity, measurement, and reference."""
+HEADER = ("", "measured", "reference")
+SectionContent = tuple[str, list[Row]]
+"""A sentence on the conditions of a measurement, and the rows of its table."""
 
 
 class PerformanceCommand(Command):
@@ -24,17 +24,17 @@ class PerformanceCommand(Command):
     program: ClassVar[str] = "python -m benchmarks.performance"
 
     results: Path = Path("benchmarks/results")
-    """Folder of the JSON files; one that is not there is said to be missing."""
+    """Folder of the JSON files; the page names those that are missing."""
     out: Path = Path("docs/performance.md")
     """The document."""
 
 
 INTRO = """# Performance
 
-Written by `make performance` from the files in `benchmarks/results/`; each section names the command that makes its
-file. Ratios are taken within one run and so travel better than times. Beside a figure stands the *aim* that this
-project set itself, what the *paper* reports (table 6 and section C.2), or what the released code of the *authors* took
-on two CPU cores, measured apart from this repository: no script here repeats that."""
+Written by `make performance` from the files in `benchmarks/results/`; each section names the command that writes its
+file. Ratios are taken within one run and carry over to other machines better than times. References are the *aim* of
+this project, the *paper* (table 6 and section C.2), or the released code of the *authors* on two CPU cores, which was
+measured outside this repository."""
 PAPER_RUN = "paper: 30 h on 4 GPUs, 417.57 GB in all, for 200 epochs at batch 128"
 GPU_BESIDE = {
     step_name("base", 128, False): f"{PAPER_RUN}; aim on one H200: under 80 GB",
@@ -72,14 +72,14 @@ def machine(result: Result) -> str:
     return f"{current['cpu']}, {current['cores']} cores; Python {current['python']}, {versions}"
 
 
-def shards(result: Result) -> Told:
+def shards(result: Result) -> SectionContent:
     """The shard job."""
     rows = [(name, f"{value:.2f} x", SHARD_AIMS.get(name, "")) for name, value in result["ratios"].items()]
     rows += [(f"{name}, seconds", f"{median(times):.1f}", "") for name, times in result["seconds"].items()]
     return f"{result['clips']} clips and {result['images']} images, {result['source']}.", rows
 
 
-def reader(result: Result) -> Told:
+def reader(result: Result) -> SectionContent:
     """The reader on the CPU."""
     names = {"reader": "reader", "pillow": "DataLoader", "decode": "decoding alone"}
     rows = [
@@ -95,7 +95,7 @@ def reader(result: Result) -> Told:
     return f"Batch {result['batch_size']}, {result['threads']} threads, {crops}.", rows
 
 
-def train(result: Result) -> Told:
+def train(result: Result) -> SectionContent:
     """The training step on the CPU."""
     seconds, memory = result["seconds"], result["peak_gb"]
     return "Backbone {architecture}, batch {batch_size}, {prototypes} prototypes, float32.".format(**result), [
@@ -106,7 +106,7 @@ def train(result: Result) -> Told:
     ]
 
 
-def neighbours(result: Result) -> Told:
+def neighbours(result: Result) -> SectionContent:
     """The exact search on the CPU."""
     growth = result["microseconds_a_query_by_rows"].items()
     peaks = result["peak_memory_gb_by_budget"].items()
@@ -119,7 +119,7 @@ def neighbours(result: Result) -> Told:
     ]
 
 
-def evaluation(result: Result) -> Told:
+def evaluation(result: Result) -> SectionContent:
     """Label propagation on the CPU."""
     rows = []
     for name, value in result.items():
@@ -131,7 +131,7 @@ def evaluation(result: Result) -> Told:
     return f"Frames of {height} x {width} pixels, {result['threads']} threads, {result['device']}.", rows
 
 
-def gpu(result: Result) -> Told:
+def gpu(result: Result) -> SectionContent:
     """Everything on one GPU.
 
     Raises:
@@ -139,14 +139,14 @@ def gpu(result: Result) -> Told:
     """
     if result["device"] != "cuda":
         raise UserError("gpu.json is of a dry run on the CPU, which measures nothing: remove it")
-    rows = [(stage["name"], say(stage), GPU_BESIDE.get(stage["name"], "")) for stage in result["stages"]]
+    rows = [(stage["name"], describe(stage), GPU_BESIDE.get(stage["name"], "")) for stage in result["stages"]]
     rows.append(("all of it", f"{result['seconds']:.0f} s", "aim: under 480 s"))
     return "{name} with {memory_gb:.0f} GB, CUDA {cuda}.".format(**result["gpu"]), rows
 
 
 def no_gpu() -> str:
-    """What stands where nothing was measured on a GPU."""
-    stages = build_stages(gpu_sizes(1), "cuda", Path(), Path())
+    """Placeholder for the measurements on a GPU."""
+    stages = build_stages("cuda", 1, Path(), Path())
     rows = [(stage.name, "no GPU was available", GPU_BESIDE.get(stage.name, "")) for stage in stages]
     return f"**No GPU was available: nothing here was measured.**\n\n{table(HEADER, rows)}"
 
@@ -156,58 +156,38 @@ class Section(NamedTuple):
 
     title: str
     target: str
+    """Of the Makefile."""
     file: str
+    content: Callable[[Result], SectionContent]
     intro: str
-    tell: Callable[[Result], Told]
-    absent: str = ""
-    """What stands in place of a result that is not there."""
 
 
 SECTIONS = (
     Section(
-        "Shards",
-        "bench-shards",
-        "shards.json",
+        *("Shards", "bench-shards", "shards.json", shards),
         "The shard job against bare ffmpeg and the usual recipes, with as many processes as it has workers.",
-        shards,
     ),
     Section(
-        "Reader",
-        "bench-reader",
-        "reader.json",
+        *("Reader", "bench-reader", "reader.json", reader),
         "Batches from frames of 340 x 256 pixels, against a DataLoader that executes the same plan with Pillow.",
-        reader,
     ),
     Section(
-        "Training step",
-        "bench-train",
-        "train.json",
+        *("Training step", "bench-train", "train.json", train),
         "A whole step against the reference step, which has K-wide logits and skips no work.",
-        train,
     ),
     Section(
-        "Nearest neighbours",
-        "bench-knn",
-        "knn.json",
+        *("Nearest neighbours", "bench-knn", "knn.json", neighbours),
         "The exact search against FAISS's flat index called directly on the same arrays.",
-        neighbours,
     ),
     Section(
-        "Evaluation",
-        "bench-eval",
-        "evaluation.json",
+        *("Evaluation", "bench-eval", "evaluation.json", evaluation),
         "Features, label propagation and scoring against straightforward versions of the same.",
-        evaluation,
     ),
     Section(
-        "One GPU",
-        "bench-gpu",
-        "gpu.json",
+        *("One GPU", "bench-gpu", "gpu.json", gpu),
         "Steps are in bf16, on random batches of the real sizes; reader, run and features read clips of 340 x 256 made "
         "by code. The run is ViT-S at batch 64 with compiled blocks. Neighbours are searched among as many vectors as "
         "ImageNet has images. Features and evaluation are of ViT-S.",
-        gpu,
-        no_gpu(),
     ),
 )
 
@@ -216,9 +196,10 @@ def render(section: Section, result: Result | None) -> str:
     """A section of the document."""
     made = f"`make {section.target}` writes `benchmarks/results/{section.file}`."
     if result is None:
-        conditions, rest = "", [section.absent or f"Not measured: there is no {section.file} yet."]
+        conditions = ""
+        rest = [no_gpu() if section.content is gpu else f"Not measured: there is no {section.file} yet."]
     else:
-        conditions, rows = section.tell(result)
+        conditions, rows = section.content(result)
         rest = [table(HEADER, rows), paragraph(machine(result))]
     message = " ".join(part for part in (section.intro, conditions, made) if part)
     return "\n\n".join([f"## {section.title}", paragraph(message), *rest])

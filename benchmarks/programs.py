@@ -1,20 +1,26 @@
-"""The project's programs as child processes, which end with all that they started, whatever happens."""
+"""The project's programs as child processes; ending one always ends its own children."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Programs:
-    """Runs programs, also from several threads at a time; `stop` ends them all and starts none from then on."""
+    """Runs programs, also from several threads; after `stop` all have ended and no more are started."""
 
     def __init__(self, patience_s: float = 60.0) -> None:
-        """Give a program that is stopped so many seconds to save its state and end, before it is killed."""
+        """A program that is stopped has `patience_s` seconds to save its state before it is killed."""
         self._patience_s = patience_s
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
@@ -22,15 +28,15 @@ class Programs:
 
     def run(
         self,
-        words: Sequence[str],
+        argv: Sequence[str],
         log: Path | None = None,
         limit_s: float | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> int | None:
-        """Run a command; the word `python` stands for this interpreter.
+        """Run a command; the argument `python` stands for this interpreter.
 
-        What it prints goes to the end of `log`, if one is given. Returns its exit status, or None if it was not
-        started or was stopped at its time limit.
+        Its output is appended to `log`, if given. Returns the exit status, or None if it was not started or was
+        stopped at its time limit.
         """
         with contextlib.ExitStack() as stack:
             output = stack.enter_context(log.open("ab")) if log else None
@@ -38,12 +44,12 @@ class Programs:
                 if self._stopped:
                     return None
                 process = subprocess.Popen(
-                    [sys.executable if word == "python" else word for word in words],
+                    [sys.executable if word == "python" else word for word in argv],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
                     env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
-                    start_new_session=True,  # Ctrl-C reaches us alone, and we decide how the program ends
+                    start_new_session=True,  # Ctrl-C reaches this process alone, which ends the program
                 )
                 self._running.add(process)
             try:
@@ -56,7 +62,7 @@ class Programs:
                     self._running.discard(process)
 
     def stop(self) -> None:
-        """End all programs, and start none from now on."""
+        """End all programs and start no more."""
         with self._lock:
             self._stopped = True
             running = list(self._running)
@@ -69,12 +75,12 @@ class Programs:
             yield
         except BaseException:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave programs behind
-            print("\nstopping: what runs saves its state first", file=sys.stderr, flush=True)
+            print("\nstopping: running programs save their state first", file=sys.stderr, flush=True)
             self.stop()
             raise
 
     def _end(self, processes: Sequence["subprocess.Popen[bytes]"]) -> None:
-        """Ask programs to end, wait, then kill what is left of them and of their own children."""
+        """Ask programs to end, wait, then kill them and their children."""
         for process in processes:
             process.terminate()
         for process in processes:
@@ -83,3 +89,9 @@ class Programs:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def call_in_new_process(function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    """Call a function of a module in a new process, whose memory is its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments, **options).result()

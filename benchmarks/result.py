@@ -1,6 +1,5 @@
-"""The JSON file that a benchmark leaves: figures together with the machine and the versions they were seen on."""
+"""Result files of benchmarks (figures with machine and versions), pages written from them, and printed tables."""
 
-import json
 import os
 import platform
 from pathlib import Path
@@ -26,7 +25,7 @@ PACKAGES = (
     "pyarrow",
 )
 NOT_HERE = 3
-"""Exit status of a benchmark for which this machine lacks something; its last line says what."""
+"""Exit status of a benchmark that cannot run on this machine; its last line is the reason."""
 
 
 def processor() -> str:
@@ -40,7 +39,7 @@ def write_result(path: Path, figures: dict[str, Any]) -> None:
     """Write `figures` with machine and versions as JSON.
 
     Raises:
-        UserError: a file at `path` is not of this function.
+        UserError: `path` is a file of another kind.
     """
     machine = {"cpu": processor(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
     content = {**figures, "machine": machine, "versions": installed_versions(PACKAGES)}
@@ -50,34 +49,38 @@ def write_result(path: Path, figures: dict[str, Any]) -> None:
         except UserError:
             own = False
         if not own:
-            raise UserError(f"{path} is not a result of a benchmark and is not replaced: give another --out")
+            raise UserError(f"{path} is not a benchmark result and is not replaced: give another --out")
     write_bytes(path, as_json(content))
 
 
 def write_page(path: Path, page: str) -> None:
-    """Write a document, in place of one with the same heading.
+    """Write a document, or replace one with the same heading.
 
     Raises:
-        UserError: a file at `path` has another first line.
+        UserError: the file at `path` has another first line.
     """
     if path.is_file() and (recorded := path.read_bytes()) and recorded.splitlines()[0] != page.encode().splitlines()[0]:
-        raise UserError(f"{path} is not this page as it was written before and is not replaced: give another name")
+        raise UserError(f"{path} is not an earlier version of this page and is not replaced: give another name")
     write_bytes(path, page.encode())
 
 
 def read_result(path: Path, command: str) -> dict[str, Any] | None:
-    """Content of a result file, which `command` writes; None if it is not there.
+    """Content of a result file written by `command`; None if there is none.
 
     Raises:
-        UserError: it is no JSON.
+        UserError: it is not JSON.
     """
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}): write it again with `{command}`, or remove it") from error
-    return content
+    return read_json(path, f"Write it again with `{command}`, or remove it") if path.exists() else None
+
+
+def report(path: Path, figures: dict[str, Any], rows: list[tuple[str, str]], title: str) -> None:
+    """Write `figures` as a result file, and print (name, value) rows.
+
+    Raises:
+        UserError: `path` is a file of another kind.
+    """
+    write_result(path, figures)
+    print_table([*rows, ("written to", str(path))], title)
 
 
 def print_table(rows: list[tuple[str, str]], title: str) -> None:

@@ -27,18 +27,18 @@ PRESETS = Path(__file__).parents[1] / "configs"
 PAGE_OVERHEAD = 4096 - 512 / 2
 """Bytes by which whole pages exceed a JPEG that begins at any block of a tar, on average."""
 AUXILIARY_READ = 0.75
-"""Share of auxiliary frames that the reader reads; it leaves out those beside two crops without a mask."""
+"""Share of auxiliary frames that the reader reads; it skips those of samples whose two crops have no mask."""
 SEARCH_BLOCK, SEARCH_CORES = 8192, 4
 """Queries of a block of the neighbour search and cores of the process that searches it, by default."""
 
 INTRO = """Written by `make scale`; `python -m benchmarks.scale --help` takes your own cluster. Nothing was run at this
-size: it is arithmetic, to two digits, on figures measured on small machines (`benchmarks/results/`). {clips:,} clips
+size: this is arithmetic, to two digits, on figures measured on small machines (`benchmarks/results/`). {clips:,} clips
 and {images:,} images on {nodes} machines with {gpus} GPUs and {cores} CPU cores each, a network of {network_gb:g} GB/s,
 and storage that gives {storage_gb:g} GB/s and answers {storage_reads:,.0f} reads/s. A GPU that was not measured does
 {gpu_tflops:g} TFLOP/s."""
-TABLE_NOTE = """At the paper's global batch. The table has what {gpus} GPUs need so that none of them waits and, behind
-the stroke, from how many GPUs on it is short. A machine whose memory holds the shards reads from storage in the first
-epoch only; an object store is asked again for what `data.cache_gb` does not hold."""
+TABLE_NOTE = """At the paper's global batch. Each cell has the demand of {gpus} GPUs that never wait / how many GPUs
+exceed the supply. A machine whose memory holds the shards reads from storage in the first epoch only;
+what `data.cache_gb` does not hold is read from an object store in every epoch."""
 
 
 class ScaleCommand(Command):
@@ -72,7 +72,7 @@ class ScaleCommand(Command):
     """10^12 floating-point operations a second of a GPU in training, in bf16; used where gpu.json has no figure."""
 
 
-class Run(NamedTuple):
+class PretrainRun(NamedTuple):
     """A pre-training run of the paper."""
 
     title: str
@@ -123,7 +123,7 @@ def dataset_bytes(command: ScaleCommand, media: str) -> float:
     )
 
 
-def paper_runs(command: ScaleCommand) -> list[Run]:
+def paper_runs(command: ScaleCommand) -> list[PretrainRun]:
     """The paper's runs, from its presets; an ImageNet step counts like one with two auxiliary frames."""
     runs = []
     for title, preset, media, samples, auxiliary in (
@@ -139,11 +139,11 @@ def paper_runs(command: ScaleCommand) -> list[Run]:
         length = (samples, run.train.epochs, run.train.total_batch_size, parameters)
         frame_bytes = figure(command, "bench-sizes", "sizes.json", media, "jpeg_bytes_a_frame")
         reads = (1 + AUXILIARY_READ * auxiliary, frame_bytes, dataset_bytes(command, media))
-        runs.append(Run(title, *length, step_rate(command, run.model), *reads))
+        runs.append(PretrainRun(title, *length, step_rate(command, run.model), *reads))
     return runs
 
 
-def demands(run: Run, command: ScaleCommand, nodes: int, core_rate: float) -> dict[str, tuple[float, float]]:
+def demands(run: PretrainRun, command: ScaleCommand, nodes: int, core_rate: float) -> dict[str, tuple[float, float]]:
     """By resource: what a run on whole machines needs so that its GPUs never wait, and what there is.
 
     The global batch is the paper's; gradients are float32 in a ring of machines. `core_rate` is the samples a second
@@ -162,7 +162,7 @@ def demands(run: Run, command: ScaleCommand, nodes: int, core_rate: float) -> di
     }
 
 
-def first_limit(run: Run, resource: str, command: ScaleCommand, core_rate: float) -> int | None:
+def first_limit(run: PretrainRun, resource: str, command: ScaleCommand, core_rate: float) -> int | None:
     """Fewest GPUs, in whole machines of the cluster, for which the resource is short; None if it never is."""
     for nodes in range(1, command.nodes + 1):
         needed, available = demands(run, command, nodes, core_rate)[resource]
@@ -227,7 +227,7 @@ def page(command: ScaleCommand) -> str:
         "## What limits pre-training first",
         bullets(f"{name}: from {gpus} GPUs on." for gpus, name in sorted(first)),
         paragraph(TABLE_NOTE.format(gpus=command.nodes * command.gpus)),
-        table(["", *(run.title for run in runs), "there is"], resources),
+        table(["", *(run.title for run in runs), "available"], resources),
         "## How long it takes",
         table(["", "core-hours", "minutes on the cluster", "limited by"], costs),
         bullets(lengths),

@@ -1,9 +1,9 @@
-"""`make bench-shards`: the shard job against the bare cost of its ffmpeg commands, and against the usual recipes.
+"""`make bench-shards`: the shard job against its ffmpeg commands alone, and against the usual recipes.
 
-Clips, each with as many processes as the job has workers: (a) the same ffmpeg commands, output thrown away: the floor;
-(b) ffmpeg to JPEG files, then tar: the recipe. Images: (c) `tar` of the same files, and (d) webdataset's writer in one
-process, beside the job with one worker; all written through to the disk. All are timed in turn, `--rounds` times, and
-compared by their medians; Ray's start-up is given apart.
+Clips, with as many processes as the job has workers: (a) the same ffmpeg commands without output; (b) ffmpeg to JPEG
+files, then tar. Images: (c) `tar` of the same files, and (d) webdataset's writer in one process, against the job with
+one worker; all synced to disk. All are timed in turn, `--rounds` times, and compared by their medians; Ray's start-up
+is reported separately.
 """
 
 import itertools
@@ -25,7 +25,7 @@ import webdataset
 from PIL import Image
 from pydantic import Field
 
-from benchmarks.result import print_table, write_result
+from benchmarks.result import report
 from pipeline.settings import COUNT_LIMIT, Command, UserError, run_command
 from pipeline.shards.__main__ import main as run_shards
 from pipeline.shards.command import ShardsCommand
@@ -43,15 +43,15 @@ class ShardsBenchmark(Command):
     program: ClassVar[str] = "python -m benchmarks.shards"
 
     clips: Path | None = None
-    """Folder of clips; by default some are made."""
+    """Folder of clips; default: synthetic ones."""
     images: Path | None = None
-    """Folder of JPEGs; by default some are made."""
+    """Folder of JPEGs; default: synthetic ones."""
     clip_inputs: int = Field(216, ge=1, le=COUNT_LIMIT)
-    """Clips in a run; those of the folder are taken again until there are as many."""
+    """Clips in a run; those of the folder are repeated as needed."""
     image_inputs: int = Field(20000, ge=1, le=COUNT_LIMIT)
     """Images in a run, likewise."""
     rounds: int = Field(2, ge=1, le=COUNT_LIMIT)
-    """How often each way is timed."""
+    """How often each is timed."""
     out: Path = Path("benchmarks/results/shards.json")
     """Result file."""
 
@@ -76,7 +76,7 @@ def make_images(folder: Path) -> None:
 
 
 def spread(folder: Path, media: Media, count: int, target: Path) -> list[Path]:
-    """`count` links below `target` to the files of `folder`, each with a name of its own."""
+    """`count` links below `target` to the files of `folder`, each with its own name."""
     files = sorted(path for path in folder.rglob("*") if media_of(path.name) == media)
     if not files:
         raise UserError(f"{folder} holds no {media}")
@@ -90,7 +90,7 @@ def spread(folder: Path, media: Media, count: int, target: Path) -> list[Path]:
 
 
 def in_parallel(work: Callable[[Path], None], paths: list[Path], threads: int = WORKERS) -> float:
-    """Seconds that so many threads take to do `work` on all paths."""
+    """Seconds of `work` on all paths in so many threads."""
     started = perf_counter()
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, paths))
@@ -98,16 +98,16 @@ def in_parallel(work: Callable[[Path], None], paths: list[Path], threads: int = 
 
 
 def bare_ffmpeg(clip: Path, encode: bool = True) -> None:
-    """The job's ffmpeg command, with its output thrown away; without `encode` the frames stay as they are decoded."""
+    """The job's ffmpeg command without output; without `encode` the decoded frames are not encoded either."""
     arguments = ffmpeg_arguments(f"file:{clip}", os.devnull, FrameSettings())
     if not encode:
-        arguments = [{"image2pipe": "null", "mjpeg": "rawvideo"}.get(word, word) for word in arguments]
+        arguments = [{"image2pipe": "null", "mjpeg": "rawvideo"}.get(value, value) for value in arguments]
     command = [ffmpeg_path(), "-nostdin", "-hide_banner", "-loglevel", "quiet", *arguments]
     subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
 
 
 def files_then_tar(clips: list[Path], folder: Path) -> float:
-    """Seconds of the usual recipe: ffmpeg writes JPEG files, then tar packs them."""
+    """Seconds of the usual recipe for clips: ffmpeg writes JPEG files, then tar packs them."""
 
     def cut(clip: Path) -> None:
         frames = folder / clip.stem
@@ -121,7 +121,7 @@ def files_then_tar(clips: list[Path], folder: Path) -> float:
 
 
 def plain_tar(folder: Path, target: Path) -> float:
-    """Seconds of `tar`, written through to the disk."""
+    """Seconds of `tar`, synced to disk."""
     started = perf_counter()
     subprocess.run(["tar", "chf", str(target), "-C", str(folder), "."], check=True)
     subprocess.run(["sync", str(target)], check=True)
@@ -139,18 +139,12 @@ def webdataset_writer(images: list[Path], target: Path) -> float:
 
 
 def job(data: Path, out: Path, workers: int) -> dict[str, float]:
-    """Run the shard job; its figures, with `startup` for what is not the work of the tasks."""
-    command = ShardsCommand(data=str(data), out=str(out), workers=workers, max_reject_fraction=1)
-    run_shards(command)
-    report = json.loads((out / "job.json").read_text())
+    """Seconds of the shard job: running, within tasks, by stage, and starting up."""
+    run_shards(ShardsCommand(data=str(data), out=str(out), workers=workers, max_reject_fraction=1))
+    record = json.loads((out / "job.json").read_text())
     shutil.rmtree(out)
-    running = report["seconds_running"]
-    return {
-        "running": running,
-        "tasks": report["task_seconds"] / workers,
-        START_UP: report["seconds"] - running,
-        **report["stage_seconds"],
-    }
+    running, tasks = record["seconds_running"], record["task_seconds"] / workers
+    return {"running": running, "tasks": tasks, START_UP: record["seconds"] - running, **record["stage_seconds"]}
 
 
 def main(command: ShardsBenchmark) -> None:
@@ -172,7 +166,7 @@ def main(command: ShardsBenchmark) -> None:
         clips = spread(clip_folder, "clips", command.clip_inputs, root / "clips")
         images = spread(image_folder, "images", command.image_inputs, root / "images")
         for path in (*clips, *images):
-            path.read_bytes()  # all ways find the inputs in memory
+            path.read_bytes()  # cached in memory for all
         for number in range(command.rounds):
             note("bare ffmpeg", in_parallel(bare_ffmpeg, clips))
             note("bare ffmpeg, 1 process", in_parallel(bare_ffmpeg, clips, threads=1))
@@ -189,40 +183,34 @@ def main(command: ShardsBenchmark) -> None:
                 stages["images"] = job(root / "images", root / f"images-{workers}-{number}", workers)
                 note(f"image job, {workers} workers", stages["images"]["running"])
     seconds = {name: median(values) for name, values in times.items()}
-    clip_job, image_job = seconds[f"clip job, {WORKERS} workers"], seconds[f"image job, {WORKERS} workers"]
+    bare, image_job, one_image = (
+        seconds[name] for name in ("bare ffmpeg", "image job, 2 workers", "image job, 1 workers")
+    )
+    clip_job, in_tasks = seconds["clip job, 2 workers"], seconds["clip job, 2 workers, within tasks"]
     ratios = {
-        "clip job against bare ffmpeg": seconds["bare ffmpeg"] / clip_job,
-        "the same within tasks, without start, gaps and end": seconds["bare ffmpeg"]
-        / seconds[f"clip job, {WORKERS} workers, within tasks"],
+        "clip job against bare ffmpeg": bare / clip_job,
+        "the same within tasks, without start, gaps and end": bare / in_tasks,
         "clip job against ffmpeg to files, then tar": seconds["ffmpeg to files, then tar"] / clip_job,
-        f"clip job, {WORKERS} workers against 1": seconds["clip job, 1 workers"] / clip_job,
-        f"bare ffmpeg, {WORKERS} processes against 1": seconds["bare ffmpeg, 1 process"] / seconds["bare ffmpeg"],
-        f"image job, {WORKERS} workers against 1": seconds["image job, 1 workers"] / image_job,
+        "clip job, 2 workers against 1": seconds["clip job, 1 workers"] / clip_job,
+        "bare ffmpeg, 2 processes against 1": seconds["bare ffmpeg, 1 process"] / bare,
+        "image job, 2 workers against 1": one_image / image_job,
         "image job against plain tar": seconds["plain tar of images"] / image_job,
-        "image job, 1 worker, against webdataset's writer": seconds["webdataset's writer"]
-        / seconds["image job, 1 workers"],
+        "image job, 1 worker, against webdataset's writer": seconds["webdataset's writer"] / one_image,
     }
-    figures = {
-        "clips": len(clips),
-        "images": len(images),
-        "source": "given folders" if command.clips or command.images else "made by the benchmark",
-        "seconds": times,
-        "ratios": ratios,
-        "stage_seconds": stages,
-    }
-    write_result(command.out, figures)
+    source = "given folders" if command.clips or command.images else "made by the benchmark"
+    figures = {"clips": len(clips), "images": len(images), "source": source}
     rows = [(name, f"{value:.2f}x") for name, value in ratios.items()]
     rows += [
-        ("share of encoding in ffmpeg", f"{1 - seconds['bare ffmpeg without encoding'] / seconds['bare ffmpeg']:.0%}"),
+        ("share of encoding in ffmpeg", f"{1 - seconds['bare ffmpeg without encoding'] / bare:.0%}"),
         ("clips/s", f"{len(clips) / clip_job:.1f} with {WORKERS} workers"),
         ("images/s", f"{len(images) / image_job:.0f} with {WORKERS} workers"),
         (START_UP, f"{seconds[START_UP]:.1f} s"),
     ]
     for kind, spent in stages.items():
-        spent = {stage: value for stage, value in spent.items() if stage not in ("running", "tasks", START_UP)}
-        rows.append((f"{kind}: time by stage", ", ".join(f"{k} {v:.1f} s" for k, v in spent.items())))
-    rows.append(("written to", str(command.out)))
-    print_table(rows, "Shards (more is better)")
+        shown = {stage: value for stage, value in spent.items() if stage not in ("running", "tasks", START_UP)}
+        rows.append((f"{kind}: time by stage", ", ".join(f"{stage} {value:.1f} s" for stage, value in shown.items())))
+    figures |= {"seconds": times, "ratios": ratios, "stage_seconds": stages}
+    report(command.out, figures, rows, "Shards (more is better)")
 
 
 if __name__ == "__main__":

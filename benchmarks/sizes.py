@@ -1,4 +1,4 @@
-"""`make bench-sizes`: what shards take on disk, a frame and a sample, read off the datasets themselves."""
+"""`make bench-sizes`: disk space of shards per frame and per sample, from finished datasets."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from pydantic import model_validator
 
-from benchmarks.result import print_table, write_result
+from benchmarks.result import report
 from pipeline.dataset import INDEX, read_manifest
 from pipeline.settings import Command, UserError, run_command
 
@@ -15,7 +15,7 @@ Figures = dict[str, float]
 
 
 class SizesBenchmark(Command):
-    """Measure the bytes that shards of clips, of images or of both take, with everything that lies around the JPEGs."""
+    """Measure the bytes of shards of clips, of images or of both, including everything beside the JPEGs."""
 
     program: ClassVar[str] = "python -m benchmarks.sizes"
 
@@ -27,17 +27,17 @@ class SizesBenchmark(Command):
     """Result file."""
 
     @model_validator(mode="after")
-    def _something(self) -> "SizesBenchmark":
+    def _has_dataset(self) -> "SizesBenchmark":
         if self.clips is None and self.images is None:
             raise ValueError("give --clips, --images or both: folders that `make shards` wrote")
         return self
 
 
 def measure(folder: Path, media: str) -> Figures:
-    """Samples, frames, and means in bytes over a dataset.
+    """Samples, frames, and mean sizes in bytes of a dataset.
 
     Raises:
-        UserError: there is no finished dataset of `media` with samples.
+        UserError: it is not a finished, non-empty dataset of `media`.
     """
     manifest = read_manifest(folder)
     if manifest.media != media or manifest.layout != "frames" or not manifest.samples:
@@ -62,13 +62,12 @@ def main(command: SizesBenchmark) -> None:
     """Measure, print and write."""
     given = {"clips": command.clips, "images": command.images}
     figures = {media: measure(folder, media) for media, folder in given.items() if folder is not None}
-    write_result(command.out, dict(figures))
     message = (
         "{jpeg_bytes_a_frame:.0f} B a JPEG, {shard_bytes_a_frame:.0f} B a frame in shards; "
         "{index_bytes_a_sample:.0f} B of index.parquet and {idx_bytes_a_sample:.0f} B of .idx a sample"
     )
     rows = [(f"{result['samples']:.0f} {media}", message.format(**result)) for media, result in figures.items()]
-    print_table([*rows, ("written to", str(command.out))], "Sizes on disk")
+    report(command.out, dict(figures), rows, "Sizes on disk")
 
 
 if __name__ == "__main__":

@@ -1,3 +1,3 @@
 """Nearest-neighbour tables of images, by FAISS."""
 
-from pipeline import startup as startup  # before anything that takes time to import
+from pipeline import startup as startup  # before slow imports

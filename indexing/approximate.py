@@ -6,7 +6,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from indexing.search import MARGIN, Neighbours, Rules, merge, nothing_found
+from indexing.search import MARGIN, Neighbours, Rules, merge, no_neighbours
 from indexing.store import FeatureFile
 from pipeline.settings import UserError
 
@@ -19,16 +19,18 @@ def list_count(rows: int) -> int:
     return max(1, min(round(4 * math.sqrt(rows)), rows // _TRAINING_ROWS_PER_LIST))
 
 
-def recall(found: NDArray[np.int64], exact: NDArray[np.int64]) -> float:
-    """Share of the (n, k) exact neighbours that are among those found."""
-    return float(np.mean([len(np.intersect1d(*pair)) for pair in zip(found, exact, strict=True)]) / exact.shape[1])
+def recall(approximate: NDArray[np.int64], exact: NDArray[np.int64]) -> float:
+    """Share of the (n, k) exact neighbours that are among the (n, k) approximate ones."""
+    return float(
+        np.mean([len(np.intersect1d(*pair)) for pair in zip(approximate, exact, strict=True)]) / exact.shape[1]
+    )
 
 
 def check_memory(memory_gb: float, rows: int, width: int) -> None:
-    """All vectors stay in memory as float16 beside their numbers.
+    """Make sure that an index of all vectors, as float16 with their row numbers, fits into memory.
 
     Raises:
-        UserError: they do not fit.
+        UserError: it does not.
     """
     needed = 1.2 * rows * (2 * width + 8) / 1e9 + 0.5
     if needed > memory_gb:
@@ -38,7 +40,7 @@ def check_memory(memory_gb: float, rows: int, width: int) -> None:
 
 
 class ApproximateSearch:
-    """An index over all rows, trained on evenly spread ones; the same features always give the same index."""
+    """An index over all rows, trained on evenly spaced ones; it depends on the features alone."""
 
     def __init__(self, base: FeatureFile, probes: int, block: int) -> None:
         lists = list_count(base.rows)
@@ -58,8 +60,8 @@ class ApproximateSearch:
             self._index.add(base.read(start, end))
 
     def __call__(self, query_rows: NDArray[np.int64], queries: NDArray[np.float32], rules: Rules) -> Neighbours:
-        """Neighbours of (n, D) queries; places stay empty where the lists that were searched hold too few."""
+        """Neighbours of (n, D) queries; entries stay empty where the searched lists hold too few rows."""
         similarity, rows = self._index.search(queries, rules.k + 1 + MARGIN)
         wide = similarity.astype(np.float64)
         allowed = (rows >= 0) & rules.allow(query_rows, rows, wide)
-        return merge(nothing_found(len(queries), rules.k), rows, np.where(allowed, wide, -np.inf))
+        return merge(no_neighbours(len(queries), rules.k), rows, np.where(allowed, wide, -np.inf))

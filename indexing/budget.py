@@ -1,4 +1,4 @@
-"""How much of the features a search may hold in memory: pure arithmetic, checked by measuring the peak."""
+"""How many rows of the features a search may hold in memory, and the peak memory of this process."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ def rows_in_memory(memory_gb: float, rows: int, width: int, queries: int, k: int
     """Rows of the base that a search of `queries` at once may hold as float32 within `memory_gb` (10^9 bytes).
 
     Raises:
-        UserError: so little memory that the search would mostly read.
+        UserError: too little memory: the search would spend its time reading.
     """
     of_queries = queries * (6 * width + 60 * (2 * k + 1 + MARGIN))
     free = memory_gb * 1e9 - PROGRAM_BYTES - of_queries
@@ -31,7 +31,7 @@ def rows_in_memory(memory_gb: float, rows: int, width: int, queries: int, k: int
 
 
 def peak_memory_gb() -> float:
-    """Most memory that this program has held, in 10^9 bytes; unlike `getrusage`, without that of who started it."""
+    """Peak memory of this process in 10^9 bytes; unlike `getrusage`, without that of its parent."""
     result = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
     assert result is not None
     return int(result[1]) * 1024 / 1e9

@@ -14,7 +14,7 @@ from pipeline.storage import Folder, Place
 class KnnCommand(Command):
     """Find the k nearest neighbours of every image of a shard dataset under the features of an exported backbone.
 
-    Give --weights, whose features are computed, or --features that you have. Writes OUT/features.parquet,
+    Give either --weights, to compute features, or your own --features. Writes OUT/features.parquet,
     OUT/neighbours.parquet, OUT/report.json and OUT/gallery.html and .png; pre-training on images reads the table with
     --data.neighbours OUT. Interrupt it at any time: the same command continues. With RAY_ADDRESS set it uses that Ray
     cluster, whose nodes must see the same folders, else this machine and its GPUs.
@@ -27,26 +27,26 @@ class KnnCommand(Command):
     weights: Path | None = None
     """Backbone written by `python -m training.export`."""
     features: Path | None = None
-    """Features in place of weights: a .npy array (samples, width), or a Parquet file with a column `feature` of lists
-    and perhaps a column `key`; one vector per sample, in the order of index.parquet. They are brought to unit length
+    """Features instead of weights: a .npy array (samples, width), or a Parquet file with a column `feature` of lists
+    and optionally a column `key`; one vector per sample, in the order of index.parquet. They are scaled to unit length
     and rounded to float16."""
     out: Place
     """Folder for the table, or its address such as s3://bucket/folder."""
     k: int = Field(5, ge=1, le=2000, validation_alias=AliasChoices("k", "neighbours"))
     """Neighbours of an image; the paper uses 5."""
     max_similarity: float | None = Field(None, ge=-1, le=1)
-    """Leave out neighbours that are more similar than this: 0.999 leaves out exact duplicates. Default: none."""
+    """Exclude neighbours that are more similar than this; 0.999 excludes exact duplicates. Default: no limit."""
     exclude_same_group: str | None = Field(
         None, validation_alias=AliasChoices("exclude_same_group", "exclude-same-group")
     )
-    r"""Regular expression whose first parenthesis finds the group in a sample's key; neighbours of the query's own
-    group are left out. For video frames called CLIP_000123 give '^(.+)_\d+$'."""
+    r"""Regular expression whose first group matches the name of a sample's group in its key; neighbours of the query's
+    own group are excluded. For video frames named CLIP_000123 give '^(.+)_\d+$'."""
     gallery: int = Field(12, ge=0, le=1000)
     """Queries drawn for gallery.html and gallery.png; 0 for none."""
     batch_size: int = Field(64, ge=1, le=BATCH_LIMIT)
     """Images per forward pass."""
     threads: int = Field(1, ge=1, le=THREAD_LIMIT)
-    """CPU threads of one process that computes features."""
+    """CPU threads of each process that computes features."""
     workers: int | None = Field(None, ge=1, le=WORKER_LIMIT)
     """Processes that compute features at once; default one per GPU, else cores / threads."""
     search: SearchSettings = SearchSettings()
@@ -59,9 +59,9 @@ class KnnCommand(Command):
             try:
                 groups = re.compile(pattern).groups
             except re.error as error:
-                raise ValueError(f"no regular expression: {error}") from error
+                raise ValueError(f"not a regular expression: {error}") from error
             if not groups:
-                raise ValueError(r"put parentheses around what names the group, as in '^(.+)_\d+$'")
+                raise ValueError(r"put parentheses around the name of the group, as in '^(.+)_\d+$'")
         return pattern
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""FAISS as the float32 search inside `indexing.search`: on the CPU, on one GPU, or over all GPUs of a machine."""
+"""FAISS as the float32 search of `indexing.search`: on the CPU or on all GPUs of a machine."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, get_args
@@ -34,7 +34,7 @@ class GpuNearest:
         """See `Nearest`."""
         edges = np.linspace(0, len(base), len(self._resources) + 1).astype(int).tolist()
 
-        def one(gpu: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        def search_part(gpu: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
             part = base[edges[gpu] : edges[gpu + 1]]
             similarity, positions = faiss.knn_gpu(
                 self._resources[gpu],
@@ -47,7 +47,7 @@ class GpuNearest:
             return similarity, positions + edges[gpu]
 
         used = [gpu for gpu in range(len(self._resources)) if edges[gpu] < edges[gpu + 1]]
-        return best_of_parts(list(self._threads.map(one, used)), count)
+        return best_of_parts(list(self._threads.map(search_part, used)), count)
 
 
 def best_of_parts(
@@ -68,7 +68,7 @@ def make_nearest(device: Device) -> Nearest:
     """The search on `device`; `auto` takes the GPUs if there are any.
 
     Raises:
-        UserError: a GPU is asked for where FAISS finds none.
+        UserError: `gpu` is chosen and FAISS finds none.
     """
     assert device in get_args(Device)
     gpus = 0 if device == "cpu" else gpu_count()

@@ -48,7 +48,7 @@ def crop_graph(feed: Callable[[], list[Any]], size: int, batch_size: int, thread
 
 
 class ShardFeatures:
-    """Writes the features of shards; batches never span two shards, so a shard's bytes do not depend on the others."""
+    """Writes the features of shards. Batches never span two shards, so the bytes of a shard depend on it alone."""
 
     def __init__(self, shards: Path, weights: Path, out: Storage, batch_size: int, threads: int) -> None:
         self._dataset = ShardDataset(shards)
@@ -58,7 +58,7 @@ class ShardFeatures:
         self._middle = self._dataset.num_frames // 2
         self._batches: Iterator[list[Any]] = iter(())
         pin_float32()
-        torch.set_num_threads(threads)  # sums are ordered by the number of threads
+        torch.set_num_threads(threads)  # the order of sums depends on the number of threads
 
     @cached_property
     def _device(self) -> torch.device:

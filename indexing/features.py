@@ -1,6 +1,6 @@
 """Image features of a whole dataset: the CLS token of an exported backbone, one unit vector per sample.
 
-Runs in a process of its own (`python -m indexing.features`), because torch and the FAISS GPU wheel bring different CUDA
+Runs as a separate process (`python -m indexing.features`), because torch and the FAISS GPU wheel bring different CUDA
 versions; the search reads its file.
 """
 
@@ -35,7 +35,7 @@ class FeaturesCommand(Command):
     """Write OUT/features.parquet: the L2-normalized CLS token of every image (of the middle frame of every clip).
 
     One Ray actor per GPU, or per `threads` cores where there is none; with RAY_ADDRESS set, on that cluster, whose
-    nodes see the same folders. Interrupt it at any time: the same command continues with the shards that are missing.
+    nodes see the same folders. Interrupt it at any time: the same command continues with the missing shards.
     """
 
     program: ClassVar[str] = "python -m indexing.features"
@@ -51,14 +51,14 @@ class FeaturesCommand(Command):
     threads: int = Field(1, ge=1, le=THREAD_LIMIT)
     """CPU threads of one actor. The same batch size and threads give the same bytes on one kind of CPU."""
     workers: int | None = Field(None, ge=1, le=WORKER_LIMIT)
-    """Actors at once; default as many as there are GPUs, else cores / threads. Each takes about 1 GB of memory."""
+    """Actors at once; default: one per GPU, else cores / threads. Each takes about 1 GB of memory."""
 
 
 def main(command: FeaturesCommand) -> None:
-    """Compute what is missing, then write the features in row order."""
+    """Compute the features of missing shards, then write all in row order."""
     started = time.perf_counter()
     dataset, out = ShardDataset(command.shards), open_storage(command.out)
-    read_metadata(out)  # refuses to replace a file of somebody else
+    read_metadata(out)  # raises if the file is someone else's
     width = load_backbone(command.weights).settings.width
     hashes = {"dataset_hash": dataset.manifest.dataset_hash, "weights_hash": sha256_file(command.weights)}
     with out.exclusive_lock(LOCK):
@@ -75,7 +75,7 @@ def main(command: FeaturesCommand) -> None:
 
 
 def _compute(command: FeaturesCommand, dataset: ShardDataset, out: Storage) -> int:
-    """Write the features of the shards that lack them; returns how many images these hold."""
+    """Write the features of the shards that have none yet; returns their number of images."""
     sizes = np.bincount(dataset.shard, minlength=len(dataset.manifest.shards))
     pending = [shard for shard in np.flatnonzero(sizes).tolist() if out.size(part_name(shard)) is None]
     left = int(sizes[pending].sum())

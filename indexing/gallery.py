@@ -1,4 +1,4 @@
-"""Queries beside their neighbours, like the paper's figure 11: one HTML page without outside files, and a PNG."""
+"""Queries beside their neighbours, like the paper's figure 11: one self-contained HTML page, and a PNG."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from pipeline.report.page import render
 TILE = 128
 
 
-class Shown(NamedTuple):
+class GalleryRow(NamedTuple):
     """A row of the gallery: the query, its neighbours and their similarities."""
 
     query: int
@@ -25,13 +25,13 @@ class Shown(NamedTuple):
 
 
 def random_queries(count: int, rows: int) -> list[int]:
-    """Up to `count` rows, always the same ones, in order."""
+    """Up to `count` row numbers, always the same ones, in order."""
     return sorted(np.random.default_rng(0).choice(rows, min(count, rows), replace=False).tolist())
 
 
-def shown(queries: Iterable[int], rows: NDArray[np.int32], similarity: NDArray[np.float32]) -> list[Shown]:
+def gallery_rows(queries: Iterable[int], rows: NDArray[np.int32], similarity: NDArray[np.float32]) -> list[GalleryRow]:
     """The rows of the table for some queries."""
-    return [Shown(query, rows[query].tolist(), similarity[query].tolist()) for query in queries]
+    return [GalleryRow(query, rows[query].tolist(), similarity[query].tolist()) for query in queries]
 
 
 def tile(dataset: ShardDataset, row: int, heading: str, edge: str = "") -> Tile:
@@ -44,14 +44,14 @@ def tile(dataset: ShardDataset, row: int, heading: str, edge: str = "") -> Tile:
     return Tile(picture, f"{heading}\n{name}\nrow {row}: {dataset.keys[row]}", edge)
 
 
-def tiles(dataset: ShardDataset, row: Shown) -> list[Tile]:
-    """The query, and its neighbours with their similarities and edges that say whether they have its class."""
-    shown = [tile(dataset, row.query, "query")]
+def tiles(dataset: ShardDataset, row: GalleryRow) -> list[Tile]:
+    """The query, then its neighbours with their similarities; edges are green if the class is the same."""
+    result = [tile(dataset, row.query, "query")]
     for neighbour, similarity in zip(row.rows, row.similarity, strict=True):
         labels = int(dataset.label[row.query]), int(dataset.label[neighbour])
         edge = "gray" if min(labels) < 0 else ("green" if labels[0] == labels[1] else "red")
-        shown.append(tile(dataset, neighbour, f"{similarity:.3f}", edge))
-    return shown
+        result.append(tile(dataset, neighbour, f"{similarity:.3f}", edge))
+    return result
 
 
 def page(
@@ -61,16 +61,16 @@ def page(
     report: dict[str, Any],
     count: int,
 ) -> str:
-    """The HTML page: figures of `report`, `count` queries drawn at random, odd ones, and the most popular image."""
+    """The HTML page: figures of `report`, `count` random queries, extreme ones, and the most popular image."""
     few = max(1, count // 3)
     popular = report["most_popular_row"]
     nearest = similarity[:, 0]
     sections = [
         ("Drawn at random", "Edges: green of the query's class, red of another.", random_queries(count, len(rows))),
-        ("Nearest neighbour least similar", "Images that resemble no other.", np.argsort(nearest)[:few].tolist()),
+        ("Nearest neighbour least similar", "Images that resemble no others.", np.argsort(nearest)[:few].tolist()),
         (
             "Nearest neighbour most similar",
-            "Duplicates show here; --max_similarity leaves them out.",
+            "Duplicates appear here; --max_similarity excludes them.",
             np.argsort(-nearest, kind="stable")[:few].tolist(),
         ),
         (
@@ -86,12 +86,12 @@ def page(
         f"{report['search']} search.",
         report=report,
         sections=[
-            (heading, note, [tiles(dataset, row) for row in shown(queries, rows, similarity)])
+            (heading, note, [tiles(dataset, row) for row in gallery_rows(queries, rows, similarity)])
             for heading, note, queries in sections
         ],
     )
 
 
-def sheet(dataset: ShardDataset, lines: Sequence[Shown]) -> bytes:
-    """PNG bytes of a table: a query and its neighbours on each line."""
-    return contact_sheet([Row("", tiles(dataset, line)) for line in lines])
+def sheet(dataset: ShardDataset, rows: Sequence[GalleryRow]) -> bytes:
+    """PNG bytes of a contact sheet with a query and its neighbours in each row."""
+    return contact_sheet([Row("", tiles(dataset, row)) for row in rows])

@@ -1,9 +1,8 @@
-"""The search of all rows among themselves in blocks of queries, each written when done; here or on a Ray cluster."""
+"""Search of all rows among themselves in blocks of queries, each written when done; in this process or on Ray."""
 
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -19,7 +18,7 @@ from indexing.approximate import ApproximateSearch, check_memory, recall
 from indexing.budget import rows_in_memory
 from indexing.engines import Device, make_nearest
 from indexing.resume import begin, cannot_write
-from indexing.search import Block, Neighbours, Rules, nothing_found, search_block
+from indexing.search import Block, Neighbours, Rules, no_neighbours, search_block
 from indexing.store import FeatureFile, unpack
 from pipeline.ray.actors import run_on_actors
 from pipeline.ray.session import ray_session
@@ -28,17 +27,16 @@ from pipeline.storage import Storage
 
 PARTS = ".search"
 _RAW = f"{PARTS}/features.npy"
-_GROUPS = f"{PARTS}/groups.npy"
 _RECALL_QUERIES = 1000
 
 
 class SearchSettings(Settings):
-    """How neighbours are searched; none of it but `approximate` and `probes` changes which are found."""
+    """How neighbours are searched; only `approximate` and `probes` can change the result."""
 
     where: Literal["auto", "here", "ray"] = "auto"
     """here: this process. ray: Ray actors over blocks of queries, on CPUs. auto: ray if RAY_ADDRESS is set."""
     device: Device = "auto"
-    """Of a search in this process. auto: all GPUs that FAISS finds, else the CPU."""
+    """Device of a search in this process. auto: all GPUs that FAISS finds, else the CPU."""
     memory_gb: float = Field(4.0, gt=0, le=FACTOR_LIMIT)
     """Memory that a searching process may take, in 10^9 bytes; features that do not fit are read block by block."""
     block: int = Field(8192, ge=1, le=BATCH_LIMIT)
@@ -46,34 +44,21 @@ class SearchSettings(Settings):
     threads: int = Field(4, ge=1, le=THREAD_LIMIT)
     """Cores of one Ray actor; a search in this process takes all."""
     approximate: bool = False
-    """Inverted lists (IVF) in place of the exact search; the report says what share of neighbours they find."""
+    """Inverted lists (IVF) instead of the exact search; the report has their recall."""
     approximate_from: int = Field(4_000_000, ge=1, le=COUNT_LIMIT)
-    """Fewest images for which that is allowed: below, exact search takes at most hours on one large machine."""
+    """Fewest images for which that is allowed: with fewer, exact search takes at most hours on one large machine."""
     probes: int = Field(32, ge=1, le=COUNT_LIMIT)
-    """Inverted lists looked through for each query."""
+    """Inverted lists searched for each query."""
 
     @model_validator(mode="after")
     def _ray_searches_exactly_on_cpus(self) -> "SearchSettings":
         if self.where == "ray" and (self.approximate or self.device == "gpu"):
             other = "search.approximate" if self.approximate else "search.device = gpu"
-            raise ValueError(f"search.where = ray does not go with {other}: Ray actors search exactly, on CPUs")
+            raise ValueError(f"search.where = ray cannot be combined with {other}: Ray actors search exactly, on CPUs")
         return self
 
 
-@dataclass(frozen=True)
-class SearchTask:
-    """All that a process must know to search a block."""
-
-    out: Storage
-    settings: SearchSettings
-    k: int
-    max_similarity: float | None
-    grouped: bool
-    device: Device
-    threads: int | None
-
-
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """The result of a search."""
 
     rows: NDArray[np.int32]
@@ -81,9 +66,9 @@ class Found(NamedTuple):
     similarity: NDArray[np.float32]
     """(N, k) inner products."""
     seconds: float
-    """Time of all blocks, in whichever run and on however many machines they were done."""
+    """Total time of all blocks, over all runs and machines."""
     recall: float | None
-    """Share of the exact neighbours that an approximate search found; None for an exact search."""
+    """Share of the exact neighbours that an approximate search finds; None for an exact search."""
 
 
 def _part(block: int) -> str:
@@ -93,19 +78,15 @@ def _part(block: int) -> str:
 class BlockSearch:
     """Searches blocks of queries; keeps the features in memory if they fit the budget."""
 
-    def __init__(self, task: SearchTask) -> None:
-        if task.threads is not None:
-            faiss.omp_set_num_threads(task.threads)
-        self._task, self._settings = task, task.settings
-        self._base = FeatureFile(task.out, _RAW)
-        rows = self._base.rows
-        self._held = rows_in_memory(self._settings.memory_gb, rows, self._base.width, self._settings.block, task.k)
-        self._nearest = make_nearest(task.device)
-        groups = None
-        if task.grouped:
-            with task.out.open(_GROUPS) as stream:
-                groups = np.load(stream)
-        self._rules = Rules(task.k, task.max_similarity, groups)
+    def __init__(self, out: Storage, settings: SearchSettings, rules: Rules, threads: int | None = None) -> None:
+        """Search the features unpacked in `out`; `threads` None leaves FAISS all cores."""
+        if threads is not None:
+            faiss.omp_set_num_threads(threads)
+        self._out, self._settings, self._rules = out, settings, rules
+        self._base = FeatureFile(out, _RAW)
+        rows, width = self._base.rows, self._base.width
+        self._held = rows_in_memory(settings.memory_gb, rows, width, settings.block, rules.k)
+        self._nearest = make_nearest(settings.device)
 
     @cached_property
     def _everything(self) -> Block:
@@ -113,7 +94,7 @@ class BlockSearch:
 
     @cached_property
     def _buffer(self) -> NDArray[np.float32]:
-        """Where blocks are read to, one after the other."""
+        """Buffer into which one block after the other is read."""
         return np.empty((self._held, self._base.width), np.float32)
 
     @cached_property
@@ -129,14 +110,14 @@ class BlockSearch:
             yield Block(start, self._base.read(start, stop, self._buffer))
 
     def exact(self, query_rows: NDArray[np.int64], queries: NDArray[np.float32]) -> Neighbours:
-        """Exact neighbours of (n, D) `queries`, whose rows are `query_rows`."""
-        result = nothing_found(len(queries), self._task.k)
+        """Exact neighbours of (n, D) `queries` with (n,) row numbers `query_rows`."""
+        result = no_neighbours(len(queries), self._rules.k)
         for base in self._blocks():
             result = search_block(query_rows, queries, base, result, self._rules, self._nearest)
         return result
 
     def approximate(self, query_rows: NDArray[np.int64], queries: NDArray[np.float32]) -> Neighbours:
-        """Approximate neighbours; exact ones for queries to which the inverted lists give too few."""
+        """Approximate neighbours; exact ones for queries for which the inverted lists hold too few."""
         result = self._approximate(query_rows, queries, self._rules)
         short = np.flatnonzero(result.rows[:, -1] < 0)
         if len(short):
@@ -144,26 +125,26 @@ class BlockSearch:
         return result
 
     def recall(self) -> float:
-        """Share of the exact neighbours that the approximate search finds, over queries spread evenly."""
+        """Share of the exact neighbours that the approximate search finds, over evenly spaced queries."""
         rows = np.unique(np.linspace(0, self._base.rows - 1, _RECALL_QUERIES).astype(np.int64))
         queries = np.concatenate([self._base.read(row, row + 1) for row in rows.tolist()])
         return recall(self.approximate(rows, queries).rows, self.exact(rows, queries).rows)
 
     def run(self, item: int) -> int:
-        """Search block number `item` and write what was found; returns its number of queries."""
+        """Search block number `item` and write the result; returns its number of queries."""
         started = time.perf_counter()
         first = item * self._settings.block
         last = min(first + self._settings.block, self._base.rows)
         rows, queries = np.arange(first, last), self._base.read(first, last)
         result = (self.approximate if self._settings.approximate else self.exact)(rows, queries)
-        lacking = np.flatnonzero(result.rows[:, -1] < 0)
-        if len(lacking):
-            some = int((result.rows[lacking[0]] >= 0).sum())
+        incomplete = np.flatnonzero(result.rows[:, -1] < 0)
+        if len(incomplete):
+            allowed = int((result.rows[incomplete[0]] >= 0).sum())
             raise UserError(
-                f"row {first + lacking[0]} has only {some} neighbours that --max_similarity and --exclude_same_group "
-                f"allow, k is {self._task.k}: choose a smaller k or exclude less"
+                f"row {first + incomplete[0]} has only {allowed} neighbours that --max_similarity and "
+                f"--exclude_same_group allow, but k = {self._rules.k}: choose a smaller k or exclude less"
             )
-        with self._task.out.atomic_write(_part(item)) as path, path.open("wb") as stream:
+        with self._out.atomic_write(_part(item)) as path, path.open("wb") as stream:
             np.savez(
                 stream,
                 rows=result.rows.astype(np.int32),
@@ -173,82 +154,64 @@ class BlockSearch:
         return last - first
 
 
-def _prepare(out: Storage, identity: dict[str, Any], groups: NDArray[np.int64] | None) -> None:
-    """Open the folder of finished blocks, with a raw copy of the features in it."""
-    begin(out, PARTS, identity)
-    if groups is not None:
-        with out.atomic_write(_GROUPS) as path, path.open("wb") as stream:
-            np.save(stream, groups)
-    if out.size(_RAW) is None:
-        unpack(out, _RAW)
+def run_search(out: Storage, settings: SearchSettings, rules: Rules, identity: dict[str, Any]) -> SearchResult:
+    """Search all blocks that are missing and gather the result; `close` removes the blocks.
 
-
-def _use_ray(settings: SearchSettings) -> bool:
-    return settings.where == "ray" or (settings.where == "auto" and bool(os.environ.get("RAY_ADDRESS")))
-
-
-def run_search(
-    out: Storage,
-    settings: SearchSettings,
-    k: int,
-    max_similarity: float | None,
-    groups: NDArray[np.int64] | None,
-    identity: dict[str, Any],
-) -> Found:
-    """Search all blocks that are not there yet and gather the result; `close` removes the blocks.
-
-    `identity` says what the result depends on; blocks of another identity are refused.
+    `identity` is what the result depends on; blocks of another identity are refused.
 
     Raises:
-        UserError: the search cannot be done as asked.
+        UserError: the search is impossible with these settings.
     """
     try:
-        _prepare(out, identity | {"block": settings.block}, groups)
-        rows, width = (base := FeatureFile(out, _RAW)).rows, base.width
-        rows_in_memory(settings.memory_gb, rows, width, settings.block, k)
+        begin(out, PARTS, identity | {"block": settings.block})
+        if out.size(_RAW) is None:
+            unpack(out, _RAW)
+        base = FeatureFile(out, _RAW)
+        rows_in_memory(settings.memory_gb, base.rows, base.width, settings.block, rules.k)
         if settings.approximate:
-            check_memory(settings.memory_gb, rows, width)
-        ray = _use_ray(settings) and not settings.approximate
-        threads = settings.threads if ray else None
-        task = SearchTask(
-            out, settings, k, max_similarity, groups is not None, "cpu" if ray else settings.device, threads
-        )
-        blocks = range(-(-rows // settings.block))
+            check_memory(settings.memory_gb, base.rows, base.width)
+        blocks = range(-(-base.rows // settings.block))
         pending = [block for block in blocks if out.size(_part(block)) is None]
-        done = rows - sum(min(settings.block, rows - block * settings.block) for block in pending)
-        current = None if ray else BlockSearch(task)
-        with tqdm(total=rows, initial=done, unit="query", desc="search", smoothing=0) as bar:
-            for queries in map(current.run, pending) if current else _on_ray(task, pending):
+        done = base.rows - sum(min(settings.block, base.rows - block * settings.block) for block in pending)
+        local = None if _use_ray(settings) else BlockSearch(out, settings, rules)
+        with tqdm(total=base.rows, initial=done, unit="query", desc="search", smoothing=0) as bar:
+            for queries in map(local.run, pending) if local else _on_ray(out, settings, rules, pending):
                 bar.update(queries)
-        return _gather(out, len(blocks), current.recall() if current and settings.approximate else None)
+        return _gather(out, len(blocks), local.recall() if local and settings.approximate else None)
     except OSError as error:
         raise cannot_write(out, error) from error
 
 
-def _on_ray(task: SearchTask, pending: list[int]) -> Iterator[int]:
+def _use_ray(settings: SearchSettings) -> bool:
+    chosen = settings.where == "ray" or (settings.where == "auto" and bool(os.environ.get("RAY_ADDRESS")))
+    return chosen and not settings.approximate
+
+
+def _on_ray(out: Storage, settings: SearchSettings, rules: Rules, pending: list[int]) -> Iterator[int]:
     if not pending:
         return
+    on_cpu = settings.model_copy(update={"device": "cpu"})
+    arguments = {"out": out, "settings": on_cpu, "rules": rules, "threads": settings.threads}
     with ray_session(None, (pipeline, indexing)):
-        cores = task.settings.threads
-        for done in run_on_actors(BlockSearch, {"task": task}, pending, str(task.out), cpus=cores):
-            if task.out.size(_part(done.item)) is None:
+        for done in run_on_actors(BlockSearch, arguments, pending, str(out), cpus=settings.threads):
+            if out.size(_part(done.item)) is None:
                 raise UserError(
-                    f"{done.host} wrote a block to {task.out}, but this machine does not see it there: OUT must be on "
-                    "storage that all nodes share"
+                    f"{done.host} wrote a block to {out}, but this machine does not see it: OUT must be on storage "
+                    "that all nodes share"
                 )
             yield done.result
 
 
-def _gather(out: Storage, blocks: int, share: float | None) -> Found:
+def _gather(out: Storage, blocks: int, recall: float | None) -> SearchResult:
     rows, similarity, seconds = [], [], 0.0
     for block in range(blocks):
         with out.open(_part(block)) as stream, np.load(stream) as part:
             rows.append(part["rows"])
             similarity.append(part["similarity"])
             seconds += float(part["seconds"])
-    return Found(np.concatenate(rows), np.concatenate(similarity), seconds, share)
+    return SearchResult(np.concatenate(rows), np.concatenate(similarity), seconds, recall)
 
 
 def close(out: Storage) -> None:
-    """Remove the finished blocks: the table holds them."""
+    """Remove the finished blocks, once the table is written."""
     out.remove(PARTS)

@@ -1,4 +1,4 @@
-"""`python -m indexing.knn`: features, exact search, neighbour table, report and gallery."""
+"""`python -m indexing.knn`: features, search, neighbour table, report and gallery."""
 
 import json
 import re
@@ -16,6 +16,7 @@ from indexing.budget import peak_memory_gb
 from indexing.command import KnnCommand
 from indexing.report import REPORT, describe, read_report, refuse_foreign
 from indexing.resume import cannot_write
+from indexing.search import Rules
 from indexing.store import FEATURES, read_metadata
 from indexing.supplied import import_features, supplied_metadata
 from pipeline.dataset import ShardDataset
@@ -30,7 +31,7 @@ LOCK = ".knn.lock"
 
 
 def _feature_hashes(command: KnnCommand, dataset: ShardDataset) -> dict[str, str]:
-    """What the features are made from."""
+    """Hashes of what the features are computed from."""
     dataset_hash = {"dataset_hash": dataset.manifest.dataset_hash}
     if command.features is not None:
         if not command.features.is_file():
@@ -44,16 +45,16 @@ def _feature_hashes(command: KnnCommand, dataset: ShardDataset) -> dict[str, str
 
 
 def _compute_features(command: KnnCommand) -> None:
-    """Run `indexing.features` in a process of its own: torch and FAISS never share one."""
+    """Run `indexing.features` as a separate process: torch and FAISS never share one."""
     arguments = ("shards", "weights", "out", "batch_size", "threads", "workers")
     options = [f"--{name}={value}" for name in arguments if (value := getattr(command, name)) is not None]
     status = subprocess.run([sys.executable, "-m", "indexing.features", *options]).returncode
-    if status:  # it has said why
+    if status:  # it has printed the reason
         raise SystemExit(status)
 
 
 def _make_features(command: KnnCommand, dataset: ShardDataset, out: Storage, hashes: dict[str, str]) -> float | None:
-    """Write OUT/features.parquet; returns its seconds, None if the one that is there was made from the same things."""
+    """Write OUT/features.parquet; returns the seconds, None if it is up to date."""
     started = time.perf_counter()
     recorded = read_metadata(out)
     expected = {**hashes, "rows": str(len(dataset))}
@@ -61,7 +62,7 @@ def _make_features(command: KnnCommand, dataset: ShardDataset, out: Storage, has
         "supplied_sha256": None,
         **expected,
     }:
-        print(f"features are there already: {out}/{FEATURES}")
+        print(f"features are up to date: {out}/{FEATURES}")
         return None
     if command.features is not None:
         try:
@@ -74,10 +75,10 @@ def _make_features(command: KnnCommand, dataset: ShardDataset, out: Storage, has
 
 
 def group_numbers(keys: pa.ChunkedArray, pattern: str) -> NDArray[np.int64]:
-    """(N,) number of the group that the first parenthesis of `pattern` finds in each key.
+    """(N,) number of each key's group, as matched by the first group of `pattern`.
 
     Raises:
-        UserError: it finds none in some key.
+        UserError: a key does not match.
     """
     find = re.compile(pattern).search
     numbers: dict[str | None, int] = {}
@@ -85,16 +86,16 @@ def group_numbers(keys: pa.ChunkedArray, pattern: str) -> NDArray[np.int64]:
     for row, key in enumerate(keys.to_pylist()):
         result = find(key)
         if result is None or result[1] is None:
-            raise UserError(f"exclude_same_group = {pattern!r} finds no group in the key {key!r}")
+            raise UserError(f"exclude_same_group = {pattern!r} does not match the key {key!r}")
         groups[row] = numbers.setdefault(result[1], len(numbers))
     return groups
 
 
 def check_k(k: int, rows: int, groups: NDArray[np.int64] | None, folder: object) -> None:
-    """Make sure that every query can have k neighbours.
+    """Make sure that every query has k candidates.
 
     Raises:
-        UserError: the set, or the set without the largest group, is too small.
+        UserError: the dataset, or the dataset without the largest group, is too small.
     """
     if k >= rows:
         raise UserError(f"k = {k} needs more than {k} images; {folder} holds {rows}")
@@ -103,7 +104,7 @@ def check_k(k: int, rows: int, groups: NDArray[np.int64] | None, folder: object)
 
 
 def _identity(command: KnnCommand, hashes: dict[str, str]) -> dict[str, Any]:
-    """All that the table depends on."""
+    """Everything that the table depends on."""
     search = command.search
     identity = {
         **hashes,
@@ -139,11 +140,11 @@ def main(command: KnnCommand) -> None:
     made_from = json.dumps(identity, sort_keys=True)
     refuse_foreign(out, (GALLERY, SHEET))
     if (table_metadata(out) or {}).get("made_from") == made_from and out.size(REPORT) is not None:
-        print(f"the table is there already: {_summary(read_report(out) or {}, out)}")
+        print(f"the table is up to date: {_summary(read_report(out) or {}, out)}")
         return
     with out.exclusive_lock(LOCK):
         feature_seconds = _make_features(command, dataset, out, hashes)
-        result = job.run_search(out, command.search, command.k, command.max_similarity, groups, identity)
+        result = job.run_search(out, command.search, Rules(command.k, command.max_similarity, groups), identity)
         report = {**identity, **_figures(command, dataset, feature_seconds, result)}
         metadata = {**{key: str(identity[key]) for key in (*hashes, "metric")}, "made_from": made_from}
         try:
@@ -155,19 +156,19 @@ def main(command: KnnCommand) -> None:
 
 
 def _figures(
-    command: KnnCommand, dataset: ShardDataset, feature_seconds: float | None, found: job.Found
+    command: KnnCommand, dataset: ShardDataset, feature_seconds: float | None, result: job.SearchResult
 ) -> dict[str, Any]:
-    """What the report says beside what the table was made from."""
+    """Content of the report beside the identity of the table."""
     return {
-        "recall": found.recall,
+        "recall": result.recall,
         "images": len(dataset),
         "feature_seconds": feature_seconds,
         "features_per_second": feature_seconds and len(dataset) / feature_seconds,
-        "search_seconds": found.seconds,
-        "queries_per_second": len(dataset) / found.seconds,
+        "search_seconds": result.seconds,
+        "queries_per_second": len(dataset) / result.seconds,
         "peak_memory_gb": peak_memory_gb(),
         "memory_budget_gb": command.search.memory_gb,
-        **describe(found.rows, found.similarity, dataset.label),
+        **describe(result.rows, result.similarity, dataset.label),
     }
 
 
@@ -175,21 +176,21 @@ def _write(
     command: KnnCommand,
     dataset: ShardDataset,
     out: Storage,
-    found: job.Found,
+    result: job.SearchResult,
     report: dict[str, Any],
     metadata: dict[str, str],
 ) -> None:
-    """Write report and gallery, and the table last: it says that all is done."""
+    """Write report and gallery, then the table, which marks the job as finished."""
     out.write(REPORT, as_json(report))
     for name in (GALLERY, SHEET):
         out.remove(name)
     if command.gallery:
         drawn = gallery.random_queries(command.gallery, len(dataset))
-        out.write(SHEET, gallery.sheet(dataset, gallery.shown(drawn, found.rows, found.similarity)))
-        page = gallery.page(dataset, found.rows, found.similarity, report, command.gallery)
+        out.write(SHEET, gallery.sheet(dataset, gallery.gallery_rows(drawn, result.rows, result.similarity)))
+        page = gallery.page(dataset, result.rows, result.similarity, report, command.gallery)
         out.write(GALLERY, page.encode())
     keys = pa.chunked_array([dataset.keys.combine_chunks()])
-    write_neighbours(out, keys, found.rows, found.similarity, metadata)
+    write_neighbours(out, keys, result.rows, result.similarity, metadata)
 
 
 def _check_approximate(command: KnnCommand, rows: int) -> None:
@@ -197,7 +198,7 @@ def _check_approximate(command: KnnCommand, rows: int) -> None:
     if command.search.approximate and rows < least:
         raise UserError(
             f"search.approximate is for sets of {least} images or more; {command.shards} holds {rows}, for which the "
-            "exact search is quick enough (search.approximate_from moves the limit)"
+            "exact search is fast enough (search.approximate_from sets the limit)"
         )
 
 

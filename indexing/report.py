@@ -1,4 +1,4 @@
-"""The report beside a neighbour table: what the table looks like in numbers, and the file."""
+"""The report beside a neighbour table: its statistics and its file."""
 
 import json
 from collections.abc import Collection
@@ -14,12 +14,12 @@ from pipeline.storage import Storage
 REPORT = "report.json"
 
 DUPLICATE = 0.999
-"""Similarity from which two images count as the same picture in the report."""
+"""Similarity from which the report counts two images as duplicates."""
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def describe(rows: NDArray[np.int32], similarity: NDArray[np.float32], label: NDArray[np.integer]) -> dict[str, Any]:
-    """Figures of a table of (N, k) `rows` and `similarity` over samples with (N,) `label`, -1 where there is none."""
+    """Statistics of a table of (N, k) `rows` and `similarity` over samples with (N,) `label`, -1 for none."""
     return {
         "similarity_quantiles": quantiles(similarity),
         "similarity_by_rank": similarity.mean(axis=0, dtype=np.float64).tolist(),
@@ -30,12 +30,12 @@ def describe(rows: NDArray[np.int32], similarity: NDArray[np.float32], label: ND
 
 
 def quantiles(values: NDArray[np.floating]) -> dict[str, float]:
-    """Some quantiles of all values, by name."""
+    """Quantiles of all values, by name."""
     return dict(zip(map(str, _QUANTILES), np.quantile(values, _QUANTILES).tolist(), strict=True))
 
 
 def same_class(rows: NDArray[np.int32], label: NDArray[np.integer]) -> dict[str, Any]:
-    """Share of neighbours that have their query's class, overall and by rank, and what chance would give.
+    """Share of neighbours that have their query's class, overall and by rank, and by chance.
 
     Only samples with a label count; None where there are none.
     """
@@ -68,7 +68,7 @@ def hubness(rows: NDArray[np.int32]) -> dict[str, Any]:
 
 
 def refuse_foreign(out: Storage, pages: Collection[str]) -> None:
-    """Make sure that table, report and `pages` in OUT, which will be replaced, are of an earlier job.
+    """Make sure that table, report and `pages` in OUT, which will be replaced, were written by an earlier job.
 
     Raises:
         UserError: one of them is not.
@@ -77,7 +77,7 @@ def refuse_foreign(out: Storage, pages: Collection[str]) -> None:
     if out.size(NEIGHBOURS) is not None and "dataset_hash" not in (table_metadata(out) or {}):
         foreign.append(NEIGHBOURS)
     if out.size(REPORT) is None:
-        foreign += [name for name in pages if out.size(name) is not None]  # they are written after it
+        foreign += [name for name in pages if out.size(name) is not None]  # pages are written after the report
     elif read_report(out) is None:
         foreign.append(REPORT)
     if foreign:
@@ -88,7 +88,7 @@ def refuse_foreign(out: Storage, pages: Collection[str]) -> None:
 
 
 def read_report(out: Storage) -> dict[str, Any] | None:
-    """The report in `out`; None if the file there is none."""
+    """The report in `out`; None if the file is not a report."""
     try:
         report = json.loads(out.read(REPORT))
     except (ValueError, RecursionError):

@@ -1,10 +1,10 @@
-"""Exact nearest neighbours by inner product: which rows win, as pure NumPy around any float32 search.
+"""Exact nearest neighbours by inner product, as pure NumPy around any float32 search.
 
 Features are float16 unit vectors. Products of two float16 values are whole multiples of 2^-48 and their sums stay far
-below 2^5, so an inner product in float64 is exact in whatever order it is summed. The float32 search of
-`indexing.engines` only proposes candidates; they are scored exactly, and a query for which the rounding of float32
-could have hidden a better row is compared with all rows. So the result is that of exact arithmetic with equal
-similarities ordered by row, however the rows are cut into blocks and whichever machine computes it.
+below 2^5, so an inner product in float64 is exact in any order of summation. The float32 search of
+`indexing.engines` only proposes candidates; they are scored exactly, and a query for which float32 rounding could have
+hidden a better row is compared with all rows. The result is therefore that of exact arithmetic, with ties ordered by
+row, independent of block sizes and of the machine.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MARGIN = 10
-"""Candidates beyond the k wanted and the query itself; more of them means fewer queries compared with all rows."""
+"""Candidates beyond k and the query itself; the more, the fewer queries are compared with all rows."""
 _GATHER = 64
 _SCAN_COLUMNS = 4096
 _SCAN_QUERIES = 256
@@ -25,9 +25,9 @@ Nearest = Callable[[NDArray[np.float32], NDArray[np.float32], int], tuple[NDArra
 
 
 class Neighbours(NamedTuple):
-    """k nearest rows of some queries, most similar first, equal similarities by row.
+    """k nearest rows of some queries, most similar first, ties by row.
 
-    A place that no allowed row fills has row -1 and similarity -inf.
+    Where fewer than k rows are allowed, the remaining entries have row -1 and similarity -inf.
     """
 
     rows: NDArray[np.int64]
@@ -38,13 +38,13 @@ class Neighbours(NamedTuple):
 
 @dataclass(frozen=True)
 class Rules:
-    """Which rows may be neighbours: never the query itself, and what the options leave."""
+    """Which rows may be neighbours; the query itself never is."""
 
     k: int
     max_similarity: float | None = None
-    """Rows more similar than this are left out as duplicates."""
+    """Rows more similar than this are excluded as duplicates."""
     groups: NDArray[np.int64] | None = None
-    """(N,) group of each row; rows of the query's own group are left out."""
+    """(N,) group of each row; rows of the query's own group are excluded."""
 
     def allow(
         self, queries: NDArray[np.int64], rows: NDArray[np.int64], similarity: NDArray[np.float64]
@@ -66,8 +66,8 @@ class Block(NamedTuple):
     """(m, D) float16 values, held as float32."""
 
 
-def nothing_found(queries: int, k: int) -> Neighbours:
-    """What is known before any row was seen."""
+def no_neighbours(queries: int, k: int) -> Neighbours:
+    """The neighbours among no rows: all entries are empty."""
     return Neighbours(np.full((queries, k), -1, np.int64), np.full((queries, k), -np.inf))
 
 
@@ -79,7 +79,7 @@ def error_bound(width: int) -> float:
 def exact_similarity(
     queries: NDArray[np.float32], base: NDArray[np.float32], positions: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """(n, c) inner products of (n, D) `queries` with the rows of `base` at (n, c) `positions`, without any error."""
+    """(n, c) inner products of (n, D) `queries` with the rows of `base` at (n, c) `positions`, without rounding."""
     result = np.empty(positions.shape)
     for start in range(0, len(queries), _GATHER):
         part = slice(start, start + _GATHER)
@@ -88,24 +88,24 @@ def exact_similarity(
     return result
 
 
-def merge(found: Neighbours, rows: NDArray[np.int64], similarity: NDArray[np.float64]) -> Neighbours:
-    """The best k of `found` and of (n, c) other rows; similarity -inf marks a row that must not be taken."""
-    all_rows = np.concatenate([found.rows, rows], axis=1)
-    all_similarity = np.concatenate([found.similarity, similarity], axis=1)
-    order = np.lexsort((all_rows, -all_similarity), axis=1)[:, : found.rows.shape[1]]
-    best = np.take_along_axis(all_similarity, order, 1)
-    return Neighbours(np.where(best == -np.inf, -1, np.take_along_axis(all_rows, order, 1)), best)
+def merge(best: Neighbours, rows: NDArray[np.int64], similarity: NDArray[np.float64]) -> Neighbours:
+    """The best k of `best` and of (n, c) other rows; similarity -inf excludes a row."""
+    all_rows = np.concatenate([best.rows, rows], axis=1)
+    all_similarity = np.concatenate([best.similarity, similarity], axis=1)
+    order = np.lexsort((all_rows, -all_similarity), axis=1)[:, : best.rows.shape[1]]
+    top = np.take_along_axis(all_similarity, order, 1)
+    return Neighbours(np.where(top == -np.inf, -1, np.take_along_axis(all_rows, order, 1)), top)
 
 
 def scan(
-    query_rows: NDArray[np.int64], queries: NDArray[np.float32], base: Block, found: Neighbours, rules: Rules
+    query_rows: NDArray[np.int64], queries: NDArray[np.float32], base: Block, best: Neighbours, rules: Rules
 ) -> Neighbours:
-    """Compare every query with every row of `base` in exact arithmetic; `found` holds rows before it."""
+    """Compare every query with every row of `base` in exact arithmetic; `best` holds earlier rows."""
     parts = []
     for start in range(0, len(queries), _SCAN_QUERIES):
         part = slice(start, start + _SCAN_QUERIES)
         exact = queries[part].astype(np.float64)
-        kept = Neighbours(found.rows[part].copy(), found.similarity[part].copy())
+        kept = Neighbours(best.rows[part].copy(), best.similarity[part].copy())
         for first in range(0, len(base.features), _SCAN_COLUMNS):
             chunk = base.features[first : first + _SCAN_COLUMNS]
             rows = np.arange(base.first + first, base.first + first + len(chunk))
@@ -127,11 +127,11 @@ def search_block(
     query_rows: NDArray[np.int64],
     queries: NDArray[np.float32],
     base: Block,
-    found: Neighbours,
+    best: Neighbours,
     rules: Rules,
     nearest: Nearest,
 ) -> Neighbours:
-    """`found`, bettered by the rows of `base`, which all come after the rows seen so far.
+    """The neighbours `best` among earlier rows, updated with the rows of `base`.
 
     `query_rows` (n,) are the row numbers of (n, D) `queries`.
     """
@@ -140,13 +140,13 @@ def search_block(
     similarity = exact_similarity(queries, base.features, positions)
     rows = positions + base.first
     allowed = rules.allow(query_rows, rows, similarity)
-    merged = merge(found, rows, np.where(allowed, similarity, -np.inf))
+    merged = merge(best, rows, np.where(allowed, similarity, -np.inf))
     if count == len(base.features):
         return merged
     highest_hidden = proposed[:, -1].astype(np.float64) + error_bound(queries.shape[1])
     doubtful = np.flatnonzero(highest_hidden >= merged.similarity[:, -1])
     if len(doubtful):
-        before = Neighbours(found.rows[doubtful], found.similarity[doubtful])
+        before = Neighbours(best.rows[doubtful], best.similarity[doubtful])
         better = scan(query_rows[doubtful], queries[doubtful], base, before, rules)
         merged.rows[doubtful], merged.similarity[doubtful] = better
     return merged

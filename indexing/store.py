@@ -23,10 +23,10 @@ _LOWEST_NORM = 1e-12
 
 
 def unit_rows(values: NDArray[np.floating], first: int, source: str) -> NDArray[np.float16]:
-    """(n, D) vectors at unit length, rounded to float16.
+    """(n, D) vectors scaled to unit length and rounded to float16.
 
     Raises:
-        UserError: a vector holds values that are not finite, or has no length; names its row, counted from `first`.
+        UserError: a vector is zero or not finite; names its row, counted from `first`.
     """
     wide = values.astype(np.float64)
     norm = np.sqrt(np.square(wide).sum(axis=1))
@@ -63,7 +63,7 @@ def write_features(
 
 
 def _regrouped(blocks: Iterable[NDArray[np.float16]], rows: int) -> Iterator[NDArray[np.float16]]:
-    """The same rows in blocks of `rows`, so that the file does not depend on how they came."""
+    """The same rows in blocks of `rows`, so that the file does not depend on the sizes of `blocks`."""
     waiting: list[NDArray[np.float16]] = []
     for block in blocks:
         waiting.append(block)
@@ -76,7 +76,7 @@ def _regrouped(blocks: Iterable[NDArray[np.float16]], rows: int) -> Iterator[NDA
 
 
 def read_metadata(out: Storage) -> dict[str, str] | None:
-    """What `features.parquet` was made from; None if it is not there.
+    """The metadata of `features.parquet`; None if there is no such file.
 
     Raises:
         UserError: it is damaged, or was not written by `write_features`.
@@ -97,7 +97,7 @@ def unpack(out: Storage, name: str) -> None:
     """Copy the features to the raw file `name`.
 
     Raises:
-        UserError: they are damaged, or are not finite unit vectors.
+        UserError: they are damaged or not finite unit vectors.
     """
     try:
         with out.parquet(FEATURES) as file, out.atomic_write(name) as path, path.open("wb") as target:
@@ -113,8 +113,8 @@ def unpack(out: Storage, name: str) -> None:
                 broken = np.flatnonzero(~(np.abs(norm - 1) < 0.01))
                 if len(broken):
                     raise UserError(
-                        f"{out}/{FEATURES} holds in row {row + broken[0]} what is no unit vector: remove the file and "
-                        "run the command again"
+                        f"row {row + broken[0]} of {out}/{FEATURES} is not a unit vector: remove the file and run the "
+                        "command again"
                     )
                 target.write(values.tobytes())
                 row += len(values)
@@ -125,7 +125,7 @@ def unpack(out: Storage, name: str) -> None:
 
 
 class FeatureFile:
-    """Random access to blocks of rows of a raw copy."""
+    """Random access to blocks of rows of the raw copy."""
 
     def __init__(self, storage: Storage, name: str) -> None:
         self._storage, self._name = storage, name
@@ -148,9 +148,9 @@ class FeatureFile:
         return self._header[0][1]
 
     def read(self, start: int, stop: int, buffer: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Rows `start` up to but not including `stop`; in the first rows of `buffer`, if given."""
+        """Rows `start` to `stop` (exclusive), read into the first rows of `buffer` if given."""
         result = np.empty((stop - start, self.width), np.float32) if buffer is None else buffer[: stop - start]
-        for first in range(start, stop, _ROW_GROUP):  # so that both precisions are never held together
+        for first in range(start, stop, _ROW_GROUP):  # never holds all rows in both precisions
             last = min(first + _ROW_GROUP, stop)
             offset, size = self._header[1] + first * self.width * 2, (last - first) * self.width * 2
             values = np.frombuffer(self._storage.read(self._name, (offset, size)), np.float16)

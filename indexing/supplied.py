@@ -1,4 +1,4 @@
-"""Features that others computed: a `.npy` array, or a Parquet file with a column `feature`."""
+"""Features supplied by the user: a `.npy` array, or a Parquet file with a column `feature`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,10 +21,10 @@ _PARQUET = "a Parquet file"
 
 
 def import_features(path: Path, dataset: ShardDataset, out: Storage, metadata: dict[str, str]) -> None:
-    """Write the vectors of `path`, brought to unit length, as the features of `dataset`.
+    """Write the vectors of `path`, scaled to unit length, as the features of `dataset`.
 
     Raises:
-        UserError: they are not one finite vector for each sample of the dataset, in its order.
+        UserError: they are not one finite vector per sample, in the order of the dataset.
     """
     open_kind = _open_npy if path.suffix == ".npy" else _open_parquet
     if path.suffix not in (".npy", ".parquet"):
@@ -33,7 +33,7 @@ def import_features(path: Path, dataset: ShardDataset, out: Storage, metadata: d
     if shape[0] != len(dataset):
         raise UserError(f"{path} holds {shape[0]} vectors, but {dataset.folder} has {len(dataset)} samples")
     if not shape[1]:
-        raise UserError(f"{path} holds vectors without values")
+        raise UserError(f"{path} holds vectors of width 0")
     units = (unit_rows(block, row, f"the vectors of {path}") for row, block in blocks)
     write_features(out, dataset.keys, units, shape[1], metadata)
 
@@ -68,8 +68,8 @@ def _open_parquet(path: Path, dataset: ShardDataset) -> tuple[tuple[int, int], B
     listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     if not listed or not pa.types.is_floating(kind.value_type):
         raise UserError(f"column `feature` of {path} is {kind}; a list of floats in each row is needed")
-    hash_there = supplied_metadata(path).get("dataset_hash")
-    if hash_there not in (None, dataset.manifest.dataset_hash):
+    recorded_hash = supplied_metadata(path).get("dataset_hash")
+    if recorded_hash not in (None, dataset.manifest.dataset_hash):
         raise UserError(f"{path} holds the features of another dataset than {dataset.folder} (dataset_hash differs)")
     with reading(path, _PARQUET):
         groups = file.num_row_groups
@@ -95,15 +95,15 @@ def _parquet_blocks(file: pq.ParquetFile, path: Path, dataset: ShardDataset, wid
         )
         wrong = np.flatnonzero((lengths != width) | column.is_null().to_numpy(zero_copy_only=False))
         if len(wrong):
-            raise UserError(f"{path} has in row {row + wrong[0]} no vector of {width} values, as the first row has")
+            raise UserError(f"row {row + wrong[0]} of {path} is not a vector of {width} values like the first row")
         if "key" in columns:
             current = dataset.keys.slice(row, len(column)).to_pylist()
             recorded = batch.column("key").to_pylist()
-            other = next((i for i, pair in enumerate(zip(current, recorded, strict=True)) if pair[0] != pair[1]), None)
-            if other is not None:
+            mismatch = next((i for i, key in enumerate(current) if key != recorded[i]), None)
+            if mismatch is not None:
                 raise UserError(
-                    f"{path} has in row {row + other} the sample {recorded[other]!r} where {dataset.folder} has "
-                    f"{current[other]!r}: these are features of another dataset or in another order"
+                    f"row {row + mismatch} of {path} is sample {recorded[mismatch]!r}, but {dataset.folder} has "
+                    f"{current[mismatch]!r} there: these are features of another dataset or in another order"
                 )
         values = column.flatten().to_numpy(zero_copy_only=False)
         yield row, values.reshape(len(column), width)

@@ -4,8 +4,8 @@ Everything is a pure function of a seed: a `Scene` (textured backdrop, moving ca
 rendered at a time t together with its exact object masks, body-part labels and joints.
 
     textures   scalar fields and palettes -> RGB textures
-    actors     parts joined at pivots, signals in time, and where each part lies at time t
-    families   seven kinds of creature and vehicle          puppet   the person: 15 joints, body-part labels
+    actors     parts attached at pivots, signals in time, and the pose of each part at time t
+    families   tables of the parts of seven families         puppet   the person: 15 joints, body-part labels
     scene      camera, light, noise: scene -> frame with ground truth
     casting    which scene belongs to which class, image and held-out clip
     trees      clips, images and annotations on disk in the layouts of Kinetics, ImageNet, DAVIS, VIP and JHMDB

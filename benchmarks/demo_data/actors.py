@@ -1,10 +1,10 @@
-"""Actors: textured parts that hang together at pivots and move by simple signals in time.
+"""Actors: textured parts that are attached at pivots and move by simple signals in time.
 
 Coordinates are continuous pixels (a pixel's center is at +0.5), x to the right, y down; angles are in radians.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -61,23 +61,48 @@ def apply(matrix: Matrix, points: Points) -> Points:
     return moved
 
 
+Shape = Callable[[float], Points]
+"""Size of an actor in pixels -> an outline, relative to the part's pivot."""
+
+
 @dataclass(frozen=True)
-class Part:
-    """One textured piece. Local coordinates have their origin at the pivot, where the piece hangs on its parent."""
+class PartSpec:
+    """A part as a row of a table; lengths are relative to the actor's size, and the part's pivot is the origin."""
 
     name: str
-    bitmap: Image.Image
-    """The piece and its soft shadow, mode RGBa (premultiplied); the piece itself is where alpha >= `SOLID`."""
-    offset: tuple[int, int]
-    """Local coordinates of the bitmap's top left corner."""
+    outline: Shape
+    material: str
     parent: str | None = None
     attached: tuple[float, float] = (0.0, 0.0)
-    """Where the pivot sits in the parent's local coordinates."""
+    """The pivot in the parent's coordinates."""
     angle: Signal = field(default_factory=Signal)
+    varied: bool = False
+    """Amplitude and rate of `angle` vary by a fifth and a tenth."""
+    roughness: float = 0.0
+    marks: Sequence[tuple[Shape, str]] = ()
+    """Outlines and materials of what is painted on the part."""
     category: int = 0
     """Body-part label."""
     joints: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """Named points in local coordinates."""
+    """Points by name."""
+    layer: int = 0
+    """Painting order among the parts; equal ones are painted in table order."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A textured part in pixels; for the other fields see `PartSpec`."""
+
+    name: str
+    bitmap: Image.Image
+    """The part and its soft shadow, mode RGBa (premultiplied); the part itself is where alpha >= `SOLID`."""
+    offset: tuple[int, int]
+    """Position of the bitmap's top left corner relative to the pivot."""
+    parent: str | None
+    attached: tuple[float, float]
+    angle: Signal
+    category: int
+    joints: Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -119,29 +144,43 @@ class Actor:
         return translation(x0 + self.x(t), y0 + self.y(t)) @ rotation(self.angle(t)) @ scaling(flip * scale, scale)
 
 
-def ellipse(cx: float, cy: float, rx: float, ry: float, points: int = 28) -> Points:
-    """Outline of an axis-aligned ellipse."""
-    turn = np.linspace(0, 2 * np.pi, points, endpoint=False)
-    return np.stack([cx + rx * np.cos(turn), cy + ry * np.sin(turn)], axis=1)
+def ellipse(cx: float, cy: float, rx: float, ry: float) -> Shape:
+    """An axis-aligned ellipse."""
+    turn = np.linspace(0, 2 * np.pi, 28, endpoint=False)
+    return lambda size: np.stack([cx * size + rx * size * np.cos(turn), cy * size + ry * size * np.sin(turn)], axis=1)
 
 
-def limb(length: float, width: float, taper: float = 0.75) -> Points:
+def limb(length: float, width: float, taper: float = 0.75) -> Shape:
     """A rounded bar from the origin downwards (towards +y)."""
-    top, bottom = width / 2, width * taper / 2
     half_turn = np.linspace(0, np.pi, 9)
-    head = np.stack([top * np.cos(half_turn), -top * np.sin(half_turn)], axis=1)
-    foot = np.stack([-bottom * np.cos(half_turn), length + bottom * np.sin(half_turn)], axis=1)
-    return np.concatenate([head, foot])
 
+    def outline(size: float) -> Points:
+        top, bottom = width * size / 2, width * size * taper / 2
+        head = np.stack([top * np.cos(half_turn), -top * np.sin(half_turn)], axis=1)
+        foot = np.stack([-bottom * np.cos(half_turn), length * size + bottom * np.sin(half_turn)], axis=1)
+        return np.concatenate([head, foot])
 
-def soften(outline: Points, times: int = 2) -> Points:
-    """Round a polygon's corners (Chaikin's corner cutting)."""
-    for _ in range(times):
-        following = np.roll(outline, -1, axis=0)
-        outline = np.stack([0.75 * outline + 0.25 * following, 0.25 * outline + 0.75 * following], axis=1).reshape(
-            -1, 2
-        )
     return outline
+
+
+def polygon(points: str, rounding: int = 0) -> Shape:
+    """A polygon from `x,y x,y ...` as in SVG, its corners cut so many times (Chaikin's algorithm)."""
+    corners = np.array([point.split(",") for point in points.split()], np.float64)
+
+    def outline(size: float) -> Points:
+        result = corners * size
+        for _ in range(rounding):
+            following = np.roll(result, -1, axis=0)
+            result = np.stack([0.75 * result + 0.25 * following, 0.25 * result + 0.75 * following], axis=1)
+            result = result.reshape(-1, 2)
+        return result
+
+    return outline
+
+
+def transformed(shape: Shape, matrix: Sequence[Sequence[float]]) -> Shape:
+    """A shape whose points, as rows, are multiplied by a (2, 2) matrix."""
+    return lambda size: shape(size) @ np.array(matrix, np.float64)
 
 
 def roughen(rng: np.random.Generator, outline: Points, strength: float) -> Points:
@@ -169,28 +208,23 @@ def _swatch(rng: np.random.Generator, material: Image.Image, size: Size) -> Imag
     return Image.fromarray(np.asarray(material)[np.minimum(rows, height - 1)[:, None], np.minimum(columns, width - 1)])
 
 
-def cut_part(
-    rng: np.random.Generator,
-    name: str,
-    outline: Points,
-    material: Image.Image,
-    *,
-    marks: Sequence[tuple[Points, Image.Image]] = (),
-    parent: str | None = None,
-    attached: tuple[float, float] = (0.0, 0.0),
-    angle: Signal | None = None,
-    category: int = 0,
-    joints: Mapping[str, tuple[float, float]] | None = None,
-) -> Part:
-    """Cut `outline` (local coordinates) out of a material, paint `marks` on it and shade it as a rounded body."""
+def cut_part(rng: np.random.Generator, spec: PartSpec, size: float, materials: Mapping[str, Image.Image]) -> Part:
+    """Cut a part of an actor of `size` pixels out of its material, paint its marks and shade it as a rounded body."""
+    outline = spec.outline(size)
+    if spec.roughness:
+        outline = roughen(rng, outline, spec.roughness)
+    angle = spec.angle
+    if spec.varied:
+        amplitude, rate = angle.amplitude * rng.uniform(0.8, 1.2), angle.rate * rng.uniform(0.9, 1.1)
+        angle = replace(angle, amplitude=amplitude, rate=rate)
     reach = max(2, round(_SHADOW_REACH * float(np.ptp(outline, axis=0).min())))
     low = np.floor(outline.min(axis=0)).astype(int) - reach - 2
     high = np.ceil(outline.max(axis=0)).astype(int) + 3 * reach
-    size, offset = (int(high[0] - low[0]), int(high[1] - low[1])), (int(low[0]), int(low[1]))
-    rgb = _swatch(rng, material, size)
-    for mark, mark_material in marks:
-        rgb.paste(_swatch(rng, mark_material, size), mask=rasterize(mark, size, offset))
-    coverage = rasterize(outline, size, offset)
+    extent, offset = (int(high[0] - low[0]), int(high[1] - low[1])), (int(low[0]), int(low[1]))
+    rgb = _swatch(rng, materials[spec.material], extent)
+    for mark, material in spec.marks:
+        rgb.paste(_swatch(rng, materials[material], extent), mask=rasterize(mark(size), extent, offset))
+    coverage = rasterize(outline, extent, offset)
     height = np.asarray(coverage.filter(ImageFilter.GaussianBlur(reach)), np.float32) / 255
     slope = height - np.roll(height, (reach // 2, reach // 2), (0, 1))  # light from the top left
     shade = 0.6 + 0.45 * height + 0.9 * slope
@@ -199,5 +233,14 @@ def cut_part(
     color = np.clip(np.asarray(rgb) * shade[..., None], 0, 255) * solid
     alpha = 255 * (solid + (1 - solid) * shadow[..., None])
     premultiplied = np.concatenate([color, alpha], axis=2).astype(np.uint8)
-    bitmap = Image.frombytes("RGBa", size, premultiplied.tobytes())
-    return Part(name, bitmap, offset, parent, attached, angle or Signal(), category, joints or {})
+    bitmap = Image.frombytes("RGBa", extent, premultiplied.tobytes())
+    (x, y), joints = spec.attached, {name: (x * size, y * size) for name, (x, y) in spec.joints.items()}
+    return Part(spec.name, bitmap, offset, spec.parent, (x * size, y * size), angle, spec.category, joints)
+
+
+def cut_parts(
+    rng: np.random.Generator, specs: Iterable[PartSpec], size: float, materials: Mapping[str, Image.Image]
+) -> tuple[Part, ...]:
+    """Cut parts one after the other (`specs` may draw from `rng` in between), in painting order."""
+    cut = [(spec.layer, cut_part(rng, spec, size, materials)) for spec in specs]
+    return tuple(part for _, part in sorted(cut, key=lambda pair: pair[0]))

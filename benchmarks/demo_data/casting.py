@@ -1,15 +1,16 @@
 """Which scene belongs to what: six video classes, eight image classes, and the held-out clips.
 
-A class is a family of actors with a way to move and a kind of terrain; palettes are drawn anew for every scene and
-shared by terrain and actors, so color tells neither the class nor where an object ends.
+A class is a family of actors with a way to move and a kind of terrain. Each scene draws a palette that terrain and
+actors share, so color reveals neither the class nor the border of an object.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.demo_data.actors import Actor, Part, Signal
+from benchmarks.demo_data.actors import Actor, Part, Signal, cut_parts
 from benchmarks.demo_data.families import FAMILIES, PLAIN_SIZE, random_materials
 from benchmarks.demo_data.puppet import person
 from benchmarks.demo_data.scene import Camera, Canvas, Frame, Scene, random_light, render_annotated
@@ -26,9 +27,8 @@ MIN_OBJECT_SHARE = 0.015
 MAX_TRIES = 40
 
 
-@dataclass(frozen=True)
-class Theme:
-    """Textures that are usual for a family, and for the terrain that it lives in."""
+class Theme(NamedTuple):
+    """Two textures each of a family and of its terrain."""
 
     skin: tuple[str, str]
     terrain: tuple[str, str]
@@ -64,7 +64,7 @@ Slot = tuple[int, int]
 
 
 def _lane(slot: Slot, extent: float, rng: np.random.Generator) -> float:
-    """A place for this actor, spread evenly over `extent` around 0, with some jitter."""
+    """Coordinate of this actor: all are spread evenly over `extent` around 0, with some jitter."""
     number, count = slot
     return extent * ((number + 0.5) / count - 0.5) + rng.normal(0, 0.04 * extent)
 
@@ -94,7 +94,7 @@ def swim(rng: np.random.Generator, size: Size, duration: float, slot: Slot) -> M
 
 
 def flutter(rng: np.random.Generator, size: Size, duration: float, slot: Slot) -> Motion:
-    """Loops about a place, turning and coming closer."""
+    """Loops around a point, turning and coming closer."""
     x = Signal(_lane(slot, 0.5 * size[0], rng), 0, 0.2 * size[0], rng.uniform(0.15, 0.3), rng.random())
     y = Signal(0, 0, 0.24 * size[1], rng.uniform(0.2, 0.4), rng.random())
     angle = Signal(rng.uniform(-0.6, 0.6), rng.normal(0, 0.1), 0.5, rng.uniform(0.2, 0.4), rng.random())
@@ -150,12 +150,12 @@ def make_parts(
     rng: np.random.Generator, family: str, size: float, palette: Palette, motion: Motion, kinds: tuple[str, str]
 ) -> tuple[Part, ...]:
     """The parts of one actor of a family, about `size` pixels large, in the given textures."""
-    wear = random_materials(rng, kinds, palette, size)
+    materials = random_materials(rng, kinds, palette, size)
     if family != "person":
-        return FAMILIES[family](rng, size, wear)
+        return cut_parts(rng, FAMILIES[family](rng, size), size, materials)
     tone = np.array([[0.93, 0.72, 0.58]]) * rng.uniform(0.4, 1.0) * rng.uniform(0.92, 1.08, (1, 3))
-    skin = texture(rng, "clouds", PLAIN_SIZE, np.repeat(tone, 3, axis=0).astype(np.float32), 30)
-    return person(rng, size, wear, skin, motion.limb_rate, motion.limb_energy)
+    materials["skin"] = texture(rng, "clouds", PLAIN_SIZE, np.repeat(tone, 3, axis=0).astype(np.float32), 30)
+    return cut_parts(rng, person(rng, motion.limb_rate, motion.limb_energy), size, materials)
 
 
 def _skin_kinds(rng: np.random.Generator, family: str, loyalty: float) -> tuple[str, str]:
@@ -167,7 +167,7 @@ def _skin_kinds(rng: np.random.Generator, family: str, loyalty: float) -> tuple[
 def make_backdrop(
     rng: np.random.Generator, size: Size, family: str, palette: Palette, props: int, prop_size: float
 ) -> Canvas:
-    """Terrain of two textures with an irregular border, on which `props` motionless actors of the family lie."""
+    """Terrain of two textures with an irregular border, with `props` motionless actors of the family on it."""
     kinds = THEMES[family].terrain
     cell = prop_size * rng.uniform(0.12, 0.28)
     first, second = (np.asarray(texture(rng, kind, size, palette, cell), np.float32) / 255 for kind in kinds)

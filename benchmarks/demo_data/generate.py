@@ -1,4 +1,4 @@
-"""The jobs of a demo data set, the processes that do them, and `demo_data.json`, which is written last."""
+"""The jobs of a demo data set and the processes that do them; jobs that are done are not repeated."""
 
 import multiprocessing
 import os
@@ -6,8 +6,9 @@ import platform
 import signal
 import string
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +27,8 @@ from pipeline.shards.versions import writer_versions
 
 GENERATOR_VERSION = 1
 """Raise it when the same settings give other data."""
-FINISHED = "demo_data.json"
-UNFINISHED = "demo_data.unfinished.json"
+RECORD = "demo_data.json"
+"""What the data set is made from and with; written first."""
 
 CLIP_SIZES = ((340, 256), (340, 256), (340, 256), (320, 240), (426, 240), (256, 340))
 FRAME_RATES = (15, 15, 20)
@@ -36,12 +37,12 @@ _CLIP, _IMAGE, _DAVIS, _VIP, _JHMDB = range(5)  # streams of random numbers
 
 
 class DemoSettings(Settings):
-    """What is made."""
+    """Size of a demo data set."""
 
     seed: Seed = 0
-    """Everything follows from it."""
+    """Determines every picture."""
     clips: int = Field(48, ge=1, le=COUNT_LIMIT)
-    """Training clips, dealt to 6 classes."""
+    """Training clips, divided among 6 classes."""
     images_per_class: int = Field(12, ge=1, le=COUNT_LIMIT)
     """Images of each of the 8 classes."""
     sequences: int = Field(4, ge=1, le=COUNT_LIMIT)
@@ -155,37 +156,36 @@ def _write_lists(settings: DemoSettings, out: Path) -> None:
         write_bytes(out / path, "".join(f"{line}\n" for line in lines).encode())
 
 
+_stopped = threading.Event()
+"""Set in a worker process that is to end: the pool may have queued another job for it."""
+
+
 def _stop_worker(*_: object) -> NoReturn:
-    sys.exit(1)
+    _stopped.set()
+    sys.exit(1)  # an exception, so that temporary files and ffmpeg go away
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGTERM, _stop_worker)  # an exception, so that temporary files and ffmpeg go away
+    signal.signal(signal.SIGTERM, _stop_worker)
+
+
+def _do(job: Job) -> None:
+    if not _stopped.is_set():
+        job.function(*job.arguments)
 
 
 def _run_jobs(jobs: list[Job], workers: int) -> None:
-    """Do the jobs in `workers` processes. When it is interrupted, or a job fails, the workers clean up and end."""
-    waiting, running = iter(jobs), set[Future[None]]()
-    context = multiprocessing.get_context("spawn")
-    with (
-        tqdm(total=len(jobs), desc="demo data", unit="item", mininterval=0.5) as progress,
-        ProcessPoolExecutor(workers, context, _start_worker) as pool,
-    ):
+    """Do the jobs in `workers` processes. When interrupted, or when a job fails, the workers clean up and end."""
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker) as pool:
         try:
-            while True:
-                # Children inherit the blocked signal: Ctrl-C reaches this process alone, which then ends them.
-                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-                try:
-                    while len(running) < workers and (job := next(waiting, None)) is not None:
-                        running.add(pool.submit(job.function, *job.arguments))
-                finally:
-                    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-                if not running:
-                    return
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-                progress.update(len(done))
+            # The processes, started here, inherit the blocked signal: Ctrl-C reaches this process alone.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                futures = [pool.submit(_do, job) for job in jobs]
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            for future in tqdm(as_completed(futures), "demo data", len(jobs), unit="item", mininterval=0.5):
+                future.result()
         except BaseException:
             for child in multiprocessing.active_children():
                 child.terminate()
@@ -193,50 +193,49 @@ def _run_jobs(jobs: list[Job], workers: int) -> None:
             raise
 
 
-def _is_finished(out: Path, record: dict[str, Any]) -> bool:
-    """Whether `out` already holds this data set.
+def _check_folder(out: Path, made_from: dict[str, Any]) -> None:
+    """Make sure that `out` is new or holds (the beginning of) this data set.
 
     Raises:
         UserError: it holds something else.
     """
-    if not out.exists():
-        return False
-    if not out.is_dir():
+    if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; give a directory that is empty or does not exist")
-    for name in (FINISHED, UNFINISHED):
-        if not (out / name).is_file():
-            continue
-        result = read_json(out / name, f"Remove {out} or give another directory")
-        if result.get("made_from") != record["made_from"]:
+    if (out / RECORD).is_file():
+        recorded = read_json(out / RECORD, f"Remove {out} or give another directory").get("made_from")
+        if recorded != made_from:
             raise UserError(
-                f"{out} holds demo data made from {result.get('made_from')}, not {record['made_from']}; "
-                "remove it or give another directory"
+                f"{out} holds demo data made from {recorded}, not {made_from}; remove it or give another directory"
             )
-        return name == FINISHED
-    if any(out.iterdir()):
+    elif out.is_dir() and any(out.iterdir()):
         raise UserError(f"{out} is not empty and holds no demo data; give a directory that is empty or does not exist")
-    return False
 
 
-def _make(settings: DemoSettings, out: Path, record: dict[str, Any], workers: int) -> None:
+def _make(settings: DemoSettings, out: Path, workers: int) -> bool:
+    """Make what is missing; whether anything was."""
+    made_from = {"generator": GENERATOR_VERSION, **settings.model_dump()}
+    _check_folder(out, made_from)
     encoder = trees.video_encoder()
-    write_bytes(out / UNFINISHED, as_json(record))
-    for leftover in out.rglob(f"{TEMPORARY_PREFIX}*"):
-        remove(leftover)
     jobs = [
-        *_held_out_jobs(settings, out),
         *_clip_jobs(settings, out / "kinetics/train", encoder),
+        *_held_out_jobs(settings, out),
         *_image_jobs(settings, out / "imagenet/train"),
     ]
-    _run_jobs([job for job in jobs if not job.last_file.exists()], workers)
+    missing = [job for job in jobs if not job.last_file.exists()]
+    if not missing:
+        return False
+    if not (out / RECORD).exists():
+        tools = {"python": platform.python_version(), "numpy": np.__version__, **writer_versions()}
+        write_bytes(out / RECORD, as_json({"made_from": made_from, "encoder": encoder, "tools": tools}))
+    for leftover in out.rglob(f"{TEMPORARY_PREFIX}*"):
+        remove(leftover)
     _write_lists(settings, out)
-    tools = {"python": platform.python_version(), "numpy": np.__version__, **writer_versions()}
-    write_bytes(out / FINISHED, as_json({**record, "encoder": encoder, "tools": tools}))
-    remove(out / UNFINISHED)
+    _run_jobs(missing, workers)
+    return True
 
 
 def generate(settings: DemoSettings, out: Path, workers: int | None = None) -> str:
-    """Make the data set in `out`, or finish it, or find it finished; the result does not depend on `workers`.
+    """Make the data set in `out`, or what is missing of it; the result does not depend on `workers`.
 
     Args:
         settings: what is made.
@@ -254,15 +253,12 @@ def generate(settings: DemoSettings, out: Path, workers: int | None = None) -> s
         f"{settings.clips} clips, {settings.images_per_class * len(casting.IMAGE_CLASSES)} images, "
         f"{settings.sequences} DAVIS, {pose_clips} VIP and {pose_clips} JHMDB clips"
     )
-    record = {"made_from": {"generator": GENERATOR_VERSION, **settings.model_dump()}, "contents": contents}
     try:
-        if _is_finished(out, record):
-            return f"{out} is up to date: {contents}"
-        _make(settings, out, record, workers or len(os.sched_getaffinity(0)))
+        made = _make(settings, out, workers or len(os.sched_getaffinity(0)))
     except OSError as error:
         raise UserError(f"cannot write {error.filename or out}: {error.strerror or error}") from error
     except FfmpegError as error:
         raise UserError(f"ffmpeg failed while encoding demo clips: {error}") from error
     except BrokenProcessPool as error:
-        raise UserError("a worker process was killed, perhaps for lack of memory; use fewer --workers") from error
-    return f"{out}: {contents}"
+        raise UserError("a worker process was killed, possibly out of memory; use fewer --workers") from error
+    return f"{out}: {contents}" if made else f"{out} is up to date: {contents}"

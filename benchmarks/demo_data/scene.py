@@ -115,7 +115,7 @@ def _target_box(size: Size, matrix: Matrix, target: Size) -> Box | None:
 
 @dataclass(frozen=True)
 class Canvas:
-    """What is painted on: the picture and, if ground truth is wanted, its two label maps."""
+    """The picture and, for ground truth, its two label maps."""
 
     image: Image.Image
     objects: Image.Image | None = None

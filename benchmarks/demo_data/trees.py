@@ -25,7 +25,7 @@ _MAT_HEADER_BYTES = 116
 
 
 def davis_palette() -> list[int]:
-    """256 RGB colors as in DAVIS and PASCAL VOC: an id's bits are dealt to R, G, B in turn, highest bits first."""
+    """256 RGB colors as in DAVIS and PASCAL VOC: the bits of an id go to R, G, B in turn, highest bits first."""
     ids = np.arange(256)
     channels = [sum(((ids >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3)) for channel in range(3)]
     return [int(value) for value in np.stack([np.asarray(channel) for channel in channels], axis=1).ravel()]

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence_page import CURVES, curves, ordering_table, page, score_table, table_of, write_page
-from tests.benchmarks.test_evidence_rows import SCORES
+from tests.benchmarks.test_evidence_variants import SCORES
 
 ROOT = Path(__file__).parents[2]
 
 
 def result() -> dict[str, Any]:
-    """A result file's content with the scores of the rows' tests."""
+    """A result file's content with the scores of the variants' tests."""
     runs: dict[str, list[dict[str, Any]]] = {
         name: [{"scores": {"J&F-Mean": score, "mIoU": 0.1, "PCK@0.2": 0.2}} for score in scores]
         for name, scores in SCORES.items()
@@ -44,10 +44,10 @@ def test_page_is_written_from_the_result_alone(tmp_path: Path) -> None:
     assert "## Real clips" not in text
 
 
-def test_curves_name_the_trained_rows(tmp_path: Path) -> None:
+def test_curves_name_the_trained_variants(tmp_path: Path) -> None:
     write_page(tmp_path / "evidence.md", result())
     drawn = ElementTree.parse(tmp_path / CURVES).getroot()
-    named = {one.text for one in drawn.iter("{http://www.w3.org/2000/svg}text")}
+    named = {text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")}
     assert {"no auxiliary branch", "past only", "both, without squeeze", "full"} <= named
     assert "random weights" not in named
 
@@ -58,7 +58,7 @@ def test_the_committed_document_is_that_of_the_committed_results() -> None:
     assert (ROOT / "docs" / CURVES).read_text() == curves(content["demo"]["runs"])
 
 
-def test_real_clips_have_a_section_of_their_own_with_the_rows_that_were_run() -> None:
+def test_real_clips_have_a_section_of_their_own_with_the_variants_that_were_run() -> None:
     content = result()
     names = ("random", "no-auxiliary", "full")
     content["real"] = {"runs": {name: [{"scores": {"J&F-Mean": s}} for s in SCORES[name]] for name in names}}

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.evidence_rows import ROWS, Row, row
-from benchmarks.evidence_runs import EVALUATION_SHARE, FINISHED, Run, Scene, core_groups, do_all, run_logged, training
+from benchmarks.evidence_runs import FINISHED, EvalSetup, Run, core_groups, run_all, run_logged, training
+from benchmarks.evidence_variants import VARIANTS, Variant, variant
 from benchmarks.programs import Programs
 from pipeline.settings import UserError, parse_command
 from tests.evaluation.trees import moving_squares, write_sequence
@@ -13,39 +13,28 @@ from training.backbone.weights import random_backbone, save_backbone
 from training.pretrain import PretrainCommand
 
 
-def a_run(folder: Path, one: Row = ROWS[-1], *, seed: int = 1, points: int = 0) -> Run:
-    scene = Scene("demo", folder / "shards", {"davis": folder / "davis"}, (64, 96))
-    return Run(scene, one, seed, 20, points, folder / one.name, folder / "architecture.safetensors")
+def a_run(folder: Path, chosen: Variant, points: int = 0) -> Run:
+    setup = EvalSetup("demo", folder / "shards", {"davis": folder / "davis"}, (64, 96))
+    return Run(setup, chosen, 1, 20, points, folder / chosen.name, folder / "architecture.safetensors")
 
 
-def test_cores_are_dealt_without_rest() -> None:
+def test_cores_are_divided_without_rest() -> None:
     assert core_groups([0, 1, 2, 3, 4], 2) == [{0, 2, 4}, {1, 3}]
     assert core_groups([3, 7], 4) == [{3}, {7}]
 
 
 def test_training_command_is_one_that_training_accepts(tmp_path: Path) -> None:
-    words = training(a_run(tmp_path, row("past-only"), points=2), epochs=20)
-    command = parse_command(PretrainCommand, words[words.index("training/pretrain.py") + 1 :])
+    argv = training(a_run(tmp_path, variant("past-only"), points=2), epochs=20)
+    command = parse_command(PretrainCommand, argv[argv.index("training/pretrain.py") + 1 :])
     assert (command.data.seed, command.train.seed, command.train.steps_per_epoch) == (1, 1, 1)
     assert (command.eval.davis, command.eval.size, command.eval.every) == (tmp_path / "davis", (64, 96), 10)
 
 
-def test_share_of_a_run_that_is_done(tmp_path: Path) -> None:
-    run = a_run(tmp_path)
-    assert run.done() == 0
-    metrics = run.folder / "training" / "metrics.jsonl"
-    metrics.parent.mkdir(parents=True)
-    metrics.write_text('{"step": 5}\n{"step": 10}\n{"ste')
-    assert run.done() == pytest.approx((1 - EVALUATION_SHARE) / 2)
-    (run.folder / FINISHED).write_text("{}")
-    assert run.done() == 1
-
-
-def test_finished_runs_are_not_done_again(tmp_path: Path) -> None:
-    run = a_run(tmp_path)
+def test_finished_runs_are_not_repeated(tmp_path: Path) -> None:
+    run = a_run(tmp_path, variant("full"))
     run.folder.mkdir()
     (run.folder / FINISHED).write_text('{"scores": {}}')
-    do_all([run], 20, 2, Programs(), print)
+    run_all([run], 20, 2, Programs())
     assert [path.name for path in run.folder.iterdir()] == [FINISHED]
 
 
@@ -57,22 +46,26 @@ def test_a_program_that_fails_is_named_with_its_log(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_row_is_trained_scored_and_recorded_beside_random_weights(tmp_path: Path, clip_dataset: Path) -> None:
+def test_a_variant_is_trained_scored_and_recorded_beside_random_weights(
+    tmp_path: Path, clip_dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     frames, masks = moving_squares(6)
     write_sequence(tmp_path / "davis", "squares", frames, dict(enumerate(masks)))
-    scene = Scene("demo", clip_dataset, {"davis": tmp_path / "davis"}, (64, 96))
+    setup = EvalSetup("demo", clip_dataset, {"davis": tmp_path / "davis"}, (64, 96))
     backbone = VitSettings(width=32, depth=1, heads=2, patch_size=8, image_size=64)
     save_backbone(tmp_path / "architecture.safetensors", random_backbone(backbone, 0), {})
-    small = ("--train.total_batch_size", "2", "--model.backbone.depth", "1")
+    small = ("--train.total_batch_size", "2", "--model.backbone.depth", "1", "--train.epochs", "4")
     runs = [
-        Run(scene, one, 0, 20, points, tmp_path / one.name, tmp_path / "architecture.safetensors")
-        for one, points in ((Row("full", "full", small), 2), (ROWS[0], 0))
+        Run(setup, chosen, 0, 4, points, tmp_path / chosen.name, tmp_path / "architecture.safetensors")
+        for chosen, points in ((Variant("full", "full", small), 2), (VARIANTS[0], 0))
     ]
-    message: list[str] = []
-    do_all(runs, 20, 2, Programs(), message.append)
+    run_all(runs, 4, 2, Programs())
     trained, untrained = (json.loads((run.folder / FINISHED).read_text()) for run in runs)
-    assert [step for step, _ in trained["curve"]] == [10, 20]
+    assert [step for step, _ in trained["curve"]] == [2, 4]
     assert trained["scores"]["J&F-Mean"] == pytest.approx(trained["curve"][-1][1])
     assert {"reconstruction_1", "squeeze", "total"} <= trained["losses"].keys()
     assert 0 < untrained["scores"]["J&F-Mean"] < 1
-    assert sorted(line.partition(",")[0] for line in message) == ["demo: full", "demo: random weights"]
+    assert sorted(line.partition(",")[0] for line in capsys.readouterr().out.splitlines()) == [
+        "demo: full",
+        "demo: random weights",
+    ]

@@ -27,12 +27,12 @@ def test_a_stage_that_fails_does_not_end_the_others(tmp_path: Path) -> None:
     ]
     bad_record, absent, good_record = run_stages(stages, tmp_path, time.monotonic() + 600, {})
     assert (bad_record["status"], bad_record["reason"]) == ("failed", "it broke")
-    assert bad_record["figures"] == {"images_per_second": 5.0}, "what a failed stage left is kept"
+    assert bad_record["figures"] == {"images_per_second": 5.0}, "results of a failed stage are kept"
     assert (absent["status"], absent["reason"]) == ("not here", "no_such_package is not installed")
     assert (good_record["status"], good_record["reason"]) == ("done", "")
 
 
-def test_what_the_time_does_not_suffice_for_is_left_out(tmp_path: Path) -> None:
+def test_stages_after_the_time_limit_are_left_out(tmp_path: Path) -> None:
     stage = Stage("one", "features", ("-c", f"open({str(tmp_path / 'ran')!r}, 'w')"), 60, tmp_path / "none")
     (record,) = run_stages([stage], tmp_path, time.monotonic() - 1, {})
     assert (record["status"], record["figures"]) == ("left out", {})
@@ -42,13 +42,11 @@ def test_what_the_time_does_not_suffice_for_is_left_out(tmp_path: Path) -> None:
 def test_scripts_find_the_packages_where_the_project_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     assert stage_environment(on_gpu=True)["PYTHONPATH"] == f"{Path(__file__).parents[2]}:/elsewhere"
-    monkeypatch.delenv("PYTHONPATH")
-    assert stage_environment(on_gpu=True)["PYTHONPATH"] == str(Path(__file__).parents[2])
     assert stage_environment(on_gpu=False)["CUDA_VISIBLE_DEVICES"] == ""
     assert "CUDA_VISIBLE_DEVICES" not in stage_environment(on_gpu=True)
 
 
-def test_the_result_says_what_was_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_result_names_the_stages_that_were_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "gpu.json"
     assert main(GpuBenchmark(device="cpu", out=out, limit_s=1e-3)) == 0
     result = json.loads(out.read_text())

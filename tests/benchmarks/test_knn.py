@@ -34,7 +34,7 @@ def test_neighbours_are_compared_with_those_of_the_cpu(tmp_path: Path) -> None:
     assert figures["imagenet_gpu_seconds"] == pytest.approx(IMAGENET / rate * IMAGENET / 1001)
 
 
-def test_a_gpu_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_gpu_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if gpu_count():
         pytest.skip("this machine has a GPU that FAISS can use")
     assert main(KnnBenchmark(device="gpu", out=tmp_path / "knn.json")) == NOT_HERE

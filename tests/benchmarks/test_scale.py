@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.scale import Run, ScaleCommand, demands, first_limit, main, page, search_job, shard_job
+from benchmarks.scale import PretrainRun, ScaleCommand, demands, first_limit, main, page, search_job, shard_job
 from pipeline.settings import UserError
 
 SIZES = {"jpeg_bytes_a_frame": 1000.0, "shard_bytes_a_frame": 1100.0, "index_bytes_a_sample": 50.0}
@@ -21,7 +21,7 @@ RESULTS: dict[str, dict[str, Any]] = {
     "knn": {"microseconds_a_query_by_rows": {"500": 9.0, "1000": 50.0}, "machine": {"cores": 4}},
     "reader": {"samples_per_core_second": 10.0},
 }
-RUN = Run(
+RUN = PretrainRun(
     "a", samples=100, epochs=2, batch=64, parameters=10**9, rate=50.0, frames=2.0, frame_bytes=1e6, dataset_bytes=1e9
 )
 

@@ -11,7 +11,7 @@ from tests.indexing.made import unit_vectors, write_npy
 from tests.indexing.oracle import all_neighbours
 
 
-def test_recall_is_the_share_of_exact_neighbours_found() -> None:
+def test_recall_is_the_share_of_the_exact_neighbours() -> None:
     exact = np.array([[1, 2, 3], [4, 5, 6]])
     assert recall(np.array([[3, 2, 1], [4, 5, 6]]), exact) == 1
     assert recall(np.array([[1, 9, 8], [9, 8, 7]]), exact) == pytest.approx(1 / 6)
@@ -24,7 +24,7 @@ def test_lists_grow_with_the_root_of_the_rows() -> None:
 
 
 @pytest.mark.parametrize("block", [300, 1000])
-def test_looking_through_all_lists_is_the_exact_search(block: int, tmp_path: Path) -> None:
+def test_searching_all_lists_is_the_exact_search(block: int, tmp_path: Path) -> None:
     features = unit_vectors(1000, 16)
     write_npy(tmp_path / "f.npy", features.astype(np.float16))
     search = ApproximateSearch(FeatureFile(open_storage(str(tmp_path)), "f.npy"), probes=100, block=block)
@@ -35,7 +35,7 @@ def test_looking_through_all_lists_is_the_exact_search(block: int, tmp_path: Pat
     np.testing.assert_allclose(result.similarity, expected.similarity[:200], atol=1e-6)
 
 
-def test_places_that_the_lists_cannot_fill_stay_empty(tmp_path: Path) -> None:
+def test_entries_that_the_lists_cannot_fill_stay_empty(tmp_path: Path) -> None:
     features = unit_vectors(1000, 16)
     write_npy(tmp_path / "f.npy", features.astype(np.float16))
     search = ApproximateSearch(FeatureFile(open_storage(str(tmp_path)), "f.npy"), probes=1, block=1000)

@@ -5,7 +5,7 @@ from indexing.engines import GpuNearest, best_of_parts, cpu_nearest, gpu_count, 
 from indexing.search import Rules
 from pipeline.settings import UserError
 from tests.indexing.made import unit_vectors
-from tests.indexing.test_search import check, found_in_blocks
+from tests.indexing.test_search import check, search_in_blocks
 
 
 def test_parts_of_several_devices_are_one_search() -> None:
@@ -34,6 +34,6 @@ def test_gpu_finds_the_rows_of_the_cpu() -> None:
         pytest.skip("needs an NVIDIA GPU and the GPU wheel of FAISS")
     features, rules = unit_vectors(20_000, 384), Rules(k=5)
     edges, queries = [0, 12_000, 20_000], [0, 500]
-    expected = found_in_blocks(features, rules, edges, queries)
+    expected = search_in_blocks(features, rules, edges, queries)
     for gpus in {1, gpu_count()}:
-        check(found_in_blocks(features, rules, edges, queries, GpuNearest(gpus)), expected)
+        check(search_in_blocks(features, rules, edges, queries, GpuNearest(gpus)), expected)

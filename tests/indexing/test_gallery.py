@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from indexing.gallery import TILE, page, random_queries, sheet, shown
+from indexing.gallery import TILE, gallery_rows, page, random_queries, sheet
 from indexing.report import describe
 from pipeline.dataset import ShardDataset
 from pipeline.report.palette import LIGHT
@@ -34,19 +34,19 @@ def test_page_shows_each_query_beside_its_neighbours(image_dataset: Path) -> Non
     assert "Features by weights with file hash 0123456789ab, cosine similarity, exact search." in seen.text
     figures = seen.all("figure")
     for line, query in enumerate(random_queries(3, len(dataset))):
-        for place, row in enumerate([query, *rows[query]]):
-            lines = (figures[3 * line + place]["title"] or "").split("\n")
-            assert lines[0] == (f"{similarity[query, place - 1]:.3f}" if place else "query")
+        for rank, row in enumerate([query, *rows[query]]):
+            lines = (figures[3 * line + rank]["title"] or "").split("\n")
+            assert lines[0] == (f"{similarity[query, rank - 1]:.3f}" if rank else "query")
             assert lines[-1] == f"row {row}: {dataset.keys[row]}"
             same = dataset.label[row] == dataset.label[query]
-            edge = figures[3 * line + place].get("style")
-            assert edge == (f"--edge: var(--{'green' if same else 'red'})" if place else None)
+            edge = figures[3 * line + rank].get("style")
+            assert edge == (f"--edge: var(--{'green' if same else 'red'})" if rank else None)
     assert {image_of(picture["src"]).size for picture in seen.all("img")} == {(TILE, TILE)}
 
 
 def test_sheet_has_edges_by_class(image_dataset: Path) -> None:
     dataset, rows, similarity, _ = made(image_dataset)
-    pixels = np.asarray(Image.open(io.BytesIO(sheet(dataset, shown([4], rows, similarity)))))
+    pixels = np.asarray(Image.open(io.BytesIO(sheet(dataset, gallery_rows([4], rows, similarity)))))
     for neighbour in rows[4]:
         edge = "green" if dataset.label[neighbour] == dataset.label[4] else "red"
         assert (pixels == np.array(ImageColor.getrgb(LIGHT[edge]))).all(-1).sum() >= 2 * TILE

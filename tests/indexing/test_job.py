@@ -12,18 +12,17 @@ import pytest
 
 from indexing.budget import rows_in_memory
 from indexing.command import KnnCommand
-from indexing.job import PARTS, Found, SearchSettings, close, run_search
+from indexing.job import PARTS, SearchResult, SearchSettings, close, run_search
 from indexing.knn import main
 from indexing.report import REPORT
 from indexing.search import Rules
 from indexing.supplied import import_features
-from pipeline.dataset import ShardDataset, read_manifest
-from pipeline.neighbours import NEIGHBOURS, read_neighbours
+from pipeline.dataset import ShardDataset
+from pipeline.neighbours import NEIGHBOURS
 from pipeline.settings import UserError
 from pipeline.storage import open_storage
 from tests.indexing.made import unit_vectors, write_npy, write_rows
 from tests.indexing.oracle import all_neighbours
-from tests.pipeline.ray.test_address import Home, home, ray_cluster
 
 ROWS = 3000
 STREAMED = SearchSettings(block=257, memory_gb=0.40055)
@@ -45,21 +44,15 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_npy(tmp_path_factory.mktemp("made") / "vectors.npy", few(ROWS))
 
 
-def found(
-    shards: Path,
-    vectors: Path,
-    out: Path,
-    settings: SearchSettings,
-    k: int = 5,
-    max_similarity: float | None = None,
-    groups: np.ndarray | None = None,
-) -> Found:
+def search(
+    shards: Path, vectors: Path, out: Path, settings: SearchSettings, rules: Rules | None = None, k: int = 5
+) -> SearchResult:
     storage = open_storage(str(out))
     import_features(vectors, ShardDataset(shards), storage, {})
-    return run_search(storage, settings, k, max_similarity, groups, {"k": k})
+    return run_search(storage, settings, rules or Rules(k), {"k": k})
 
 
-def check(result: Found, rules: Rules) -> None:
+def check(result: SearchResult, rules: Rules) -> None:
     expected = all_neighbours(few(ROWS), rules)
     np.testing.assert_array_equal(result.rows, expected.rows)
     np.testing.assert_array_equal(result.similarity, expected.similarity.astype(np.float32))
@@ -73,10 +66,10 @@ def check(result: Found, rules: Rules) -> None:
         SearchSettings(block=1500, where="ray", threads=1),
     ],
 )
-def test_every_way_finds_the_neighbours_of_a_full_sort(
+def test_every_search_has_the_neighbours_of_a_full_sort(
     settings: SearchSettings, shards: Path, vectors: Path, tmp_path: Path, ray_here: None
 ) -> None:
-    result = found(shards, vectors, tmp_path, settings)
+    result = search(shards, vectors, tmp_path, settings)
     check(result, Rules(5))
     assert result.recall is None
     assert result.rows.dtype == np.int32
@@ -91,34 +84,34 @@ def test_the_streamed_search_holds_a_part() -> None:
 
 def test_groups_and_ceiling_are_kept(shards: Path, vectors: Path, tmp_path: Path) -> None:
     groups = np.arange(ROWS) // 100
-    result = found(shards, vectors, tmp_path, SearchSettings(block=1000), 3, 0.999, groups)
+    result = search(shards, vectors, tmp_path, SearchSettings(block=1000), Rules(3, 0.999, groups))
     check(result, Rules(3, 0.999, groups))
 
 
 def test_a_query_with_too_few_neighbours_left_is_named(shards: Path, vectors: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"row 0 has only 0 neighbours that --max_similarity .* k is 5"):
-        found(shards, vectors, tmp_path, SearchSettings(), max_similarity=-2.0)
+    with pytest.raises(UserError, match=r"row 0 has only 0 neighbours that --max_similarity .* k = 5"):
+        search(shards, vectors, tmp_path, SearchSettings(), Rules(5, max_similarity=-2.0))
 
 
 def test_finished_blocks_of_other_settings_are_refused(shards: Path, vectors: Path, tmp_path: Path) -> None:
-    found(shards, vectors, tmp_path, SearchSettings(), k=5)
-    with pytest.raises(UserError, match=r"holds finished parts of another job \(k is 5 there, 6 now\)"):
-        found(shards, vectors, tmp_path, SearchSettings(), k=6)
+    search(shards, vectors, tmp_path, SearchSettings(), k=5)
+    with pytest.raises(UserError, match="holds finished parts of another job"):
+        search(shards, vectors, tmp_path, SearchSettings(), k=6)
 
 
-def test_approximate_search_says_its_recall(shards: Path, vectors: Path, tmp_path: Path) -> None:
+def test_approximate_search_reports_its_recall(shards: Path, vectors: Path, tmp_path: Path) -> None:
     settings = SearchSettings(approximate=True, probes=2)
-    result = found(shards, vectors, tmp_path / "few", settings)
+    result = search(shards, vectors, tmp_path / "few", settings)
     expected = all_neighbours(few(ROWS), Rules(5)).rows
     share = np.mean([len(np.intersect1d(ours, exact)) / 5 for ours, exact in zip(result.rows, expected, strict=True)])
     assert result.recall == pytest.approx(share, abs=0.03)
     assert 0.05 < share < 0.95
-    everything = found(shards, vectors, tmp_path / "all", settings.model_copy(update={"probes": 1000}))
+    everything = search(shards, vectors, tmp_path / "all", settings.model_copy(update={"probes": 1000}))
     assert everything.recall == 1
     np.testing.assert_array_equal(everything.rows, expected)
 
 
-def command(shards: Path, vectors: Path, out: Path) -> list[str]:
+def argv(shards: Path, vectors: Path, out: Path) -> list[str]:
     options = {"shards": shards, "features": vectors, "out": out, "search.block": 8, "gallery": 0}
     return [sys.executable, "-m", "indexing.knn", *(f"--{name}={value}" for name, value in options.items())]
 
@@ -133,7 +126,7 @@ def wait_for_blocks(out: Path, count: int, search: "subprocess.Popen[bytes]") ->
     return finished
 
 
-def wanted(shards: Path, vectors: Path, out: Path) -> KnnCommand:
+def knn_command(shards: Path, vectors: Path, out: Path) -> KnnCommand:
     return KnnCommand.model_validate(
         {"shards": shards, "features": vectors, "out": out, "gallery": 0, "search": SearchSettings(block=8)}
     )
@@ -141,7 +134,7 @@ def wanted(shards: Path, vectors: Path, out: Path) -> KnnCommand:
 
 def test_a_killed_search_continues_with_its_finished_blocks(shards: Path, vectors: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
-    search = subprocess.Popen(command(shards, vectors, out), stderr=subprocess.PIPE)
+    search = subprocess.Popen(argv(shards, vectors, out), stderr=subprocess.PIPE)
     finished = wait_for_blocks(out, 5, search)
     os.kill(search.pid, signal.SIGKILL)
     search.communicate()
@@ -149,8 +142,8 @@ def test_a_killed_search_continues_with_its_finished_blocks(shards: Path, vector
     with np.load(finished[0]) as part:
         columns = dict(part)
     np.savez(finished[0], **{**columns, "seconds": np.float64(1e6)})  # to see that this block is not searched again
-    main(wanted(shards, vectors, out))
-    main(wanted(shards, vectors, tmp_path / "undisturbed"))
+    main(knn_command(shards, vectors, out))
+    main(knn_command(shards, vectors, tmp_path / "undisturbed"))
     assert (out / NEIGHBOURS).read_bytes() == (tmp_path / "undisturbed" / NEIGHBOURS).read_bytes()
     assert json.loads((out / REPORT).read_text())["search_seconds"] > 1e6
     assert sorted(path.name for path in out.iterdir()) == ["features.parquet", NEIGHBOURS, REPORT]
@@ -162,26 +155,9 @@ def test_a_full_disk_is_one_sentence_and_room_completes_the_search(
     filler = small_disk / "filler"
     filler.write_bytes(bytes(1_650_000))
     with pytest.raises(UserError, match=r"cannot write to .*No space left on device; finished parts are kept"):
-        found(shards, vectors, small_disk / "out", SearchSettings(block=1000))
+        search(shards, vectors, small_disk / "out", SearchSettings(block=1000))
     filler.unlink()
-    check(found(shards, vectors, small_disk / "out", SearchSettings(block=1000)), Rules(5))
-
-
-@pytest.mark.slow
-def test_a_cluster_that_loses_a_node_finds_the_same(shards: Path, vectors: Path, tmp_path: Path) -> None:
-    user, out = home(tmp_path / "user", token="t" * 64, mode="token"), tmp_path / "cluster"
-    words = [*command(shards, vectors, out), "--search.block=100", "--search.threads=1"]
-    with ray_cluster(user) as cluster:
-        cluster.start_head()
-        cluster.start_node()
-        environment = {**Home(user.folder).environment(), "RAY_ADDRESS": cluster.address}
-        search = subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        wait_for_blocks(out, 3, search)
-        cluster.kill(cluster.nodes[1])
-        message = search.communicate(timeout=120)[1]
-    assert search.returncode == 0, message
-    result = read_neighbours(out, read_manifest(shards))
-    np.testing.assert_array_equal(result, all_neighbours(few(ROWS), Rules(5)).rows)
+    check(search(shards, vectors, small_disk / "out", SearchSettings(block=1000)), Rules(5))
 
 
 def test_an_object_store_holds_the_table(shards: Path, vectors: Path, bucket: str) -> None:

@@ -24,7 +24,7 @@ def test_a_job_begins_once_and_then_continues(tmp_path: Path) -> None:
 def test_parts_of_another_job_are_kept_and_refused(other: dict[str, object], tmp_path: Path) -> None:
     out = open_storage(str(tmp_path))
     begin(out, "parts", {"k": 5})
-    with pytest.raises(UserError, match="choose another --out or remove that folder"):
+    with pytest.raises(UserError, match=r"holds finished parts of another job.*hoose another --out or remove it"):
         begin(out, "parts", other)
     assert json.loads((tmp_path / "parts" / "job.json").read_text()) == {"k": 5}
 

@@ -6,17 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexing.engines import cpu_nearest
-from indexing.search import Block, Nearest, Neighbours, Rules, error_bound, nothing_found, search_block
+from indexing.search import Block, Nearest, Neighbours, Rules, error_bound, no_neighbours, search_block
 from tests.indexing.made import unit_vectors
 from tests.indexing.oracle import all_neighbours
 
 
-def found_in_blocks(
+def search_in_blocks(
     features: np.ndarray, rules: Rules, edges: list[int], query_edges: list[int], nearest: Nearest = cpu_nearest
 ) -> Neighbours:
     parts = []
     for first, last in pairwise(query_edges):
-        result = nothing_found(last - first, rules.k)
+        result = no_neighbours(last - first, rules.k)
         for start, stop in pairwise(edges):
             block = Block(start, features[start:stop])
             result = search_block(np.arange(first, last), features[first:last], block, result, rules, nearest)
@@ -24,9 +24,9 @@ def found_in_blocks(
     return Neighbours(np.concatenate([part.rows for part in parts]), np.concatenate([p.similarity for p in parts]))
 
 
-def check(found: Neighbours, expected: Neighbours) -> None:
-    np.testing.assert_array_equal(found.rows, expected.rows)
-    np.testing.assert_array_equal(found.similarity, expected.similarity)
+def check(result: Neighbours, expected: Neighbours) -> None:
+    np.testing.assert_array_equal(result.rows, expected.rows)
+    np.testing.assert_array_equal(result.similarity, expected.similarity)
 
 
 def cuts(rows: int) -> st.SearchStrategy[list[int]]:
@@ -45,14 +45,14 @@ def test_any_cut_gives_the_rows_of_a_full_sort_with_ties_and_duplicates(data: st
         max_similarity=data.draw(st.sampled_from([None, 0.999])),
         groups=data.draw(st.sampled_from([None, rng.integers(0, 5, rows)])),
     )
-    result = found_in_blocks(features, rules, data.draw(cuts(rows)), data.draw(cuts(rows)))
+    result = search_in_blocks(features, rules, data.draw(cuts(rows)), data.draw(cuts(rows)))
     check(result, all_neighbours(features, rules))
 
 
 def test_more_duplicates_than_candidates_are_taken_in_row_order() -> None:
     features = unit_vectors(600, 32)
     features[np.random.default_rng(1).permutation(600)[:300]] = features[0]
-    check(found_in_blocks(features, Rules(k=5), [0, 350, 600], [0, 600]), all_neighbours(features, Rules(k=5)))
+    check(search_in_blocks(features, Rules(k=5), [0, 350, 600], [0, 600]), all_neighbours(features, Rules(k=5)))
 
 
 def test_rounding_of_the_float32_search_is_not_seen() -> None:
@@ -69,7 +69,7 @@ def test_rounding_of_the_float32_search_is_not_seen() -> None:
         order = np.argsort(-similarity, axis=1)[:, :count]
         return np.take_along_axis(similarity, order, 1).astype(np.float32), order
 
-    check(found_in_blocks(features, Rules(k=5), [0, 250, 400], [0, 400], worst), all_neighbours(features, Rules(k=5)))
+    check(search_in_blocks(features, Rules(k=5), [0, 250, 400], [0, 400], worst), all_neighbours(features, Rules(k=5)))
 
 
 @pytest.mark.parametrize("width", [16, 384, 1024])
@@ -84,13 +84,13 @@ def test_the_bound_holds_for_the_search_of_faiss(width: int) -> None:
 def test_the_query_is_left_out_by_number_even_among_duplicates() -> None:
     features = unit_vectors(20)
     features[7] = features[3]
-    result = found_in_blocks(features, Rules(k=4), [0, 20], [0, 20])
+    result = search_in_blocks(features, Rules(k=4), [0, 20], [0, 20])
     assert (result.rows != np.arange(20)[:, None]).all()
     assert (result.rows[3, 0], result.rows[7, 0]) == (7, 3)
 
 
-def test_a_place_that_no_row_may_take_stays_empty() -> None:
+def test_entries_without_an_allowed_row_stay_empty() -> None:
     rules = Rules(k=3, groups=np.array([0, 0, 0, 1]))
-    result = found_in_blocks(unit_vectors(4), rules, [0, 4], [0, 4])
+    result = search_in_blocks(unit_vectors(4), rules, [0, 4], [0, 4])
     assert result.rows.tolist()[:3] == [[3, -1, -1]] * 3
     assert sorted(result.rows[3].tolist()) == [0, 1, 2]

@@ -20,7 +20,7 @@ def write(folder: Path, cuts: list[int], features: np.ndarray) -> bytes:
     return (folder / FEATURES).read_bytes()
 
 
-def test_file_holds_keys_and_features_however_they_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_holds_keys_and_features_whatever_the_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "_ROW_GROUP", 16)
     features = unit_vectors(50, 8)
     whole = write(tmp_path / "whole", [], features)
@@ -51,7 +51,7 @@ def test_blocks_of_rows_are_read_from_the_raw_copy(tmp_path: Path, monkeypatch: 
     np.testing.assert_array_equal(read, features[5:40])
 
 
-def test_vectors_are_brought_to_unit_length() -> None:
+def test_vectors_are_scaled_to_unit_length() -> None:
     units = unit_rows(np.array([[3.0, 4.0], [0.0, 1e-6]]), 0, "these")
     np.testing.assert_array_equal(units, np.array([[0.6, 0.8], [0, 1]], np.float16))
 
@@ -78,5 +78,5 @@ def test_damaged_features_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="was not written by this program and would be replaced: move it away"):
         read_metadata(out)
     write(tmp_path, [], np.full((50, 8), np.nan))
-    with pytest.raises(UserError, match="holds in row 0 what is no unit vector"):
+    with pytest.raises(UserError, match=r"row 0 of .* is not a unit vector"):
         unpack(out, "raw.npy")

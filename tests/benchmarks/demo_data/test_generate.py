@@ -1,5 +1,6 @@
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.demo_data.__main__ import DemoDataCommand
-from benchmarks.demo_data.generate import FINISHED, UNFINISHED, DemoSettings, clip_id, generate
+from benchmarks.demo_data.generate import RECORD, DemoSettings, clip_id, generate
 from pipeline.files import TEMPORARY_PREFIX, sha256_file
 from pipeline.settings import UserError, parse_command
 from tests.processes import heed_ctrl_c, left_in_session
@@ -50,19 +51,16 @@ def test_trees_have_the_layouts_of_the_real_data_sets(small: Path) -> None:
     assert (small / "jhmdb/splits/walk_test_split1.txt").read_text() == "demo_walk_00.avi 2\n"
 
 
-def test_bytes_do_not_depend_on_workers_and_another_call_continues(small: Path, tmp_path: Path) -> None:
+def test_missing_files_are_made_again_with_the_same_bytes(small: Path, tmp_path: Path) -> None:
     out = tmp_path / "again"
-    generate(SMALL, out, workers=1)
-    assert digest(out) == digest(small)
-
-    (out / FINISHED).rename(out / UNFINISHED)  # as if it had been interrupted
-    lost = next(out.rglob("*.JPEG"))
-    lost.unlink()
-    (lost.parent / f"{TEMPORARY_PREFIX}left-by-a-killed-process").write_bytes(b"half")
+    shutil.copytree(small, out)
+    for pattern in ("*.mp4", "*.JPEG", "*.mat"):
+        next(out.rglob(pattern)).unlink()
+    (out / "kinetics" / f"{TEMPORARY_PREFIX}left-by-a-killed-process").write_bytes(b"half")
     kept = next(out.rglob("*.mp4")).stat().st_mtime_ns
     generate(SMALL, out, workers=1)
     assert digest(out) == digest(small)
-    assert next(out.rglob("*.mp4")).stat().st_mtime_ns == kept
+    assert kept in {path.stat().st_mtime_ns for path in out.rglob("*.mp4")}
 
 
 def test_finished_data_is_left_alone_and_other_data_refused(small: Path, tmp_path: Path) -> None:
@@ -77,9 +75,6 @@ def test_finished_data_is_left_alone_and_other_data_refused(small: Path, tmp_pat
     with pytest.raises(UserError, match="is a file"):
         generate(SMALL, tmp_path / "thesis.tex")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
-
-
-def test_unwritable_place_is_one_sentence() -> None:
     with pytest.raises(UserError, match="cannot write /proc"):
         generate(SMALL, Path("/proc/demo"))
 
@@ -97,7 +92,7 @@ def test_command_line(tmp_path: Path) -> None:
         parse_command(DemoDataCommand, [str(tmp_path), "--clips", "0"])
 
 
-def test_interrupt_leaves_no_half_file_and_no_process(tmp_path: Path) -> None:
+def test_interrupt_leaves_no_partial_file_and_no_process(tmp_path: Path) -> None:
     out = tmp_path / "data"
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.demo_data", str(out), "--clips", "40", "--sequences", "1"],
@@ -106,17 +101,16 @@ def test_interrupt_leaves_no_half_file_and_no_process(tmp_path: Path) -> None:
         preexec_fn=heed_ctrl_c,
         text=True,
     )
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not any(out.rglob(f"{TEMPORARY_PREFIX}*.mp4-*")):  # ffmpeg is writing
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does at Ctrl-C
-    message = process.communicate(timeout=15)[1]
+    message = process.communicate(timeout=30)[1]
     assert process.returncode == 130
     assert "Traceback" not in message
     assert left_in_session(process.pid) == []
     names = [path.name for path in out.rglob("*") if path.is_file()]
     assert not [name for name in names if name.startswith(TEMPORARY_PREFIX)]
-    assert UNFINISHED in names
-    assert FINISHED not in names
+    assert RECORD in names

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from benchmarks.evidence_rows import ROWS, compare, difference, orderings, paragraph, row, signed, spread
+from benchmarks.evidence_variants import VARIANTS, compare, difference, orderings, paragraph, spread, variant
 from pipeline.settings import parse_command
 from training.pretrain import PretrainCommand
 
@@ -44,24 +44,24 @@ def test_an_ordering_shows_beyond_twice_its_error(better: list[float], worse: li
 def test_paragraph_follows_from_the_numbers() -> None:
     message = paragraph(TABLE)
     assert "by +21.0 ± 0.8 in J&F (DAVIS), +10.5 ± 0.4 in part mIoU (VIP): a clear gain in 2 of 2 measures" in message
-    shows, does_not, reversed_ = (message.index(words) for words in ("these show", "do not show", "are reversed"))
+    shows, does_not, reversed_ = (message.index(phrase) for phrase in ("these show", "do not show", "are reversed"))
     assert shows < message.index("full over no auxiliary branch (+9.0") < does_not
     assert does_not < message.index("past only over no auxiliary branch (+1.0 ± 1.6)") < reversed_
     assert message.index("both, without squeeze over no auxiliary branch (-6.0") > reversed_
 
 
-def test_orderings_leave_out_rows_that_were_not_run() -> None:
+def test_orderings_leave_out_variants_that_were_not_run() -> None:
     few = {name: TABLE[name] for name in ("random", "no-auxiliary", "full")}
     assert [(better, worse) for better, worse, _ in orderings(few)] == [("full", "no-auxiliary")]
-    assert signed(compare(few, "full", "no-auxiliary", "vip")) == "+4.5 ± 0.6"
+    assert str(compare(few, "full", "no-auxiliary", "vip")) == "+4.5 ± 0.6"
 
 
-def test_rows_change_what_their_names_say() -> None:
+def test_variants_change_what_their_names_say() -> None:
     def preset(name: str) -> PretrainCommand:
         common = ["--config", "configs/tiny.yaml", "--data.shards", "shards", "--out", "run"]
-        return parse_command(PretrainCommand, [*common, *row(name).options])
+        return parse_command(PretrainCommand, [*common, *variant(name).options])
 
-    assert [one.name for one in ROWS if not one.trained] == ["random"]
+    assert [variant.name for variant in VARIANTS if not variant.trained] == ["random"]
     full = preset("full")
     assert full.data.sandwich.auxiliary == ("past", "future")
     assert full.model.auxiliary_branch
