@@ -161,16 +161,6 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names; the members of a list of mappings have numbers for names."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, list) and value and all(isinstance(member, Mapping) for member in value):
-            value = {str(number): member for number, member in enumerate(value)}
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
-
-
 def _allowed_keys(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
     for part in location:
         annotation = model.model_fields[str(part)].annotation

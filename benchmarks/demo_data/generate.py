@@ -18,6 +18,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from benchmarks.demo_data import casting, trees
+from pipeline.differences import differences
 from pipeline.files import TEMPORARY_PREFIX, as_json, remove, write_bytes
 from pipeline.reading import read_json
 from pipeline.settings import COUNT_LIMIT, Seed, Settings, UserError
@@ -207,10 +208,9 @@ def _is_finished(out: Path, record: dict[str, Any]) -> bool:
         if not (out / name).is_file():
             continue
         result = read_json(out / name, f"Remove {out} or give another directory")
-        if result.get("made_from") != record["made_from"]:
+        if difference := differences(result.get("made_from") or {}, record["made_from"]):
             raise UserError(
-                f"{out} holds demo data made from {result.get('made_from')}, not {record['made_from']}; "
-                "remove it or give another directory"
+                f"{out} holds demo data made with other settings: {difference}. Remove it or give another directory"
             )
         return name == FINISHED
     if any(out.iterdir()):

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 import pytest
 from pydantic import AliasChoices, Field
 
-from pipeline.settings import Command, Settings, UserError, flatten, parse_command, run_command
+from pipeline.settings import Command, Settings, UserError, parse_command, run_command
 from pipeline.storage import Place
 
 
@@ -209,8 +209,3 @@ def test_an_option_of_one_letter_has_one_dash_or_two(option: list[str], value: i
         k: int = Field(5, validation_alias=AliasChoices("k", "many"))
 
     assert parse_command(Short, option).k == value
-
-
-def test_nested_settings_have_dotted_names() -> None:
-    nested = {"a": 1, "b": {"c": [2, 3], "d": {}}, "e": [{"f": 4}, {"f": {"g": 5}}], "h": []}
-    assert flatten(nested) == {"a": 1, "b.c": [2, 3], "e.0.f": 4, "e.1.f.g": 5, "h": []}
