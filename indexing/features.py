@@ -25,7 +25,7 @@ from pipeline.files import sha256_file
 from pipeline.ray.actors import run_on_actors
 from pipeline.ray.session import ray_session
 from pipeline.settings import BATCH_LIMIT, THREAD_LIMIT, WORKER_LIMIT, Command, run_command
-from pipeline.storage import Folder, Place, Storage, open_storage
+from pipeline.storage import Folder, Storage, Uri, open_storage
 from training.backbone.weights import load_backbone
 
 LOCK = f"{PARTS}.lock"
@@ -44,7 +44,7 @@ class FeaturesCommand(Command):
     """Folder of a shard dataset, on a file system."""
     weights: Path
     """Backbone written by `python -m training.export`."""
-    out: Place
+    out: Uri
     """Folder for features.parquet, or its address."""
     batch_size: int = Field(64, ge=1, le=BATCH_LIMIT)
     """Images per forward pass."""

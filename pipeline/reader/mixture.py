@@ -15,7 +15,7 @@ from pipeline.sampling.order import DatasetSize, OrderSettings, coming_shards
 from pipeline.sampling.plan import BatchPlan, PlanSettings, SampleTable, needed_frames
 from pipeline.sampling.views import Integers
 from pipeline.settings import COUNT_LIMIT, FACTOR_LIMIT, Settings, UserError
-from pipeline.storage import Place, open_storage
+from pipeline.storage import Uri, open_storage
 
 EMPTY_JPEG = np.zeros(1, np.uint8)
 """Stands for a frame that is not read."""
@@ -24,7 +24,7 @@ EMPTY_JPEG = np.zeros(1, np.uint8)
 class MixSettings(Settings):
     """One more dataset to draw from."""
 
-    shards: Place
+    shards: Uri
     """Folder of a shard dataset, or its address such as s3://bucket/folder."""
     weight: float = Field(1.0, gt=0, le=FACTOR_LIMIT)
     """How often it is drawn from, relative to `weight` of the first dataset."""
@@ -33,7 +33,7 @@ class MixSettings(Settings):
 class SourceSettings(PlanSettings):
     """Where the samples come from and what is drawn for them."""
 
-    shards: Place
+    shards: Uri
     """Folder of a shard dataset, or its address such as s3://bucket/folder."""
     weight: float = Field(1.0, gt=0, le=FACTOR_LIMIT)
     """How often it is drawn from, relative to the datasets in `mix`."""

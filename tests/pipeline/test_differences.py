@@ -14,8 +14,11 @@ def test_nested_settings_have_dotted_names() -> None:
     ("changes", "expected"),
     [
         ({}, ""),
-        ({"seed": 1, "datasets": []}, "datasets = None (recorded), [] (now); datasets.0.hash = 'a' (recorded), None (now); "
-        "seed = 0 (recorded), 1 (now)"),
+        (
+            {"seed": 1, "datasets": []},
+            "datasets = None (recorded), [] (now); datasets.0.hash = 'a' (recorded), None (now); "
+            "seed = 0 (recorded), 1 (now)",
+        ),
         ({"frames": {"fps": 3.0}}, "frames.fps = 2.0 (recorded), 3.0 (now)"),
         ({"new": None}, ""),
     ],

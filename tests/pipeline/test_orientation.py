@@ -55,7 +55,7 @@ def test_ordinary_metadata_stays(segments: tuple[bytes, ...], orientation: int) 
         ((app1(XMP % 1), SILENT, b"\xff\xfe\0\x04hi", TURNED), 1, (app1(XMP % 1), b"\xff\xfe\0\x04hi")),
     ],
 )
-def test_metadata_that_may_turn_is_found_and_taken_out(
+def test_metadata_that_may_turn_a_picture_is_removed(
     segments: tuple[bytes, ...], orientation: int, stays: tuple[bytes, ...]
 ) -> None:
     data = with_segments(PLAIN, *segments)

@@ -5,7 +5,7 @@ import pytest
 from pydantic import AliasChoices, Field
 
 from pipeline.settings import Command, Settings, UserError, parse_command, run_command
-from pipeline.storage import Place
+from pipeline.storage import Uri
 
 
 class Frames(Settings):
@@ -29,7 +29,7 @@ class Example(Command):
     mode: Literal["no", "bf16"] = "no"
     name: str = "x"
     folder: Path = Path()
-    place: Place = ""
+    place: Uri = ""
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_bad_yaml_is_named(tmp_path: Path, yaml: str, message: str) -> None:
     assert message in str(error.value)
 
 
-def test_what_yaml_reads_well_is_taken(tmp_path: Path) -> None:
+def test_unambiguous_yaml_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "good.yaml"
     text = "frames: &a {<<: {fps: 3}, fps: 1e-4, area: [0.1, 1e-1]}\nfast: yes\nmode: 'no'\nname: ünï\nlimit: 0x10\n"
     for encoding in ("utf-8", "utf-8-sig", "utf-16"):

@@ -11,14 +11,14 @@ TWO_NODES = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 3.0}]
 
 
 @pytest.mark.parametrize(
-    ("cpus", "gpus", "fitting"), [(1, 0, 11), (2, 0, 5), (4, 0, 2), (1, 1, 2), (8, 1, 1), (9, 0, 0)]
+    ("cpus", "gpus", "expected"), [(1, 0, 11), (2, 0, 5), (4, 0, 2), (1, 1, 2), (8, 1, 1), (9, 0, 0)]
 )
-def test_actors_find_room_on_single_nodes(cpus: int, gpus: int, fitting: int) -> None:
-    assert actors_that_fit(TWO_NODES, cpus, gpus) == fitting
+def test_an_actor_must_fit_on_one_node(cpus: int, gpus: int, expected: int) -> None:
+    assert actors_that_fit(TWO_NODES, cpus, gpus) == expected
 
 
 class Halver:
-    """Writes half of each item; fails as it is told."""
+    """Writes half of each item; fails with `fault` if given."""
 
     def __init__(self, out: Path, fault: Exception | None) -> None:
         if isinstance(fault, UserError):
@@ -47,7 +47,7 @@ def test_each_item_is_done_once_and_reported(ray_here: None, tmp_path: Path) -> 
         (OSError(28, "No space left on device"), "cannot read or write .*: No space left on device; finished parts"),
     ],
 )
-def test_what_fails_on_a_node_is_one_sentence(fault: Exception, message: str, ray_here: None, tmp_path: Path) -> None:
+def test_errors_on_a_node_are_one_sentence(fault: Exception, message: str, ray_here: None, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         list(run_on_actors(Halver, {"out": tmp_path, "fault": fault}, [2], str(tmp_path), workers=1))
 
@@ -57,7 +57,7 @@ def test_a_missing_package_is_named() -> None:
     assert "lacks the package faiss: install the same packages on all nodes" in message
 
 
-def test_faults_of_the_cluster_are_told_apart_from_the_mark_that_ray_data_puts_behind_them() -> None:
+def test_the_root_cause_is_not_the_empty_exception_of_ray_data() -> None:
     fault = ray.exceptions.ActorUnschedulableError("no worker starts")
     fault.__cause__ = SystemException()
     assert root_cause(fault) is fault

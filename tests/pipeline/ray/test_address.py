@@ -143,7 +143,7 @@ for home, path in (("none", ""), ("other", ""), ("other", "/missing")):
 
 
 @pytest.mark.slow
-def test_a_cluster_with_a_token_does_the_work_and_loses_workers_and_a_node(
+def test_a_job_survives_the_death_of_workers_and_of_a_node_on_a_cluster_with_a_token(
     slow_job: Any, image_tree: Path, image_dataset: Path, tmp_path: Path
 ) -> None:
     """As docs/cluster.md says: the mode for every node, the token in every home; the driver needs no mode."""
@@ -190,7 +190,7 @@ def test_a_cluster_with_a_token_does_the_work_and_loses_workers_and_a_node(
 
 
 @pytest.mark.slow
-def test_a_cluster_without_a_token_is_joined_also_by_who_has_one_and_waits_for_nodes(
+def test_a_job_with_a_token_joins_a_cluster_without_one_and_waits_for_nodes(
     image_tree: Path, image_dataset: Path, tmp_path: Path
 ) -> None:
     with ray_cluster(home(tmp_path / "cluster")) as cluster:
@@ -222,8 +222,10 @@ def test_an_address_where_nothing_answers_is_named_at_once(address: str) -> None
 
 
 @pytest.mark.parametrize("address", ["head", "http://127.0.0.1:8265", "head:99999", ":6379", "head:port"])
-def test_what_is_no_address_is_named(address: str) -> None:
-    with pytest.raises(UserError, match=f"RAY_ADDRESS = {address} is no address of a Ray cluster: allowed are HOST"):
+def test_malformed_addresses_are_named(address: str) -> None:
+    with pytest.raises(
+        UserError, match=f"RAY_ADDRESS = {address} is not the address of a Ray cluster: allowed are HOST"
+    ):
         find_cluster(address)
 
 

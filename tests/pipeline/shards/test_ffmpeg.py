@@ -99,7 +99,7 @@ def test_limits_of_the_user_are_kept_and_named() -> None:
     ]
 
 
-def test_what_ffmpeg_says_of_its_streams_can_be_watched_and_ends_it() -> None:
+def test_the_log_can_be_watched_and_an_exception_ends_ffmpeg() -> None:
     lines: list[bytes] = []
     short = ["-f", "lavfi", "-i", "testsrc=d=1", "-f", "null", "-"]
     assert run_ffmpeg(short, 30, watch=lines.append) == b""

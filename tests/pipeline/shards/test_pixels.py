@@ -54,7 +54,7 @@ def twelve_bits(levels: np.ndarray) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("levels", "bits", "sample_format", "said"),
+    ("levels", "bits", "sample_format", "expected"),
     [
         (RAMP.astype("<u2") * 257, 16, UNSIGNED, "from TIFF I;16"),
         ((RAMP * np.uint16(257)).astype(">u2"), 16, UNSIGNED, "from TIFF I;16B"),
@@ -74,7 +74,7 @@ def twelve_bits(levels: np.ndarray) -> bytes:
 )
 @pytest.mark.parametrize("white_is_zero", [False, True])
 def test_gray_levels_of_any_depth(
-    levels: np.ndarray, bits: int, sample_format: int, said: str, white_is_zero: bool
+    levels: np.ndarray, bits: int, sample_format: int, expected: str, white_is_zero: bool
 ) -> None:
     data = tiff(levels.tobytes(), bits, sample_format, ">" if levels.dtype.byteorder == ">" else "<", white_is_zero)
     expected = 2 * (RAMP.astype(int) & 127) if bits == 8 else RAMP.astype(int)
@@ -83,7 +83,7 @@ def test_gray_levels_of_any_depth(
             encoded(data)
         return
     shown, made = encoded(data)
-    assert made == said
+    assert made == expected
     assert np.abs(shown - (255 - expected if white_is_zero else expected)).max() <= 3
 
 
@@ -93,7 +93,7 @@ def test_twelve_bits_in_a_row() -> None:
 
 
 @pytest.mark.parametrize(
-    ("levels", "sample_format", "said"),
+    ("levels", "sample_format", "expected"),
     [
         (RAMP.astype("<f4") / 255 - 0.5, FLOAT, r"gray levels from -0\.488\S* to 0\.5: which of them is white"),
         (RAMP.astype("<f4") / 20, FLOAT, r"gray levels from 0\.15 to 12\.75: which of them is white"),
@@ -104,8 +104,8 @@ def test_twelve_bits_in_a_row() -> None:
         (RAMP.astype("<i4") * 4, SIGNED, "gray levels from 12 to 1020"),  # 10 bits: of 65535 they would be black
     ],
 )
-def test_a_range_that_is_not_known_is_rejected(levels: np.ndarray, sample_format: int, said: str) -> None:
-    with pytest.raises(Rejected, match=f"decode_error: {said}"):
+def test_an_unknown_range_is_rejected(levels: np.ndarray, sample_format: int, expected: str) -> None:
+    with pytest.raises(Rejected, match=f"decode_error: {expected}"):
         encoded(tiff(levels.tobytes(), 32, sample_format))
 
 

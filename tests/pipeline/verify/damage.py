@@ -91,7 +91,7 @@ def found_in(folder: Path | str, capsys: pytest.CaptureFixture[str]) -> list[str
     lines = capsys.readouterr().out.splitlines()
     if status == 0:
         assert len(lines) == 1
-        assert "is whole" in lines[0]
+        assert "is intact" in lines[0]
         return []
     assert status == 1
     *result, verdict, advice = lines

@@ -13,7 +13,7 @@ from tests.pipeline.verify.damage import Copy, expect, found_in
 
 
 @pytest.mark.parametrize("dataset", ["clip_dataset", "image_dataset", "triplet_dataset"])
-def test_whole_datasets_are_whole(
+def test_intact_datasets_have_no_findings(
     dataset: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert found_in(request.getfixturevalue(dataset), capsys) == []
@@ -25,13 +25,13 @@ def test_advice_names_the_files_to_restore(clips: Copy, capsys: pytest.CaptureFi
     main(VerifyCommand(dataset=str(clips.folder), workers=1))
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("what to do: copy shard-000000.idx, shard-000001.tar again from an intact copy")
-    assert "remove what there is of them and run the same `make shards` command again" in last
+    assert "remove these files and run the same `make shards` command again" in last
     clips.index.unlink()
     main(VerifyCommand(dataset=str(clips.folder), workers=1))
     assert f"remove {clips.folder} and run the same" in capsys.readouterr().out.splitlines()[-1]
 
 
-def test_surplus_files_are_not_to_be_restored(clips: Copy, capsys: pytest.CaptureFixture[str]) -> None:
+def test_extraneous_files_are_to_be_removed(clips: Copy, capsys: pytest.CaptureFixture[str]) -> None:
     (clips.folder / "shard-000009.tar").touch()
     capsys.readouterr()
     assert main(VerifyCommand(dataset=str(clips.folder), workers=1)) == 1
@@ -39,7 +39,7 @@ def test_surplus_files_are_not_to_be_restored(clips: Copy, capsys: pytest.Captur
     assert last == "what to do: remove the files named above; nothing else is wrong"
 
 
-def test_what_is_no_dataset_is_refused(tmp_path: Path) -> None:
+def test_other_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no dataset at"):
         main(VerifyCommand(dataset=str(tmp_path / "nowhere")))
     with pytest.raises(UserError, match="holds no finished shard dataset"):

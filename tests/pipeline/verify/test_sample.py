@@ -19,24 +19,24 @@ def test_a_picture_that_does_not_decode(trusted: bool, clips: Copy, capsys: pyte
 
 
 @pytest.mark.parametrize(
-    ("header", "said"),
+    ("header", "expected"),
     [
-        (exif_block((0x0112, 1, 1, 6)), "its metadata makes some readers turn it, though not ours; .*"),
-        (b"\xff\xfe\0\x04hi\0\0", "stray bytes in its header end some decoders, .*"),
+        (exif_block((0x0112, 1, 1, 6)), "some readers turn it because of its metadata, though not ours; .*"),
+        (b"\xff\xfe\0\x04hi\0\0", "DALI and other decoders fail at stray bytes in its header; .*"),
     ],
 )
 def test_a_header_that_decoders_read_differently(
-    header: bytes, said: str, images: Copy, capsys: pytest.CaptureFixture[str]
+    header: bytes, expected: str, images: Copy, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Shards that were written before have such photos as they came."""
     odd = with_segments(jpeg(picture(120, 160, seed=0), quality=50), header)
     key = images.overwrite(1, 1, "jpg", lambda old: odd.ljust(len(old), b"\0"))
     images.trust(1)
-    expect(found_in(images.folder, capsys), rf"shard-000001\.tar: {key}: jpg: {said}")
+    expect(found_in(images.folder, capsys), rf"shard-000001\.tar: {key}: jpg: {expected}")
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         (
             {"label": 1},
@@ -66,14 +66,14 @@ def test_a_header_that_decoders_read_differently(
     ],
 )
 def test_a_wrong_value_in_the_index(
-    change: dict[str, Any], said: list[str], clips: Copy, capsys: pytest.CaptureFixture[str]
+    change: dict[str, Any], expected: list[str], clips: Copy, capsys: pytest.CaptureFixture[str]
 ) -> None:
     group = next(number for number in range(3) if any(row["label"] == 0 for row in clips.rows(number)))
     place = next(number for number, row in enumerate(clips.rows(group)) if row["label"] == 0)
     key = clips.rows(group)[place]["key"]
     clips.edit_rows(group, lambda rows: rows[place].update(change))
     where = rf"index\.parquet: {key} in shard-{group:06d}\.tar: "
-    expect(found_in(clips.folder, capsys), *(where + line for line in said))
+    expect(found_in(clips.folder, capsys), *(where + line for line in expected))
 
 
 def test_a_wrong_size_in_the_index(images: Copy, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,7 +109,7 @@ def test_a_triplet_of_frames_out_of_order(triplets: Copy, capsys: pytest.Capture
     expect(found_in(triplets.folder, capsys), rf"shard-000000\.tar: {key}: json has the frames \[\d+, \d+, \d+\] at .*")
 
 
-def test_json_that_is_none(triplets: Copy, capsys: pytest.CaptureFixture[str]) -> None:
+def test_malformed_json(triplets: Copy, capsys: pytest.CaptureFixture[str]) -> None:
     key = triplets.overwrite(0, 0, "json", lambda data: b"[" * len(data))
     triplets.trust(0)
     expect(found_in(triplets.folder, capsys), rf"shard-000000\.tar: {key}: json is not what the job writes \(.*\)")

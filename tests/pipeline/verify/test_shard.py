@@ -31,7 +31,7 @@ def test_swapped_members(images: Copy, capsys: pytest.CaptureFixture[str]) -> No
     images.trust(1)
     expect(
         found_in(images.folder, capsys),
-        rf"shard-000001\.idx: {key}: line 2 is not what shard-000001\.tar holds",
+        rf"shard-000001\.idx: {key}: line 2 does not match shard-000001\.tar",
         rf"index\.parquet: {key} in shard-000001\.tar: index\.parquet expects the members jpg, cls, json; "
         r"the tar has cls, jpg, json",
         rf"index\.parquet: {key} in shard-000001\.tar: index\.parquet has jpg at byte {offset} .*",
@@ -54,13 +54,13 @@ def test_a_changed_dali_index(images: Copy, capsys: pytest.CaptureFixture[str]) 
     lines[2] = lines[2].replace("jpg ", "jpg 1", 1)
     path.write_text("".join(lines))
     key = images.rows(0)[1]["key"]
-    expect(found_in(images.folder, capsys), rf"shard-000000\.idx: {key}: line 3 is not what shard-000000\.tar holds")
+    expect(found_in(images.folder, capsys), rf"shard-000000\.idx: {key}: line 3 does not match shard-000000\.tar")
 
 
 def test_a_row_that_names_another_shard(images: Copy, capsys: pytest.CaptureFixture[str]) -> None:
     key = images.rows(1)[2]["key"]
     images.edit_rows(1, lambda rows: rows[2].update(shard="shard-000000.tar"))
-    message = r"its row stands among those of shard-000001\.tar, but has the shard shard-000000\.tar"
+    message = r"its row is among those of shard-000001\.tar, but has the shard shard-000000\.tar"
     expect(found_in(images.folder, capsys), rf"index\.parquet: {key}: {message}")
 
 

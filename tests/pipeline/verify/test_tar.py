@@ -16,7 +16,7 @@ def test_a_tar_that_is_cut_off(images: Copy, capsys: pytest.CaptureFixture[str])
         result,
         rf"shard-000000\.tar: has {offset + 100} bytes; dataset\.json says \d+",
         rf"shard-000000\.tar: {key}: the tar cannot be read from here on: unexpected end of data",
-        rf"shard-000000\.tar: {lost}: index\.parquet has a row for it; the tar does not hold it",
+        rf"shard-000000\.tar: {lost}: index\.parquet has a row for it; it is not in the tar",
         rf"shard-000000\.tar: {key}: jpg: the JPEG does not decode: .*",
         rf"shard-000000\.tar: {key}: index\.parquet expects the members jpg, cls, json; the tar has jpg",
     )
@@ -30,7 +30,7 @@ def test_a_damaged_tar_header(images: Copy, capsys: pytest.CaptureFixture[str]) 
         found_in(images.folder, capsys),
         rf"shard-000000\.tar: {HASH}",
         rf"shard-000000\.tar: after {before}: neither a tar member nor the end of the tar at byte {offset - 512} of .*",
-        rf"shard-000000\.tar: {lost}: index\.parquet has a row for it; the tar does not hold it",
+        rf"shard-000000\.tar: {lost}: index\.parquet has a row for it; it is not in the tar",
     )
 
 

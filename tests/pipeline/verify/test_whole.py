@@ -15,18 +15,18 @@ def test_a_shard_too_many(clips: Copy, capsys: pytest.CaptureFixture[str]) -> No
     shutil.copy(clips.shard(0), clips.shard(7))
     shutil.copy(clips.shard(0, "idx"), clips.shard(7, "idx"))
     (clips.folder / "notes.txt").touch()
-    message = r"is no file of this dataset: dataset\.json does not name it; remove it"
+    message = r"does not belong to this dataset: dataset\.json does not list it; remove it"
     expect(found_in(clips.folder, capsys), rf"shard-000007\.idx: {message}", rf"shard-000007\.tar: {message}")
 
 
-def test_what_a_job_left(clips: Copy, capsys: pytest.CaptureFixture[str]) -> None:
+def test_leftovers_of_a_job(clips: Copy, capsys: pytest.CaptureFixture[str]) -> None:
     (clips.folder / ".parts").mkdir()
     (clips.folder / ".parts" / "lock").touch()
     (clips.folder / ".tmp-shard-000001.tar-0123").touch()
     expect(
         found_in(clips.folder, capsys),
-        r"\.tmp-shard-000001\.tar-0123: was left half-written by a job that was killed; remove it",
-        r"\.parts: was left by a job that did not end; remove it",
+        r"\.tmp-shard-000001\.tar-0123: is incomplete, left by a job that was killed; remove it",
+        r"\.parts: was left by an unfinished job; remove it",
     )
 
 
@@ -35,7 +35,7 @@ def test_swapped_index_rows(images: Copy, capsys: pytest.CaptureFixture[str]) ->
     images.edit_rows(1, lambda rows: rows.insert(1, rows.pop(2)))
     expect(
         found_in(images.folder, capsys),
-        rf"index\.parquet: {keys[1]}: does not stand in the order of the seed, or is there twice",
+        rf"index\.parquet: {keys[1]}: is not in the order of the seed, or is a duplicate",
         rf"index\.parquet: {keys[2]} in shard-000001\.tar: index\.parquet has it where the tar has {keys[1]}: .*",
     )
 
@@ -57,7 +57,7 @@ def test_a_doubled_index_row(images: Copy, capsys: pytest.CaptureFixture[str]) -
     images.edit_rows(0, lambda rows: rows.insert(1, rows[1]))
     expect(
         found_in(images.folder, capsys),
-        rf"index\.parquet: {key}: does not stand in the order of the seed, or is there twice",
+        rf"index\.parquet: {key}: is not in the order of the seed, or is a duplicate",
         rf"index\.parquet: {key}: two rows among those of shard-000000\.tar have this key",
         r"dataset\.json: samples: is 12; index\.parquet has 13",
         r"dataset\.json: frames: is 12; index\.parquet has 13",
@@ -87,7 +87,7 @@ def test_rejects_that_are_not_those_of_the_job(clips: Copy, capsys: pytest.Captu
     expect(found_in(clips.folder, capsys), r"rejects\.parquet: 1 rows have the unknown reason 'bored'")
 
 
-def test_what_only_the_hash_of_a_table_shows(clips: Copy, capsys: pytest.CaptureFixture[str]) -> None:
+def test_faults_that_only_the_hash_of_a_table_reveals(clips: Copy, capsys: pytest.CaptureFixture[str]) -> None:
     clips.edit_rejects(lambda rows: rows[0].update(detail="none"))
     expect(found_in(clips.folder, capsys), r"rejects\.parquet: has another sha256 than dataset\.json says")
 
@@ -98,7 +98,7 @@ def test_a_lost_reject(clips: Copy, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         (
             {"samples": 7},
@@ -108,7 +108,7 @@ def test_a_lost_reject(clips: Copy, capsys: pytest.CaptureFixture[str]) -> None:
         ({"inputs": 9}, [r"inputs: is 9; there are 6 in the shards and 2 rejects"]),
         (
             {"name": "k400"},
-            [r"shard-00000\d\.tar: is no name of a shard; they are called k400-000000\.tar, \.\.\."] * 3,
+            [r"shard-00000\d\.tar: is not the name of a shard; allowed are k400-000000\.tar, \.\.\."] * 3,
         ),
         (
             {"format_version": 9},
@@ -120,11 +120,11 @@ def test_a_lost_reject(clips: Copy, capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_an_edited_manifest(
-    change: dict[str, Any], said: list[str], clips: Copy, capsys: pytest.CaptureFixture[str]
+    change: dict[str, Any], expected: list[str], clips: Copy, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clips.edit_manifest(lambda fields: fields.update(change))
     shards = len(list(clips.folder.glob("*.tar")))
-    expect(found_in(clips.folder, capsys), *(rf"dataset\.json: {line}" for line in said[:shards]))
+    expect(found_in(clips.folder, capsys), *(rf"dataset\.json: {line}" for line in expected[:shards]))
 
 
 def test_an_edited_count_of_a_shard(clips: Copy, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,13 +142,13 @@ def test_a_shard_that_the_manifest_names_twice(images: Copy, capsys: pytest.Capt
     expect(
         found_in(images.folder, capsys),
         r"dataset\.json: samples: is 12; its shards have 16",
-        r"dataset\.json: shards: do not stand in the order of their names, or one stands there twice",
+        r"dataset\.json: shards: are not sorted by name, or one is listed twice",
         r"index\.parquet: has no readable rows of shard-000002\.tar",
     )
 
 
-def test_another_seed_is_seen_in_the_order(images: Copy, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_seed_shows_in_the_order(images: Copy, capsys: pytest.CaptureFixture[str]) -> None:
     images.edit_manifest(lambda fields: fields.update(seed=1))
     first, count = found_in(images.folder, capsys)
-    assert "does not stand in the order of the seed" in first
-    assert re.fullmatch(r"index\.parquet: \d rows do not stand in the order of the seed", count)
+    assert "is not in the order of the seed" in first
+    assert re.fullmatch(r"index\.parquet: \d rows are not in the order of the seed", count)

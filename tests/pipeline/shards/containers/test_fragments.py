@@ -26,7 +26,7 @@ def movies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", FLAGS)
-def test_whole_movies_lack_nothing(movies: dict[str, bytes], kind: str) -> None:
+def test_complete_movies_are_accepted(movies: dict[str, bytes], kind: str) -> None:
     assert fault(movies[kind]) == ""
     assert fault(without_fragments(movies[kind], set(), also=(b"mfra",))) == ""
     assert statement(movies[kind]).pictures_s == {1: pytest.approx(10 - 1 / 12, abs=0.03)}
