@@ -79,25 +79,20 @@ def _compute(command: FeaturesCommand, dataset: ShardDataset, out: Storage) -> i
     sizes = np.bincount(dataset.shard, minlength=len(dataset.manifest.shards))
     pending = [shard for shard in np.flatnonzero(sizes).tolist() if out.size(part_name(shard)) is None]
     left = int(sizes[pending].sum())
-    arguments = {
-        "shards": command.shards.absolute(),
-        "weights": command.weights.absolute(),
-        "out": out,
-        "batch_size": command.batch_size,
-        "threads": command.threads,
-    }
+    make_worker = functools.partial(
+        ShardFeatures,
+        command.shards.absolute(),
+        command.weights.absolute(),
+        out,
+        batch_size=command.batch_size,
+        threads=command.threads,
+    )
     cores = command.workers * command.threads if command.workers else None
     with tqdm(total=len(dataset), initial=len(dataset) - left, unit="image", desc="features", smoothing=0) as bar:
         if pending:
             with ray_session(cores, (pipeline, indexing, training)):
                 for done in run_on_actors(
-                    ShardFeatures,
-                    arguments,
-                    pending,
-                    str(out),
-                    cpus=command.threads,
-                    gpus=True,
-                    workers=command.workers,
+                    make_worker, pending, str(out), cpus=command.threads, gpus=True, workers=command.workers
                 ):
                     bar.update(done.result)
     return left

@@ -1,5 +1,6 @@
 """The search of all rows among themselves in blocks of queries, each written when done; here or on a Ray cluster."""
 
+import functools
 import os
 import time
 from collections.abc import Iterator
@@ -230,7 +231,7 @@ def _on_ray(task: SearchTask, pending: list[int]) -> Iterator[int]:
         return
     with ray_session(None, (pipeline, indexing)):
         cores = task.settings.threads
-        for done in run_on_actors(BlockSearch, {"task": task}, pending, str(task.out), cpus=cores):
+        for done in run_on_actors(functools.partial(BlockSearch, task), pending, str(task.out), cpus=cores):
             if task.out.size(_part(done.item)) is None:
                 raise UserError(
                     f"{done.host} wrote a block to {task.out}, but this machine does not see it there: OUT must be on "

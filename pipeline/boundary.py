@@ -14,7 +14,7 @@ FAULT_STATUS = 70
 
 
 class _Lasting:
-    """A stream that never raises: it escapes characters that it cannot encode, and drops output that it cannot write."""
+    """A stream that never raises: it escapes unencodable characters and drops output that it cannot write."""
 
     def __init__(self, stream: TextIO) -> None:
         if isinstance(stream, io.TextIOWrapper):
@@ -44,7 +44,7 @@ class _Lasting:
 
 @contextlib.contextmanager
 def lasting_output() -> Iterator[None]:
-    """Context in which printing never fails, whatever characters the terminal lacks or if the pipe is closed."""
+    """Context in which printing never raises, even if a character cannot be encoded or the pipe is closed."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (stream and cast(TextIO, _Lasting(stream)) for stream in before)
     try:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.reading import reading
 from pipeline.settings import UserError
-from pipeline.storage import open_storage
+from pipeline.storage import Storage, open_storage
 
 FORMAT_VERSION: Literal[1] = 1
 MANIFEST = "dataset.json"
@@ -118,19 +118,19 @@ def parse_manifest(content: bytes, name: str) -> Manifest:
         ) from error
 
 
-def read_manifest(folder: str | Path) -> Manifest:
-    """Read the manifest of the dataset in a folder, or at a URI such as `s3://bucket/folder`.
+def read_manifest(dataset: str | Path | Storage) -> Manifest:
+    """Read the manifest of the dataset at a path or URI, or in an open folder.
 
     Raises:
         UserError: there is no finished dataset, or it is of another format version.
     """
-    storage = open_storage(str(folder))
+    storage = dataset if isinstance(dataset, Storage) else open_storage(str(dataset))
     try:
         if storage.size(MANIFEST) is None:
-            raise UserError(f"{folder} holds no finished shard dataset (no {MANIFEST}); make one with `make shards`")
-        return parse_manifest(storage.read(MANIFEST), f"{folder}/{MANIFEST}")
+            raise UserError(f"{storage} holds no finished shard dataset (no {MANIFEST}); make one with `make shards`")
+        return parse_manifest(storage.read(MANIFEST), f"{storage}/{MANIFEST}")
     except OSError as error:
-        raise UserError(f"cannot read {folder}/{MANIFEST}: {error}") from error
+        raise UserError(f"cannot read {storage}/{MANIFEST}: {error}") from error
 
 
 class _OpenShard(NamedTuple):
@@ -183,8 +183,8 @@ class ShardDataset:
         """
         self.folder = str(folder)
         self._fetch = fetch
-        self.manifest = read_manifest(self.folder)
         storage = open_storage(self.folder)
+        self.manifest = read_manifest(storage)
         name = f"{self.folder}/{INDEX}"
         with reading(name, "a Parquet file", self.repair_hint), storage.local(INDEX) as path:
             table = pq.read_table(path, memory_map=False)

@@ -75,7 +75,7 @@ def _ticks(pid: int) -> int | None:
 
 
 def this_process() -> Holder:
-    """This process as a holder."""
+    """The current process as a holder."""
     pid, now = os.getpid(), _now()
     try:
         owner = getpass.getuser()

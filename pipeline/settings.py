@@ -1,6 +1,6 @@
-"""Typed settings of every command: a YAML preset, dotted overrides on the command line, errors in plain sentences.
+"""Typed settings of all programs, from YAML presets and dotted options, with errors in plain sentences.
 
-A component keeps its `Settings` beside it; a program collects them in a `Command` and calls `run_command`.
+Each component defines its `Settings`; a program collects them in a `Command` and calls `run_command`.
 """
 
 import argparse
@@ -30,59 +30,59 @@ from pipeline.boundary import describe_fault, lasting_output
 CommandT = TypeVar("CommandT", bound="Command")
 
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
-"""What all generators take: Philox and blake2b 64 bits, torch no more."""
+"""64 bits, which Philox, blake2b and torch accept."""
 Share = Annotated[float, Field(ge=0, le=1)]
 COUNT_LIMIT = 10**9
-"""Bound of numbers that nothing else bounds: no run needs more, and sums and products of a few stay within 64 bits."""
+"""Default limit of integers: no run needs more, and sums and products of a few fit in 64 bits."""
 FACTOR_LIMIT = 10**6
-"""Bound of weights, rates and factors that nothing else bounds."""
+"""Default limit of weights, rates and factors."""
 BATCH_LIMIT = 2**20
-"""Bound of what is put through a model or a search at once."""
+"""Limit of items in a batch of a model or a search."""
 THREAD_LIMIT = 1024
-"""Bound of threads and processes of a machine, and of what is prepared ahead."""
+"""Limit of threads and processes of a machine, and of items prepared ahead."""
 WORKER_LIMIT = 2**16
-"""Bound of processes of a cluster."""
+"""Limit of processes of a cluster."""
 
 
 class UserError(Exception):
-    """Something the user can mend; the message is one clear sentence and is all that is printed."""
+    """An error that the user can fix; programs print its message, one clear sentence, and nothing else."""
 
 
 def _takes(annotation: object, *types: type) -> bool:
-    """Whether one of the plain types stands anywhere in an annotation."""
+    """Whether an annotation contains one of the plain types."""
     return annotation in types or any(_takes(part, *types) for part in get_args(annotation))
 
 
 def _plain_number(cls: type[BaseModel], value: object, info: ValidationInfo) -> object:
-    """Refuse `true` and `.inf` of a YAML file where a number is due; pydantic would take them for 1 and infinity."""
+    """Refuse `true` and `.inf` in YAML for numbers, which pydantic would accept as 1 and infinity."""
     annotation = cls.model_fields[str(info.field_name)].annotation
     if _takes(annotation, int, float):
         for member in value if isinstance(value, list) else [value]:
             if isinstance(member, bool) and not _takes(annotation, bool):
                 raise ValueError("must be a number; YAML reads yes and on as true, no and off as false")
             if isinstance(member, float) and not math.isfinite(member):
-                raise ValueError("must be a finite number; .inf and .nan are none")
+                raise ValueError("must be a finite number, not .inf or .nan")
     return value
 
 
 class Settings(BaseModel):
-    """Base of a component's settings: immutable, unknown keys refused, docstrings below fields become `--help`."""
+    """Base class of a component's settings: immutable, without unknown keys; field docstrings become `--help`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
     _plain_numbers = field_validator("*", mode="before")(_plain_number)
 
 
 class Command(BaseSettings):
-    """Base of a program's settings: command line over the YAML file given by `--config` over the defaults."""
+    """Base class of a program's settings: options override the YAML file `--config`, which overrides defaults."""
 
     model_config = SettingsConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, case_sensitive=True
     )
     program: ClassVar[str]
-    """How the program is called, shown in `--help`."""
+    """Command line of the program, shown in `--help`."""
 
     config: Path | None = None
-    """YAML file with any of the options below, nested by their dots."""
+    """YAML file with any of the options below, nested at their dots."""
     _plain_numbers = field_validator("*", mode="before")(_plain_number)
 
     @classmethod
@@ -94,7 +94,7 @@ class Command(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Leave out the environment: a stray variable must not change a run."""
+        """Ignore the environment: a stray variable must not change a run."""
         return (init_settings,)
 
 
@@ -113,12 +113,12 @@ _NOT_AS_WRITTEN = re.compile(r"[-+]?(0[\d_]+|.*:.*)")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without its surprises: no key twice, keys are text, 010 and 1:30 are no numbers."""
+    """Strict YAML: refuses duplicate keys, keys other than text, and numbers such as 010 and 1:30."""
 
     def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         lines: dict[str, int] = {}
-        for key, _ in node.value:  # as written: keys that `<<` merges come later and may be given again
+        for key, _ in node.value:  # before merging: keys from `<<` may be overridden
             line = key.start_mark.line + 1
             if not key.tag.endswith((":str", ":merge")):
                 shown = key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping"
@@ -145,10 +145,10 @@ def load_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping.
 
     Raises:
-        UserError: the file is missing, is not a YAML mapping, or holds a key twice.
+        UserError: the file is missing, is not a YAML mapping, or has a duplicate key.
     """
     try:
-        with path.open("rb") as stream:  # errors name it
+        with path.open("rb") as stream:  # errors contain its name
             content = yaml.load(stream, _Loader)
     except OSError as error:
         raise UserError(f"cannot read the config file {path}: {error.strerror}") from error
@@ -172,7 +172,7 @@ def _allowed_keys(model: type[BaseModel], location: Sequence[int | str]) -> list
 
 _RANGE = {"ge": "at least {}", "gt": "more than {}", "le": "at most {}", "lt": "less than {}"}
 _OUT_OF_RANGE = {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"}
-"""pydantic's names of what is wrong with a number."""
+"""pydantic's error types for numbers."""
 
 
 def _range(model: type[BaseModel], location: Sequence[int | str]) -> str:
@@ -194,12 +194,12 @@ def _range(model: type[BaseModel], location: Sequence[int | str]) -> str:
 
 
 def _hint(problem: Mapping[str, Any]) -> str:
-    """What to write instead, where YAML has read something else than was meant."""
+    """What to write instead if YAML read something else than intended."""
     value, kind = problem["input"], problem["type"]
     if kind == "model_type":
-        return "must be a group of options, nested below it" + ("; nothing is" if value is None else "")
+        return "must be a group of options, nested below it" + ("; there are none" if value is None else "")
     if value is None:
-        return "nothing follows its colon: give a value or remove the line"
+        return "no value after the colon: give one or remove the line"
     if isinstance(value, bool) and kind in ("string_type", "path_type", "literal_error"):
         return "YAML reads yes, no, on and off without quotes as true and false: put the text in quotes"
     if kind in ("string_type", "path_type") and not isinstance(value, list | dict):
@@ -232,7 +232,7 @@ _PLAIN_TYPES = {"float": "NUMBER", "int": "NUMBER", "str": "TEXT", "Path": "PATH
 
 
 def _plain_help(parser: argparse.ArgumentParser) -> None:
-    """Say what an option takes in words, not in Python's names of types."""
+    """Describe values of options in words instead of Python's type names."""
     for action in parser._actions:
         if isinstance(action.metavar, str) and "[" in action.metavar:
             action.metavar = "A,B,..."
@@ -258,11 +258,11 @@ def _options(model: type[BaseModel], prefix: str = "--") -> Iterator[tuple[str, 
 
 
 def _normalize(model: type[BaseModel], arguments: Sequence[str]) -> list[str]:
-    """Rewrite what pydantic-settings does not always read: `--list a,b`, `--flag true|false`, `--two-words`, `--k`."""
+    """Rewrite forms that pydantic-settings does not always parse: `--list a,b`, `--flag true`, `--two-words`, `--k`."""
     types = dict(_options(model))
     known = {name.replace("_", "-"): name for name in types if "_" in name}
     known |= {f"--no-{name[2:]}": f"--no-{known[name][2:]}" for name in known}
-    known |= {name: name[1:] for name in types if len(name) == len("--k")}  # a letter is called -k; --k is it, too
+    known |= {name: name[1:] for name in types if len(name) == len("--k")}  # allow --k for -k
     words = iter(arguments)
     rewritten: list[str] = []
     for word in words:
@@ -285,7 +285,7 @@ def parse_command(command: type[CommandT], argv: Sequence[str] | None = None) ->
     """Build `command` from the command line (`argv`, default `sys.argv[1:]`) and its `--config` file.
 
     Raises:
-        UserError: an unknown key or a bad value, named together with what is allowed.
+        UserError: an unknown key or an invalid value; the message lists what is allowed.
     """
     arguments = _normalize(command, sys.argv[1:] if argv is None else argv)
     config_parser = _Parser(prog=command.program, add_help=False, allow_abbrev=False)
@@ -301,18 +301,18 @@ def parse_command(command: type[CommandT], argv: Sequence[str] | None = None) ->
         )
         _plain_help(parser)
         source(args=arguments)
-        return command(_cli_settings_source=source, **preset)  # the command line wins over the preset
+        return command(_cli_settings_source=source, **preset)  # options override the preset
     except ValidationError as error:
         raise UserError(_describe(command, error)) from error
     except SettingsError as error:
-        raise UserError(f"an option's value is no valid list: {error.__cause__ or error}") from error
+        raise UserError(f"an option's value is not a valid list: {error.__cause__ or error}") from error
 
 
 def run_command(command: type[CommandT], main: Callable[[CommandT], int | None]) -> NoReturn:
-    """Parse the command line, run `main` and exit: the boundary of every program.
+    """Parse the command line, run `main` and exit: the entry point of every program.
 
-    Whatever ends `main`, a user's error, a full disk, Ctrl-C or a fault of ours, is said in one line; nothing that is
-    printed can end it.
+    Every exception, such as a user's error, a full disk, Ctrl-C or a bug, becomes one line on stderr. Printing never
+    raises.
     """
     with lasting_output():
         raise SystemExit(_status(command, main))
@@ -324,7 +324,7 @@ def _status(command: type[CommandT], main: Callable[[CommandT], int | None]) -> 
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         return main(parse_command(command)) or 0
     except KeyboardInterrupt:
-        print("interrupted; files that were finished are kept", file=sys.stderr)
+        print("interrupted; finished files are kept", file=sys.stderr)
         return 128 + signal.SIGINT
     except UserError as error:
         message, status = str(error), 2

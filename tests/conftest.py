@@ -37,7 +37,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def s3_port() -> Iterator[int]:
-    """Port for the S3 server of `bucket`, named in the environment before Ray starts so that its workers find it."""
+    """Port of the S3 server of `bucket`, put into the environment before Ray starts, so that its workers see it."""
     with socket.create_server(("127.0.0.1", 0)) as reserved:
         port: int = reserved.getsockname()[1]
     with pytest.MonkeyPatch.context() as patch:
@@ -50,7 +50,7 @@ def s3_port() -> Iterator[int]:
 
 @pytest.fixture(scope="session")
 def ray_here(s3_port: int) -> Iterator[None]:
-    """One Ray cluster of one worker for all jobs that run in the process of the tests."""
+    """One Ray session with one worker for all jobs in this process."""
     from pipeline.ray.session import ray_session
 
     with ray_session(workers=1):
@@ -72,7 +72,7 @@ def bucket(s3_port: int) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def clip_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small Kinetics-style tree: two classes, six good clips, one too short, one that is no video."""
+    """A small Kinetics-style tree: two classes, six good clips, one too short, one that is not a video."""
     root = tmp_path_factory.mktemp("clips")
     for number, (class_name, name, seconds) in enumerate(
         [

@@ -3,7 +3,7 @@
 import functools
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import ray
@@ -39,12 +39,12 @@ class _Actor:
     Errors that users can fix are returned: Ray would retry after an exception, and lose its type.
     """
 
-    def __init__(self, worker: type[Worker], arguments: dict[str, Any], out: str) -> None:
-        self._make, self._out = functools.partial(worker, **arguments), out
+    def __init__(self, make_worker: Callable[[], Worker], out: str) -> None:
+        self._make_worker, self._out = make_worker, out
 
     @functools.cached_property
     def _worker(self) -> Worker:
-        return self._make()
+        return self._make_worker()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         started, result, failure = time.time(), 0, ""
@@ -87,8 +87,7 @@ def actors_that_fit(nodes: list[dict[str, float]], cpus: int, gpus: int) -> int:
 
 
 def run_on_actors(
-    worker: type[Worker],
-    arguments: dict[str, Any],
+    make_worker: Callable[[], Worker],
     items: list[int],
     out: str,
     *,
@@ -99,8 +98,7 @@ def run_on_actors(
     """Process `items` in a Ray session and yield each when it is done, in any order; items of a dead node are repeated.
 
     Args:
-        worker: class of the workers, created on each actor with `arguments`.
-        arguments: keyword arguments of `worker`.
+        make_worker: called on each actor.
         items: numbers passed to `Worker.run`.
         out: name of the output in messages.
         cpus: cores of an actor.
@@ -118,7 +116,7 @@ def run_on_actors(
     rows = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
     done = rows.map(
         _Actor,
-        fn_constructor_args=(worker, arguments, out),
+        fn_constructor_args=(make_worker, out),
         compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=first, max_size=most),
         num_cpus=cpus,
         num_gpus=gpu or None,

@@ -1,5 +1,6 @@
 """Write the missing shards of a plan on the actors of a Ray session."""
 
+import functools
 from collections import Counter
 from contextlib import ExitStack
 from typing import NamedTuple
@@ -76,8 +77,8 @@ def write_missing(plan: Plan, task: ShardTask, versions: dict[str, str], retry: 
         bar = stack.enter_context(tqdm(total=plan.inputs, initial=kept, unit=unit, desc="shards", smoothing=0))
         if pending:
             stack.enter_context(ray_session(workers))
-            arguments = {"task": task, "versions": versions, "retry": retry}
-            for done in run_on_actors(_Writer, arguments, pending, str(task.out), workers=workers):
+            make_writer = functools.partial(_Writer, task, versions, retry)
+            for done in run_on_actors(make_writer, pending, str(task.out), workers=workers):
                 tasks.append(done)
                 finished[done.item] = part = _read_written(done, task)
                 rejects[done.item] = part.rejects

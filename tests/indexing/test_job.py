@@ -23,7 +23,7 @@ from pipeline.settings import UserError
 from pipeline.storage import open_storage
 from tests.indexing.made import unit_vectors, write_npy, write_rows
 from tests.indexing.oracle import all_neighbours
-from tests.pipeline.ray.test_address import Home, home, ray_cluster
+from tests.pipeline.ray.cluster import Home, home, ray_cluster
 
 ROWS = 3000
 STREAMED = SearchSettings(block=257, memory_gb=0.40055)

@@ -74,7 +74,7 @@ def held_by_a_child(path: Path) -> int:
             with lock_file(path, "run"):
                 os.write(tell, b"1")
                 signal.pause()
-        finally:  # a fork must not go on as its parent
+        finally:  # the child must not run the other tests
             os._exit(1)
     os.close(tell)
     os.read(ready, 1)

@@ -7,7 +7,7 @@ from pipeline.settings import UserError
 
 
 class SomeLibrarysError(Exception):
-    """Derives from nothing that anybody lists."""
+    """Not derived from a common exception."""
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ class Example(Command):
 
     program: ClassVar[str] = "python -m example"
     data: Path
-    """Where the data lies."""
+    """Folder of the data."""
     frames: Frames = Frames()
     fast: bool = False
     keep_all: bool = False
@@ -29,7 +29,7 @@ class Example(Command):
     mode: Literal["no", "bf16"] = "no"
     name: str = "x"
     folder: Path = Path()
-    place: Uri = ""
+    uri: Uri = ""
 
 
 @pytest.fixture
@@ -120,15 +120,15 @@ def test_environment_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("frames: {min_side: off}", "frames.min_side = False: must be a number"),
         ("limit: yes", "limit = True: must be a number"),
         ("folder: no", "folder = False: Input is not a valid path; YAML reads yes, no, on and off without quotes"),
-        ("place: 7", "place = 7: Input should be a valid string; put it in quotes if it is text"),
+        ("uri: 7", "uri = 7: Input should be a valid string; put it in quotes if it is text"),
         ("mode: no", "mode = False: Input should be 'no' or 'bf16'; YAML reads yes, no, on and off without quotes"),
         ("name: on", "name = True: Input should be a valid string; YAML reads yes, no, on and off without quotes"),
         ("name: 2017", "name = 2017: Input should be a valid string; put it in quotes if it is text"),
         ("frames: {min_side: 1e3}", "unable to parse string as an integer; write it without an exponent, as 1000"),
         ("frames: {min_side: 010}", "line 1: YAML reads 010 as a number in base 8"),
         ("frames:\n  fps: 1:30", "line 2: YAML reads 1:30 as a number in base 60"),
-        ("frames:", "frames = None: must be a group of options, nested below it; nothing is"),
-        ("frames: {fps: }", "frames.fps = None: Input should be a valid number; nothing follows its colon"),
+        ("frames:", "frames = None: must be a group of options, nested below it; there are none"),
+        ("frames: {fps: }", "frames.fps = None: Input should be a valid number; no value after the colon"),
         ("a: [", "not valid YAML"),
     ],
 )
@@ -168,7 +168,7 @@ def test_help_shows_description_and_docstrings(capsys: pytest.CaptureFixture[str
     text = capsys.readouterr().out
     assert text.startswith("usage: python -m example --data PATH [--option VALUE ...]\n")
     assert "Does something." in text
-    assert "Where the data lies." in text
+    assert "Folder of the data." in text
     assert "Frames per second. (default: 2.0)" in text
 
 

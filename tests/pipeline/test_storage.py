@@ -135,7 +135,7 @@ def test_a_lock_that_another_machine_left_is_refused_and_one_that_died_here_is_t
     )
     storage.write("lock", foreign.model_dump_json().encode())
     with storage.local("lock") as path:
-        os.utime(path, (0, path.stat().st_mtime - 3 * 3600))  # a file's age is that of its time
+        os.utime(path, (0, path.stat().st_mtime - 3 * 3600))  # the age of a file
     with (
         pytest.raises(UserError, match=r"without a heartbeat for 3 hours: .* remove .*/lock$"),
         storage.exclusive_lock("lock"),
@@ -149,7 +149,7 @@ def test_a_lock_that_another_machine_left_is_refused_and_one_that_died_here_is_t
 
 
 def test_the_lock_of_a_later_job_stays(storage: Storage) -> None:
-    """Somebody followed the advice and removed a lock whose holder still ran."""
+    """A user followed the advice and removed the lock of a running job."""
     later = this_process().model_copy(update={"host": "node7", "boot": "other"}).model_dump_json().encode()
     with storage.exclusive_lock("lock"):
         storage.remove("lock")
@@ -186,7 +186,7 @@ def test_an_unreadable_folder_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
     listed = os.scandir
 
     def refuse(path: str) -> Any:
-        if str(path).endswith("class"):  # root, as which the tests may run, can read any folder
+        if str(path).endswith("class"):  # the tests may run as root, who can read any folder
             raise PermissionError(13, "Permission denied", str(path))
         return listed(path)
 
@@ -213,14 +213,14 @@ def test_an_unreachable_store_is_an_os_error(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    s3fs.S3FileSystem.clear_instance_cache()  # it keeps connections whose endpoint was another
+    s3fs.S3FileSystem.clear_instance_cache()  # or connections to the previous endpoint are reused
     with pytest.raises(OSError, match=r"s3://bucket/other: Could not connect"):
         open_storage("s3://bucket/other").size("x")
     s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_parquet_is_read_by_no_other_thread_through_python(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Arrow's threads would free what Python holds at any time, also while the program ends, which aborts it."""
+    """Arrow's threads might release Python objects while the program exits, which aborts it."""
     table = pa.table({"number": list(range(1000))})
     with storage.atomic_write("table.parquet") as path:
         pq.write_table(table, path, row_group_size=100)

@@ -1,10 +1,11 @@
+import functools
 from pathlib import Path
 
 import pytest
 import ray
 from ray.data.exceptions import SystemException
 
-from pipeline.ray.actors import actors_that_fit, root_cause, run_on_actors, sentence
+from pipeline.ray.actors import _Actor, actors_that_fit, root_cause, run_on_actors, sentence
 from pipeline.settings import UserError
 
 TWO_NODES = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 3.0}]
@@ -33,23 +34,19 @@ class Halver:
 
 
 def test_each_item_is_done_once_and_reported(ray_here: None, tmp_path: Path) -> None:
-    arguments = {"out": tmp_path, "fault": None}
-    done = list(run_on_actors(Halver, arguments, [2, 4, 6], str(tmp_path), cpus=4, gpus=True))
+    make_halver = functools.partial(Halver, tmp_path, None)
+    done = list(run_on_actors(make_halver, [2, 4, 6], str(tmp_path), cpus=4, gpus=True))
     assert {one.item: one.result for one in done} == {2: 1, 4: 2, 6: 3}
     assert all(one.started <= one.ended for one in done)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "4", "6"]
 
 
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        (UserError("no such shard"), "^no such shard$"),
-        (OSError(28, "No space left on device"), "cannot read or write .*: No space left on device; finished parts"),
-    ],
-)
-def test_errors_on_a_node_are_one_sentence(fault: Exception, message: str, ray_here: None, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=message):
-        list(run_on_actors(Halver, {"out": tmp_path, "fault": fault}, [2], str(tmp_path), workers=1))
+def test_errors_on_a_node_are_one_sentence(ray_here: None, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="^no such shard$"):
+        list(run_on_actors(functools.partial(Halver, tmp_path, UserError("no such shard")), [2], "out", workers=1))
+    full = functools.partial(Halver, tmp_path, OSError(28, "No space left on device"))
+    failure = _Actor(full, "out")({"item": 2})["failure"]
+    assert failure.startswith("cannot read or write out: No space left on device; finished parts are kept")
 
 
 def test_a_missing_package_is_named() -> None:

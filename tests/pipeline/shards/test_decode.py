@@ -107,7 +107,7 @@ def test_frames_of_different_sizes_are_a_reject(tmp_path: Path) -> None:
 
 
 def test_frames_of_a_folder_are_as_upright_as_images(tmp_path: Path) -> None:
-    """One frame lost its orientation on the way through an editor, which added a block that only some readers find."""
+    """An editor changed the orientation of one frame by a block that only some readers find."""
     plain = jpeg(picture(48, 64, seed=0))
     odd = with_segments(plain, exif_block((0x0110, 2, 1, 65)), exif_block((0x0112, 3, 1, 6)))
     for number in range(8):

@@ -134,7 +134,7 @@ def test_ffmpeg_dies_with_its_parent() -> None:
 
 
 def state(process: int) -> str:
-    """The kernel's letter for the state of a process; Z if it has ended."""
+    """State of a process as the kernel's letter; Z if it has ended."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except FileNotFoundError:

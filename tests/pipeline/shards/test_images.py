@@ -88,7 +88,7 @@ ODD_METADATA = {
 
 
 def test_every_decoder_sees_the_same_picture() -> None:
-    """Pillow with and without its transposition, and DALI with and without: what was written has one orientation."""
+    """Pillow and DALI, each with and without applying the orientation."""
     from nvidia.dali import fn, pipeline_def, types
 
     encoded = {name: encode_image(with_segments(jpeg(PIXELS), *odd), KEPT) for name, odd in ODD_METADATA.items()}
@@ -107,19 +107,19 @@ def test_every_decoder_sees_the_same_picture() -> None:
         )
 
     decoded = graph().run()
-    for place, (name, (data, made)) in enumerate(encoded.items()):
+    for index, (name, (data, made)) in enumerate(encoded.items()):
         image = Image.open(io.BytesIO(data))
         assert image.size == checked_size(data) == ((60, 84) if "upright" in made else (84, 60)), name
         stored = np.asarray(image)
         assert (np.asarray(ImageOps.exif_transpose(image)) == stored).all(), name
         for pixels in decoded:
-            assert (pixels.at(place) == stored).all(), name
+            assert (pixels.at(index) == stored).all(), name
         upright = np.rot90(PIXELS, -1) if "upright" in made else PIXELS
-        assert np.abs(stored.astype(int) - upright).mean() < 10, name  # another turn differs by 60
+        assert np.abs(stored.astype(int) - upright).mean() < 10, name  # another orientation differs by 60
 
 
 def test_a_header_with_stray_bytes_is_reencoded() -> None:
-    """Pillow skips them; DALI ends with an error."""
+    """Pillow skips them; DALI fails."""
     encoded, made = encode_image(with_segments(jpeg(PIXELS), COMMENT + b"\0\0"), KEPT)
     assert made == "from JPEG RGB"
     assert has_orderly_header(encoded)
@@ -191,7 +191,7 @@ def test_check_reads_a_jpeg_to_its_end(progressive: bool) -> None:
 
 
 def test_a_jpeg_of_endless_scans_is_not_decoded() -> None:
-    """A hundred bytes more make the decoder go over all blocks once more."""
+    """Each hundred bytes make the decoder visit all blocks once more."""
     data = saved(Image.fromarray(PIXELS), "JPEG", progressive=True)
     last = data[data.rindex(b"\xff\xda") : -2]
     scans = data.count(b"\xff\xda")

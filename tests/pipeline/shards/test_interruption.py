@@ -41,7 +41,7 @@ def test_a_job_that_is_interrupted_and_then_killed_continues_to_the_same_bytes(
     wait_for_parts(out, 1, job)
     with pytest.raises(UserError, match=f"another job is writing to {out}"):
         main(shards_command(data, out, samples_per_shard=2))
-    (out / ".tmp-shard-000009.tar-half").touch()  # as a task leaves it that dies with its worker
+    (out / ".tmp-shard-000009.tar-half").touch()  # as left by a task whose worker died
     os.killpg(job.pid, signal.SIGINT)
     _, message = job.communicate(timeout=60)
     assert job.returncode == 130, message
@@ -103,7 +103,7 @@ def test_signals_while_ray_starts_end_in_one_line(number: int, started: str, ima
         os.kill(job.pid, number)
         _, message = job.communicate(timeout=60)
         assert job.returncode == 130, message
-        assert message.splitlines()[-1] == "interrupted; files that were finished are kept"
+        assert message.splitlines()[-1] == "interrupted; finished files are kept"
         assert "Traceback" not in message
         assert "***" not in message, "no stack of C++ functions"
         assert left_in_session(job.pid) == []

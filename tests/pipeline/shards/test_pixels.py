@@ -42,7 +42,7 @@ def png(bits: int, color_type: int, rows: np.ndarray, transparent: tuple[int, ..
 
 
 def encoded(data: bytes) -> tuple[np.ndarray, str]:
-    """The gray levels (48, 64) of the JPEG that is made, and how it was made."""
+    """Gray levels (48, 64) of the resulting JPEG, and how it was made."""
     content, made = encode_image(data, ImageSettings(quality=100))
     return decode(content)[..., 1].astype(int), made
 
@@ -54,7 +54,7 @@ def twelve_bits(levels: np.ndarray) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("levels", "bits", "sample_format", "expected"),
+    ("levels", "bits", "sample_format", "encoding"),
     [
         (RAMP.astype("<u2") * 257, 16, UNSIGNED, "from TIFF I;16"),
         ((RAMP * np.uint16(257)).astype(">u2"), 16, UNSIGNED, "from TIFF I;16B"),
@@ -74,16 +74,16 @@ def twelve_bits(levels: np.ndarray) -> bytes:
 )
 @pytest.mark.parametrize("white_is_zero", [False, True])
 def test_gray_levels_of_any_depth(
-    levels: np.ndarray, bits: int, sample_format: int, expected: str, white_is_zero: bool
+    levels: np.ndarray, bits: int, sample_format: int, encoding: str, white_is_zero: bool
 ) -> None:
     data = tiff(levels.tobytes(), bits, sample_format, ">" if levels.dtype.byteorder == ">" else "<", white_is_zero)
     expected = 2 * (RAMP.astype(int) & 127) if bits == 8 else RAMP.astype(int)
     if white_is_zero and not (levels.dtype.kind == "f" or levels.dtype == "<u2"):
-        with pytest.raises(Rejected, match=NOT_READ):  # Pillow knows no other negatives of this depth
+        with pytest.raises(Rejected, match=NOT_READ):  # Pillow supports no other negatives of this depth
             encoded(data)
         return
     shown, made = encoded(data)
-    assert made == expected
+    assert made == encoding
     assert np.abs(shown - (255 - expected if white_is_zero else expected)).max() <= 3
 
 
@@ -150,7 +150,7 @@ def test_the_transparent_color_of_a_png(data: bytes, levels: np.ndarray, transpa
 
 
 def test_premultiplied_gray() -> None:
-    """Gray 100 under half an alpha: laid on white it is near 178, however it is stored."""
+    """Gray 100 with alpha 0.5: blended on white it is about 178 in every encoding."""
     stream = io.BytesIO()
     Image.merge("LA", [Image.new("L", (64, 48), 100), Image.new("L", (64, 48), 128)]).save(stream, "TIFF")
     data = bytearray(stream.getvalue())

@@ -1,4 +1,4 @@
-"""One shard without Ray: what is written, what is kept, and what happens when something goes wrong."""
+"""Writing one shard without Ray, with retries and errors."""
 
 import errno
 import json
@@ -29,7 +29,7 @@ from tests.pipeline.shards.test_tars import tar_of, tar_with
 
 
 def one_shard(data: Path, out: Path, media: Media | None = None, **changes: Any) -> ShardTask:
-    """A planned job whose inputs all lie in shard 0."""
+    """A planned job with all inputs in shard 0."""
     storage, opened = open_storage(str(out)), open_data(str(data))
     with storage.atomic_write(PLAN) as path:
         plan = make_plan(list_sources(opened, media), 0, 1000, path)

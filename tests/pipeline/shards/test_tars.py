@@ -24,7 +24,7 @@ def tar_of(files: dict[str, bytes]) -> bytes:
 
 
 def tar_with(*members: tuple[str, bytes | str], links: bytes = tarfile.SYMTYPE) -> bytes:
-    """A tar of files, and of links where text stands for their target."""
+    """A tar of files (bytes) and links (text: their targets)."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as tar:
         for name, content in members:
@@ -38,7 +38,7 @@ def tar_with(*members: tuple[str, bytes | str], links: bytes = tarfile.SYMTYPE) 
 
 
 def read_tar(folder: Path, tar: bytes) -> tuple[dict[str, bytes | str], Counter[str]]:
-    """What is read of each file, or why it is not; and what is counted."""
+    """Content or fault of each file, and the counted members."""
     (folder / "data.tar").write_bytes(tar)
     storage, ignored = open_storage(str(folder)), Counter[str]()
     entries = tar_entries(storage, "data.tar", ignored)
@@ -46,7 +46,7 @@ def read_tar(folder: Path, tar: bytes) -> tuple[dict[str, bytes | str], Counter[
 
 
 def classes(folder: Path, tar: bytes) -> tuple[dict[str, str], Counter[str]]:
-    """Class of each input, and what is counted."""
+    """Class of each input, and the counted members."""
     (folder / "data.tar").write_bytes(tar)
     listing = list_sources(open_data(str(folder / "data.tar")))
     return {source.path: source.class_name for source in listing.sources}, listing.ignored

@@ -79,8 +79,8 @@ def with_mehd(movie: bytes, seconds: float) -> bytes:
     at = movie.index(b"mvex")
     grown = bytearray(movie[: at + 4] + mehd + movie[at + 4 :])
     for parent in (b"moov", b"mvex"):
-        place = movie.index(parent) - 4
-        grown[place : place + 4] = (int.from_bytes(movie[place : place + 4], "big") + len(mehd)).to_bytes(4, "big")
+        offset = movie.index(parent) - 4
+        grown[offset : offset + 4] = (int.from_bytes(movie[offset : offset + 4], "big") + len(mehd)).to_bytes(4, "big")
     return bytes(grown)
 
 

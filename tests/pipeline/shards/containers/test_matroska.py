@@ -19,19 +19,19 @@ def mkv(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def of_unknown_size(mkv: bytes) -> bytes:
-    place = mkv.index(SEGMENT) + 4
-    return mkv[:place] + b"\x01" + b"\xff" * 7 + mkv[place + 8 :]
+    offset = mkv.index(SEGMENT) + 4
+    return mkv[:offset] + b"\x01" + b"\xff" * 7 + mkv[offset + 8 :]
 
 
 def of_its_size(mkv: bytes) -> bytes:
     """The file with a segment that ends where the file does."""
-    place = mkv.index(SEGMENT) + 4
-    return mkv[:place] + b"\x01" + (len(mkv) - place - 8).to_bytes(7, "big") + mkv[place + 8 :]
+    offset = mkv.index(SEGMENT) + 4
+    return mkv[:offset] + b"\x01" + (len(mkv) - offset - 8).to_bytes(7, "big") + mkv[offset + 8 :]
 
 
 def without_duration(mkv: bytes) -> bytes:
-    place = mkv.index(DURATION, mkv.index(INFO)) + 3
-    return mkv[:place] + bytes(8) + mkv[place + 8 :]
+    offset = mkv.index(DURATION, mkv.index(INFO)) + 3
+    return mkv[:offset] + bytes(8) + mkv[offset + 8 :]
 
 
 def clusters(mkv: bytes) -> list[int]:
@@ -90,8 +90,8 @@ def test_cues_with_wrong_offsets_are_no_fault(mkv: bytes) -> None:
 
 
 def test_a_long_last_picture_is_no_fault(mkv: bytes) -> None:
-    place = mkv.index(DURATION, mkv.index(INFO)) + 4
-    longer = mkv[:place] + bytes([mkv[place] + 1]) + mkv[place + 1 :]
+    offset = mkv.index(DURATION, mkv.index(INFO)) + 4
+    longer = mkv[:offset] + bytes([mkv[offset] + 1]) + mkv[offset + 1 :]
     assert fault(longer) == ""
     assert "it states" in fault(longer.replace(CUES, b"\x1c\x53\xbb\x6a"))
 
