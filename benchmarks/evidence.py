@@ -19,6 +19,7 @@ from benchmarks.evidence_variants import VARIANTS, VARIANTS_ON_REAL_CLIPS, parag
 from benchmarks.programs import Programs
 from benchmarks.result import write_result
 from evaluation.frames import Size
+from pipeline.differences import differences
 from pipeline.files import as_json, write_bytes
 from pipeline.settings import COUNT_LIMIT, THREAD_LIMIT, Command, UserError, parse_command, run_command
 from training.backbone.weights import random_backbone, save_backbone
@@ -100,10 +101,12 @@ def check_folder(command: EvidenceCommand, preset: PretrainCommand, steps: int) 
     """
     free = {"config", "out", "result", "page", "max_parallel", "seeds", "steps", "real_clips", "real_davis"}
     settings = {**command.model_dump(mode="json", exclude=free), "steps": steps}
-    path, asked = command.out / MADE_FROM, {"settings": settings, "preset": preset.model_dump(mode="json")}
-    if path.is_file() and json.loads(path.read_text()) != asked:
-        raise UserError(f"{command.out} holds runs of other settings ({path}): remove it or choose another --out")
-    write_bytes(path, as_json(asked))
+    path, current = command.out / MADE_FROM, {"settings": settings, "preset": preset.model_dump(mode="json")}
+    if path.is_file() and (difference := differences(json.loads(path.read_text()), current)):
+        raise UserError(
+            f"{command.out} holds runs with other settings: {difference}. Remove it or choose another --out"
+        )
+    write_bytes(path, as_json(current))
 
 
 def collect(command: EvidenceCommand, runs: list[Run], steps: int) -> dict[str, Any]:

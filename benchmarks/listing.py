@@ -17,7 +17,7 @@ from benchmarks.result import report
 from indexing.budget import peak_memory_gb
 from pipeline.settings import COUNT_LIMIT, Command, run_command
 from pipeline.shards.plan import make_plan
-from pipeline.shards.sources import list_sources
+from pipeline.shards.sources import list_sources, open_data
 
 CLASSES = 400
 Figures = dict[str, float]
@@ -45,7 +45,7 @@ def measure(target: Path) -> Figures:
     """Seconds, CPU seconds, peak memory in 10^6 bytes, and size of the plan in bytes, for the list at `target`."""
     plan_file = target.with_suffix(".parquet")
     started, cpu = time.perf_counter(), time.process_time()
-    plan = make_plan(list_sources(str(target)), str(target), 0, None, plan_file)
+    plan = make_plan(list_sources(open_data(str(target))), 0, None, plan_file)
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     return {
         "seconds": seconds,

@@ -8,7 +8,7 @@ from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from indexing.job import SearchSettings
 from pipeline.settings import BATCH_LIMIT, THREAD_LIMIT, WORKER_LIMIT, Command
-from pipeline.storage import Folder, Place
+from pipeline.storage import Folder, Uri
 
 
 class KnnCommand(Command):
@@ -30,7 +30,7 @@ class KnnCommand(Command):
     """Features instead of weights: a .npy array (samples, width), or a Parquet file with a column `feature` of lists
     and optionally a column `key`; one vector per sample, in the order of index.parquet. They are scaled to unit length
     and rounded to float16."""
-    out: Place
+    out: Uri
     """Folder for the table, or its address such as s3://bucket/folder."""
     k: int = Field(5, ge=1, le=2000, validation_alias=AliasChoices("k", "neighbours"))
     """Neighbours of an image; the paper uses 5."""

@@ -25,7 +25,7 @@ from pipeline.files import sha256_file
 from pipeline.ray.actors import run_on_actors
 from pipeline.ray.session import ray_session
 from pipeline.settings import BATCH_LIMIT, THREAD_LIMIT, WORKER_LIMIT, Command, run_command
-from pipeline.storage import Folder, Place, Storage, open_storage
+from pipeline.storage import Folder, Storage, Uri, open_storage
 from training.backbone.weights import load_backbone
 
 LOCK = f"{PARTS}.lock"
@@ -44,7 +44,7 @@ class FeaturesCommand(Command):
     """Folder of a shard dataset, on a file system."""
     weights: Path
     """Backbone written by `python -m training.export`."""
-    out: Place
+    out: Uri
     """Folder for features.parquet, or its address."""
     batch_size: int = Field(64, ge=1, le=BATCH_LIMIT)
     """Images per forward pass."""
@@ -79,25 +79,20 @@ def _compute(command: FeaturesCommand, dataset: ShardDataset, out: Storage) -> i
     sizes = np.bincount(dataset.shard, minlength=len(dataset.manifest.shards))
     pending = [shard for shard in np.flatnonzero(sizes).tolist() if out.size(part_name(shard)) is None]
     left = int(sizes[pending].sum())
-    arguments = {
-        "shards": command.shards.absolute(),
-        "weights": command.weights.absolute(),
-        "out": out,
-        "batch_size": command.batch_size,
-        "threads": command.threads,
-    }
+    make_worker = functools.partial(
+        ShardFeatures,
+        command.shards.absolute(),
+        command.weights.absolute(),
+        out,
+        batch_size=command.batch_size,
+        threads=command.threads,
+    )
     cores = command.workers * command.threads if command.workers else None
     with tqdm(total=len(dataset), initial=len(dataset) - left, unit="image", desc="features", smoothing=0) as bar:
         if pending:
             with ray_session(cores, (pipeline, indexing, training)):
                 for done in run_on_actors(
-                    ShardFeatures,
-                    arguments,
-                    pending,
-                    str(out),
-                    cpus=command.threads,
-                    gpus=True,
-                    workers=command.workers,
+                    make_worker, pending, str(out), cpus=command.threads, gpus=True, workers=command.workers
                 ):
                     bar.update(done.result)
     return left

@@ -1,5 +1,6 @@
 """Search of all rows among themselves in blocks of queries, each written when done; in this process or on Ray."""
 
+import functools
 import os
 import time
 from collections.abc import Iterator
@@ -191,9 +192,9 @@ def _on_ray(out: Storage, settings: SearchSettings, rules: Rules, pending: list[
     if not pending:
         return
     on_cpu = settings.model_copy(update={"device": "cpu"})
-    arguments = {"out": out, "settings": on_cpu, "rules": rules, "threads": settings.threads}
+    search = functools.partial(BlockSearch, out, on_cpu, rules, threads=settings.threads)
     with ray_session(None, (pipeline, indexing)):
-        for done in run_on_actors(BlockSearch, arguments, pending, str(out), cpus=settings.threads):
+        for done in run_on_actors(search, pending, str(out), cpus=settings.threads):
             if out.size(_part(done.item)) is None:
                 raise UserError(
                     f"{done.host} wrote a block to {out}, but this machine does not see it: OUT must be on storage "

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from pipeline.differences import differences
 from pipeline.files import as_json
 from pipeline.ray.actors import KEPT
 from pipeline.reading import reading
@@ -29,11 +30,9 @@ def begin(out: Storage, folder: str, identity: dict[str, Any]) -> None:
             recorded = dict(json.loads(out.read(name)))
     except OSError as error:
         raise cannot_write(out, error) from error
-    if differing := sorted(key for key in identity.keys() | recorded.keys() if identity.get(key) != recorded.get(key)):
-        differences = (f"{key} is {recorded.get(key)!r}, not {identity.get(key)!r}" for key in differing)
-        message = "; ".join(differences)
+    if difference := differences(recorded, identity):
         raise UserError(
-            f"{out}/{folder} holds finished parts of another job ({message}): choose another --out or remove it"
+            f"{out}/{folder} holds finished parts of another job: {difference}. Choose another --out or remove it"
         )
 
 

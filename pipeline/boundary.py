@@ -1,4 +1,4 @@
-"""Where a program meets the system that it runs on: output that nobody takes, and faults that nobody expected."""
+"""The outer boundary of a program: output that cannot be written, and unexpected exceptions."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ FAULT_STATUS = 70
 
 
 class _Lasting:
-    """A stream that never ends a job: what it cannot encode is escaped, what it cannot write is dropped."""
+    """A stream that never raises: it escapes unencodable characters and drops output that it cannot write."""
 
     def __init__(self, stream: TextIO) -> None:
         if isinstance(stream, io.TextIOWrapper):
@@ -37,14 +37,14 @@ class _Lasting:
     def _dropping(self) -> Iterator[None]:
         try:
             yield
-        except OSError:  # a closed pipe, a full disk: all that follows goes nowhere, as does what waits in the buffer
+        except OSError:  # a closed pipe or a full disk: drop the buffer and all further output
             with Path(os.devnull).open("w") as nowhere:
                 os.dup2(nowhere.fileno(), self._stream.fileno())
 
 
 @contextlib.contextmanager
 def lasting_output() -> Iterator[None]:
-    """Context in which nothing that is printed can fail: characters that the terminal lacks, a pipe that was closed."""
+    """Context in which printing never raises, even if a character cannot be encoded or the pipe is closed."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (stream and cast(TextIO, _Lasting(stream)) for stream in before)
     try:
@@ -57,16 +57,16 @@ def lasting_output() -> Iterator[None]:
 
 
 def describe_fault(error: Exception) -> tuple[str, int]:
-    """One line for an exception that is nobody's to mend but ours, or want of memory; and the exit status."""
+    """One line for an unexpected exception or a lack of memory, and the exit status."""
     words = " ".join(str(error).split())
     if isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words:
         return f"out of memory: {words or type(error).__name__}", 2
     kind = f"{type(error).__name__}: {words}" if words else type(error).__name__
-    return f"this is a fault of the program, please report it: {kind} ({_places(error)})", FAULT_STATUS
+    return f"this is a fault of the program, please report it: {kind} ({_locations(error)})", FAULT_STATUS
 
 
-def _places(error: Exception) -> str:
-    """Where an exception was raised, innermost first: the last frame, and those of this project."""
+def _locations(error: Exception) -> str:
+    """The last frame of a traceback and all frames in this project, innermost first."""
     packages = {folder.parent for folder in Path(__file__).parents[1].glob("*/__init__.py")}
     frames = traceback.extract_tb(error.__traceback__)
     shown = [f for f in frames if f is frames[-1] or packages.intersection(Path(f.filename).parents)]

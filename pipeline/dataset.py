@@ -17,16 +17,16 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.reading import reading
 from pipeline.settings import UserError
-from pipeline.storage import open_storage
+from pipeline.storage import Storage, open_storage
 
 FORMAT_VERSION: Literal[1] = 1
 MANIFEST = "dataset.json"
 PARTS = ".parts"
-"""Folder inside the dataset that is there until the job is done."""
+"""Folder inside the dataset that exists until the job is done."""
 INDEX = "index.parquet"
 REJECTS = "rejects.parquet"
 MAX_OPEN_SHARDS = 256
-"""Files that a dataset holds open at a time."""
+"""Limit of files that a dataset keeps open."""
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -90,13 +90,13 @@ class Manifest(BaseModel):
         return hashlib.sha256(json.dumps([(s.file, s.sha256) for s in self.shards]).encode()).hexdigest()
 
 
-def repair_hint(place: object) -> str:
-    """What to run when something is wrong with the dataset at a path or address."""
-    return f"Run `python -m pipeline.verify {place}`, which names every fault"
+def repair_hint(uri: object) -> str:
+    """What to run if the dataset at a path or URI has a fault."""
+    return f"Run `python -m pipeline.verify {uri}`, which names every fault"
 
 
 def parse_manifest(content: bytes, name: str) -> Manifest:
-    """The manifest in the bytes of a `dataset.json`, which errors call `name`.
+    """Parse the bytes of a `dataset.json`, which errors call `name`.
 
     Raises:
         UserError: it is damaged, or of another format version.
@@ -118,19 +118,19 @@ def parse_manifest(content: bytes, name: str) -> Manifest:
         ) from error
 
 
-def read_manifest(folder: str | Path) -> Manifest:
-    """Read the manifest of the dataset in a folder, or at an address such as `s3://bucket/folder`.
+def read_manifest(dataset: str | Path | Storage) -> Manifest:
+    """Read the manifest of the dataset at a path or URI, or in an open folder.
 
     Raises:
         UserError: there is no finished dataset, or it is of another format version.
     """
-    storage = open_storage(str(folder))
+    storage = dataset if isinstance(dataset, Storage) else open_storage(str(dataset))
     try:
         if storage.size(MANIFEST) is None:
-            raise UserError(f"{folder} holds no finished shard dataset (no {MANIFEST}); make one with `make shards`")
-        return parse_manifest(storage.read(MANIFEST), f"{folder}/{MANIFEST}")
+            raise UserError(f"{storage} holds no finished shard dataset (no {MANIFEST}); make one with `make shards`")
+        return parse_manifest(storage.read(MANIFEST), f"{storage}/{MANIFEST}")
     except OSError as error:
-        raise UserError(f"cannot read {folder}/{MANIFEST}: {error}") from error
+        raise UserError(f"cannot read {storage}/{MANIFEST}: {error}") from error
 
 
 class _OpenShard(NamedTuple):
@@ -139,7 +139,7 @@ class _OpenShard(NamedTuple):
 
 
 def _identity(descriptor: int) -> tuple[int, ...]:
-    """What changes when a file is replaced, truncated or written to."""
+    """Values that change if a file is replaced, truncated or written to."""
     status = os.fstat(descriptor)
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
@@ -159,7 +159,7 @@ def _index_columns(table: pa.Table, manifest: Manifest, name: str) -> tuple[np.n
     offset, size = (table[column].combine_chunks() for column in ("frame_offset", "frame_size"))
     first = np.concatenate([[0], np.cumsum(table["num_frames"].to_numpy(), dtype=np.int64)])
     if not (np.array_equal(offset.offsets, first) and np.array_equal(size.offsets, first)):
-        raise ValueError(f"{name} does not give a place for every frame")
+        raise ValueError(f"{name} does not give an offset for every frame")
     if len(shard):
         limit = np.array([entry.bytes for entry in manifest.shards])[np.repeat(shard, np.diff(first))]
         if (offset.values.to_numpy() + size.values.to_numpy() > limit).any():
@@ -170,21 +170,21 @@ def _index_columns(table: pa.Table, manifest: Manifest, name: str) -> tuple[np.n
 class ShardDataset:
     """Random access to the frames of a finished dataset through `index.parquet`.
 
-    Only spans are held in memory: 12 bytes a frame and about 50 a sample. Frames are read with `pread`, which reports
-    a file that became shorter where a map of it would end the process (SIGBUS). A shard that is replaced by renaming
-    is read on from the old file; one that is changed in place is an error. Methods may be called from several threads.
+    Only spans are kept in memory: 12 bytes per frame and about 50 per sample. Frames are read with `pread`, which
+    reports a truncated file; a memory map would end the process (SIGBUS). If a shard is replaced by renaming, the old
+    file is still read; if it is changed in place, reading it is an error. Methods may be called from several threads.
     """
 
     def __init__(self, folder: str | Path, fetch: Callable[[Manifest, int], Path] | None = None) -> None:
-        """Open the dataset in a folder, or at an address of which `fetch` brings single shards to local files.
+        """Open the dataset in a folder, or at a URI from which `fetch` downloads single shards to local files.
 
         Raises:
             UserError: it is unfinished, its index does not fit its manifest, or a shard is missing or of another size.
         """
         self.folder = str(folder)
         self._fetch = fetch
-        self.manifest = read_manifest(self.folder)
         storage = open_storage(self.folder)
+        self.manifest = read_manifest(storage)
         name = f"{self.folder}/{INDEX}"
         with reading(name, "a Parquet file", self.repair_hint), storage.local(INDEX) as path:
             table = pq.read_table(path, memory_map=False)
@@ -211,7 +211,7 @@ class ShardDataset:
 
     @property
     def repair_hint(self) -> str:
-        """What to run when something is wrong with this dataset."""
+        """What to run if this dataset has a fault."""
         return repair_hint(self.folder)
 
     def __len__(self) -> int:
@@ -225,7 +225,7 @@ class ShardDataset:
             )
 
     def _opened(self, number: int) -> _OpenShard:
-        """The open file of a shard; the least recently opened one of many is closed for it."""
+        """The open file of a shard; if too many are open, the least recently opened one is closed."""
         opened = self._open.get(number)
         if opened is not None:
             return opened
@@ -237,7 +237,7 @@ class ShardDataset:
             raise UserError(f"shard {self.folder}/{shard.file} is missing. {self.repair_hint}") from error
         except OSError as error:
             raise UserError(f"cannot open shard {self.folder}/{shard.file}: {error}. {self.repair_hint}") from error
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # read what is asked for, not what lies around it
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead
         opened = _OpenShard(descriptor, _identity(descriptor))
         try:
             self._check_size(shard, opened.identity[2])
@@ -251,8 +251,8 @@ class ShardDataset:
         self._open[number] = opened
         return opened
 
-    def _places(self, rows: NDArray[np.int64], frames: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
-        """Shard, first byte and size of each of the frames."""
+    def _spans(self, rows: NDArray[np.int64], frames: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
+        """Shard, first byte and size of each frame."""
         spans = self._first_frame[rows] + frames
         columns = (self.shard[rows], self._offset[spans], self._size[spans])
         return zip(*(column.tolist() for column in columns), strict=True)
@@ -265,21 +265,21 @@ class ShardDataset:
         """
         result: list[np.ndarray] = []
         touched: dict[int, int] = {}
-        places = list(self._places(rows, frames))
-        block = np.empty(sum(size for _, _, size in places), np.uint8)  # faster than an allocation for each frame
+        spans = list(self._spans(rows, frames))
+        block = np.empty(sum(size for _, _, size in spans), np.uint8)  # faster than an allocation for each frame
         start = 0
         with self._lock:
-            for place, (shard, offset, size) in enumerate(places):
-                touched.setdefault(shard, place)
+            for index, (shard, offset, size) in enumerate(spans):
+                touched.setdefault(shard, index)
                 data = block[start : start + size]
                 if os.preadv(self._opened(shard).descriptor, [data.data], offset) < size:
-                    raise self._fault(shard, int(rows[place]), f"ends within frame {frames[place]}")
+                    raise self._fault(shard, int(rows[index]), f"ends within frame {frames[index]}")
                 result.append(data)
                 start += size
-            for shard, place in touched.items():
+            for shard, index in touched.items():
                 opened = self._open.get(shard)
                 if opened is not None and _identity(opened.descriptor) != opened.identity:
-                    raise self._fault(shard, int(rows[place]), "changed since it was opened, perhaps at a frame")
+                    raise self._fault(shard, int(rows[index]), "changed since it was opened, perhaps at a frame")
         return result
 
     def _fault(self, shard: int, row: int, state: str) -> UserError:
@@ -293,11 +293,11 @@ class ShardDataset:
     def advise(self, rows: NDArray[np.int64], frames: NDArray[np.int64]) -> None:
         """Ask the kernel to read frames (n,) of rows (n,) ahead of their use; raises as `frames`."""
         with self._lock:
-            for shard, offset, size in self._places(rows, frames):
+            for shard, offset, size in self._spans(rows, frames):
                 os.posix_fadvise(self._opened(shard).descriptor, offset, size, os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
-        """Close the shards; they are opened again when they are needed."""
+        """Close the shards; they are reopened when needed."""
         with self._lock:
             while self._open:
                 os.close(self._open.popitem()[1].descriptor)

@@ -1,4 +1,4 @@
-"""Files that are either complete under their final name or not there at all."""
+"""Atomic writes: a file is either complete under its final name or does not exist."""
 
 import contextlib
 import errno
@@ -19,7 +19,7 @@ TEMPORARY_PREFIX = ".tmp-"
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file; anything else is an OSError, and a named pipe does not block."""
+    """Open a regular file; other kinds raise OSError, and a named pipe does not block."""
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
@@ -28,7 +28,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def _temporary_name(path: Path) -> Path:
-    return path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:12]}")  # writers on two machines differ
+    return path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:12]}")  # unique among machines
 
 
 def _sync(path: Path) -> None:
@@ -43,14 +43,14 @@ def _sync(path: Path) -> None:
 def atomic_path(path: Path, replaces: Collection[str] = ()) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success it is fsynced and renamed to `path`, otherwise removed.
 
-    The body may write one file or make one directory there. A directory takes the place of one that is empty or holds
-    nothing but files called as in `replaces`; a file takes that of a file, so a caller that is given the name by a user
-    checks first what lies there. Symbolic links are followed: they stay, and what they lead to is replaced. The parent
-    directory is created. A killed process may leave a name starting with `TEMPORARY_PREFIX`, never `path`.
+    The body may write one file or make one directory there. A directory replaces one that is empty or only holds files
+    named in `replaces`; a file replaces any file, so callers must check names given by a user. Symbolic links are
+    followed: the link stays and its target is replaced. The parent directory is created. A killed process may leave a
+    name starting with `TEMPORARY_PREFIX`, never an incomplete `path`.
 
     Raises:
-        UserError: a directory at `path` holds something else; nothing in it is touched.
-        OSError: `path` is a device such as /dev/null, or of the other kind.
+        UserError: a directory at `path` holds other files, which are not touched.
+        OSError: `path` is a device such as /dev/null, or a directory instead of a file or vice versa.
     """
     if path.name in ("", ".."):
         raise OSError(errno.EINVAL, "must be given by its name, not as a dot", str(path))
@@ -80,25 +80,25 @@ def atomic_path(path: Path, replaces: Collection[str] = ()) -> Iterator[Path]:
 
 
 def refuse_others(folder: Path, names: Collection[str]) -> None:
-    """Make sure that a folder holds nothing but files called as in `names`.
+    """Check that a folder only holds files named in `names`.
 
     Raises:
-        UserError: it does; one of them is named.
+        UserError: it holds another one.
     """
     with os.scandir(folder) as entries:
         others = sorted(e.name for e in entries if e.name not in names or not e.is_file(follow_symlinks=False))
     if others:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         raise UserError(
-            f"{folder} holds {others[0]}{more}, which this program did not write there, and is not replaced: "
+            f"{folder} holds {others[0]}{more}, which this program did not write, and is not replaced: "
             "give another name, or move that folder away"
         )
 
 
 def remove_files(folder: Path, names: Collection[str]) -> None:
-    """Remove the files called as in `names`, in this order, and then the folder, which stays if it holds anything else.
+    """Remove the files in `names`, in this order, and then the folder if it is empty.
 
-    A symbolic link in place of the folder stays, with all that it leads to.
+    If `folder` is a symbolic link, nothing is removed.
     """
     if folder.is_symlink():
         return
@@ -110,9 +110,9 @@ def remove_files(folder: Path, names: Collection[str]) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold a lock among all processes and threads of this machine; it ends with its holder. Yields whether it is held.
+    """Hold a lock among all processes and threads of this machine, and yield whether it is held.
 
-    Without `wait` a lock that another one holds is not waited for. The lock file at `path` stays.
+    Without `wait`, yield False at once if another process holds it. A lock ends with its process; the file stays.
     """
     with path.open("w") as stream:
         try:
@@ -135,7 +135,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a whole directory; nothing happens if it is not there."""
+    """Remove a file or a whole directory, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

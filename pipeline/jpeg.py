@@ -1,14 +1,14 @@
-"""The check of a JPEG by decoding it to its end, and the turns that make a picture upright."""
+"""Check a JPEG by decoding it to its end, and the transpositions that make pictures upright."""
 
 import io
 
 from PIL import Image, UnidentifiedImageError
 
 MAX_JPEG_SIDE = 65_500
-"""Pixels beyond which libjpeg writes no side."""
+"""Largest side in pixels that libjpeg writes."""
 MOST_SCANS = 1000
-"""JPEGs with more scans are refused. Ten are usual; each costs the decoder all blocks of the picture, 60 ms for 100
-million pixels, and a hundred bytes of file."""
+"""JPEGs with more scans are refused. Ten are usual; with only a hundred bytes each, a scan makes the decoder visit all
+blocks of the picture, which takes 60 ms for 100 million pixels."""
 _SCAN = b"\xff\xda"
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -19,7 +19,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns a picture of an EXIF orientation upright."""
+"""Transposition that makes a picture with an EXIF orientation upright."""
 
 
 class JpegError(Exception):
@@ -31,12 +31,12 @@ class TooManyScansError(JpegError):
 
 
 def check_scans(jpeg: bytes) -> None:
-    """Count the scans of a JPEG.
+    """Check the number of scans of a JPEG.
 
     Raises:
         TooManyScansError: there are more than `MOST_SCANS`.
     """
-    if (scans := jpeg.count(_SCAN)) > MOST_SCANS:  # within a scan these bytes cannot stand; elsewhere they are rare
+    if (scans := jpeg.count(_SCAN)) > MOST_SCANS:  # these bytes cannot occur inside a scan and are rare elsewhere
         raise TooManyScansError(f"{scans} scans; a JPEG may have {MOST_SCANS}")
 
 
@@ -55,7 +55,7 @@ def check_jpeg(jpeg: bytes) -> tuple[int, int]:
             image.draft("L", (max(1, size[0] // 8), max(1, size[1] // 8)))
             image.load()
     except UnidentifiedImageError as error:
-        raise JpegError("no JPEG") from error
-    except Exception as error:  # Pillow's decoders raise every kind
+        raise JpegError("not a JPEG") from error
+    except Exception as error:  # Pillow's decoders raise all kinds of exceptions
         raise JpegError(f"the JPEG does not decode: {error}") from error
     return size

@@ -1,8 +1,8 @@
-"""One job at a time in a folder, also where several machines see its files.
+"""A lock file that allows one job at a time in a folder, also on a file system shared by several machines.
 
-The lock file says who holds it. Its holder keeps it under `flock`, which ends with the process, and writes it anew
-every `BEAT_S` seconds for other machines, which `flock` may not reach. A lock whose holder died on this machine is
-free; one that another machine left behind is refused with its age, as nobody here can know that its holder is dead.
+The file contains its holder, which keeps it under `flock` (released when the process ends) and rewrites it every
+`BEAT_S` seconds for other machines, which `flock` may not reach. If the holder died on this machine, the lock is free.
+A lock left behind by another machine is refused with its age, as it is unknown whether its holder still runs.
 """
 
 import contextlib
@@ -24,15 +24,15 @@ from pipeline.files import TEMPORARY_PREFIX
 from pipeline.settings import UserError
 
 BEAT_S = 20.0
-"""Seconds between two signs of life of a holder."""
+"""Seconds between two heartbeats of a holder."""
 STALE_S = 120.0
-"""After so many seconds without a sign of life a lock is called stale."""
+"""Seconds without a heartbeat after which a lock is called stale."""
 _NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-"""What `flock` says on file systems that lack it."""
+"""Errors of `flock` on file systems without it."""
 
 
 class Holder(BaseModel):
-    """Who holds a lock: the content of its file."""
+    """The holder of a lock: the content of its file."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -42,31 +42,31 @@ class Holder(BaseModel):
     start: datetime
     heartbeat: datetime
     boot: str
-    """Id of the running kernel: the containers of a machine share it, machines of one name do not."""
+    """ID of the running kernel: shared by the containers of a machine, but not by machines with the same name."""
     namespace: str
-    """That of `pid`: containers count processes each for themselves."""
+    """Process namespace of `pid`, which each container has for itself."""
     ticks: int
-    """Start of the process since the boot; a later process of the same number has another one."""
+    """Start of the process in ticks since the boot, which tells it from a later process with the same number."""
 
     @property
     def process(self) -> tuple[str, str, int, int]:
-        """What no other process has in common with this one."""
+        """Unique identity of the process."""
         return self.boot, self.namespace, self.pid, self.ticks
 
     def __str__(self) -> str:
         return f"{self.owner} on {self.host}, process {self.pid}, since {self.start:%Y-%m-%d %H:%M} UTC"
 
     def beating(self) -> bytes:
-        """The content of the file, with a sign of life of now."""
+        """The content of the file, with a heartbeat of now."""
         return self.model_copy(update={"heartbeat": _now()}).model_dump_json(indent=2).encode() + b"\n"
 
 
 def _now() -> datetime:
-    return datetime.now(timezone.utc).replace(microsecond=0)  # as wide as any other: the file is written in place
+    return datetime.now(timezone.utc).replace(microsecond=0)  # of constant length: the file is overwritten in place
 
 
 def _ticks(pid: int) -> int | None:
-    """When a process was started, in ticks since the boot; None if it is not running."""
+    """Start of a process in ticks since the boot; None if it is not running."""
     try:
         state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -75,14 +75,14 @@ def _ticks(pid: int) -> int | None:
 
 
 def this_process() -> Holder:
-    """The holder of a lock that this process takes."""
+    """The current process as a holder."""
     pid, now = os.getpid(), _now()
     try:
         owner = getpass.getuser()
-    except (KeyError, OSError):  # in a container a user may have no name
+    except (KeyError, OSError):  # users without a name exist in containers
         owner = f"user {os.getuid()}"
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    namespace = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - what it names is no path
+    namespace = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - its target is not a path
     return Holder(
         owner=owner,
         host=platform.node(),
@@ -96,7 +96,7 @@ def this_process() -> Holder:
 
 
 def read_holder(content: bytes) -> Holder | None:
-    """Whom a lock file names; None while it is made."""
+    """The holder in a lock file; None while the file is being created."""
     try:
         return Holder.model_validate_json(content)
     except ValidationError:
@@ -104,34 +104,38 @@ def read_holder(content: bytes) -> Holder | None:
 
 
 def uptime_s() -> float:
-    """Seconds since this machine was started."""
+    """Seconds since the boot of this machine."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def is_running(holder: Holder, here: Holder, given: bool | None, age_s: float, uptime_s: float) -> bool | None:
-    """Whether the holder's process runs; None where that cannot be known from here.
+def is_running(holder: Holder, current: Holder, acquired: bool | None, age_s: float, uptime_s: float) -> bool | None:
+    """Whether the holder's process runs; None if this process cannot know.
 
-    `given` says whether flock gave the file to this process, None without flock; `age_s` is the time since the holder's
-    last sign of life, `uptime_s` that since this machine was started.
+    Args:
+        holder: holder in the lock file.
+        current: this process.
+        acquired: whether this process acquired `flock` on the file; None without `flock`.
+        age_s: seconds since the holder's last heartbeat.
+        uptime_s: seconds since the boot of this machine.
     """
-    if holder.boot == here.boot:
-        if given is not None:
-            return not given
-        return _ticks(holder.pid) == holder.ticks if holder.namespace == here.namespace else None
-    ended_with_its_machine = holder.host == here.host and age_s > max(uptime_s, STALE_S)
-    return False if ended_with_its_machine and given is not False else None
+    if holder.boot == current.boot:
+        if acquired is not None:
+            return not acquired
+        return _ticks(holder.pid) == holder.ticks if holder.namespace == current.namespace else None
+    ended_with_its_machine = holder.host == current.host and age_s > max(uptime_s, STALE_S)
+    return False if ended_with_its_machine and acquired is not False else None
 
 
-def refusal(place: str, file: str, holder: Holder, running: bool | None, age_s: float) -> str | None:
-    """Why the lock `file` of the folder `place` cannot be taken; None if its holder does not run any more."""
+def refusal(folder: str, file: str, holder: Holder, running: bool | None, age_s: float) -> str | None:
+    """Why the lock `file` of `folder` cannot be taken; None if its holder no longer runs."""
     if running is False:
         return None
     if running is None and age_s > STALE_S:
         return (
-            f"{place} is locked by another job ({holder}), without a sign of life for {_duration(age_s)}: make sure "
+            f"{folder} is locked by another job ({holder}) without a heartbeat for {_duration(age_s)}: make sure "
             f"that it has ended, then remove {file}"
         )
-    return f"another job is writing to {place} ({holder}): wait for it or stop it first"
+    return f"another job is writing to {folder} ({holder}): wait for it or stop it first"
 
 
 def _duration(seconds: float) -> str:
@@ -143,7 +147,7 @@ def _duration(seconds: float) -> str:
 
 @contextlib.contextmanager
 def heartbeat(beat: Callable[[], None]) -> Iterator[None]:
-    """Call `beat` every `BEAT_S` seconds while the block runs; a failure, as on a full disk, does not end it."""
+    """Call `beat` every `BEAT_S` seconds while the block runs; OSErrors, such as a full disk, are ignored."""
     ended = threading.Event()
 
     def run() -> None:
@@ -161,7 +165,7 @@ def heartbeat(beat: Callable[[], None]) -> Iterator[None]:
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
-    """Whether an open file still has that name: a holder removes its lock file."""
+    """Whether an open file still has this name: holders remove their lock files."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
@@ -169,26 +173,26 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 
 def _open(path: Path) -> tuple[int, bool | None]:
-    """Open the lock file, made if need be; also returns whether flock gave it to this process, None without flock."""
+    """Open or create the lock file; also returns whether this process acquired `flock`, None without `flock`."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        given: bool | None = True
+        acquired: bool | None = True
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            given = False
+            acquired = False
         except OSError as error:
             if error.errno not in _NO_FLOCK:
                 os.close(descriptor)
                 raise
-            given = None
+            acquired = None
         if _is_at(path, descriptor):
-            return descriptor, given
+            return descriptor, acquired
         os.close(descriptor)
 
 
 def _age_s(path: Path, descriptor: int) -> float:
-    """Seconds since a file was written: both times are the file system's, for the clocks of machines may differ."""
+    """Seconds since a file was written, by the clock of the file system: those of machines may differ."""
     probe, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY_PREFIX)
     try:
         os.write(probe, b"now")
@@ -199,32 +203,32 @@ def _age_s(path: Path, descriptor: int) -> float:
         Path(name).unlink(missing_ok=True)
 
 
-def _check_free(path: Path, place: str, descriptor: int, given: bool | None, here: Holder) -> None:
-    """Make sure that an open lock file may be taken.
+def _check_free(path: Path, folder: str, descriptor: int, acquired: bool | None, current: Holder) -> None:
+    """Check that an open lock file may be taken.
 
     Raises:
-        UserError: it may not.
+        UserError: another job holds it.
     """
     holder = read_holder(os.pread(descriptor, 4096, 0))
-    if holder is None:  # made a moment ago
-        if given is False:
-            raise UserError(f"another job is writing to {place}: wait for it or stop it first")
+    if holder is None:  # just created
+        if acquired is False:
+            raise UserError(f"another job is writing to {folder}: wait for it or stop it first")
         return
     age_s = _age_s(path, descriptor)
-    running = is_running(holder, here, given, age_s, uptime_s())
-    if message := refusal(place, str(path), holder, running, age_s):
+    running = is_running(holder, current, acquired, age_s, uptime_s())
+    if message := refusal(folder, str(path), holder, running, age_s):
         raise UserError(message)
 
 
 def _write(descriptor: int, content: bytes) -> None:
-    os.pwrite(descriptor, content, 0)  # in place: never empty, and nobody's later file of this name
+    os.pwrite(descriptor, content, 0)  # in place, so that it is never empty and never another job's file
     os.ftruncate(descriptor, len(content))
     os.fsync(descriptor)
 
 
 @contextlib.contextmanager
-def lock_file(path: Path, place: str) -> Iterator[None]:
-    """Hold the lock file `path` of the folder that messages call `place` while the block runs, then remove it.
+def lock_file(path: Path, folder: str) -> Iterator[None]:
+    """Hold the lock file `path` while the block runs, then remove it; messages call what it protects `folder`.
 
     Raises:
         UserError: another job holds it.
@@ -232,9 +236,9 @@ def lock_file(path: Path, place: str) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     current = this_process()
-    descriptor, given = _open(path)
+    descriptor, acquired = _open(path)
     try:
-        _check_free(path, place, descriptor, given, current)
+        _check_free(path, folder, descriptor, acquired, current)
         try:
             _write(descriptor, current.beating())
             with heartbeat(lambda: _write(descriptor, current.beating())):

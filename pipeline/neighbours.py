@@ -18,7 +18,7 @@ NEIGHBOURS = "neighbours.parquet"
 
 
 def parquet_metadata(schema: pa.Schema) -> dict[str, str]:
-    """The metadata of a table, without what Arrow keeps there for itself."""
+    """The metadata of a table without Arrow's own."""
     return {k.decode(): v.decode() for k, v in (schema.metadata or {}).items() if k != b"ARROW:schema"}
 
 
@@ -31,7 +31,7 @@ def write_neighbours(
 ) -> None:
     """Write `neighbours.parquet`: for each row of the dataset its k nearest rows (N, k) and similarities (N, k).
 
-    `metadata` names what it was made from: dataset_hash, weights_hash, metric, ...
+    `metadata` records the inputs and settings: dataset_hash, weights_hash, metric, ...
     """
     k = neighbours.shape[1]
     table = pa.table(
@@ -46,20 +46,22 @@ def write_neighbours(
 
 
 def table_metadata(out: Storage) -> dict[str, str] | None:
-    """What the table in `out` was made from; None if there is none that can be read."""
+    """Metadata of the table in `out`; None if there is no table, or a damaged one.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     if out.size(NEIGHBOURS) is None:
         return None
     try:
         with out.open(NEIGHBOURS) as stream:
             return parquet_metadata(pq.read_schema(stream))
-    except OSError:
-        raise
-    except Exception:  # Arrow's own kinds and Python's
+    except (pa.ArrowException, UnicodeDecodeError):
         return None
 
 
 def read_neighbours(folder: Path, manifest: Manifest) -> NDArray[np.int32]:
-    """The (N, k) neighbour rows in `folder`, which must belong to the dataset of `manifest`.
+    """Read the (N, k) neighbour rows in `folder`, which must belong to the dataset of `manifest`.
 
     Raises:
         UserError: there is no table, or it was made from other shards.

@@ -1,8 +1,8 @@
-"""Orientation in the metadata of a JPEG: one rule that decides it, and the segments that readers may take differently.
+"""Orientation in the metadata of a JPEG, and the segments on which readers disagree.
 
-Readers disagree on unusual metadata: on two EXIF blocks, on a tag of another type or count, on XMP without EXIF. Here
-the standard counts (EXIF 2.32, 4.6.5), as in browsers: the orientation is that of the first EXIF block, if its field is
-a single SHORT; otherwise the picture is upright as it is stored.
+Readers disagree on unusual metadata: two EXIF blocks, a tag of another type or count, XMP without EXIF. This module
+follows the standard (EXIF 2.32, 4.6.5), as browsers do: the orientation is that of the first EXIF block if its field is
+a single SHORT; otherwise the picture is upright as stored.
 """
 
 import re
@@ -14,20 +14,20 @@ _EXIF = b"Exif\0\0"
 _TIFF_HEADERS = {b"II*\0": "<", b"MM\0*": ">"}
 _ORIENTATION, _SHORT = 0x0112, 3
 _XMP_ORIENTATION = re.compile(rb"(?<!/)tiff:Orientation(?!\s*(?:=\s*[\"']|>)\s*1\b)")
-"""An orientation in XMP that is not 1."""
+"""An XMP orientation other than 1."""
 _APP1, _START_OF_SCAN, _END = 0xE1, 0xDA, 0xD9
 _WITHOUT_LENGTH = {0x00, 0x01, *range(0xD0, 0xD9)}
 
 
 class Segment(NamedTuple):
-    """A segment of a JPEG, marker included, by its first byte and the byte behind its last."""
+    """First byte of a segment of a JPEG, including its marker, and the byte after its last."""
 
     start: int
     end: int
 
 
 class _Field(NamedTuple):
-    """An entry of a TIFF directory; a value of up to four bytes lies in the entry itself."""
+    """An entry of a TIFF directory; a value of up to four bytes is stored in the entry itself."""
 
     kind: int
     values: int
@@ -37,13 +37,13 @@ class _Field(NamedTuple):
 
 _UPRIGHT = _Field(_SHORT, 1, 1)
 _CUT_OFF = _Field(0, 0, 0)
-"""Stands for a directory that ends within its entries, of which readers take different parts."""
+"""Stands for a directory that is cut off within its entries, on which readers disagree."""
 
 
 def _header(jpeg: bytes) -> Iterator[Segment | None]:
-    """The segments in front of the first scan, then None unless they and fill bytes are all that is there.
+    """Yield the segments before the first scan, and None at the end if there are other bytes than fill bytes between.
 
-    Nothing reads metadata behind the first scan.
+    No reader looks for metadata after the first scan.
     """
     at, orderly = 2, jpeg.startswith(b"\xff\xd8")
     while (marker := jpeg.find(b"\xff", at)) >= 0 and marker + 4 <= len(jpeg):
@@ -65,12 +65,12 @@ def _header(jpeg: bytes) -> Iterator[Segment | None]:
 
 
 def _app1_segments(jpeg: bytes) -> list[Segment]:
-    """EXIF, XMP and others of their kind."""
+    """APP1 segments: EXIF, XMP and others."""
     return [segment for segment in _header(jpeg) if segment is not None and jpeg[segment.start + 1] == _APP1]
 
 
 def has_orderly_header(jpeg: bytes) -> bool:
-    """Whether the header is a series of segments; stray bytes in between are skipped by some decoders only."""
+    """Whether the header is a sequence of segments; only some decoders skip stray bytes between them."""
     return None not in _header(jpeg)
 
 
@@ -99,7 +99,7 @@ def _exif_segments(jpeg: bytes) -> list[Segment]:
 
 
 def exif_orientation(jpeg: bytes) -> int:
-    """The orientation of a JPEG by the rule of this module: 1 is upright, 2 to 8 are not, others mean nothing."""
+    """The orientation of a JPEG by the rule of this module: 1 is upright, 2 to 8 are not, others have no meaning."""
     for segment in _exif_segments(jpeg)[:1]:
         for kind, values, value in _orientation_fields(_body(jpeg, segment))[:1]:
             if (kind, values) == (_SHORT, 1):
@@ -108,15 +108,15 @@ def exif_orientation(jpeg: bytes) -> int:
 
 
 def _is_plain(exif: bytes) -> bool:
-    """Whether no reader can find an orientation but 1 in an EXIF block: it has none, or 1 as the standard wants it."""
+    """Whether all readers agree that an EXIF block has no orientation, or 1 in the form of the standard."""
     readable = exif.startswith(_EXIF) and exif[len(_EXIF) :][:4] in (*_TIFF_HEADERS, b"")
     return readable and all(field == _UPRIGHT for field in _orientation_fields(exif))
 
 
 def turning_segments(jpeg: bytes) -> list[Segment]:
-    """The metadata by which some reader may turn or mirror a JPEG; ordinary upright photos have none.
+    """The segments because of which some reader may turn or mirror a JPEG; ordinary upright photos have none.
 
-    That is all EXIF if it is not one block with orientation 1 or none, and XMP with an orientation other than 1.
+    All EXIF blocks unless there is only one, with orientation 1 or none, and XMP with an orientation other than 1.
     """
     exif = _exif_segments(jpeg)
     turning = exif if len(exif) > 1 or not all(_is_plain(_body(jpeg, segment)) for segment in exif) else []
@@ -125,7 +125,7 @@ def turning_segments(jpeg: bytes) -> list[Segment]:
 
 
 def without_segments(jpeg: bytes, segments: list[Segment]) -> bytes:
-    """A JPEG without some of its segments, which are given in order; all else stays byte for byte."""
+    """Remove segments, given in order, from a JPEG; all other bytes stay."""
     starts = [0, *(segment.end for segment in segments)]
     ends = [*(segment.start for segment in segments), len(jpeg)]
     return b"".join(jpeg[start:end] for start, end in zip(starts, ends, strict=True))

@@ -1,4 +1,4 @@
-"""Output folders that may hold other things too: a program replaces in them only what it wrote there before."""
+"""Output folders in which a program only replaces files that it wrote itself."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -8,19 +8,19 @@ from pipeline.reading import read_json
 from pipeline.settings import UserError
 
 MARKER = ".made-by.json"
-"""In an output folder: by file or folder name, the program that writes it."""
+"""JSON file in an output folder: maps names of files and folders to the programs that write them."""
 
 
 def claim(
     out: Path, program: str, names: Collection[str], is_output: Callable[[Path], bool] = lambda path: True
 ) -> list[Path]:
-    """Note in `out` that `program` writes the files and folders `names`; returns those that it left there before.
+    """Record in `out` that `program` writes the files and folders `names`; returns those of them that exist.
 
-    `is_output` says of a path, relative to `out`, whether the program writes files so called into those folders.
+    `is_output` decides for a path relative to `out` in one of these folders whether the program writes such files.
 
     Raises:
-        UserError: `out` is a file; or one of the names is there but not by this program, or is a link; or one of the
-            folders holds a file of somebody else.
+        UserError: `out` is a file; one of `names` exists but is from another program, or is a link; or one of the
+            folders holds a file that the program does not write.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; it must be a folder or not exist yet")

@@ -1,4 +1,4 @@
-"""Files that somebody else may have written: whatever a library raises for one becomes one sentence that names it."""
+"""Read files from other programs: all exceptions of libraries become one sentence with the file's name."""
 
 import contextlib
 import json
@@ -10,7 +10,7 @@ from pipeline.settings import UserError
 
 
 def reason(error: BaseException) -> str:
-    """What an exception says, on one line and not at length; its type where it says nothing."""
+    """The message of an exception on one line, shortened; its type if it has no message."""
     words = " ".join(str(error).split()).rstrip(".")
     return (words[:200] + " ..." if len(words) > 200 else words) or type(error).__name__
 
@@ -19,10 +19,10 @@ def reason(error: BaseException) -> str:
 def reading(name: object, kind: str, hint: str = "") -> Iterator[None]:
     """Context in which a library reads the file `name`, which should be a `kind`: "a Parquet file", "valid JSON".
 
-    Every decoder has exceptions of its own for bytes that it does not expect, so all of them count.
+    All exceptions are caught, as every decoder has its own.
 
     Raises:
-        UserError: in place of any exception; ends with `hint`, a sentence that says what to do.
+        UserError: for any exception; ends with `hint`, a sentence about what to do.
     """
     advice = f". {hint}" if hint else ""
     try:
@@ -39,7 +39,7 @@ def read_json(path: Path, hint: str = "") -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
-        UserError: the file cannot be read or holds something else.
+        UserError: the file cannot be read or is not a JSON object.
     """
     with reading(path, "valid JSON", hint):
         content = json.loads(path.read_bytes())
@@ -49,7 +49,7 @@ def read_json(path: Path, hint: str = "") -> dict[str, Any]:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects in a file, one a line, up to the first line that is none: a killed run may leave a torn one.
+    """The JSON objects in a file, one per line, up to the first invalid line, which a killed run may leave.
 
     Raises:
         UserError: the file cannot be read.

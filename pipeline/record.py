@@ -22,7 +22,7 @@ class Sample:
     frames: list[tuple[str, bytes]]
     """Extension below the key, and JPEG."""
     fields: dict[str, Any]
-    """What else `KEY.json` says."""
+    """Further fields of `KEY.json`."""
     class_member: bool = True
     """Whether there is a `KEY.cls`."""
 
@@ -63,7 +63,7 @@ class ShardWriter:
         self._stream = stream
 
     def write(self, key: str, contents: list[tuple[str, bytes]]) -> list[Member]:
-        """Append the (extension, content) members of a sample; returns where they lie."""
+        """Append the (extension, content) members of a sample; returns them with their offsets."""
         written = []
         for extension, content in contents:
             info = tarfile.TarInfo(f"{key}.{extension}")
@@ -79,7 +79,7 @@ class ShardWriter:
 
 
 def dali_index_file(shard: str) -> str:
-    """Name of the index file for DALI that belongs to the shard file `shard`."""
+    """Name of DALI's index file of the shard file `shard`."""
     return f"{shard.removesuffix('.tar')}.idx"
 
 

@@ -1,4 +1,4 @@
-"""Typed settings of every command: a YAML preset, dotted overrides on the command line, errors in plain sentences.
+"""Typed settings of all programs, from YAML presets and dotted options, with errors in plain sentences.
 
 Each component defines its `Settings`; a program collects them in a `Command` and calls `run_command`.
 """
@@ -105,16 +105,6 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name; the members of a list of mappings are numbered."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, list) and value and all(isinstance(member, Mapping) for member in value):
-            value = {str(number): member for number, member in enumerate(value)}
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
-
-
 def _allowed_keys(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
     for part in location:
         annotation = model.model_fields[str(part)].annotation
@@ -151,9 +141,9 @@ def _hint(problem: Mapping[str, Any]) -> str:
     """What to write instead, if YAML has probably read something else than was meant."""
     value, kind = problem["input"], problem["type"]
     if kind == "model_type":
-        return "must be a group of options, nested below it" + ("; nothing is" if value is None else "")
+        return "must be a group of options, nested below it" + ("; there are none" if value is None else "")
     if value is None:
-        return "nothing follows its colon: give a value or remove the line"
+        return "no value after the colon: give one or remove the line"
     if isinstance(value, bool) and kind in ("string_type", "path_type", "literal_error"):
         return "YAML reads yes, no, on and off without quotes as true and false: put the text in quotes"
     if kind in ("string_type", "path_type") and not isinstance(value, list | dict):
@@ -262,7 +252,7 @@ def parse_command(command: type[CommandT], argv: Sequence[str] | None = None) ->
     except ValidationError as error:
         raise UserError(_describe(command, error, preset)) from error
     except SettingsError as error:
-        raise UserError(f"an option's value is no valid list: {error.__cause__ or error}") from error
+        raise UserError(f"an option's value is not a valid list: {error.__cause__ or error}") from error
 
 
 def run_command(command: type[CommandT], main: Callable[[CommandT], int | None]) -> NoReturn:
@@ -281,7 +271,7 @@ def _status(command: type[CommandT], main: Callable[[CommandT], int | None]) -> 
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         return main(parse_command(command)) or 0
     except KeyboardInterrupt:
-        print("interrupted; files that were finished are kept", file=sys.stderr)
+        print("interrupted; finished files are kept", file=sys.stderr)
         return 128 + signal.SIGINT
     except UserError as error:
         message, status = str(error), 2

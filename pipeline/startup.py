@@ -1,6 +1,6 @@
-"""Ctrl-C in the first seconds of a program, while its libraries are imported, ends it in one line.
+"""End a program at Ctrl-C in one line while its libraries are being imported.
 
-The packages of this project import this module first. In a program of somebody else it does nothing.
+The packages of this project import this module first. It has no effect in other programs.
 """
 
 import os
@@ -18,17 +18,17 @@ def _is_program() -> bool:
 
 def _end_now(number: int, frame: FrameType | None) -> None:
     os.write(2, b"interrupted before anything was done\n")
-    os._exit(128 + number)  # an exception would surface somewhere in a library, or be swallowed by it
+    os._exit(128 + number)  # an exception could be swallowed by a library
 
 
 def begin() -> None:
-    """End the program at Ctrl-C from now on, unless it ignores it or handles it otherwise."""
+    """From now on, Ctrl-C ends the program at once, unless it is ignored or has another handler."""
     if _is_program() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end_now)
 
 
 def end() -> None:
-    """From now on, Ctrl-C is an exception."""
+    """From now on, Ctrl-C raises KeyboardInterrupt."""
     if signal.getsignal(signal.SIGINT) is _end_now:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

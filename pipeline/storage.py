@@ -1,4 +1,4 @@
-"""A folder on a disk or in an object store, whose files are either complete under their name or not there."""
+"""Folders on a file system or in an object store, with atomic writes: a file is complete under its name or missing."""
 
 import contextlib
 import errno
@@ -24,55 +24,53 @@ from pipeline.temporary import full_disk_is_temporary, temporary_folder
 _FILE = "file:"
 
 
-def _without_file(place: str) -> str:
-    """The place, as a path where it is spelled `file:///x/d` or `file://localhost/x/d`.
+def _without_file(uri: str) -> str:
+    """Turn `file:///x/d` and `file://localhost/x/d` into the path `/x/d`; other URIs and paths stay as they are.
 
     Raises:
-        ValueError: it is spelled with `file:` otherwise.
+        ValueError: any other form of `file:`.
     """
-    if place[: len(_FILE)].lower() != _FILE:
-        return place
-    result = re.fullmatch(r"//(localhost)?/*(/[^/].*)", place[len(_FILE) :], re.IGNORECASE | re.DOTALL)
-    if result is None:
-        raise ValueError(
-            f"{place!r} is no address of a folder or file on this machine: allowed are file:///PATH, /PATH"
-        )
-    return os.fsdecode(unquote_to_bytes(os.fsencode(result[2])))
+    if uri[: len(_FILE)].lower() != _FILE:
+        return uri
+    match = re.fullmatch(r"//(localhost)?/*(/[^/].*)", uri[len(_FILE) :], re.IGNORECASE | re.DOTALL)
+    if match is None:
+        raise ValueError(f"{uri!r} is not the URI of a folder or file on this machine: allowed are file:///PATH, /PATH")
+    return os.fsdecode(unquote_to_bytes(os.fsencode(match[2])))
 
 
-def _as_text(place: object) -> object:
-    if isinstance(place, os.PathLike):
-        return os.fspath(place)
-    return _without_file(place) if isinstance(place, str) else place
+def _as_text(uri: object) -> object:
+    if isinstance(uri, os.PathLike):
+        return os.fspath(uri)
+    return _without_file(uri) if isinstance(uri, str) else uri
 
 
-Place = Annotated[str, BeforeValidator(_as_text)]
-"""A path, or an address such as `s3://bucket/folder` that fsspec knows; `file:///folder` becomes a path."""
+Uri = Annotated[str, BeforeValidator(_as_text)]
+"""A path, or a URI that fsspec supports, such as `s3://bucket/folder`; `file:///folder` becomes a path."""
 
 
-def _no_address(place: object) -> object:
-    place = _as_text(place)
-    if isinstance(place, str) and "://" in place:
-        raise ValueError("must be a folder on a file system, not an address: copy it to one first")
-    return place
+def _local_path(uri: object) -> object:
+    uri = _as_text(uri)
+    if isinstance(uri, str) and "://" in uri:
+        raise ValueError("must be a folder on a file system, not a URI: copy it to one first")
+    return uri
 
 
-Folder = Annotated[Path, BeforeValidator(_no_address)]
-"""A path on a file system; an address is refused."""
+Folder = Annotated[Path, BeforeValidator(_local_path)]
+"""A path on a file system; URIs are refused."""
 
 _MOST_BYTES = 1 << 30
-"""Larger local files are not read whole: a disk image under a picture's name must not take all memory."""
+"""Larger local files are refused by `read`: a disk image with a picture's name must not fill the memory."""
 
 
 class Storage(ABC):
-    """A folder; `name` below is a path relative to it (see pipeline/paths.py). Can be pickled and sent elsewhere.
+    """A folder whose files are read and written by `name`, a relative path (see pipeline/paths.py). Can be pickled.
 
-    What fails raises OSError: FileNotFoundError, PermissionError, ...
+    Methods raise OSError if the file system or object store fails: FileNotFoundError, PermissionError, ...
     """
 
-    def __init__(self, place: str, given: str = "") -> None:
-        """Use the folder at `place`; messages name it as it was `given`."""
-        self.place, self._given = place, given or place
+    def __init__(self, uri: str, given: str = "") -> None:
+        """Use the folder at `uri`; messages show it as `given`."""
+        self.uri, self._given = uri, given or uri
 
     def __str__(self) -> str:
         return self._given
@@ -80,58 +78,62 @@ class Storage(ABC):
     @property
     @abstractmethod
     def location(self) -> str:
-        """Where the folder really is, the same however its path or address is spelled."""
+        """Canonical path or URI of the folder: the same for every spelling of it."""
+
+    def split(self) -> "tuple[Storage, str]":
+        """The parent folder, and the name in it."""
+        parent, _, name = self.uri.rpartition("/")
+        return type(self)(parent or "/"), name
 
     @abstractmethod
     def open(self, name: str) -> BinaryIO:
-        """The file, open for reading and seekable."""
+        """Open a file for reading; the stream is seekable."""
 
     @contextlib.contextmanager
     def parquet(self, name: str) -> Iterator[pq.ParquetFile]:
-        """The Parquet file, open for reading.
+        """Open a Parquet file for reading.
 
-        There is no read-ahead: Arrow's threads may let go of a Python file's buffers a moment after a read, and a
-        program that ends in that moment aborts.
+        Without read-ahead: Arrow's threads may release a Python file's buffers shortly after a read, and a program that
+        exits in that moment aborts.
         """
         with self.open(name) as stream, pq.ParquetFile(stream, pre_buffer=False) as file:
             yield file
 
     @abstractmethod
     def size(self, name: str) -> int | None:
-        """Bytes of a file, or None if there is none."""
+        """Bytes of a file; None if it does not exist."""
 
     @abstractmethod
     def files(self, folder: str = "") -> list[str]:
-        """Names of the files directly in `folder`, sorted; none if there is no such folder."""
+        """Names of the files directly in `folder`, sorted; empty if the folder does not exist."""
 
     @abstractmethod
     def walk(self) -> Iterator[str]:
-        """Names of all files below, at any depth, in any order; hidden folders are left out."""
+        """Names of all files at any depth, in any order; hidden folders are skipped."""
 
     @abstractmethod
     def atomic_write(self, name: str) -> contextlib.AbstractContextManager[Path]:
-        """A local path to write a file to; it becomes `name` when the block ends without an error."""
+        """Yield a temporary local path; the file written to it becomes `name` if the block ends without an error."""
 
     @abstractmethod
     def local(self, name: str) -> contextlib.AbstractContextManager[Path]:
-        """A local path that holds the file while the block runs."""
+        """Yield a local path of the file, valid inside the block."""
 
     @abstractmethod
     def exclusive_lock(self, name: str) -> contextlib.AbstractContextManager[None]:
-        """Keep a second job out while the block runs, by the lock file `name` (see pipeline/lock.py).
+        """Hold the lock file `name` while the block runs, so that no second job runs (see pipeline/lock.py).
 
         Raises:
-            UserError: another job is in, or has left its lock behind on another machine, or the folder cannot be
-                written.
+            UserError: another job holds it, or left it behind on another machine, or the folder cannot be written.
         """
 
     @abstractmethod
     def remove(self, name: str) -> None:
-        """Remove a file or a whole folder; nothing happens if it is not there."""
+        """Remove a file or a whole folder, if it exists."""
 
     @abstractmethod
     def is_missing(self) -> bool:
-        """Whether there is no such folder (in an object store: nothing below it)."""
+        """Whether the folder does not exist (in an object store: has no files)."""
 
     def read(self, name: str, span: tuple[int, int] | None = None) -> bytes:
         """The bytes of a file, or of its `span` (first byte, number of bytes).
@@ -149,12 +151,12 @@ class Storage(ABC):
         return data
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file whole."""
+        """Write a file atomically."""
         with self.atomic_write(name) as path:
             path.write_bytes(data)
 
     def clean(self, folder: str = "") -> None:
-        """Remove what killed writers left half-written in `folder`."""
+        """Remove the temporary files of killed writers from `folder`."""
         for name in self.files(folder):
             if Path(name).name.startswith(TEMPORARY_PREFIX):
                 self.remove(name)
@@ -166,11 +168,11 @@ def _cannot_lock(storage: Storage, error: OSError) -> UserError:
 
 def _raise(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
-        raise error  # a folder that cannot be read must not be taken for an empty one
+        raise error  # an unreadable folder must not be taken for an empty one
 
 
 def _name(path: str) -> str:
-    """A path that this machine's file system gave, whatever its locale."""
+    """A path from this machine's file system as text, whatever the locale."""
     return path_text(os.fsencode(path))
 
 
@@ -179,14 +181,14 @@ class LocalStorage(Storage):
 
     @cached_property
     def _root(self) -> Path:
-        return Path(self.place)
+        return Path(self.uri)
 
     @property
     def location(self) -> str:
         return str(self._root.resolve())
 
     def _path(self, name: str) -> Path:
-        """A path as this machine's locale spells it."""
+        """The path of a file in this machine's encoding."""
         return self._root / os.fsdecode(path_bytes(name))
 
     def open(self, name: str) -> BinaryIO:
@@ -194,8 +196,8 @@ class LocalStorage(Storage):
 
     @contextlib.contextmanager
     def parquet(self, name: str) -> Iterator[pq.ParquetFile]:
-        self.open(name).close()  # a device or a pipe under the name is refused
-        with pq.ParquetFile(self._path(name)) as file:  # Arrow's own file: no buffer of it is Python's
+        self.open(name).close()  # refuses devices and pipes
+        with pq.ParquetFile(self._path(name)) as file:  # opened by Arrow: no Python buffers
             yield file
 
     def read(self, name: str, span: tuple[int, int] | None = None) -> bytes:
@@ -218,7 +220,7 @@ class LocalStorage(Storage):
         return not self._root.is_dir()
 
     def walk(self) -> Iterator[str]:
-        visited = {self._root.resolve()}  # links to folders are followed, each folder once
+        visited = {self._root.resolve()}  # follow links to folders, each folder once
         for folder, subfolders, names in os.walk(self._root, followlinks=True, onerror=_raise):
             for name in list(subfolders):
                 path = Path(folder, name)
@@ -252,15 +254,15 @@ class LocalStorage(Storage):
 
 
 class ObjectStorage(Storage):
-    """A prefix in an object store, by fsspec. An upload becomes visible when it is complete, as such stores promise."""
+    """A prefix in an object store, by fsspec. Object stores promise that an upload is visible only once complete."""
 
     @cached_property
     def _located(self) -> tuple[Any, str]:
-        fs, root = fsspec.core.url_to_fs(self.place, use_listings_cache=False)
+        fs, root = fsspec.core.url_to_fs(self.uri, use_listings_cache=False)
         return fs, root.rstrip("/")
 
     def __getstate__(self) -> dict[str, str]:
-        return {"place": self.place, "_given": self._given}  # connections stay where they were opened
+        return {"uri": self.uri, "_given": self._given}  # connections are not sent to other processes
 
     @property
     def location(self) -> str:
@@ -276,13 +278,13 @@ class ObjectStorage(Storage):
 
     @contextlib.contextmanager
     def _plain_errors(self) -> Iterator[None]:
-        """No connection, no credentials: each store has exceptions of its own."""
+        """Turn the exceptions of each store (no connection, no credentials, ...) into OSError."""
         try:
             yield
         except OSError:
             raise
         except Exception as error:
-            raise OSError(f"{self.place}: {error}") from error
+            raise OSError(f"{self.uri}: {error}") from error
 
     def _relative(self, path: str) -> str:
         return path.removeprefix(self._located[1]).lstrip("/")
@@ -357,41 +359,41 @@ class ObjectStorage(Storage):
                 if holder is not None and holder.process == current.process:
                     self.remove(name)
 
-    def _claim(self, name: str, here: Holder) -> None:
-        """Write the lock object unless a job holds it; of jobs that do so at once, one succeeds."""
+    def _claim(self, name: str, current: Holder) -> None:
+        """Write the lock object unless a job holds it; of several jobs that try at once, one succeeds."""
         try:
-            self._call("pipe_file", name, here.beating(), mode="create")
+            self._call("pipe_file", name, current.beating(), mode="create")
         except FileExistsError:
             holder = read_holder(self.read(name))
             if holder is not None:
-                age_s = (here.heartbeat - holder.heartbeat).total_seconds()  # by the clocks of both machines
-                running = is_running(holder, here, None, age_s, uptime_s())
+                age_s = (current.heartbeat - holder.heartbeat).total_seconds()  # by the clocks of both machines
+                running = is_running(holder, current, None, age_s, uptime_s())
                 if message := refusal(str(self), f"{self}/{name}", holder, running, age_s):
                     raise UserError(message) from None
-            self.write(name, here.beating())
+            self.write(name, current.beating())
 
     def remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._call("rm", name, recursive=True)
 
 
-def open_storage(place: str) -> Storage:
-    """The folder at a path or at an address like `s3://bucket/folder`; `file:///x/d` is the path /x/d.
+def open_storage(uri: str) -> Storage:
+    """Open the folder at a path or at a URI such as `s3://bucket/folder`; `file:///x/d` is the path /x/d.
 
     Raises:
-        UserError: the address cannot be understood, or is of a kind for which no package is installed.
+        UserError: the URI is malformed, or no package for its protocol is installed.
     """
     try:
-        place = _without_file(place)
+        uri = _without_file(uri)
     except ValueError as error:
         raise UserError(str(error)) from error
-    if "://" not in place:
-        path = Path(place).expanduser().absolute()
-        path = path.resolve() if ".." in path.parts else path  # what lies beside a folder is found by its path
-        return LocalStorage(str(path), given=str(Path(place)))
-    storage = ObjectStorage(place.rstrip("/"))
+    if "://" not in uri:
+        path = Path(uri).expanduser().absolute()
+        path = path.resolve() if ".." in path.parts else path  # or the parent's path would be wrong
+        return LocalStorage(str(path), given=str(Path(uri)))
+    storage = ObjectStorage(uri.rstrip("/"))
     try:
         storage._located  # noqa: B018 - opens the file system
     except (ImportError, ValueError) as error:
-        raise UserError(f"cannot use {place}: {error}") from error
+        raise UserError(f"cannot use {uri}: {error}") from error
     return storage

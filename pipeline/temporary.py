@@ -1,4 +1,4 @@
-"""Folders for temporary files, and what to say when there is no room for them."""
+"""Temporary folders, and messages if there is no room for them."""
 
 import contextlib
 import errno
@@ -18,7 +18,7 @@ _SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 def no_temporary_files(reason: object) -> UserError:
-    """The sentence for temporary files that cannot be written."""
+    """The error for temporary files that cannot be written."""
     folder = tempfile.tempdir or os.environ.get("TMPDIR", "/tmp")
     return UserError(f"cannot write temporary files to {folder}: {reason}; {_ADVICE}")
 
@@ -28,7 +28,7 @@ def temporary_folder() -> Iterator[Path]:
     """A new folder below TMPDIR, removed when the block ends.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: it cannot be created.
     """
     try:
         folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
@@ -40,7 +40,7 @@ def temporary_folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def temporary_database() -> Iterator[sqlite3.Connection]:
-    """An empty database on disk, which a list of any length may fill; removed when the block ends.
+    """An empty database on disk, for lists that may not fit in memory; removed when the block ends.
 
     Raises:
         UserError: it cannot be written.
@@ -54,10 +54,10 @@ def temporary_database() -> Iterator[sqlite3.Connection]:
 
 @contextlib.contextmanager
 def full_disk_is_temporary() -> Iterator[None]:
-    """In this block only temporary files are written: a full disk is theirs. The error of a write names no file.
+    """Report a full disk as one of temporary files, in a block that writes no others; the OSError names no file.
 
     Raises:
-        UserError: their disk is full.
+        UserError: the disk is full.
     """
     try:
         yield
@@ -68,7 +68,7 @@ def full_disk_is_temporary() -> Iterator[None]:
 
 
 def _unfit(folder: str, longest: int) -> str:
-    """Why a folder cannot hold another one of `longest` bytes and what is written there; empty if it can."""
+    """Why a folder is not suitable for another one, whose own path is at most `longest` bytes long; empty if it is."""
     if (length := len(os.fsencode(folder))) > longest:
         return f"its path has {length} bytes, more than the {longest} that sockets leave"
     try:
@@ -80,10 +80,10 @@ def _unfit(folder: str, longest: int) -> str:
 
 @contextlib.contextmanager
 def short_folder(longest: int) -> Iterator[Path]:
-    """A new private folder whose path has at most `longest` bytes, removed when the block ends; for sockets and logs.
+    """A new private folder for sockets and logs whose path has at most `longest` bytes, removed when the block ends.
 
-    It lies below TMPDIR if that is short enough and has room, else where sockets usually lie: the path of a socket has
-    at most 107 bytes, and schedulers give long folders.
+    It is created in TMPDIR if that is short enough and has room, else in one of the usual folders: the path of a socket
+    has at most 107 bytes, and the TMPDIR of schedulers is often long.
 
     Raises:
         UserError: no folder is short enough and has room.

@@ -1,4 +1,4 @@
-"""Versions of packages, for the records that results leave."""
+"""Versions of installed packages, to be recorded with results."""
 
 import contextlib
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def installed_versions(names: Iterable[str]) -> dict[str, str]:
-    """Version of each of the distributions that is installed; this project may also run from its folder alone."""
+    """Versions of those distributions that are installed; this project may also run uninstalled."""
     result = {}
     for name in names:
         with contextlib.suppress(PackageNotFoundError):

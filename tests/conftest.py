@@ -1,6 +1,8 @@
 """Fixtures that more than one folder of tests uses."""
 
 import logging
+import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Real clips and images, where they lie beside the project."""
+    """Real clips and images beside the project; tests that need them are skipped elsewhere."""
     if not SHARED_DATA.is_dir():
         pytest.skip("the real sample clips and images (../shared/data) are not on this machine")
     return SHARED_DATA
@@ -34,8 +36,21 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def ray_here() -> Iterator[None]:
-    """One Ray cluster of one worker for all jobs that run in the process of the tests."""
+def s3_port() -> Iterator[int]:
+    """Port of the S3 server of `bucket`, put into the environment before Ray starts, so that its workers see it."""
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        port: int = reserved.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield port
+
+
+@pytest.fixture(scope="session")
+def ray_here(s3_port: int) -> Iterator[None]:
+    """One Ray session with one worker for all jobs in this process."""
     from pipeline.ray.session import ray_session
 
     with ray_session(workers=1):
@@ -43,27 +58,21 @@ def ray_here() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def bucket() -> Iterator[str]:
-    """Address of an empty bucket of a real S3 API on this machine; processes started by the test find it as well."""
+def bucket(s3_port: int) -> Iterator[str]:
+    """URI of an empty bucket of a real S3 API on this machine; processes started by the test can use it as well."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=s3_port, verbose=False)
     server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        fsspec.filesystem("s3").mkdir("bucket")
-        yield "s3://bucket"
+    fsspec.filesystem("s3").mkdir("bucket")
+    yield "s3://bucket"
     server.stop()
 
 
 @pytest.fixture(scope="session")
 def clip_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small Kinetics-style tree: two classes, six good clips, one too short, one that is no video."""
+    """A small Kinetics-style tree: two classes, six good clips, one too short, one that is not a video."""
     root = tmp_path_factory.mktemp("clips")
     for number, (class_name, name, seconds) in enumerate(
         [
@@ -104,17 +113,14 @@ def image_dataset(ray_here: None, image_tree: Path, tmp_path_factory: pytest.Tem
 
 
 @pytest.fixture(scope="session")
-def real_clip_dataset(ray_here: None, real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of the real clips."""
-    return write_dataset(real_data / "videos", tmp_path_factory.mktemp("shards") / "real-clips", samples_per_shard=12)
-
-
-@pytest.fixture(scope="session")
 def slow_job(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Inputs whose job takes some seconds, and its undisturbed result."""
     root = tmp_path_factory.mktemp("slow")
+    clip = root / "clip.mp4"
+    write_clip(clip, seconds=8.0, seed=0, size=(480, 360))
+    (root / "data" / "class").mkdir(parents=True)
     for number in range(20):
-        write_clip(root / "data" / "class" / f"clip{number}.mp4", seconds=8.0, seed=number, size=(480, 360))
+        shutil.copy(clip, root / "data" / "class" / f"clip{number}.mp4")
     return root / "data", write_dataset(root / "data", root / "undisturbed", samples_per_shard=2)
 
 

@@ -1,4 +1,4 @@
-"""Clips and images made by code."""
+"""Synthetic clips and images."""
 
 import io
 import struct
@@ -17,7 +17,7 @@ def picture(height: int, width: int, seed: int) -> np.ndarray:
 
 
 def write_clip(path: Path, seconds: float, seed: int, size: tuple[int, int] = (192, 144), fps: int = 12) -> None:
-    """A clip of `size` (width, height) whose brightness tells the time: frame i has mean level i * 200 / frames."""
+    """A clip of `size` (width, height) whose brightness encodes the time: frame i has mean level i * 200 / frames."""
     path.parent.mkdir(parents=True, exist_ok=True)
     width, height = size
     frames = round(seconds * fps)

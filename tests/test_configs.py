@@ -10,10 +10,11 @@ import yaml
 from accelerate import Accelerator
 from torch import Tensor
 
+from pipeline.differences import flatten
 from pipeline.presets import load_yaml
 from pipeline.reader.batch import Batch
 from pipeline.sampling.plan import SampleTable, plan_batch
-from pipeline.settings import flatten, parse_command
+from pipeline.settings import parse_command
 from training.backbone.vit import VisionTransformer
 from training.model import TCoRe
 from training.optimizer import build_optimizer

@@ -28,7 +28,7 @@ from pipeline.files import TEMPORARY_PREFIX, as_json, atomic_path, remove, remov
 from pipeline.reading import read_json
 from pipeline.settings import UserError
 from training.backbone.tensor_files import check_finite, read_safetensors, read_torch, write_safetensors, write_torch
-from training.run_config import CONFIG, differences
+from training.run_config import CONFIG, run_differences
 
 CHECKPOINTS = "checkpoints"
 MODEL = "model.safetensors"
@@ -136,8 +136,8 @@ def read_checkpoint(path: Path, config: Mapping[str, Any], shapes: Mapping[str, 
         UserError: it is damaged, of another run, or does not match the model.
     """
     content = load_checkpoint(path)
-    if different := differences(content.config, config):
-        raise UserError(f"the checkpoint {path} is of a run with other settings: {'; '.join(different)}")
+    if difference := run_differences(content.config, config):
+        raise UserError(f"the checkpoint {path} is of a run with other settings: {difference}")
     saved = {name: tuple(tensor.shape) for name, tensor in content.model.items()}
     if wrong := sorted(name for name in saved.keys() | shapes.keys() if saved.get(name) != shapes.get(name)):
         raise UserError(f"the checkpoint {path} does not match the model ({wrong[0]} and {len(wrong) - 1} more)")

@@ -2,6 +2,8 @@
 
 import contextlib
 
+from pipeline import startup as startup  # isort: skip - before Accelerate, which takes seconds to import
+
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 

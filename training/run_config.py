@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.dataset import read_manifest
+from pipeline.differences import differences
 from pipeline.files import as_json, write_bytes
 from pipeline.neighbours import read_neighbours
 from pipeline.reader.settings import ReaderSettings
 from pipeline.reading import read_json
-from pipeline.settings import UserError, flatten
+from pipeline.settings import UserError
 from training.command import TrainCommand
 
 CONFIG = "config.json"
@@ -84,15 +85,9 @@ def run_config(command: TrainCommand, data: RunData) -> dict[str, Any]:
     return {**config, **names, "datasets": data.datasets, "neighbours_sha256": data.neighbours}
 
 
-def differences(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """Settings of two runs that differ and can change the result, each as `key = a there, b here`."""
-    there, current = flatten(recorded), flatten(asked)
-    different = sorted(key for key in there.keys() | current.keys() if there.get(key) != current.get(key))
-    return [f"{key} = {there.get(key)} there, {current.get(key)} here" for key in different if not _is_free(key)]
-
-
-def _is_free(key: str) -> bool:
-    return any(f"{key}.".startswith(f"{free}.") for free in FREE_SETTINGS)
+def run_differences(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> str:
+    """The settings of two runs that differ and can change the result; empty if there are none."""
+    return differences(recorded, current, FREE_SETTINGS)
 
 
 def check_run_folder(out: Path, config: dict[str, Any], begun: bool, files: Sequence[str] = ()) -> None:
@@ -118,8 +113,8 @@ def check_run_folder(out: Path, config: dict[str, Any], begun: bool, files: Sequ
                     f"{out} holds {existing[0]}, which would be replaced, but no {CONFIG} of a training run: "
                     "choose another --out"
                 )
-            if begun and (different := differences(recorded, config)):
-                raise UserError(f"{out} holds a run with other settings: {'; '.join(different)}. Choose another --out")
+            if begun and (difference := run_differences(recorded, config)):
+                raise UserError(f"{out} holds a run with other settings: {difference}. Choose another --out")
         write_bytes(path, as_json(config))
     except OSError as error:
         raise UserError(f"cannot write the run folder {out}: {error.strerror}") from error

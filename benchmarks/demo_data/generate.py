@@ -19,6 +19,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from benchmarks.demo_data import casting, trees
+from pipeline.differences import differences
 from pipeline.files import TEMPORARY_PREFIX, as_json, remove, write_bytes
 from pipeline.reading import read_json
 from pipeline.settings import COUNT_LIMIT, Seed, Settings, UserError
@@ -203,9 +204,9 @@ def _check_folder(out: Path, made_from: dict[str, Any]) -> None:
         raise UserError(f"{out} is a file; give a directory that is empty or does not exist")
     if (out / RECORD).is_file():
         recorded = read_json(out / RECORD, f"Remove {out} or give another directory").get("made_from")
-        if recorded != made_from:
+        if difference := differences(recorded or {}, made_from):
             raise UserError(
-                f"{out} holds demo data made from {recorded}, not {made_from}; remove it or give another directory"
+                f"{out} holds demo data made with other settings: {difference}. Remove it or give another directory"
             )
     elif out.is_dir() and any(out.iterdir()):
         raise UserError(f"{out} is not empty and holds no demo data; give a directory that is empty or does not exist")

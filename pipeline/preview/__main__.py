@@ -16,7 +16,7 @@ from pipeline.preview.strips import Strip, read_strips
 from pipeline.preview.survey import choose, survey_dataset
 from pipeline.report.contact_sheet import contact_sheet
 from pipeline.settings import Command, Seed, UserError, run_command
-from pipeline.storage import LocalStorage, Place, Storage, open_storage
+from pipeline.storage import LocalStorage, Storage, Uri, open_storage
 
 PAGE = "index.html"
 SHEET = "contact-sheet.png"
@@ -31,9 +31,9 @@ class PreviewCommand(Command):
 
     program: ClassVar[str] = "python -m pipeline.preview"
 
-    dataset: CliPositionalArg[Place | None] = None
+    dataset: CliPositionalArg[Uri | None] = None
     """Folder of the dataset, or its address such as s3://bucket/folder."""
-    shards: Place | None = None
+    shards: Uri | None = None
     """The same as an option."""
     out: Path = Path("preview")
     """Folder for the page and the sheet, outside the dataset."""
@@ -61,7 +61,7 @@ class PreviewCommand(Command):
 
 
 def _check_out(storage: Storage, out: Path) -> None:
-    if isinstance(storage, LocalStorage) and Path(storage.place).resolve() in (out.resolve(), *out.resolve().parents):
+    if isinstance(storage, LocalStorage) and Path(storage.uri).resolve() in (out.resolve(), *out.resolve().parents):
         raise UserError(f"--out {out} is inside the dataset {storage}, which must not change: choose another folder")
     if any((out / name).exists() for name in (MANIFEST, PARTS)):
         raise UserError(f"--out {out} is a dataset, which must not change: choose another folder")

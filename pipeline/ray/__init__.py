@@ -1,1 +1,1 @@
-"""Ray: sessions on this machine or a cluster, and work on actors."""
+"""Ray sessions on this machine or a cluster, and work on actors."""

@@ -1,9 +1,9 @@
-"""Work on Ray Data actors: each item is done once, its output lies in storage, and the caller hears of it."""
+"""Process items on Ray Data actors that write their results to storage."""
 
 import functools
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import ray
@@ -15,10 +15,10 @@ KEPT = "finished parts are kept, run the same command again to continue"
 
 
 class Worker(Protocol):
-    """A class whose objects do items, for instance the features of one shard."""
+    """Processes items, for instance the features of one shard."""
 
     def run(self, item: int) -> int:
-        """Do one item and write its result; returns a number for the caller."""
+        """Process one item and write its result; returns a number for the caller."""
 
 
 class Done(NamedTuple):
@@ -27,24 +27,24 @@ class Done(NamedTuple):
     item: int
     result: int
     host: str
-    """Name of the node that did it."""
+    """Name of the node that processed it."""
     started: float
     ended: float
     """Seconds since the epoch, by that node's clock."""
 
 
 class _Actor:
-    """Runs items one after the other on a worker that is made for the first one.
+    """Processes items one after the other on a worker that is created for the first one.
 
-    Failures that users can mend are returned: Ray would retry an exception, and lose its type.
+    Errors that users can fix are returned: Ray would retry after an exception, and lose its type.
     """
 
-    def __init__(self, worker: type[Worker], arguments: dict[str, Any], out: str) -> None:
-        self._make, self._out = functools.partial(worker, **arguments), out
+    def __init__(self, make_worker: Callable[[], Worker], out: str) -> None:
+        self._make_worker, self._out = make_worker, out
 
     @functools.cached_property
     def _worker(self) -> Worker:
-        return self._make()
+        return self._make_worker()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         started, result, failure = time.time(), 0, ""
@@ -57,7 +57,7 @@ class _Actor:
 
 
 def sentence(error: Exception, out: str) -> str:
-    """The message to the user for an error on a node; `out` names the output."""
+    """The message for an error on a node; it calls the output `out`."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, ModuleNotFoundError):
@@ -70,7 +70,7 @@ def sentence(error: Exception, out: str) -> str:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The first error of a chain; behind those of the cluster Ray Data puts a `SystemException` without a message."""
+    """The first error of a chain, without the empty `SystemException` that Ray Data adds to errors of the cluster."""
     while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
         if isinstance(cause, SystemException):
             break
@@ -79,7 +79,7 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def actors_that_fit(nodes: list[dict[str, float]], cpus: int, gpus: int) -> int:
-    """How many actors of `cpus` cores and `gpus` GPUs each find room on `nodes` (the resources of each) at once."""
+    """How many actors of `cpus` cores and `gpus` GPUs fit on `nodes` (the resources of each) at once."""
     room = [node.get("CPU", 0) // cpus for node in nodes]
     if gpus:
         room = [min(cores, node.get("GPU", 0) // gpus) for cores, node in zip(room, nodes, strict=True)]
@@ -87,8 +87,7 @@ def actors_that_fit(nodes: list[dict[str, float]], cpus: int, gpus: int) -> int:
 
 
 def run_on_actors(
-    worker: type[Worker],
-    arguments: dict[str, Any],
+    make_worker: Callable[[], Worker],
     items: list[int],
     out: str,
     *,
@@ -96,13 +95,18 @@ def run_on_actors(
     gpus: bool = False,
     workers: int | None = None,
 ) -> Iterator[Done]:
-    """Yield each item when it is done, in any order; needs a Ray session. What a dead node had begun runs elsewhere.
+    """Process `items` in a Ray session and yield each when it is done, in any order; items of a dead node are repeated.
 
-    An actor holds `cpus` cores; with `gpus` also one GPU, where the cluster has any. There are as many as find room,
-    at most `workers`, and more when the cluster grows.
+    Args:
+        make_worker: called on each actor.
+        items: numbers passed to `Worker.run`.
+        out: name of the output in messages.
+        cpus: cores of an actor.
+        gpus: whether an actor holds one GPU, if the cluster has any.
+        workers: largest number of actors; default: as many as fit, also if the cluster grows.
 
     Raises:
-        UserError: the work cannot be done; `out` names the output in the message.
+        UserError: the items cannot be processed.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus = min(cpus, max((int(node.get("CPU", 0)) for node in nodes), default=0) or cpus)  # more would wait for ever
@@ -112,7 +116,7 @@ def run_on_actors(
     rows = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
     done = rows.map(
         _Actor,
-        fn_constructor_args=(worker, arguments, out),
+        fn_constructor_args=(make_worker, out),
         compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=first, max_size=most),
         num_cpus=cpus,
         num_gpus=gpu or None,

@@ -1,4 +1,4 @@
-"""Where a Ray cluster is, and the token that it asks for."""
+"""The address of a Ray cluster, and the token that it requires."""
 
 import contextlib
 import os
@@ -14,12 +14,12 @@ from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ig
 from pipeline.ray.stderr import without_lines
 from pipeline.settings import UserError
 
-_PLACES = "RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, ~/.ray/auth_token"
+_TOKEN_SOURCES = "RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, ~/.ray/auth_token"
 _COPY = "copy ~/.ray/auth_token from a machine that starts the cluster, or set RAY_AUTH_TOKEN_PATH to its token"
 
 
 def check_ray_address(address: str) -> None:
-    """Make sure that something listens at `address` (host:port or ray://host:port); Ray itself waits for very long.
+    """Check that something listens at `address` (host:port or ray://host:port); Ray itself has a very long timeout.
 
     Raises:
         UserError: nothing answers within ten seconds.
@@ -32,10 +32,10 @@ def check_ray_address(address: str) -> None:
 
 
 def find_cluster(given: str) -> str:
-    """The address of a cluster that answers, from the value of RAY_ADDRESS; empty for a session on this machine.
+    """The address of a running cluster, from the value of RAY_ADDRESS; empty for a session on this machine.
 
     Raises:
-        UserError: it is no address, or no cluster answers there.
+        UserError: it is not an address, or no cluster answers there.
     """
     if given in ("", "local"):
         return ""
@@ -51,25 +51,25 @@ def find_cluster(given: str) -> str:
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not (host and colon and port.isdecimal() and int(port) < 1 << 16 and "/" not in host):
         raise UserError(
-            f"RAY_ADDRESS = {given} is no address of a Ray cluster: allowed are HOST:PORT, ray://HOST:PORT and auto "
-            "(addresses that begin with http:// are for `ray job submit` only)"
+            f"RAY_ADDRESS = {given} is not the address of a Ray cluster: allowed are HOST:PORT, ray://HOST:PORT and "
+            "auto (addresses that begin with http:// are for `ray job submit` only)"
         )
     check_ray_address(address)
     return address
 
 
-def _read_settings_anew() -> None:
-    """Ray reads its environment once and keeps what it found."""
+def _reload_environment() -> None:
+    """Make Ray read its environment variables again, which it caches."""
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextlib.contextmanager
 def _environment(**values: str) -> Iterator[None]:
-    """Variables that Ray and the processes it starts see while the block runs."""
+    """Set environment variables for Ray and its child processes while the block runs."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
-    _read_settings_anew()
+    _reload_environment()
     try:
         yield
     finally:
@@ -78,11 +78,11 @@ def _environment(**values: str) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        _read_settings_anew()
+        _reload_environment()
 
 
 def _has_token() -> bool:
-    """Whether a token is where Ray looks for one."""
+    """Whether Ray finds a token."""
     try:
         return bool(AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True))
     except ray.exceptions.AuthenticationError as error:
@@ -90,8 +90,8 @@ def _has_token() -> bool:
         raise UserError(f"RAY_AUTH_TOKEN_PATH = {named} cannot be read or is empty: {_COPY}") from error
 
 
-def _token_place() -> str:
-    """Which token Ray takes."""
+def _token_source() -> str:
+    """Variable or file of the token that Ray uses."""
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         if os.environ.get(name):
             return name
@@ -99,13 +99,13 @@ def _token_place() -> str:
 
 
 def _admits(address: str) -> bool:
-    """Whether the cluster answers with the authentication that is set now.
+    """Whether the cluster accepts the current authentication.
 
     Raises:
-        UserError: what answers is no Ray cluster.
+        UserError: it is not a Ray cluster.
     """
     try:
-        with without_lines(b"gcs_client.cc", b"rpc_client.h"):  # Ray logs there what it raises
+        with without_lines(b"gcs_client.cc", b"rpc_client.h"):  # Ray also logs what it raises
             GcsClient(address=address)
     except ray.exceptions.AuthenticationError:
         return False
@@ -119,14 +119,14 @@ def _admits(address: str) -> bool:
 
 @contextlib.contextmanager
 def with_token_for(address: str) -> Iterator[None]:
-    """In the block Ray shows the cluster the token that it asks for, and none to one that asks for none.
+    """Set up authentication for the block: with a token if the cluster requires one, else without.
 
-    Ray itself decides from RAY_AUTH_MODE alone, and fails after 20 seconds where head and driver differ.
+    Ray itself only looks at RAY_AUTH_MODE, and fails after 20 seconds if head and driver disagree.
 
     Raises:
-        UserError: the cluster wants a token, and there is none or another one.
+        UserError: the cluster requires a token, and there is none or a wrong one.
     """
-    if address.startswith("ray://"):  # a proxy, which ignores a token that it does not need
+    if address.startswith("ray://"):  # a proxy, which ignores tokens that it does not require
         with _environment(RAY_AUTH_MODE="token" if _has_token() else "disabled"):
             yield
         return
@@ -135,19 +135,21 @@ def with_token_for(address: str) -> Iterator[None]:
             yield
             return
     if not _has_token():
-        raise UserError(f"the Ray cluster at {address} asks for a token, and there is none in {_PLACES}: {_COPY}")
+        raise UserError(
+            f"the Ray cluster at {address} asks for a token, and there is none in {_TOKEN_SOURCES}: {_COPY}"
+        )
     with _environment(RAY_AUTH_MODE="token"):
         if not _admits(address):
-            raise UserError(f"the Ray cluster at {address} refuses the token in {_token_place()}: {_COPY}")
+            raise UserError(f"the Ray cluster at {address} refuses the token in {_token_source()}: {_COPY}")
         yield
 
 
 @contextlib.contextmanager
 def with_own_token() -> Iterator[None]:
-    """In the block a cluster that Ray starts admits only this program and its children.
+    """Make a cluster that Ray starts in the block admit only this program and its children.
 
-    Ray listens on all interfaces of the machine. Left to itself it would write a token into the home folder, which
-    later turns authentication on in the head of another cluster, but not in its nodes.
+    Ray listens on all network interfaces. By default it would write a token into the home folder, which later turns
+    authentication on in the head of another cluster, but not in its nodes.
     """
     with _environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32)):
         yield

@@ -30,12 +30,12 @@ def _prepare_ray_data() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.execution_no_progress_timeout_s = -1  # a shard may take hours; what can hang has a deadline of its own
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised as well, and told in one sentence
+    context.execution_no_progress_timeout_s = -1  # a shard may take hours; ffmpeg has its own deadline
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised as well
 
 
 def _trouble(address: str) -> str:
-    """Why the cluster cannot work now, in a sentence; empty if it can."""
+    """Why the cluster cannot work at the moment, as a sentence; empty if it can."""
     try:
         check_ray_address(address)
     except UserError as error:
@@ -47,7 +47,7 @@ def _trouble(address: str) -> str:
 
 @contextlib.contextmanager
 def _watched(address: str, interval_s: float = 5.0) -> Iterator[None]:
-    """Say when the cluster has lost its head or all its nodes: Ray waits in silence."""
+    """Print a message if the cluster loses its head or all its nodes; Ray waits silently."""
     ended = threading.Event()
 
     def watch() -> None:
@@ -67,7 +67,7 @@ def _watched(address: str, interval_s: float = 5.0) -> Iterator[None]:
 
 
 def _why(error: BaseException) -> str:
-    """What Ray says of a start that failed: one line, without traces and the paths of logs that are removed."""
+    """Ray's error for a failed start in one line, without stack traces and paths of deleted logs."""
     message = " ".join(str(root_cause(error)).split())
     for trace in ("Last connection error:", "Please check", "Traceback"):
         message = message.partition(trace)[0]
@@ -86,19 +86,19 @@ def _descendants() -> set[psutil.Process]:
 
 @contextlib.contextmanager
 def _no_process_left() -> Iterator[None]:
-    """If the block fails, kill every process that it has started, and what these have started."""
-    others = _descendants()
+    """If the block fails, kill all processes that it started, and their descendants."""
+    before = _descendants()
     prctl = ctypes.CDLL(None).prctl
-    prctl(_PR_SET_CHILD_SUBREAPER, 1)  # who loses its parent is then ours, not that of the machine
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphans become our children instead of init's
     try:
         yield
     except BaseException:
         for _ in range(10):
-            left = _descendants() - others
-            for process in left:
+            started = _descendants() - before
+            for process in started:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
-            psutil.wait_procs(left, timeout=5)
+            psutil.wait_procs(started, timeout=5)
         raise
     finally:
         prctl(_PR_SET_CHILD_SUBREAPER, 0)
@@ -106,30 +106,30 @@ def _no_process_left() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _started(fault: str, options: dict[str, Any]) -> Iterator[None]:
-    """Ray as `ray.init` starts or joins it. Nothing of it is left, whether the block ends or the start fails.
+    """Start or join Ray by `ray.init`; it is shut down when the block ends or the start fails.
 
     Raises:
-        UserError: the start failed; the sentence begins with `fault`.
-        KeyboardInterrupt: SIGTERM came during the start, in which Ray heeds it in its own way.
+        UserError: the start failed; the message begins with `fault`.
+        KeyboardInterrupt: SIGTERM arrived during the start, while Ray's own handler is installed.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
-    heeded = signal.getsignal(signal.SIGTERM)
+    handler = signal.getsignal(signal.SIGTERM)
     with _no_process_left():
         try:
-            with without_lines(b"RAY_BACKEND_LOG_LEVEL"):  # Ray says that it heeds the variable
+            with without_lines(b"RAY_BACKEND_LOG_LEVEL"):  # Ray logs that it reads the variable
                 ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
         except BaseException as error:
             ray.shutdown()
             if isinstance(error, SystemExit):
                 raise KeyboardInterrupt from error
-            if isinstance(error, Exception):  # a plain one where a node does not start in time
+            if isinstance(error, Exception):  # a plain Exception if a node does not start in time
                 limits = limits_in_force()
                 under = f" (under {limits}: raise that)" if limits else ""
                 raise UserError(f"{fault}: {_why(error)}{under}") from error
             raise
         finally:
             if in_main_thread:
-                signal.signal(signal.SIGTERM, heeded)  # Ray's own handler prints a stack of C++ functions
+                signal.signal(signal.SIGTERM, handler)  # Ray's own handler prints a stack of C++ functions
     try:
         yield
     finally:
@@ -137,7 +137,7 @@ def _started(fault: str, options: dict[str, Any]) -> Iterator[None]:
 
 
 _LONGEST_FOLDER = 107 - len("/s/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
-"""Bytes of a folder in which Ray can make its sockets: the path of one has at most 107."""
+"""Longest path in bytes of a folder for Ray's sockets, whose own paths have at most 107."""
 
 
 @contextlib.contextmanager
@@ -148,7 +148,7 @@ def _on_this_machine(workers: int | None) -> Iterator[None]:
     with short_folder(_LONGEST_FOLDER) as folder, with_own_token():
         options: dict[str, Any] = {"address": "local", "num_cpus": workers, "include_dashboard": False}
         options["object_store_memory"] = ray_store_bytes()
-        # Ray opens the folder that it is given to all users: here one inside a private folder.
+        # Ray makes its folder accessible to all users, so it gets one inside a private folder.
         with _started("Ray did not start here", {**options, "_temp_dir": str(folder / "s")}):
             yield
 
@@ -158,7 +158,7 @@ def _on_cluster(address: str, packages: tuple[ModuleType, ...]) -> Iterator[None
     print(f"joining Ray at {address}", flush=True)
     with with_token_for(address):
         fault = f"cannot join the Ray cluster at RAY_ADDRESS = {address}"
-        # Folders, not modules: inside `ray job submit` Ray copies these settings, and cannot copy a module.
+        # Folders, not modules: inside `ray job submit` Ray copies these settings, and modules cannot be copied.
         folders = [str(Path(package.__path__[0])) for package in packages]
         options = {"address": address, "runtime_env": {"py_modules": folders}}
         with _started(fault, options), _watched(address):
@@ -167,9 +167,9 @@ def _on_cluster(address: str, packages: tuple[ModuleType, ...]) -> Iterator[None
 
 @contextlib.contextmanager
 def ray_session(workers: int | None, packages: tuple[ModuleType, ...] = (pipeline,)) -> Iterator[None]:
-    """Join the cluster that RAY_ADDRESS names and send it these packages, else start one on this machine.
+    """Join the cluster at RAY_ADDRESS and send it these packages, or start one on this machine.
 
-    Leaves no process and no file behind. In a program that uses Ray already, its cluster is used and stays.
+    Leaves no process and no file behind. If Ray is already initialized, that session is used and stays open.
 
     Raises:
         UserError: no cluster can be joined or started.
@@ -178,10 +178,10 @@ def ray_session(workers: int | None, packages: tuple[ModuleType, ...] = (pipelin
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default; unset, Ray warns
-    # Ray waits for ever for workers that it starts ahead and that die before they answer.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the future default; Ray warns if unset
+    # Ray waits forever for prestarted workers that die before they register.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-    # Ray Data's actors make Ray print a line about their restart that users can do nothing about.
+    # Ray prints a useless line when Ray Data's actors restart.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     address = find_cluster(os.environ.get("RAY_ADDRESS", ""))
     with _on_cluster(address, packages) if address else _on_this_machine(workers):

@@ -1,4 +1,4 @@
-"""What libraries write to stderr from C++, which Python's `sys.stderr` does not see."""
+"""Filter what C++ libraries write to stderr, which bypasses `sys.stderr`."""
 
 import contextlib
 import os
@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def without_lines(*containing: bytes) -> Iterator[None]:
-    """Hold back what the block writes to stderr, and then write it without the lines that contain one of these texts.
+    """Collect the block's output to stderr, then write it without the lines that contain one of these texts.
 
-    It is held in memory: a full temporary folder loses nothing.
+    It is kept in memory, so a full temporary folder loses nothing.
     """
     sys.stderr.flush()
     with os.fdopen(os.memfd_create("stderr"), "r+b") as kept, os.fdopen(os.dup(2), "wb") as stderr:

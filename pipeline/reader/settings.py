@@ -6,13 +6,13 @@ from pydantic import Field, model_validator
 
 from pipeline.sampling.plan import PlanSettings
 from pipeline.settings import COUNT_LIMIT, FACTOR_LIMIT, THREAD_LIMIT, Settings
-from pipeline.storage import Place
+from pipeline.storage import Uri
 
 
 class MixSettings(Settings):
     """One more dataset to draw from."""
 
-    shards: Place
+    shards: Uri
     """Folder of a shard dataset, or its address such as s3://bucket/folder."""
     weight: float = Field(1.0, gt=0, le=FACTOR_LIMIT)
     """How often it is drawn from, relative to `weight` of the first dataset."""
@@ -21,7 +21,7 @@ class MixSettings(Settings):
 class ReaderSettings(PlanSettings):
     """Datasets, what is drawn for their samples, and how far ahead they are read."""
 
-    shards: Place
+    shards: Uri
     """Folder of a shard dataset, or its address such as s3://bucket/folder."""
     weight: float = Field(1.0, gt=0, le=FACTOR_LIMIT)
     """How often it is drawn from, relative to the datasets in `mix`."""

@@ -8,82 +8,82 @@ import pyarrow as pa
 from pipeline.dataset import INDEX, REJECTS, repair_hint
 from pipeline.settings import UserError, run_command
 from pipeline.shards.command import ShardsCommand
-from pipeline.shards.job import Outcome, run_job
+from pipeline.shards.job import Outcome, ShardJob
 from pipeline.shards.rejects import Reason
-from pipeline.storage import open_storage
 
 REJECTS_SHOWN = 5
 
 
 def _summary(command: ShardsCommand, outcome: Outcome, seconds: float) -> str:
-    manifest, report = outcome.manifest, outcome.report
+    manifest, report, out = outcome.manifest, outcome.report, outcome.out
     gigabytes = sum(shard.bytes for shard in manifest.shards) / 1e9
     media = manifest.media
-    did = f"in {seconds:.1f} s" if report else "already there"
+    state = f"in {seconds:.1f} s" if report else "already there"
     content = f"{manifest.samples} samples of {len(manifest.classes)} classes, {manifest.frames} frames"
-    lines = [f"{content}, {gigabytes:.3f} GB in {command.out} {did}"]
+    lines = [f"{content}, {gigabytes:.3f} GB in {out} {state}"]
     if len(manifest.classes) < 2 < manifest.inputs:
         lines.append("note: fewer than two classes; is DATA a folder of class folders?")
     if report:
         running, written = report["seconds_running"], report["inputs_written"]
         if running:
             lines.append(
-                f"{written} {media} in {running:.1f} s, {written / running:.1f}/s, without Ray's start and end"
+                f"{written} {media} in {running:.1f} s, {written / running:.1f}/s, without starting and stopping Ray"
             )
-        stages = report["stage_seconds"]
-        share = ", ".join(f"{stage} {value:.1f} s" for stage, value in stages.items())
-        lines.append(f"time of all workers (decode includes encode): {share}")
+        stages = ", ".join(f"{stage} {value:.1f} s" for stage, value in report["stage_seconds"].items())
+        lines.append(f"time of all workers (decode includes encode): {stages}")
         if report["ignored"]:
             lines.append("skipped: " + ", ".join(f"{count} {kind}" for kind, count in report["ignored"].items()))
         if media == "clips" and command.frames.timing == "reference":
-            lines.append(f"a frame shows a picture of at most {report['max_timestamp_error_s']:.3f} s away")
+            lines.append(
+                f"largest difference between a frame's time and its picture's: {report['max_timestamp_error_s']:.3f} s"
+            )
     if outcome.reasons:
         by_reason = ", ".join(f"{count} {reason}" for reason, count in sorted(outcome.reasons.items()))
-        lines.append(f"rejects: {by_reason}; all in {command.out}/{REJECTS}, the first are")
-        with open_storage(command.out).parquet(REJECTS) as file:
+        lines.append(f"rejects: {by_reason}; all in {out}/{REJECTS}, the first are")
+        with out.parquet(REJECTS) as file:
             first = next(file.iter_batches(batch_size=REJECTS_SHOWN)).to_pylist()
         lines += [f"  {row['source']}: {row['reason']}, {row['detail']}".replace("\n", " ") for row in first]
     return "\n".join(lines)
 
 
-def _lost(command: ShardsCommand, outcome: Outcome) -> tuple[int, int]:
-    """Inputs that gave no sample, and all; under annotations a clip is lost if no file of its name gave one."""
-    manifest = outcome.manifest
+def _rejected(command: ShardsCommand, outcome: Outcome) -> tuple[int, int]:
+    """Rejected and all inputs; with annotations a clip counts once, as rejected if none of its files decoded."""
+    manifest, out = outcome.manifest, outcome.out
     if command.annotations is None or not manifest.rejects:
         return manifest.rejects, manifest.inputs
     stems = []
     for table in (REJECTS, INDEX):
         try:
-            with open_storage(command.out).parquet(table) as file:
+            with out.parquet(table) as file:
                 sources = file.read(columns=["source"])["source"].to_pylist()
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{command.out}/{table} cannot be read ({error}). {repair_hint(command.out)}") from error
+            raise UserError(f"{out}/{table} cannot be read ({error}). {repair_hint(out)}") from error
         stems.append({PurePosixPath(source).stem for source in sources})
-    rejected, taken = stems
-    return len(rejected - taken), len(rejected | taken)
+    rejects, samples = stems
+    return len(rejects - samples), len(rejects | samples)
 
 
 def _advice(command: ShardsCommand, outcome: Outcome) -> str:
-    """What to do about many rejects, by what most of them are."""
+    """What to do about many rejects, by the most frequent reason."""
     most = max(outcome.reasons, key=lambda reason: outcome.reasons[reason])
     if most == Reason.DUPLICATE_KEY.value and command.annotations is None:
         if command.media == "frames":
-            return "Most have the folder name of another: give the folder of each clip a name of its own"
-        return "Most have the file name of another: are these frames of clips? Take them with --media frames"
+            return "Most have the same folder name as another input: give the folder of each clip a unique name"
+        return "Most have the same file name as another input: are these frames of clips? Take them with --media frames"
     if most == Reason.MIXED_NAMES.value:
-        return "Most hold images of several kinds: say which are the frames with --frames.pattern, in a new OUT"
+        return "Most hold images of several kinds: choose the frames with --frames.pattern, in a new OUT"
     return "If that is expected, raise --max_reject_fraction and run the same command again"
 
 
 def main(command: ShardsCommand) -> int:
     """Run the job and print its summary; returns the exit status."""
     started = time.perf_counter()
-    outcome = run_job(command)
+    outcome = ShardJob(command).run()
     print(_summary(command, outcome, time.perf_counter() - started))
-    lost, inputs = _lost(command, outcome)
-    if lost > command.max_reject_fraction * inputs:
+    rejected, inputs = _rejected(command, outcome)
+    if rejected > command.max_reject_fraction * inputs:
         raise UserError(
-            f"{lost} of {inputs} inputs were rejected, more than max_reject_fraction = "
+            f"{rejected} of {inputs} inputs were rejected, more than max_reject_fraction = "
             f"{command.max_reject_fraction:g}; the dataset is complete without them. "
             f"{_advice(command, outcome)}"
         )

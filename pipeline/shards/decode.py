@@ -1,4 +1,4 @@
-"""One input -> its checked JPEG frames, whatever it is: a clip, an image, or a folder of frames."""
+"""One input (a clip, an image, or a folder of frames) -> its checked JPEG frames."""
 
 import errno
 import time
@@ -22,13 +22,13 @@ Seconds = defaultdict[str, float]
 """Time spent by stage: `decode` (ffmpeg or Pillow, encoding included), `fetch` (reading the input), `check`."""
 
 
-_FAULTS_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-"""They say nothing about the input: a full temporary folder must not make rejects."""
+_MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+"""Errors that say nothing about the input: a full temporary folder must not cause rejects."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Where a job's inputs lie and how they are decoded."""
+    """The location of a job's inputs, and how they are decoded."""
 
     root: Storage
     tar: str | None
@@ -39,18 +39,18 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The frames of one input, in order of time; one frame for an image."""
+    """The frames of one input in order of time; one frame for an image."""
 
     jpegs: list[bytes]
     size: tuple[int, int]
     """Width and height of every frame in pixels."""
     fields: dict[str, Any]
-    """What the record says of them: clips `fps`, `times_s` and what was done to their pictures, images `encoding`."""
+    """Fields of the record: for clips `fps`, `times_s` and the processing of their pictures, for images `encoding`."""
 
 
 @contextmanager
 def timed(seconds: Seconds, stage: str) -> Iterator[None]:
-    """Add the time of the block to a stage."""
+    """Add the duration of the block to a stage."""
     started = time.perf_counter()
     try:
         yield
@@ -96,7 +96,7 @@ def _image(inputs: Inputs, source: Planned, seconds: Seconds) -> tuple[list[byte
 
 
 def _frame_folder(inputs: Inputs, source: Planned, seconds: Seconds) -> tuple[list[bytes], dict[str, Any]]:
-    """Images of a folder in the order of the numbers in their names, taken as frames at the rate of the settings."""
+    """Images of a folder in the order of the numbers in their names, as frames at the rate of the settings."""
     pattern = inputs.frames.pattern
     with timed(seconds, "fetch"):
         paths = frame_files(inputs.root.files(source.path), pattern)
@@ -132,14 +132,14 @@ def decode(inputs: Inputs, source: Planned, seconds: Seconds) -> Decoded:
     if source.fault:
         raise Rejected(Reason.UNREADABLE, source.fault)
     if "\0" in source.path:
-        raise Rejected(Reason.UNREADABLE, "no path has a NUL byte")
+        raise Rejected(Reason.UNREADABLE, "the path has a NUL byte")
     try:
         jpegs, fields = _READERS[inputs.media](inputs, source, seconds)
     except FileNotFoundError as error:
         raise Rejected(Reason.UNREADABLE, "no such file") from error
     except (OSError, EOFError) as error:
-        written_too_much = isinstance(error, OSError) and error.errno == errno.EFBIG and error.filename is None
-        if written_too_much or getattr(error, "errno", None) in _FAULTS_OF_THE_MACHINE:  # the first is `ulimit -f`
+        file_limit = isinstance(error, OSError) and error.errno == errno.EFBIG and error.filename is None  # `ulimit -f`
+        if file_limit or getattr(error, "errno", None) in _MACHINE_ERRORS:
             raise
         raise Rejected(Reason.UNREADABLE, getattr(error, "strerror", None) or str(error)) from error
     sizes = set()

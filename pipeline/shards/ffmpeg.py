@@ -1,4 +1,4 @@
-"""Run ffmpeg as a child process that cannot hang, flood memory or disk, or outlive us."""
+"""Run ffmpeg as a child process with limits on time, memory and output that ends with this process."""
 
 import contextlib
 import fcntl
@@ -25,7 +25,7 @@ _NO_MEMORY = re.compile(rb"Cannot allocate memory|Resource temporarily unavailab
 
 
 class FfmpegError(Exception):
-    """ffmpeg failed; the message holds the start of what it said."""
+    """ffmpeg failed; the message is the beginning of its own."""
 
 
 class FfmpegTimeout(FfmpegError):  # noqa: N818
@@ -44,7 +44,7 @@ def ffmpeg_path() -> str:
 
 @contextlib.contextmanager
 def memory_file(content: bytes = b"") -> Iterator[IO[bytes]]:
-    """A nameless file in memory that a child process can read or write by its descriptor."""
+    """An unnamed file in memory that a child process can read or write by its descriptor."""
     with os.fdopen(os.memfd_create("ffmpeg"), "w+b") as file:
         file.write(content)
         file.seek(0)
@@ -52,12 +52,12 @@ def memory_file(content: bytes = b"") -> Iterator[IO[bytes]]:
 
 
 def _bind(process: int, lifeline: int, limits: dict[int, int]) -> None:
-    """Limit what `process` may take, and let the kernel kill it when the other end of the pipe `lifeline` closes.
+    """Set resource limits of `process`, and let the kernel kill it when the other end of the pipe `lifeline` closes.
 
-    All from outside: a `preexec_fn`, which could do the same, makes Python fork instead of vfork, and copying the page
-    tables of a process that has Ray and torch loaded costs 9 ms a clip.
+    A `preexec_fn` could do the same but makes Python fork instead of vfork, and copying the page tables of a process
+    with Ray and torch loaded costs 9 ms per clip.
     """
-    with contextlib.suppress(ProcessLookupError):  # it is over already
+    with contextlib.suppress(ProcessLookupError):  # it has already exited
         for limit, value in limits.items():
             lower = smaller_limit(value, resource.prlimit(process, limit)[0])
             resource.prlimit(process, limit, (lower, lower))
@@ -67,10 +67,10 @@ def _bind(process: int, lifeline: int, limits: dict[int, int]) -> None:
 
 
 def _lines(stream: IO[bytes], deadline: float) -> Iterator[bytes]:
-    """The lines of `stream` to its end, as they come; of a long line parts.
+    """Yield the lines of `stream` as they arrive, and long lines in parts.
 
     Raises:
-        TimeoutError: it has not ended when the monotonic clock passes `deadline`.
+        TimeoutError: the stream is still open at `deadline` (monotonic clock).
     """
     rest = b""
     poll = select.poll()
@@ -88,13 +88,13 @@ def _lines(stream: IO[bytes], deadline: float) -> Iterator[bytes]:
             return
 
 
-def _blame_user_limits(status: int, said: bytes, max_memory: int, max_written: int) -> None:
-    """Raise UserError if ffmpeg failed because the user's limits are lower than those asked for: no fault of a clip."""
+def _check_user_limits(status: int, message: bytes, max_memory: int, max_written: int) -> None:
+    """Raise UserError if ffmpeg failed because of the user's own limits, which is no fault of the clip."""
     limits = {resource.RLIMIT_FSIZE: max_written, resource.RLIMIT_AS: max_memory}
     lower = {kind for kind, ours in limits.items() if smaller_limit(ours, user_limit(kind)) != ours}
     if status == -signal.SIGXFSZ and resource.RLIMIT_FSIZE in lower:
         raise UserError(f"ffmpeg wrote more than `{shown_limit(resource.RLIMIT_FSIZE)}` allows: raise that limit")
-    short_of_memory = status in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGKILL) or _NO_MEMORY.search(said)
+    short_of_memory = status in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGKILL) or _NO_MEMORY.search(message)
     if short_of_memory and resource.RLIMIT_AS in lower:
         limit = shown_limit(resource.RLIMIT_AS)
         raise UserError(f"ffmpeg needs more memory than `{limit}` allows: raise that limit, to 4194304 for 8K clips")
@@ -111,17 +111,17 @@ def run_ffmpeg(
 ) -> bytes:
     """Run `ffmpeg ARGUMENTS` and return its standard output.
 
-    It inherits the descriptors `pass_fds` under their numbers. It is killed at the deadline, when it writes more than
-    `max_written` bytes to its output or to one file, and when this process dies; memory beyond `max_memory` bytes of
-    address space is refused to it, which it reports as an error. Lower limits of the user (`ulimit`) stay.
+    It inherits the descriptors `pass_fds`. It is killed at the deadline, if it writes more than `max_written` bytes to
+    its output or to one file, and when this process dies; an allocation beyond `max_memory` bytes of address space
+    fails, which it reports as an error. Lower limits of the user (`ulimit`) apply.
 
-    `watch` is called with each line that it says about its streams, at level "info"; what that raises ends ffmpeg.
+    `watch` is called with each line of its log at level "info"; an exception in it ends ffmpeg.
 
     Raises:
         FfmpegError: it exited with an error.
         FfmpegTimeout: it ran longer than `deadline_s` seconds.
         FfmpegFlood: it wrote more than `max_written` bytes.
-        UserError: a limit of the user's stopped it that is lower than the one given here.
+        UserError: a limit of the user (`ulimit`) stopped it.
     """
     level = ["-loglevel", "error"] if watch is None else ["-nostats", "-loglevel", "level+info"]
     command = [ffmpeg_path(), "-nostdin", "-hide_banner", *level, *arguments]
@@ -154,7 +154,7 @@ def run_ffmpeg(
         except (TimeoutError, subprocess.TimeoutExpired) as error:
             raise FfmpegTimeout(f"no end after {deadline_s:g} s") from error
         if status != 0:
-            _blame_user_limits(status, message, max_memory, max_written)
+            _check_user_limits(status, message, max_memory, max_written)
         if status == -signal.SIGXFSZ:
             raise FfmpegFlood(f"more than {max_written} bytes of output")
         if status != 0:
@@ -165,5 +165,5 @@ def run_ffmpeg(
 
 @functools.cache
 def ffmpeg_version() -> str:
-    """The version that ffmpeg states."""
+    """Version of ffmpeg."""
     return run_ffmpeg(["-version"], deadline_s=60).decode(errors="replace").split()[2]

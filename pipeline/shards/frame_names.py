@@ -1,4 +1,4 @@
-"""Which images of a folder are the frames of its clip, and in which order of time: told from their names alone."""
+"""Which images of a folder are the frames of its clip, and their order, from their names alone."""
 
 import re
 from collections import defaultdict
@@ -17,14 +17,14 @@ _LONGEST_NAME = 255
 _KINDS_SHOWN = 6
 
 Key = tuple[tuple[str, int, str], ...]
-"""Text, whole number and fraction, again and again: names in this order are in the order of their numbers."""
+"""Sort key of a name: (text, whole number, fraction) for each number in it, so names sort by their numbers."""
 
 
 def _regular_expression(pattern: str) -> str:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"no regular expression: {error}") from error
+        raise ValueError(f"is not a regular expression: {error}") from error
     return pattern
 
 
@@ -33,7 +33,7 @@ NamePattern = Annotated[str, AfterValidator(_regular_expression)]
 
 
 def _parts(name: str) -> tuple[list[str], list[str]]:
-    """The texts around the numbers of a name without its extension, and the numbers."""
+    """The texts around the numbers of a name (without its extension), and the numbers."""
     stem = PurePosixPath(name).stem
     return _NUMBER.split(stem), _NUMBER.findall(stem)
 
@@ -44,9 +44,9 @@ def _have_even_steps(numbers: Iterable[Fraction]) -> bool:
 
 
 def _are_counters(numbers: Sequence[str]) -> bool:
-    """Whether the dot divides two counters, as in 1.9, 1.10, rather than a fraction, as in 1.5, 1.25.
+    """Whether the dot separates two counters, as in 1.9, 1.10, rather than a fraction, as in 1.5, 1.25.
 
-    It does where fractions of different lengths end in zeros, or rise in even steps as counters but not as fractions.
+    It does if fractions of different lengths end in zeros, or have even steps as counters but not as fractions.
     """
     wholes = {number.partition(".")[0] for number in numbers}
     fractions = {fraction for _, _, fraction in (number.partition(".") for number in numbers) if fraction}
@@ -59,7 +59,7 @@ def _are_counters(numbers: Sequence[str]) -> bool:
 
 
 def _keys(names: Sequence[str]) -> dict[str, Key]:
-    """Keys of names that differ in nothing but their numbers."""
+    """Sort keys of names that differ only in their numbers."""
     parts = [_parts(name) for name in names]
     counters = [_are_counters(column) for column in zip(*(numbers for _, numbers in parts), strict=True)]
     keys = {}
@@ -73,7 +73,7 @@ def _keys(names: Sequence[str]) -> dict[str, Key]:
 
 
 def _kinds(names: Iterable[str]) -> list[list[str]]:
-    """Names that differ in their numbers alone, together; of those that share all numbers, each extension apart."""
+    """Groups of names that differ only in their numbers; split by extension if two have the same numbers."""
     alike: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for name in names:
         alike[tuple(_parts(name)[0])].append(name)
@@ -90,7 +90,7 @@ def _kinds(names: Iterable[str]) -> list[list[str]]:
 
 
 def _pattern_of(kind: list[str]) -> str:
-    """The regular expression that takes names of this kind."""
+    """A regular expression that matches names of this kind."""
     number = r"[\d.]+" if any("." in n for name in kind for n in _parts(name)[1]) else r"\d+"
     extensions = sorted({re.escape(PurePosixPath(name).suffix[1:]) for name in kind})
     extension = extensions[0] if len(extensions) == 1 else f"({'|'.join(extensions)})"
@@ -98,10 +98,10 @@ def _pattern_of(kind: list[str]) -> str:
 
 
 def in_order(names: Iterable[str], chosen: bool = False) -> list[str]:
-    """The names of a clip's frames in the order of the numbers in them; `chosen` by frames.pattern or not.
+    """The names of a clip's frames in the order of their numbers; `chosen`: whether frames.pattern selected them.
 
     Raises:
-        Rejected: they are of several kinds and nobody has chosen, or two have the same numbers.
+        Rejected: they are of several kinds and not `chosen`, or two have the same numbers.
     """
     kinds = _kinds(sorted(names))
     if len(kinds) > 1 and not chosen:
@@ -112,6 +112,6 @@ def in_order(names: Iterable[str], chosen: bool = False) -> list[str]:
     for kind in kinds:
         for name, key in _keys(kind).items():
             if key in names_of:
-                raise Rejected(Reason.MIXED_NAMES, f"{names_of[key]} and {name} have the same place in time")
+                raise Rejected(Reason.MIXED_NAMES, f"{names_of[key]} and {name} have the same number")
             names_of[key] = name
     return [names_of[key] for key in sorted(names_of)]

@@ -1,4 +1,4 @@
-"""Clip -> JPEG frames at a constant rate and the times that they show, by one ffmpeg process."""
+"""Clip -> JPEG frames at a constant rate and their times, by one ffmpeg process."""
 
 import io
 import os
@@ -25,12 +25,12 @@ from pipeline.shards.rejects import Reason, Rejected
 from pipeline.shards.treatment import PLAIN, Observer, Treatment, Untreated
 
 _CONTAINERS = "mov,matroska,avi,flv,mpeg,mpegvideo,mpegts,asf,ogg"
-"""ffmpeg's demuxers that hold their pictures themselves; playlists, scripts and picture formats stay out."""
+"""ffmpeg's demuxers of self-contained files; playlists, scripts and image formats are excluded."""
 _MAX_MEMORY = 4 << 30
 """Bytes of address space for ffmpeg; an 8K 10-bit H.264 clip needs between 1 and 2 GiB."""
 _MAX_JPEG_BYTES = 1 << 30
 _MAX_TIMES_BYTES = 64 << 20
-"""Bound on the printed times that are read; two million pictures."""
+"""Limit of the printed times, enough for two million pictures."""
 _END_THEN_START = b"\xff\xd9\xff\xd8"
 _TIME = re.compile(rb"^frame:(\d+) +pts:(-?\d+)", re.MULTILINE)
 _REASONS = (
@@ -41,30 +41,30 @@ _REASONS = (
     (r"Impossible to convert between the formats", Reason.DECODE_ERROR, "colors that ffmpeg cannot convert"),
     (r"not on whitelist|Not detecting m3u8", Reason.NOT_MEDIA, "no video container that is read"),
 )
-"""What ffmpeg says, and the reason and detail that it stands for; anything else is a decoding error."""
+"""ffmpeg's messages with the reason and detail of the reject; all others are decoding errors."""
 
 
 _MAX_FRAMES = 1_000_000
 _MAX_PIXELS = 2**31 - 1
-"""What ffmpeg takes for its own bound."""
+"""Largest value that ffmpeg accepts."""
 _MAX_DEADLINE_S = 7 * 24 * 3600
-"""A week; waiting for much longer overflows the system's milliseconds."""
+"""A week; a much longer wait overflows the milliseconds of `poll`."""
 
 
 class FrameSettings(Settings):
     """How frames are taken from clips."""
 
     fps: float = Field(2.0, ge=0.001, le=1000)
-    """Frames per second; frame k is the picture on display k/fps seconds after the first."""
+    """Frames per second; frame k is the picture that is displayed k/fps seconds after the first."""
     timing: Literal["exact", "reference"] = "exact"
-    """`reference` decodes only pictures that others refer to and takes the nearest one: faster, but less even in time,
-    and a frame may be missing at the end."""
+    """`reference` decodes only reference pictures and takes the nearest one: faster, but less regular in time, and the
+    last frame may be missing."""
     short_side: int = Field(256, ge=16, le=MAX_JPEG_SIDE)
     """Shorter side of a frame in pixels; smaller clips are not enlarged."""
     quality: int = Field(2, ge=1, le=31)
     """ffmpeg's JPEG quantizer scale: 1 best, 31 worst; 2 is about Pillow quality 95."""
     min_frames: int = Field(8, ge=1, le=_MAX_FRAMES)
-    """Clips with fewer frames are rejected; below 8 the sampling ranges of the method are empty."""
+    """Clips with fewer frames are rejected; with fewer than 8 the sampling ranges of the method are empty."""
     max_frames: int = Field(2000, ge=1, le=_MAX_FRAMES)
     """Clips with more frames are rejected."""
     max_pixels: int = Field(40_000_000, ge=1, le=_MAX_PIXELS)
@@ -72,8 +72,8 @@ class FrameSettings(Settings):
     deadline_s: float = Field(600.0, gt=0, le=_MAX_DEADLINE_S)
     """A clip whose decoding takes longer is rejected."""
     pattern: NamePattern | None = None
-    r"""With media = frames: regular expression for the names of the frames, such as 'img_\d+\.jpg', where folders hold
-    other images beside them."""
+    r"""With media = frames: regular expression for the names of the frames, such as 'img_\d+\.jpg', if the folders also
+    hold other images."""
 
     @model_validator(mode="after")
     def _some_number_of_frames_is_allowed(self) -> "FrameSettings":
@@ -84,25 +84,25 @@ class FrameSettings(Settings):
 
 @dataclass(frozen=True)
 class Frames:
-    """The frames of one clip in order of time; nominally, frame k shows the clip after k/fps seconds."""
+    """The frames of one clip in order of time; nominally, frame k is at k/fps seconds."""
 
     jpegs: list[bytes]
     times_s: list[float]
-    """Presentation time of the picture that each frame really shows, in seconds after the first picture."""
+    """Presentation time of the picture of each frame, in seconds after the first picture."""
     treatment: Treatment
-    """What was done to the pictures beyond scaling."""
+    """Processing of the pictures beyond scaling."""
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Frame rate as a fraction, and a time base (ticks per second) in which frame times are whole numbers."""
+    """Frame rate as a fraction, and a time base (ticks per second) in which frame times are integers."""
 
     fps: Fraction
     ticks_per_s: int
 
     @classmethod
     def at(cls, fps: float) -> "Clock":
-        """The clock for `fps`, with ticks of about a microsecond or less."""
+        """The clock of a frame rate, with ticks of about a microsecond or less."""
         rate = Fraction(fps).limit_denominator(100_000)
         return cls(rate, rate.numerator * -(-1_000_000 // rate.numerator))
 
@@ -113,16 +113,16 @@ class Clock:
 
 
 def shown_pictures(pts: np.ndarray, frames: int, ticks_per_frame: int, nearest: bool) -> np.ndarray:
-    """Which picture each frame shows, by the rule of ffmpeg's fps filter (round=up).
+    """Index of the picture that each frame shows, by the rule of ffmpeg's fps filter (round=up).
 
     Args:
         pts: (pictures,) int64 presentation times in ticks, in order of decoding.
         frames: number of frames.
         ticks_per_frame: ticks from one frame to the next.
-        nearest: the picture nearest in time is shown, not the one on display: each takes over half-way.
+        nearest: show the picture nearest in time instead of the one on display.
 
     Returns:
-        (frames,) index of a picture.
+        (frames,) indices of pictures.
     """
     since_first = pts - pts[0]
     takes_over = since_first
@@ -135,10 +135,10 @@ def shown_pictures(pts: np.ndarray, frames: int, ticks_per_frame: int, nearest: 
 def ffmpeg_arguments(clip: str, times: str, settings: FrameSettings, treatment: Treatment = PLAIN) -> list[str]:
     """Arguments that make ffmpeg write the frames of `clip` to its standard output, as concatenated JPEGs.
 
-    The presentation time of each decoded picture is written to `times`, a file or pipe that ffmpeg can open.
-    Upright (ffmpeg applies rotation metadata), square pixels, 4:2:0 in JPEG's color space (full range, BT.601
-    matrix), no metadata, one thread, the same bytes on any kind of CPU (of HDR clips this is not known: zscale chooses
-    its code by itself). Any decoding error ends it (`-xerror`), so a damaged clip is never taken for a short one.
+    The presentation time of each decoded picture is written to `times`, a file or pipe that ffmpeg can open. Frames are
+    upright (ffmpeg applies rotation metadata) with square pixels, 4:2:0 in JPEG's color space (full range, BT.601
+    matrix), without metadata, by one thread, and byte-identical on all CPUs (except possibly for HDR clips, as zscale
+    selects code by CPU). Any decoding error ends ffmpeg (`-xerror`), so a damaged clip is never taken for a short one.
     """
     clock = Clock.at(settings.fps)
     factor = f"min(1,{settings.short_side}/min(iw*sar,ih))"
@@ -146,18 +146,18 @@ def ffmpeg_arguments(clip: str, times: str, settings: FrameSettings, treatment: 
     scaling = "flags=bicubic+accurate_rnd+bitexact"
     to_jpeg = f"out_range=full:out_color_matrix=bt601:{scaling}"
     size = f"w='max(1,round(iw*sar*{factor}))':h='max(1,round(ih*{factor}))'"
-    if tones := treatment.tone_filters:  # of the small pictures: it takes long
+    if tones := treatment.tone_filters:  # after scaling, as it is slow
         color = (f"scale={size}:out_color_matrix=bt2020:{scaling}", "format=yuv444p12le", *tones, f"scale={to_jpeg}")
     else:
         color = (f"scale={size}:{to_jpeg}",)
     filters = (
         *treatment.first_filters,
         f"settb=1/{clock.ticks_per_s}",
-        "metadata=mode=add:key=t:value=t",  # pictures without metadata would not be printed
+        "metadata=mode=add:key=t:value=t",  # the print filter skips pictures without metadata
         "metadata=mode=print:file='{}'".format(times.replace(":", r"\:")),
         f"setpts='{takes_over}-STARTPTS'",
         f"fps=fps={clock.fps}:round=up",
-        f"trim=end_frame={settings.max_frames + 1}",  # a gap in time is filled at once, before any frame is encoded
+        f"trim=end_frame={settings.max_frames + 1}",  # a gap in time is filled in one go, before any frame is encoded
         *color,
         "setsar=1",
         "format=yuv420p",
@@ -172,7 +172,7 @@ def ffmpeg_arguments(clip: str, times: str, settings: FrameSettings, treatment: 
         threads=1,
         **decoder,
     )
-    # A plain `vf` and no map: ffmpeg then takes the best of several video streams.
+    # `vf` without a map: ffmpeg then takes the best of several video streams.
     output = source.output(
         "pipe:",
         vf=",".join(filters),
@@ -194,7 +194,7 @@ def ffmpeg_arguments(clip: str, times: str, settings: FrameSettings, treatment: 
 
 
 def split_jpegs(stream: bytes) -> list[bytes]:
-    """Cut concatenated JPEGs apart; entropy-coded bytes never hold an unescaped marker."""
+    """Split concatenated JPEGs; entropy-coded bytes never contain an unescaped marker."""
     if not stream:
         return []
     parts = stream.split(_END_THEN_START)
@@ -206,7 +206,7 @@ def _open(path: Path) -> IO[bytes]:
     """Open a regular file that is not empty.
 
     Raises:
-        Rejected: it is something else or cannot be opened.
+        Rejected: it is empty, not a regular file, or cannot be opened.
     """
     try:
         file = open_regular(path)
@@ -218,9 +218,9 @@ def _open(path: Path) -> IO[bytes]:
     raise Rejected(Reason.UNREADABLE, "the file is empty")
 
 
-def _rejected(said: str, clip: str, settings: FrameSettings) -> Rejected:
-    """What ffmpeg's first message means, in words that are the same in every run and every folder."""
-    first = re.sub(r"^(\[[^\]]*\] *)+", "", said.replace(clip, "the input").splitlines()[0])
+def _rejected(message: str, clip: str, settings: FrameSettings) -> Rejected:
+    """The reject for ffmpeg's first message, with a detail that is the same in every run and every folder."""
+    first = re.sub(r"^(\[[^\]]*\] *)+", "", message.replace(clip, "the input").splitlines()[0])
     for pattern, reason, detail in _REASONS:
         if re.search(pattern, first):
             return Rejected(reason, detail.format(max_pixels=settings.max_pixels))
@@ -231,7 +231,7 @@ def _rejected(said: str, clip: str, settings: FrameSettings) -> Rejected:
 class _Decoded:
     jpegs: list[bytes]
     report: bytes
-    """The printed times of the decoded pictures."""
+    """Printed times of the decoded pictures."""
     track_id: int | None
     treatment: Treatment
 
@@ -239,8 +239,8 @@ class _Decoded:
 def _decode_with(treatment: Treatment, file: IO[bytes], settings: FrameSettings) -> _Decoded:
     """Run ffmpeg on an open clip.
 
-    ffmpeg gets the clip as a descriptor: no file name can be taken for a pattern, an option or an address, and it
-    makes no difference if the file is removed meanwhile.
+    ffmpeg gets the clip as a descriptor: no file name can be taken for a pattern, an option or a URL, and the file may
+    be removed meanwhile.
 
     Raises:
         Untreated: the clip needs another treatment.
@@ -271,22 +271,22 @@ def _decode_with(treatment: Treatment, file: IO[bytes], settings: FrameSettings)
 
 
 def _decode(file: IO[bytes], settings: FrameSettings) -> _Decoded:
-    """Decode an open clip with the treatment that it needs."""
+    """Decode an open clip with the treatment that it needs, found by trying."""
     treatment = PLAIN
-    while True:  # each time with one more
+    while True:  # each attempt adds one
         try:
             return _decode_with(treatment, file, settings)
-        except Untreated as found:
-            treatment = found.treatment
+        except Untreated as error:
+            treatment = error.treatment
 
 
 def extract_frames(path: Path, settings: FrameSettings) -> Frames:
     """Decode the clip at `path` into JPEG frames.
 
     Raises:
-        Rejected: it cannot be read or decoded to its end, lacks a part by what its container states, takes too long,
-            has too few or too many frames or too small or too large pictures, or its pictures change size or format
-            on the way.
+        Rejected: it cannot be read or decoded to its end, is incomplete according to its container, takes too long, has
+            too few or too many frames or too small or too large pictures, or the size or format of its pictures
+            changes.
     """
     with _open(path) as file:
         statement = read_statement(file)
@@ -295,7 +295,7 @@ def extract_frames(path: Path, settings: FrameSettings) -> Frames:
         decoded = _decode(file, settings)
     jpegs = decoded.jpegs
     pictures = _TIME.findall(decoded.report)
-    if sum(number == b"0" for number, _ in pictures) > 1:  # ffmpeg started its filters anew
+    if sum(number == b"0" for number, _ in pictures) > 1:  # ffmpeg restarted its filters
         raise Rejected(Reason.DECODE_ERROR, "the size or format of the pictures changes within the clip")
     if len(jpegs) > settings.max_frames:
         raise Rejected(Reason.TOO_LONG, f"more than max_frames = {settings.max_frames} frames at {settings.fps:g} fps")

@@ -1,4 +1,4 @@
-"""Still image -> JPEG that every decoder takes."""
+"""Still image -> JPEG that every decoder reads in the same way."""
 
 import io
 import warnings
@@ -9,37 +9,37 @@ from pydantic import Field
 from pipeline.jpeg import MAX_JPEG_SIDE, TURNS, JpegError, TooManyScansError, check_jpeg, check_scans
 from pipeline.orientation import exif_orientation, has_orderly_header, turning_segments, without_segments
 from pipeline.settings import Settings
-from pipeline.shards.pixels import mend_transparent_color, to_rgb
+from pipeline.shards.pixels import rescale_transparent_color, to_rgb
 from pipeline.shards.rejects import Reason, Rejected
 
 MIN_SIDE = 16
 """Pictures with a shorter side in pixels are rejected."""
 _PILLOWS_LIMIT = 178_956_970
-"""Pixels beyond which Pillow opens no image."""
+"""Largest number of pixels that Pillow opens."""
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
-"""What Pillow may read: pixels only, never formats that run a program or name other files (EPS, WMF)."""
+"""Formats that Pillow may read: none that run a program or refer to other files (EPS, WMF)."""
 _JPEGS = ("JPEG", "MPO")
 _DECODE_FAULTS = (Exception,)
-"""What Pillow raises on broken files: its decoders use every kind."""
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `max_pixels` decides
+"""Pillow's decoders raise all kinds of exceptions on broken files."""
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `max_pixels` is checked instead
 
 
 class ImageSettings(Settings):
-    """How still images are taken."""
+    """How still images are converted."""
 
     short_side: int | None = Field(None, ge=16, le=MAX_JPEG_SIDE)
     """Shrink larger images to this shorter side in pixels; by default JPEGs are kept byte for byte."""
     quality: int = Field(95, ge=1, le=100)
-    """Pillow's JPEG quality for images that must be re-encoded."""
+    """Pillow's JPEG quality for re-encoded images."""
     max_pixels: int = Field(100_000_000, ge=1, le=_PILLOWS_LIMIT)
-    """Images with more pixels are rejected unread."""
+    """Images with more pixels are rejected without decoding."""
 
 
 def check_side(size: tuple[int, int]) -> None:
-    """Make sure that a picture of `size` (width, height) has at least `MIN_SIDE` pixels a side.
+    """Check that both sides of `size` (width, height) have at least `MIN_SIDE` pixels.
 
     Raises:
-        Rejected: it has not.
+        Rejected: one is smaller.
     """
     if min(size) < MIN_SIDE:
         raise Rejected(Reason.TOO_SMALL, f"{size[0]} x {size[1]} pixels; a side must have at least {MIN_SIDE}")
@@ -50,16 +50,16 @@ def _orientation(image: Image.Image, data: bytes) -> int:
         return exif_orientation(data)
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except _DECODE_FAULTS:  # a broken EXIF block says nothing about the picture
+    except _DECODE_FAULTS:  # the picture may be fine although its EXIF block is broken
         return 1
 
 
 def encode_image(data: bytes, settings: ImageSettings) -> tuple[bytes, str]:
-    """Turn the bytes of an image file into an upright RGB JPEG; animations give their first picture.
+    """Convert the bytes of an image file into an upright RGB JPEG; of an animation the first picture.
 
-    Returns its bytes and how they were made: "copied" byte for byte (not decoded: see `checked_size`), "copied without
-    its orientation" where readers could have turned it by its metadata, or what was converted, such as "from PNG RGBA"
-    or "from JPEG RGB, rotated upright, resized". No reader finds an orientation in them.
+    Returns the JPEG and how it was made: "copied" byte for byte (not decoded: see `checked_size`), "copied without
+    its orientation" if metadata was removed by which readers could have turned it, or a conversion such as "from PNG
+    RGBA" or "from JPEG RGB, rotated upright, resized". The JPEG has no orientation in its metadata.
 
     Raises:
         Rejected: it cannot be opened or decoded, or has too few or too many pixels.
@@ -68,13 +68,13 @@ def encode_image(data: bytes, settings: ImageSettings) -> tuple[bytes, str]:
         raise Rejected(Reason.UNREADABLE, "the file is empty")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # metadata that Pillow finds odd; the decode below is what counts
+            warnings.simplefilter("ignore")  # about unusual metadata; only the decode below counts
             return _encode(data, settings)
     except Rejected:
         raise
     except TooManyScansError as error:
         raise Rejected(Reason.TOO_LARGE, str(error)) from error
-    except UnidentifiedImageError as error:  # its message holds a memory address
+    except UnidentifiedImageError as error:  # its message contains a memory address
         raise _unidentified(data) from error
     except Image.DecompressionBombError as error:
         raise Rejected(Reason.TOO_LARGE, f"more than max_pixels = {settings.max_pixels} pixels") from error
@@ -97,7 +97,7 @@ def _encode(data: bytes, settings: ImageSettings) -> tuple[bytes, str]:
                 Reason.TOO_LARGE, f"{image.width} x {image.height} pixels; max_pixels is {settings.max_pixels}"
             )
         check_side(image.size)
-        mend_transparent_color(image)  # first, as Pillow decodes a PNG to read its EXIF
+        rescale_transparent_color(image)  # first, because reading the EXIF of a PNG decodes it
         orientation = _orientation(image, data)
         shrink = settings.short_side is not None and min(image.size) > settings.short_side
         kept = image.format == "JPEG" and image.mode == "RGB" and has_orderly_header(data)
@@ -108,7 +108,7 @@ def _encode(data: bytes, settings: ImageSettings) -> tuple[bytes, str]:
         if image.format in _JPEGS:
             check_scans(data)
         source = f"from {image.format} {image.mode}"
-        turn = TURNS.get(orientation) if image.format != "TIFF" else None  # Pillow turns TIFFs as it decodes them
+        turn = TURNS.get(orientation) if image.format != "TIFF" else None  # Pillow turns TIFFs while decoding
         upright, gray_levels = to_rgb(image)
     if turn is not None:
         upright = upright.transpose(turn)
@@ -128,10 +128,10 @@ def _encode(data: bytes, settings: ImageSettings) -> tuple[bytes, str]:
 
 
 def checked_size(jpeg: bytes) -> tuple[int, int]:
-    """(width, height) of a JPEG that decodes to its end.
+    """Decode a JPEG to its end and return (width, height).
 
     Raises:
-        Rejected: it does not, or would take too long.
+        Rejected: it is damaged, or would take too long.
     """
     try:
         return check_jpeg(jpeg)

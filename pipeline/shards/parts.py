@@ -1,4 +1,4 @@
-"""What an unfinished job has done: for each finished shard its index rows, its rejects and a summary."""
+"""Progress of an unfinished job: index rows, rejects and a summary of each finished shard."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -12,7 +12,7 @@ from pipeline.storage import Storage
 
 @dataclass(frozen=True)
 class Part:
-    """A finished shard, as far as the manifest must know it."""
+    """Summary of a finished shard."""
 
     name: str
     inputs: int
@@ -23,9 +23,14 @@ class Part:
     reasons: dict[str, int]
     """Rejects by reason."""
     seconds: dict[str, float]
-    """Time by stage: fetch, decode, check, write."""
+    """Duration of each stage: fetch, decode, check, write."""
     max_timestamp_error_s: float
-    """Furthest that a frame's time lies from its place in the even row of frames."""
+    """Largest difference between the time that a frame shows and the time that it should show."""
+
+    @property
+    def rejects(self) -> int:
+        """Number of rejected inputs."""
+        return sum(self.reasons.values())
 
 
 def _index_part(name: str) -> str:
@@ -37,7 +42,7 @@ def _rejects_part(name: str) -> str:
 
 
 def read_part(out: Storage, name: str) -> Part | None:
-    """The finished part of shard `name`, or None if the shard has yet to be written."""
+    """The part of shard `name`; None if the shard is not finished."""
     if out.size(_index_part(name)) is None:
         return None
     with out.parquet(_index_part(name)) as file:
@@ -59,7 +64,7 @@ def read_rejects_part(out: Storage, name: str) -> pa.Table:
 
 
 def write_part(out: Storage, part: Part, rows: pa.Table, rejects: pa.Table) -> None:
-    """Write what `read_part` finds; the index part comes last, so where it is, the shard is complete."""
+    """Write the part of a shard; the index rows come last, so if they exist the shard is complete."""
     with out.atomic_write(_rejects_part(part.name)) as path:
         pq.write_table(rejects, path)
     with out.atomic_write(_index_part(part.name)) as path:

@@ -1,4 +1,4 @@
-"""Pixels of every kind that Pillow reads -> RGB with 8 bits a channel, transparency laid on white."""
+"""Any kind of pixels that Pillow reads -> 8-bit RGB, with transparency blended on white."""
 
 import math
 from typing import NamedTuple
@@ -13,32 +13,32 @@ from pipeline.shards.rejects import Reason, Rejected
 _SIGNED, _WHITE_IS_ZERO = 2, 0
 """TIFF's SampleFormat of signed integers, and its PhotometricInterpretation of negatives."""
 _DARKEST = 1 / 8
-"""A picture must reach so much of the range that it is taken to have; a darker one may have another range."""
+"""Share of its presumed range that a picture must reach; a darker one probably has another range."""
 _SLACK = 1 / 512
-"""So much of the range may lie outside of it: half a level of 256."""
+"""Share of the range by which values may exceed it: half a level of 256."""
 _PNG_LEVELS = {"L;2": 85, "L;4": 17, "RGB;16B": 1 / 256}
-"""By what Pillow scales the pixels of some PNGs, but not their transparent color."""
+"""Factors by which Pillow scales the pixels of some PNGs, but not their transparent color."""
 
 
 class _Gray(NamedTuple):
-    """Gray levels that Pillow would clip, not scale."""
+    """Gray levels that Pillow would clip instead of scale."""
 
     values: NDArray[np.generic]
     """(height, width) numbers."""
     whites: tuple[int, ...]
-    """Possible ranges: white is 1 if that is 1, else it is one below (256: 0 to 255)."""
+    """Possible ranges: 1 means 0 to 1, n means 0 to n - 1."""
     negative: bool
     """Whether 0 is white."""
 
 
 def _gray(image: Image.Image) -> _Gray | None:
-    """The gray levels of an image with more than 8 bits a pixel, or signed ones; None of any other image."""
+    """Gray levels of an image with more than 8 bits per pixel or signed ones; None for other images."""
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     bits = tags.get(BITSPERSAMPLE, (16,))[0]
     signed = tags.get(SAMPLEFORMAT, (1,))[0] == _SIGNED
     negative = tags.get(PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO
     if image.mode.startswith("I;16"):
-        return _Gray(np.asarray(image), (1 << bits,), negative)  # the range that the formats state
+        return _Gray(np.asarray(image), (1 << bits,), negative)  # the range given by the format
     if image.mode == "F":
         return _Gray(np.asarray(image), (1, 1 << 8, 1 << 16), negative)
     if image.mode == "I" or (image.mode == "L" and signed):
@@ -50,10 +50,10 @@ def _gray(image: Image.Image) -> _Gray | None:
 
 
 def _white(gray: _Gray) -> int:
-    """The smallest of the possible ranges that holds all pixels.
+    """The smallest of the possible ranges that contains all pixels.
 
     Raises:
-        Rejected: none does, or the picture would be nearly black in it.
+        Rejected: none does, or the picture would be almost black in it.
     """
     low, high = float(gray.values.min()), float(gray.values.max())
     if not math.isfinite(high - low):
@@ -71,8 +71,8 @@ def _eight_bits(gray: _Gray, white: int) -> Image.Image:
     return Image.fromarray(~levels if gray.negative else levels)
 
 
-def mend_transparent_color(image: ImageFile.ImageFile) -> None:
-    """Bring the transparent color of a PNG that was just opened, and is not decoded, to the scale of its pixels."""
+def rescale_transparent_color(image: ImageFile.ImageFile) -> None:
+    """Scale the transparent color of a PNG like its pixels; call it after opening and before decoding."""
     color = image.info.get("transparency")
     factor = _PNG_LEVELS.get(str(image.tile[0].args)) if image.format == "PNG" and image.tile else None
     if factor is not None and isinstance(color, int):
@@ -82,21 +82,21 @@ def mend_transparent_color(image: ImageFile.ImageFile) -> None:
 
 
 def to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
-    """Decode an image into RGB; returns it, and the range of its gray levels if that had to be told from them.
+    """Decode an image into RGB; returns it, and the range of its gray levels if it had to be guessed from them.
 
-    Integers and floats without a stated range are taken for 0 to 1 (floats), 255, 65535 or all that fits the type:
-    the first of these that holds the picture.
+    For integers and floats without a stated range, the range is the first that contains the picture of 0 to 1 (floats),
+    255, 65535 and all values of the type.
 
     Raises:
         Rejected: no such range fits.
-        OSError, ValueError and others of Pillow's: it cannot be decoded.
+        OSError, ValueError and other exceptions of Pillow: it cannot be decoded.
     """
     image.load()
-    told = ""
+    gray_range = ""
     if (gray := _gray(image)) is not None:
         white = _white(gray)
         if len(gray.whites) > 1:
-            told = f"0 to {white - (white > 1)}"
+            gray_range = f"0 to {white - (white > 1)}"
         transparent = image.info.pop("transparency", None)
         upright = _eight_bits(gray, white)
         if transparent is not None:
@@ -108,4 +108,4 @@ def to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB"), told
+    return image.convert("RGB"), gray_range

@@ -1,4 +1,4 @@
-"""Which inputs go into which shard: a pure function of their paths and a seed, made on disk in bounded memory."""
+"""The plan: which inputs go into which shard, a function of their paths and a seed, computed in bounded memory."""
 
 import hashlib
 import sqlite3
@@ -33,7 +33,7 @@ _SCHEMA = pa.schema(
 
 
 class Planned(NamedTuple):
-    """One input of a shard. `path` is as in pipeline/paths.py; without class `class_name` is "" and `label` -1."""
+    """One input of a shard. `path` is as in pipeline/paths.py; without a class, `class_name` is "" and `label` -1."""
 
     path: str
     key: str
@@ -45,7 +45,7 @@ class Planned(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a job is to do; the inputs of each shard lie in a Parquet file, one row group a shard."""
+    """Summary of a plan; the inputs of each shard are one row group of a Parquet file."""
 
     media: Media
     classes: list[str]
@@ -56,21 +56,21 @@ class Plan:
     fingerprint: str
     """Hex SHA-256 over path, key and class of every input, in path order."""
     ignored: dict[str, int]
-    """Files that are no input, by extension."""
+    """Number of skipped files by kind."""
 
 
 def readable(path: str) -> str:
-    r"""A path as text that any program can store: bytes that are not UTF-8 become `\xNN`, backslashes `\\`."""
+    r"""A path as plain text: bytes that are not UTF-8 become `\xNN`, backslashes `\\`."""
     return path_bytes(path).replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
 
 
 def shuffle_rank(key: str, seed: int) -> bytes:
-    """Where a sample stands in the order of the shards: a keyed hash, so every subset keeps its order."""
+    """Sort key of a sample in the dataset: a keyed hash, so every subset keeps its order."""
     return hashlib.blake2b(key.encode(), digest_size=16, key=seed.to_bytes(8, "big")).digest()
 
 
 def default_samples_per_shard(media: Media, inputs: int) -> int:
-    """A 32nd of the inputs, so that small sets still keep all cores busy, within limits that suit large ones."""
+    """1/32 of the inputs, so that small datasets keep all cores busy, within limits for large ones."""
     low, high = (32, 1024) if media == "images" else (4, 256)
     return min(max(low, -(-inputs // 32)), high)
 
@@ -92,14 +92,14 @@ def _store(database: sqlite3.Connection, sources: Iterable[Source], seed: int) -
     database.executemany("INSERT INTO input VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
 
-def _only_media(database: sqlite3.Connection, place: str, ignored: dict[str, int]) -> Media:
-    result = [media for (media,) in database.execute("SELECT DISTINCT media FROM input")]
-    if len(result) != 1:
-        if result:
-            raise UserError(f"{place} holds both clips and images: choose with --media clips or --media images")
-        recorded = ", ".join(f"{count} {kind}" for kind, count in ignored.items()) or "nothing"
-        raise UserError(f"{place} holds no input of the kind that was asked for; there is {recorded}")
-    return next(media for media in get_args(Media) if media == result[0])
+def _only_media(database: sqlite3.Connection, uri: str, ignored: dict[str, int]) -> Media:
+    kinds = [media for (media,) in database.execute("SELECT DISTINCT media FROM input")]
+    if len(kinds) > 1:
+        raise UserError(f"{uri} holds both clips and images: choose with --media clips or --media images")
+    if not kinds:
+        skipped = ", ".join(f"{count} {kind}" for kind, count in ignored.items()) or "nothing"
+        raise UserError(f"{uri} holds no input of the requested kind; it holds {skipped}")
+    return next(media for media in get_args(Media) if media == kinds[0])
 
 
 def _fingerprint(database: sqlite3.Connection) -> str:
@@ -109,20 +109,20 @@ def _fingerprint(database: sqlite3.Connection) -> str:
     return digest.hexdigest()
 
 
-def make_plan(listing: Listing, place: str, seed: int, samples_per_shard: int | None, target: Path) -> Plan:
+def make_plan(listing: Listing, seed: int, samples_per_shard: int | None, target: Path) -> Plan:
     """Write the shuffled inputs to the Parquet file `target`, cut into shards.
 
-    Inputs are ordered by a keyed hash of their sample keys. Inputs with one key stand together, in path order: the
-    first that decodes is the sample, the others are rejects. `place` is how errors name the data.
+    Inputs are ordered by a keyed hash of their sample keys. Inputs with the same key follow each other in path order:
+    the first that decodes becomes the sample, the others are rejects.
 
     Raises:
-        UserError: there is nothing to do, or both clips and images, or no room for temporary files.
+        UserError: there are no inputs, or both clips and images, or no room for temporary files.
         OSError: `target` cannot be written.
     """
     with temporary_database() as database:
         _store(database, listing.sources, seed)
         ignored = dict(sorted(listing.ignored.items()))
-        media = _only_media(database, place, ignored)
+        media = _only_media(database, listing.uri, ignored)
         folders = [path_text(name) for (name,) in database.execute("SELECT DISTINCT class FROM input ORDER BY class")]
         labels = {name: label for label, name in enumerate(name for name in folders if name != NO_CLASS)}
         names = {name: readable(listing.names.get(name, name)) for name in labels}

@@ -1,4 +1,4 @@
-"""The samples of a shard as it was written before, so that a retry decodes only its rejects."""
+"""The samples of a finished shard, so that a retry decodes only its rejects."""
 
 import functools
 import tarfile
@@ -12,14 +12,14 @@ from pipeline.storage import Storage
 
 
 class Entry(NamedTuple):
-    """A sample to be written: its index row, still without shard and spans, and its tar members."""
+    """A sample to be written: its index row, without shard and spans, and its tar members."""
 
     row: dict[str, Any]
     members: Callable[[], list[tuple[str, bytes]]]
 
 
 class PreviousShard:
-    """Random access to the samples of a finished shard, by input."""
+    """Random access to the samples of a finished shard by input."""
 
     def __init__(self, rows: list[dict[str, Any]], stream: BinaryIO | None) -> None:
         self._stream = stream
@@ -34,7 +34,7 @@ class PreviousShard:
                     self._members.setdefault(key, []).append((extension, member.offset_data, member.size))
 
     def entries(self, source: str) -> list[Entry]:
-        """What an input became; empty if it was rejected."""
+        """The samples of an input; empty if it was rejected."""
         return [Entry(row, functools.partial(self._read, row["key"])) for row in self._rows.get(source, [])]
 
     def _read(self, key: str) -> list[tuple[str, bytes]]:
@@ -48,7 +48,7 @@ class PreviousShard:
 
 @contextmanager
 def open_previous(out: Storage, part: Part) -> Iterator[PreviousShard]:
-    """The finished shard of `part`; it stays readable while a new one takes its name."""
+    """Open the finished shard of `part`; it stays readable while a new one replaces it."""
     rows = read_index_part(out, part.name).to_pylist()
     if not rows:
         yield PreviousShard([], None)

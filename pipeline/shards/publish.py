@@ -1,4 +1,4 @@
-"""The end of a job: one index, one list of rejects and the manifest; and the way back, for a retry."""
+"""Merge the parts of a job into index, rejects and manifest, or split a finished dataset into parts for a retry."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from pipeline.shards.shard import PLAN, ShardTask
 from pipeline.storage import Storage
 
 JOB_REPORT = "job.json"
-"""How long the job took and on what; the only file that differs between runs."""
+"""Durations and machine of the job; the only file that differs between runs."""
 
 
 def _merge(out: Storage, name: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> str:
@@ -32,7 +32,7 @@ def _merge(out: Storage, name: str, schema: pa.Schema, tables: Iterable[pa.Table
 def publish(out: Storage, parts: list[Part], header: dict[str, Any], report: dict[str, Any]) -> Manifest:
     """Merge the parts, in shard order, then write the manifest, which makes the dataset valid.
 
-    `header` is what the manifest says beside the results.
+    `header` holds the fields of the manifest that do not depend on the parts.
     """
     index = _merge(out, INDEX, INDEX_SCHEMA, (read_index_part(out, part.name) for part in parts))
     rejected = (read_rejects_part(out, part.name) for part in parts if part.reasons)
@@ -50,7 +50,7 @@ def _manifest(header: dict[str, Any], parts: list[Part], tables: dict[str, str])
         tables=tables,
         samples=sum(part.samples for part in parts),
         frames=sum(part.frames for part in parts),
-        rejects=sum(sum(part.reasons.values()) for part in parts),
+        rejects=sum(part.rejects for part in parts),
         shards=[
             Shard(file=f"{part.name}.tar", samples=part.samples, bytes=part.bytes, sha256=part.sha256)
             for part in parts
@@ -60,7 +60,7 @@ def _manifest(header: dict[str, Any], parts: list[Part], tables: dict[str, str])
 
 
 def reopen(out: Storage, task: ShardTask, shards: int, manifest: Manifest) -> None:
-    """Turn a finished dataset back into an unfinished job whose shards are all done; the plan must lie there already.
+    """Turn a finished dataset back into an unfinished job whose shards are all finished; its plan must exist.
 
     Index and rejects have one row group for each shard that has rows.
     """
@@ -68,14 +68,14 @@ def reopen(out: Storage, task: ShardTask, shards: int, manifest: Manifest) -> No
     with out.parquet(INDEX) as index, out.parquet(REJECTS) as rejects:
         rows = (index.read_row_group(group) for group in range(index.num_row_groups))
         rejected = (rejects.read_row_group(group) for group in range(rejects.num_row_groups))
-        coming = next(rejected, None)
+        next_rejects = next(rejected, None)
         for number in range(shards):
             name = task.shard_name(number)
             shard = samples.get(f"{name}.tar")
             planned = [readable(source.path) for source in read_shard_plan(out, PLAN, number)]
             current = REJECTS_SCHEMA.empty_table()
-            if coming is not None and coming["source"][0].as_py() in set(planned):
-                current, coming = coming, next(rejected, None)
+            if next_rejects is not None and next_rejects["source"][0].as_py() in set(planned):
+                current, next_rejects = next_rejects, next(rejected, None)
             of_shard = next(rows) if shard else INDEX_SCHEMA.empty_table()
             part = Part(
                 name=name,

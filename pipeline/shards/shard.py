@@ -1,4 +1,4 @@
-"""One shard, one task: decode its inputs, write the tar and its part of the index atomically."""
+"""Write one shard: decode its inputs, then write the tar and its part of the index atomically."""
 
 import functools
 import time
@@ -30,7 +30,7 @@ PLAN = f"{PARTS}/plan.parquet"
 
 @dataclass(frozen=True)
 class ShardTask:
-    """What all shards of a job have in common."""
+    """The settings that all shards of a job share."""
 
     inputs: Inputs
     out: Storage
@@ -46,19 +46,19 @@ class ShardTask:
 
 @dataclass
 class Stages:
-    """What is measured while a shard is written."""
+    """Measurements while a shard is written."""
 
     seconds: Seconds = field(default_factory=lambda: Seconds(float))
     max_timestamp_error_s: float = 0.0
 
 
 class Resolved(NamedTuple):
-    """What became of the inputs of one key."""
+    """The result of the inputs with one key."""
 
     entries: list[Entry]
     rejects: list[dict[str, str]]
     fresh: bool
-    """Whether the entries were decoded just now."""
+    """Whether the entries were decoded in this run."""
 
 
 class _Written(NamedTuple):
@@ -98,7 +98,7 @@ def _reject(source: Planned, reason: Reason, detail: str) -> dict[str, str]:
 
 
 def _resolve(same_key: Iterable[Planned], task: ShardTask, previous: PreviousShard | None, stages: Stages) -> Resolved:
-    """The first input of a key that decodes is the sample; the others are rejects."""
+    """Decode the inputs of one key: the first that decodes is the sample, the others are rejects."""
     entries: list[Entry] = []
     kept: Planned | None = None
     rejects = []
@@ -118,8 +118,8 @@ def _resolve(same_key: Iterable[Planned], task: ShardTask, previous: PreviousSha
             continue
         entries, kept, fresh = _entries(source, decoded, task), source, True
         if fps := decoded.fields.get("fps"):
-            stray = (abs(time_s - frame / fps) for frame, time_s in enumerate(decoded.fields["times_s"]))
-            stages.max_timestamp_error_s = max(stages.max_timestamp_error_s, *stray)
+            errors_s = (abs(time_s - frame / fps) for frame, time_s in enumerate(decoded.fields["times_s"]))
+            stages.max_timestamp_error_s = max(stages.max_timestamp_error_s, *errors_s)
     return Resolved(entries, rejects, fresh)
 
 
@@ -127,7 +127,7 @@ def _by_reason(rejects: list[dict[str, str]]) -> dict[str, int]:
     return dict(sorted(Counter(reject["reason"] for reject in rejects).items()))
 
 
-def _write_rejects_anew(out: Storage, part: Part, rejects: list[dict[str, str]]) -> None:
+def _rewrite_rejects(out: Storage, part: Part, rejects: list[dict[str, str]]) -> None:
     part = replace(part, reasons=_by_reason(rejects))
     write_part(out, part, read_index_part(out, part.name), pa.Table.from_pylist(rejects, REJECTS_SCHEMA))
 
@@ -156,9 +156,9 @@ def _write_tar(tar: Path, file: str, outcomes: Iterable[Resolved], stages: Stage
 
 
 def write_shard(shard: int, task: ShardTask, retry: bool = False) -> None:
-    """Write `NAME.tar`, `NAME.idx` and the part of one shard; a shard without samples leaves only the part.
+    """Write `NAME.tar`, `NAME.idx` and the part of one shard; a shard without samples has only the part.
 
-    A finished shard is left alone; with `retry` its rejects are tried again, and its samples are copied, not decoded.
+    A finished shard is skipped; with `retry` its rejects are decoded again, and its samples are copied.
 
     Raises:
         OSError: the output cannot be written.
@@ -176,7 +176,7 @@ def write_shard(shard: int, task: ShardTask, retry: bool = False) -> None:
         if finished is not None:
             outcomes = list(outcomes)
             if not any(outcome.fresh for outcome in outcomes):
-                _write_rejects_anew(task.out, finished, [reject for o in outcomes for reject in o.rejects])
+                _rewrite_rejects(task.out, finished, [reject for o in outcomes for reject in o.rejects])
                 return
         with task.out.atomic_write(file) as path:
             written = _write_tar(path, file, outcomes, stages)

@@ -1,4 +1,4 @@
-"""The inputs of a job: one `Source` per clip or image, listed from the layouts in which the data sets come."""
+"""The inputs of a job: one `Source` per clip or image, listed from a folder, a tar or a text file of paths."""
 
 import csv
 import posixpath
@@ -31,21 +31,21 @@ CLIP_EXTENSIONS = frozenset(
 IMAGE_EXTENSIONS = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"])
 LIST_EXTENSIONS = frozenset([".list", ".lst", ".txt", ".tsv"])
 CLASS_NAMES = "labels.txt"
-"""Beside class folders: rows `FOLDER,NAME` that say what each class is called."""
+"""File beside or above the class folders with rows `FOLDER,NAME`: the name of each class."""
 _PATH_AND_MORE = re.compile(
     rf".*({'|'.join(map(re.escape, sorted(CLIP_EXTENSIONS | IMAGE_EXTENSIONS)))})[ ,;|:\"'\])}}>][^.]*", re.IGNORECASE
 )
-"""A line that goes on behind the path of a file that would be taken."""
+"""A line with further text after the path of a supported file."""
 NO_CLASS = ""
 """Class of inputs that have none; their label is -1."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One input: its `path` below the data root (a folder for `frames`), its sample key, its class and its kind.
+    """One input: its `path` below the data root (a folder for `frames`), sample key, class and kind.
 
-    With a `span` (first byte, number of bytes) it lies within the tar that the job reads, and `path` names it there.
-    With a `fault` it cannot be read: a link in a tar that leads nowhere.
+    An input in a tar has a `span` (first byte, number of bytes), and `path` is its name in the tar. A `fault` is the
+    reason why it cannot be read, such as a link in a tar to a missing file.
     """
 
     path: str
@@ -56,36 +56,58 @@ class Source:
     fault: str = ""
 
 
+@dataclass(frozen=True)
+class Data:
+    """The opened DATA of a job: a folder, a tar or a text file of paths."""
+
+    uri: str
+    """As the user gave it."""
+    root: Storage
+    """Folder that the paths of sources are relative to."""
+    file: str | None
+    """Name of the tar or text file below the root; None for a folder."""
+    location: str
+    """Canonical path or URI."""
+
+    @property
+    def tar(self) -> str | None:
+        """Name of the tar below the root; None for other data."""
+        return self.file if self.file is not None and _extension(self.file) == ".tar" else None
+
+
 @dataclass
 class Listing:
-    """The inputs of a job; `sources` streams them once, in any order, and counts the files that are none."""
+    """The inputs of a job; `sources` streams them once, in any order, and counts the files that it skips."""
 
-    root: Storage
-    tar: str | None
-    """Name below the root of the tar in which all inputs lie."""
+    uri: str
+    """Path or URI of the data, for messages."""
     sources: Iterator[Source]
     ignored: Counter[str] = field(default_factory=Counter)
-    """What is not taken, by kind: files with other extensions, rows of other splits."""
+    """Number of skipped inputs by kind: files with other extensions, rows of other splits."""
     names: dict[str, str] = field(default_factory=dict)
-    """What a class is called, where that is not the name of its folder."""
+    """Class names that differ from the names of their folders."""
 
 
 def sample_key(name: str) -> str:
-    """A file's name without extension, in the characters a WebDataset key may have (no dot, no separator).
+    """A file name without its extension as a WebDataset key (no dot, no separator).
 
-    Other bytes are percent-encoded, so different names keep different keys.
+    All other bytes are percent-encoded, so that different names have different keys.
     """
     return quote_from_bytes(path_bytes(name), safe="").replace(".", "%2E").replace("~", "%7E")
 
 
+def _extension(path: str) -> str:
+    return PurePosixPath(path).suffix.lower()
+
+
 def media_of(path: str) -> Media | None:
-    """What a file's extension says it is."""
-    extension = PurePosixPath(path).suffix.lower()
+    """The kind of a file by its extension; None if it is not supported."""
+    extension = _extension(path)
     return "clips" if extension in CLIP_EXTENSIONS else "images" if extension in IMAGE_EXTENSIONS else None
 
 
 def class_of(path: str) -> str:
-    """The first folder of a relative path, the folder that holds the file of one that leads elsewhere."""
+    """The first folder of a relative path; for paths that begin with / or .., the folder of the file."""
     first, *others = PurePosixPath(posixpath.normpath(path)).parts
     if first in ("/", "//", ".."):
         return "" if len(others) < 2 else others[-2]
@@ -97,12 +119,12 @@ def _file(path: str, media: Media, class_name: str, span: tuple[int, int] | None
 
 
 def _kind_of_file(path: str) -> str:
-    """How files that are not taken are counted."""
-    return "hidden files" if is_hidden(path) else PurePosixPath(path).suffix.lower()[:16] or "files without extension"
+    """The kind under which a skipped file is counted."""
+    return "hidden files" if is_hidden(path) else _extension(path)[:16] or "files without extension"
 
 
 def _files(entries: Iterable[Entry], media: Media | None, ignored: Counter[str]) -> Iterator[Source]:
-    """Files with a known extension; the first folder is the class, whatever the depth."""
+    """Files with a supported extension; the first folder of the path is the class, at any depth."""
     for path, span, fault in entries:
         kind = media_of(path)
         if kind and media in (None, kind) and not is_hidden(path):
@@ -112,26 +134,26 @@ def _files(entries: Iterable[Entry], media: Media | None, ignored: Counter[str])
 
 
 def frame_files(paths: Iterable[str], pattern: str | None) -> Iterator[str]:
-    """Those that are frames of a clip: images that are not hidden and whose names the `pattern` takes."""
-    takes = re.compile(pattern or ".*", re.DOTALL).fullmatch
-    return (p for p in paths if media_of(p) == "images" and not is_hidden(p) and takes(PurePosixPath(p).name))
+    """Paths of frames of a clip: images that are not hidden and whose names match `pattern`."""
+    matches = re.compile(pattern or ".*", re.DOTALL).fullmatch
+    return (p for p in paths if media_of(p) == "images" and not is_hidden(p) and matches(PurePosixPath(p).name))
 
 
 def _frame_folders(paths: Iterable[str], pattern: str | None, ignored: Counter[str]) -> Iterator[Source]:
-    """Each folder that directly holds frames is one clip."""
+    """One clip for each folder that directly contains frames."""
     last = None
     for path in paths:
         folder = path.rpartition("/")[0]
         if not folder or not any(frame_files([path], pattern)):
-            left_out = pattern is not None and any(frame_files([path], None))
-            ignored["images that frames.pattern leaves out" if left_out else _kind_of_file(path)] += 1
-        elif folder != last:  # the files of a folder come one after the other
+            unmatched = pattern is not None and any(frame_files([path], None))
+            ignored["images that frames.pattern does not match" if unmatched else _kind_of_file(path)] += 1
+        elif folder != last:  # the files of a folder are listed in a row
             yield Source(folder, sample_key(PurePosixPath(folder).name), class_of(folder), "frames")
             last = folder
 
 
 def _file_test(root: Storage) -> Callable[[str], bool]:
-    """Whether there is a file; once there is one, all below the same first folder are taken to be there."""
+    """A test whether a file exists; after the first hit in a top-level folder, it assumes that all of its files do."""
     folders = set()
 
     def is_file(path: str) -> bool:
@@ -141,7 +163,7 @@ def _file_test(root: Storage) -> Callable[[str], bool]:
                 if root.size(path) is None:
                     return False
             except OSError:
-                return False  # such as a name that is too long
+                return False  # a name that is too long, for instance
             if folder and below:
                 folders.add(folder)
         return True
@@ -150,18 +172,18 @@ def _file_test(root: Storage) -> Callable[[str], bool]:
 
 
 def _listed(
-    lines: Iterable[str], place: str, root: Storage, media: Media | None, ignored: Counter[str]
+    lines: Iterable[str], name: str, root: Storage, media: Media | None, ignored: Counter[str]
 ) -> Iterator[Source]:
-    """Lines of `PATH` or `PATH<tab>CLASS`, also in quotes; with `media` given, whatever their extensions.
+    """Inputs of lines `PATH` or `PATH<tab>CLASS`, possibly in quotes; the default class is that of the path.
 
-    Without a class it is that of the path.
+    If `media` is given, extensions do not matter. Messages call the list `name`.
     """
     is_file = _file_test(root)
     for number, line in enumerate(lines, start=1):
         given, _, class_name = line.rstrip("\r\n").partition("\t")
         if not given.strip():
             continue
-        where = f"{place}, line {number}"
+        where = f"{name}, line {number}"
         if "\t" in class_name:
             raise UserError(f"{where}: more than two columns; allowed are PATH or PATH<tab>CLASS")
         text = unquoted(given, where)
@@ -175,7 +197,7 @@ def _listed(
         if not media_of(path) and (media_of(re.split("[ ,;]", path)[0]) or _PATH_AND_MORE.fullmatch(path)):
             raise UserError(f"{where}: {given!r} has no tab; allowed are PATH or PATH<tab>CLASS")
         if "://" in given:
-            raise UserError(f"{where}: {given!r} is an address; allowed are paths, counted from the folder of the list")
+            raise UserError(f"{where}: {given!r} is a URI; allowed are paths, relative to the folder of the list")
         kind = media or media_of(path)
         if is_directive(given, where) or (given.startswith("#") and not media_of(path)):
             ignored["lines that name no file"] += 1
@@ -191,10 +213,10 @@ def _listed(
 def _annotated(
     clips: Iterable[AnnotatedClip], files: dict[str, list[str]], split: str, ignored: Counter[str]
 ) -> Iterator[Source]:
-    """Clips of an annotation file; `files` gives the paths that have the file name of a clip, whatever the extension.
+    """Clips of an annotation file; `files` maps file names without extension to the paths that have them.
 
-    All of them are inputs of one key, of which the first that decodes is the sample. Clips that are listed but not
-    there stay inputs, so that they end as rejects.
+    All paths of one name are inputs with one key, and the first that decodes is the sample. Clips without a file remain
+    inputs and become rejects.
     """
     named = set()
     for clip in clips:
@@ -209,7 +231,7 @@ def _annotated(
 
 
 def _clips_by_stem(paths: Iterable[str], ignored: Counter[str]) -> dict[str, list[str]]:
-    """Clips by their file names without extension; what is none is counted."""
+    """Clips by their file names without extension; other files are counted in `ignored`."""
     files: dict[str, list[str]] = {}
     for source in _files((Entry(path) for path in paths), "clips", ignored):
         files.setdefault(PurePosixPath(source.path).stem, []).append(source.path)
@@ -222,10 +244,10 @@ def _lines(storage: Storage, name: str) -> Iterator[str]:
 
 
 def _class_names(folders: Iterable[Storage]) -> dict[str, str]:
-    """`FOLDER,NAME` rows of the first labels.txt found; {} without one."""
+    """Rows `FOLDER,NAME` of the first labels.txt in `folders`; empty if there is none."""
     for storage in folders:
         if storage.size(CLASS_NAMES) is not None:
-            rows = csv.reader(_lines(storage, CLASS_NAMES), strict=True)  # or an open quote would take in what follows
+            rows = csv.reader(_lines(storage, CLASS_NAMES), strict=True)  # report an open quote instead of reading on
             try:
                 return {row[0].strip(): row[1].strip() for row in rows if len(row) > 1}
             except csv.Error as error:
@@ -235,68 +257,62 @@ def _class_names(folders: Iterable[Storage]) -> dict[str, str]:
     return {}
 
 
-def data_root(data: str) -> tuple[Storage, str | None]:
-    """The folder that paths of sources are relative to, and the name of the tar in it that `data` is, if it is one.
+def open_data(uri: str) -> Data:
+    """Open the DATA of a job.
 
     Raises:
-        UserError: `data` does not exist, or is a file of no kind that can be read.
+        UserError: it does not exist, or is a file of an unsupported kind.
     """
-    storage = open_storage(data)
-    folder, _, name = storage.place.rpartition("/")
-    parent = open_storage(folder or "/")
+    storage = open_storage(uri)
+    parent, name = storage.split()
     if parent.size(name) is None:
         if storage.is_missing():
-            raise UserError(f"the data folder {data} does not exist or is not a folder")
-        return storage, None
-    extension = PurePosixPath(name).suffix.lower()
-    if extension not in LIST_EXTENSIONS | {".tar"}:
+            raise UserError(f"the data folder {uri} does not exist or is not a folder")
+        return Data(uri, storage, None, storage.location)
+    if _extension(name) not in LIST_EXTENSIONS | {".tar"}:
         raise UserError(
-            f"{data} is neither a folder, nor an uncompressed .tar, nor a text file of paths "
+            f"{uri} is neither a folder, nor an uncompressed .tar, nor a text file of paths "
             f"({', '.join(sorted(LIST_EXTENSIONS))})"
         )
-    return parent, name if extension == ".tar" else None
-
-
-def _split_file(place: str) -> tuple[Storage, str]:
-    folder, _, name = open_storage(place).place.rpartition("/")
-    return open_storage(folder or "/"), name
+    return Data(uri, parent, name, storage.location)
 
 
 def list_sources(
-    data: str,
+    data: Data,
     media: Media | None = None,
-    annotations: str | None = None,
+    annotations: Storage | None = None,
     split: str = "train",
     pattern: str | None = None,
 ) -> Listing:
-    """List the inputs at `data`: a folder, an uncompressed tar (also of tars), or a text file of paths.
+    """List the inputs in a folder, in an uncompressed tar (possibly of tars), or in a text file of paths.
 
     Args:
-        data: path or address.
-        media: what to take; None takes every clip and image. `frames` takes folders of images as clips.
+        data: opened data.
+        media: kind of inputs; None takes every clip and image. `frames` takes folders of images as clips.
         annotations: Kinetics annotation CSV that names clips and their classes; `data` is then the folder of clips.
-        split: rows of `annotations` to take.
-        pattern: regular expression for the names of frames; folders without any are no clips.
+        split: split of the rows of `annotations` to take.
+        pattern: regular expression for the names of frames; folders without a matching image are not clips.
 
     Raises:
-        UserError: `data` is none of these; a list or CSV is malformed (raised while `sources` is read).
+        UserError: `data` does not fit the other arguments; a list or CSV is malformed (raised while `sources` is read).
     """
-    root, tar = data_root(data)
-    listing = Listing(root, tar, iter(()))
+    root = data.root
+    listing = Listing(data.uri, iter(()))
     ignored = listing.ignored
-    if root.place != open_storage(data).place:
+    if data.file is not None:
         if annotations is not None or media == "frames":
-            raise UserError(f"{data} is a file; annotations and media = frames need a folder")
-        if tar is not None:
-            listing.sources = _files(tar_entries(root, tar, ignored), media, ignored)
+            raise UserError(f"{data.uri} is a file; annotations and media = frames need a folder")
+        if data.tar is not None:
+            listing.sources = _files(tar_entries(root, data.tar, ignored), media, ignored)
         else:
-            listing.sources = _listed(_lines(*_split_file(data)), data, root, media, ignored)
+            listing.sources = _listed(_lines(root, data.file), data.uri, root, media, ignored)
         return listing
-    listing.names = _class_names((root, _split_file(data)[0]))
+    listing.names = _class_names((root, root.split()[0]))
     if annotations is not None:
         files = _clips_by_stem(root.walk(), ignored)
-        clips = annotated_clips(_lines(*_split_file(annotations)), annotations)
-        listing.sources = _annotated(clips, files, split, ignored)
+        listing.sources = _annotated(
+            annotated_clips(_lines(*annotations.split()), str(annotations)), files, split, ignored
+        )
     elif media == "frames":
         listing.sources = _frame_folders(root.walk(), pattern, ignored)
     else:

@@ -1,4 +1,4 @@
-"""The files in a tar, and in the tars in it, by where their bytes lie: nothing is unpacked."""
+"""The byte spans of the files in a tar and in the tars inside it, without unpacking."""
 
 import io
 import posixpath
@@ -18,35 +18,35 @@ from pipeline.temporary import temporary_database
 
 _BLOCK = tarfile.BLOCKSIZE
 _DEEPEST = 16
-"""Tars in tars that are read; links could make them go round."""
+"""Depth to which tars in tars are read; links could form a cycle."""
 _DUMPED_FOLDER = b"D"
-"""Type of the folders in GNU's incremental tars."""
+"""Type flag of folders in GNU's incremental tars."""
 
 
 class _Window(io.RawIOBase):
-    """Seekable reading of `stream` from `start` to `end`, for a tar that lies in another tar or behind one."""
+    """Seekable view of `stream` from `start` to `end`, for a tar inside or after another tar."""
 
     def __init__(self, stream: BinaryIO, start: int, end: int) -> None:
-        self._stream, self._start, self._size, self._place = stream, start, end - start, 0
+        self._stream, self._start, self._size, self._position = stream, start, end - start, 0
 
     def read(self, size: int = -1) -> bytes:
-        left = max(0, self._size - self._place)
-        self._stream.seek(self._start + self._place)
+        left = max(0, self._size - self._position)
+        self._stream.seek(self._start + self._position)
         data = self._stream.read(left if size < 0 else min(size, left))
-        self._place += len(data)
+        self._position += len(data)
         return data
 
-    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
+    def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
         assert whence == io.SEEK_SET
-        self._place = place
-        return place
+        self._position = position
+        return position
 
     def tell(self) -> int:
-        return self._place
+        return self._position
 
 
 def _end_of_zeros(window: _Window, start: int) -> tuple[int, bytes]:
-    """Where the next block that is not all zeros begins, and that block; b"" at the end of the file."""
+    """Offset and content of the next block that is not all zeros; the content is empty at the end of the file."""
     window.seek(start)
     while chunk := window.read(_BLOCK * 2048):
         if chunk.strip(b"\0"):
@@ -62,39 +62,39 @@ class _Reader:
     def __init__(self, stream: BinaryIO, files: UnpackedFiles, ignored: Counter[str], bar: "tqdm[Any]") -> None:
         self._stream, self._files, self._ignored, self._bar = stream, files, ignored, bar
 
-    def read_all(self, place: str) -> None:
-        """The tar that the stream is, then the tars that are left in it when all members are known, and so on.
+    def read_all(self, name: str) -> None:
+        """Read the tar, then the tars that it contains once all members are known, and so on.
 
         Raises:
-            UserError: one cannot be read; `place` is how the message names the outermost.
+            UserError: one cannot be read; the message calls the outermost `name`.
         """
-        self._read(0, self._stream.seek(0, io.SEEK_END), "", place)
+        self._read(0, self._stream.seek(0, io.SEEK_END), "", name)
         for _ in range(_DEEPEST):
             tars = self._files.take_inner()
             for path, span, fault in tars:
                 if span is None:
-                    raise UserError(f"{path} in {place} cannot be read: {fault}")
-                self._read(span[0], sum(span), path[: -len(".tar")], f"{path} in {place}")
+                    raise UserError(f"{path} in {name} cannot be read: {fault}")
+                self._read(span[0], sum(span), path[: -len(".tar")], f"{path} in {name}")
             if not tars:
                 return
-        raise UserError(f"{place} holds tars in tars, more than {_DEEPEST} deep: unpack it")
+        raise UserError(f"{name} holds tars in tars, more than {_DEEPEST} deep: unpack it")
 
-    def _read(self, start: int, end: int, folder: str, place: str) -> None:
-        """The tar between two bytes of the stream, and those that were joined to it; its files lie in `folder`."""
+    def _read(self, start: int, end: int, folder: str, name: str) -> None:
+        """Read the tar between two bytes of the stream, and those joined to it, as files of `folder`."""
         if start == end:
-            raise UserError(f"{place} is empty: only whole, uncompressed tars can be read")
+            raise UserError(f"{name} is empty: only whole, uncompressed tars can be read")
         first = start
         try:
             while start < end:
                 start += self._read_one(start, end, folder)
         except tarfile.TarError as error:
-            what = str(error) if start == first else f"behind the end mark at byte {start - first}: {error}"
+            what = str(error) if start == first else f"after the end mark at byte {start - first}: {error}"
             raise UserError(
-                f"{place} is damaged or compressed ({what}): only whole, uncompressed tars can be read"
+                f"{name} is damaged or compressed ({what}): only whole, uncompressed tars can be read"
             ) from error
 
     def _read_one(self, start: int, end: int, folder: str) -> int:
-        """Members up to an end mark; returns the number of bytes up to the next tar, or the end."""
+        """Read the members up to an end mark; returns the number of bytes up to the next tar, or the end."""
         window = _Window(self._stream, start, end)
         with tarfile.open(fileobj=window, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
             while (member := tar.next()) is not None:
@@ -109,7 +109,7 @@ class _Reader:
         return behind
 
     def _name(self, member: tarfile.TarInfo, first: int) -> str:
-        """The name of a member; tarfile takes the times in GNU's own headers for the beginning of it."""
+        """The name of a member, where tarfile mistakes the times in GNU's own headers for a prefix of it."""
         self._stream.seek(first - _BLOCK)
         header = self._stream.read(_BLOCK)
         short, prefix = (path_text(header[a:b].partition(b"\0")[0]) for a, b in ((0, 100), (345, 500)))
@@ -139,17 +139,21 @@ class _Reader:
 
 
 def is_hidden(path: str) -> bool:
-    """Whether a file or a folder above it is hidden; of an absolute path, the file or the folder that holds it."""
+    """Whether a file or a folder above it is hidden; of an absolute path, only the last folder counts.
+
+    Hidden are names that begin with a dot, and `@eaDir`, the folders of thumbnails on Synology's servers.
+    """
     parts = PurePosixPath(path).parts
-    return any(part.startswith(".") and part != ".." for part in (parts[-2:] if path.startswith("/") else parts))
+    parts = parts[-2:] if path.startswith("/") else parts
+    return any((part.startswith(".") and part != "..") or part == "@eaDir" for part in parts)
 
 
 def tar_entries(storage: Storage, name: str, ignored: Counter[str]) -> Iterator[Entry]:
-    """Every file, in any order; links are followed to the file or folder in the tar that they lead to.
+    """Yield every file of a tar, in any order; links are resolved to the file or folder in the tar that they point to.
 
-    The files of an inner `X.tar` have paths `X/...`, as in `ILSVRC2012_img_train.tar`, where they are the classes.
-    Of members of one name the last counts, as when the tar is unpacked; of an inner tar all its files. Tars that were
-    joined are read one after the other. What is no file is counted in `ignored`.
+    The files of an inner `X.tar` have paths `X/...`, as in `ILSVRC2012_img_train.tar`, where X is the class. Of members
+    with the same name the last counts, as when the tar is unpacked, but inner tars of one name are merged. Concatenated
+    tars are read one after the other. Other members than files are counted in `ignored`.
 
     Raises:
         UserError: the tar or one in it is damaged, cut off or compressed.

@@ -1,7 +1,7 @@
-"""What some clips need so that their frames look like those of all others: deinterlacing, mapping of HDR tones.
+"""Extra processing of some clips: deinterlacing, and tone mapping of HDR.
 
-ffmpeg's filters cannot depend on the clip, so each clip is first decoded plainly, and what ffmpeg says of it meanwhile
-decides: ordinary clips are done then, others begin anew with the filters that they need.
+ffmpeg's filters cannot depend on the clip, so each clip is first decoded without it. If ffmpeg's log then shows that
+the clip is interlaced or HDR, decoding starts over with the filters that it needs.
 """
 
 import re
@@ -9,23 +9,23 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 _HDR = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
-"""Transfer characteristics whose tones are mapped, by ffmpeg's names."""
+"""Transfer characteristics of HDR, by ffmpeg's names."""
 _LEVEL = rb"\[info\] "
 _STREAM = re.compile(_LEVEL + rb"  Stream #0:(\d+)(?:\[0x([0-9a-f]+)\])?\S*: Video: ")
 _MAPPING = re.compile(_LEVEL + rb"  Stream #0:(\d+) -> #0:0 ")
 _ENCODED = re.compile(_LEVEL + rb"  Stream #0:0\S*: Video: mjpeg[^,]*, [^(,]*\([^)]*?, [^/)]+/([^/)]+)/([^,)]+)[,)]")
 _INTERLACED = re.compile(rb"\[Eval @ [^\]]*\] " + _LEVEL)
 NOTICE_INTERLACED = "select='if(eq(interlace_type,PROGRESSIVE),1,1+0*print(n,32))'"
-"""Filter that passes everything on and says the number of each interlaced picture."""
+"""Filter that passes all pictures and logs the number of each interlaced one."""
 _HDR_WHITE_NITS = 203
-"""Diffuse white of HDR (ITU-R BT.2408); below a third of it tones stay as they are."""
+"""Diffuse white of HDR (ITU-R BT.2408); tones below a third of it do not change."""
 _HDR_PEAK = 10
-"""Brightest tone as a multiple of that white; what is brighter becomes white."""
+"""Brightest tone as a multiple of that white; brighter tones become white."""
 
 
 @dataclass(frozen=True)
 class Treatment:
-    """What a clip needs beyond scaling."""
+    """Processing of a clip beyond scaling."""
 
     deinterlace: bool = False
     transfer: str = ""
@@ -35,12 +35,12 @@ class Treatment:
 
     @property
     def first_filters(self) -> tuple[str, ...]:
-        """Filters of whole pictures, before any is left out."""
+        """Filters of all pictures at full size."""
         return ("bwdif=mode=send_frame:deint=interlaced",) if self.deinterlace else (NOTICE_INTERLACED,)
 
     @property
     def tone_filters(self) -> tuple[str, ...]:
-        """Filters that make pictures in ITU-R BT.709 from small HDR ones."""
+        """Filters from scaled HDR pictures to ITU-R BT.709."""
         if not self.transfer:
             return ()
         return (
@@ -55,17 +55,17 @@ class Treatment:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What the record of a sample says of it; nothing for ordinary clips."""
+        """Fields of the sample's record; empty for ordinary clips."""
         deinterlaced = {"deinterlaced": True} if self.deinterlace else {}
         return deinterlaced | ({"color": f"tone-mapped from {self.transfer}"} if self.transfer else {})
 
 
 PLAIN = Treatment()
-"""That of ordinary clips."""
+"""The treatment of ordinary clips."""
 
 
-class Untreated(Exception):  # noqa: N818 - not a fault: the clip begins anew
-    """The clip needs another treatment than the one that it is decoded with."""
+class Untreated(Exception):  # noqa: N818 - not a fault: decoding starts over
+    """The clip needs another treatment than the current one."""
 
     def __init__(self, treatment: Treatment) -> None:
         super().__init__(str(treatment))
@@ -74,17 +74,17 @@ class Untreated(Exception):  # noqa: N818 - not a fault: the clip begins anew
 
 @dataclass
 class Observer:
-    """Learns from what ffmpeg says which video stream it decodes and what that needs."""
+    """Reads in ffmpeg's log which video stream it decodes, and which treatment that needs."""
 
     treatment: Treatment
     _track_ids: dict[bytes, int] = field(default_factory=dict)
     _stream: bytes = b""
 
     def __call__(self, line: bytes) -> None:
-        """Take one line.
+        """Read one line.
 
         Raises:
-            Untreated: the clip needs more than its treatment.
+            Untreated: the clip needs another treatment.
         """
         if _INTERLACED.match(line):
             raise Untreated(replace(self.treatment, deinterlace=True))
@@ -99,5 +99,5 @@ class Observer:
 
     @property
     def track_id(self) -> int | None:
-        """ID that the container gives the decoded track, or its number where it gives none; None if unknown."""
+        """ID of the decoded track in the container, or its number if it has no ID; None if unknown."""
         return self._track_ids.get(self._stream)

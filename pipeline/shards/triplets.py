@@ -1,4 +1,4 @@
-"""Layout `triplets`: past, current and future frames drawn once, for projects that want no sampling code."""
+"""Layout `triplets`: past, current and future frames drawn in advance, for projects without sampling code."""
 
 from dataclasses import replace
 
@@ -16,16 +16,16 @@ MEMBERS = ("past.jpg", "current.jpg", "future.jpg")
 
 
 class TripletSettings(Settings):
-    """How triplets are drawn in layout `triplets`."""
+    """Settings of the layout `triplets`."""
 
     per_clip: int = Field(4, ge=1, le=100)
-    """Triplets drawn from each clip, with the ranges of the paper."""
+    """Triplets per clip, drawn with the ranges of the paper."""
 
 
 def draw_triplets(key: str, frames: int, seed: int, count: int) -> list[tuple[int, int, int]]:
     """Frame numbers (past, current, future) of the `count` triplets of a clip with `frames` frames (METHOD, section 1).
 
-    A pure function of the clip's key and the seed, whatever the other clips.
+    A pure function of the clip's key and the seed.
     """
     item = int.from_bytes(shuffle_rank(key, seed)[:4], "big")
     uniform = uniforms(seed, Stream.TRIPLETS, np.arange(count), item, draws_needed(_SANDWICH))
@@ -34,7 +34,7 @@ def draw_triplets(key: str, frames: int, seed: int, count: int) -> list[tuple[in
 
 
 def triplet_samples(clip: Sample, seed: int, count: int) -> list[Sample]:
-    """The triplets of a clip, with keys `KEY-00`, `KEY-01`, ...; each tells its frame numbers and times."""
+    """The triplets of a clip, with keys `KEY-00`, `KEY-01`, ..., and their frame numbers and times in the fields."""
     samples = []
     for number, drawn in enumerate(draw_triplets(clip.key, len(clip.frames), seed, count)):
         times = [clip.fields["times_s"][frame] for frame in drawn]

@@ -1,4 +1,4 @@
-"""The files that unpacking a tar would leave, by where their bytes lie, in a database on disk."""
+"""The files that unpacking a tar would create, with the spans of their bytes, in a database on disk."""
 
 import posixpath
 import sqlite3
@@ -10,7 +10,7 @@ from pipeline.paths import path_bytes, path_text
 
 _CACHE_KB = 16_000
 _MOST_LINKS = 40
-"""Symbolic links that are followed from one to the next; as on Linux."""
+"""Limit of symbolic links that are followed in a row, as on Linux."""
 _COLUMNS = "first, bytes, target, fault"
 
 
@@ -21,7 +21,7 @@ class Entry(NamedTuple):
     span: tuple[int, int] | None = None
     """In a tar: first byte and number of bytes."""
     fault: str = ""
-    """Why it cannot be read, if that is known already."""
+    """Why it cannot be read, if known."""
 
 
 def _normal(path: str) -> bytes:
@@ -33,10 +33,10 @@ def _text(name: bytes) -> str:
 
 
 class UnpackedFiles:
-    """Files and links by their names.
+    """Files and links by name.
 
-    A later member replaces an earlier one of its name. A hard link is what its target was just then; a symbolic link
-    is what its target is in the end, through links to folders as well.
+    A later member replaces an earlier one with its name. A hard link refers to its target at that moment, a symbolic
+    link to its target when all members are known, possibly through links to folders.
     """
 
     def __init__(self, database: sqlite3.Connection) -> None:
@@ -52,22 +52,22 @@ class UnpackedFiles:
         database.execute("CREATE INDEX inner_tar ON file (name) WHERE inner")
 
     def add(self, path: str, span: tuple[int, int] | None, *, inner: bool = False, fault: str = "") -> None:
-        """A file, or one that cannot be read; `inner`: it is a tar, to be read in its turn."""
+        """Add a file, readable or not; `inner`: it is a tar that will be read later."""
         self._put(path, inner, (*(span or (None, None)), None, fault))
 
     def add_link(self, path: str, target: str, *, inner: bool = False) -> None:
-        """A symbolic link to a `target` that is counted from the root of the tar."""
+        """Add a symbolic link to a `target` relative to the root of the tar."""
         self._put(path, inner, (None, None, path_bytes("/" + target.lstrip("/")), ""))
 
     def add_hard_link(self, path: str, target: str, *, inner: bool = False) -> None:
-        """Another name of a file that has been added."""
+        """Add another name of a known file."""
         name = _normal(target)
         row = self._row(name) or self._row(self._resolved(name) or b"")
-        fault = f"a hard link to {target}, which is not before it in the tar"
+        fault = f"a hard link to {target}, which does not precede it in the tar"
         self._put(path, inner, row or (None, None, None, fault))
 
     def add_folder(self, path: str) -> None:
-        """A folder; it takes the place of a file or link of its name."""
+        """Add a folder; it replaces a file or link with its name."""
         self._database.execute("DELETE FROM file WHERE name = ?", [_normal(path)])
 
     def _put(self, path: str, inner: bool, row: tuple[object, ...]) -> None:
@@ -76,14 +76,14 @@ class UnpackedFiles:
         self._added += 1
 
     def replaced(self) -> int:
-        """Members that a later one of the same name has replaced."""
+        """Number of members that a later one with the same name replaced."""
         return self._added - int(self._database.execute("SELECT COUNT(*) FROM file").fetchone()[0])
 
     def take_inner(self) -> list[Entry]:
-        """The tars that have been added since the last call, in the order of their bytes; they are no files then."""
+        """Remove and return the tars that were added since the last call, in the order of their bytes."""
         rows = self._database.execute(f"SELECT path, name, {_COLUMNS} FROM file WHERE inner").fetchall()
         folders = [name for _, name, *_, target, _ in rows if target is not None and self._is_folder(target)]
-        tars = [Entry(path_text(path), *self._found(*row)) for path, name, *row in rows if name not in folders]
+        tars = [Entry(path_text(path), *self._content(*row)) for path, name, *row in rows if name not in folders]
         self._database.executemany("UPDATE file SET inner = 0 WHERE name = ?", [[name] for name in folders])
         self._added -= self._database.execute("DELETE FROM file WHERE inner").rowcount
         return sorted(tars, key=lambda entry: (entry.span or (0, 0), entry.path))
@@ -94,33 +94,33 @@ class UnpackedFiles:
         return row
 
     def _resolved(self, path: bytes) -> bytes | None:
-        """The name without links that a path leads to, as in a file system; None if the links go round."""
-        done, ahead, links = b"", path.split(b"/")[::-1], 0
+        """The path with all links resolved, as in a file system; None if the links form a cycle."""
+        resolved, ahead, links = b"", path.split(b"/")[::-1], 0
         while ahead:
             part = ahead.pop()
             if part in (b"", b"."):
                 continue
             if part == b"..":
-                done = done.rpartition(b"/")[0]
+                resolved = resolved.rpartition(b"/")[0]
                 continue
-            name = done + b"/" + part
+            name = resolved + b"/" + part
             row = self._row(name)
             if row is None or row[2] is None:
-                done = name
+                resolved = name
             elif (links := links + 1) > _MOST_LINKS:
                 return None
             else:
-                done, ahead = b"", ahead + row[2].split(b"/")[::-1]
-        return done
+                resolved, ahead = b"", ahead + row[2].split(b"/")[::-1]
+        return resolved
 
     def _is_folder(self, target: bytes) -> bool:
         folder = self._resolved(target)
         return folder is not None and next(self._below(folder), None) is not None
 
-    def _found(
+    def _content(
         self, first: int | None, size: int | None, target: bytes | None, fault: str
     ) -> tuple[tuple[int, int] | None, str]:
-        """Span or fault of a row, of what it leads to if it is a link."""
+        """Span and fault of a row, or of its target if it is a link."""
         if target is not None:
             name = self._resolved(target)
             row = name and self._row(name)
@@ -136,7 +136,7 @@ class UnpackedFiles:
         return ((path, name, row) for path, name, *row in rows)
 
     def entries(self, ignored: Counter[str]) -> Iterator[Entry]:
-        """All files. Links to folders are followed, each folder once; those that are not are counted in `ignored`."""
+        """All files. Links to folders are followed, each folder once; further links are counted in `ignored`."""
         visited: set[bytes] = set()
         waiting: list[tuple[bytes, bytes | None]] = [(b"", None)]
         while waiting:
@@ -147,9 +147,9 @@ class UnpackedFiles:
                 if isinstance(target, bytes) and self._is_folder(target):
                     linked = self._resolved(target) or b""
                     if linked in visited or (name + b"/").startswith(linked + b"/"):
-                        ignored["links to folders that are taken already"] += 1
+                        ignored["links to folders that were already read"] += 1
                     else:
                         visited.add(linked)
                         waiting.append((linked, path))
                 else:
-                    yield Entry(path_text(path), *self._found(*row))  # type: ignore[arg-type]
+                    yield Entry(path_text(path), *self._content(*row))  # type: ignore[arg-type]

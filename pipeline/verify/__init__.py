@@ -1,1 +1,1 @@
-"""The check of a finished dataset: every file against every other, and every picture by decoding it."""
+"""Check a finished dataset: all files against each other, and every picture by decoding it."""

@@ -11,33 +11,33 @@ from tqdm import tqdm
 
 from pipeline.dataset import INDEX, MANIFEST, PARTS, REJECTS, Manifest, parse_manifest
 from pipeline.settings import THREAD_LIMIT, Command, UserError, run_command
-from pipeline.storage import Place, Storage, open_storage
+from pipeline.storage import Storage, Uri, open_storage
 from pipeline.verify.finding import Finding
 from pipeline.verify.pool import check_all
 from pipeline.verify.shard import check_shard
 from pipeline.verify.whole import IndexReader, check_files, check_manifest, check_rejects, check_settings, check_tables
 
 MOST_LINES = 200
-"""So many findings are printed; the others are counted."""
+"""Number of findings that are printed; further ones are counted."""
 
 
 class VerifyCommand(Command):
     """Check a finished dataset: hashes, the index against the tars, every picture by decoding it, all counts.
 
-    Prints one line for each thing that is wrong, with the file to mend first. Exit status: 0 if the dataset is whole,
-    1 if something is wrong, 2 if there is no dataset to check.
+    Prints one line for each fault, beginning with the file to repair. Exit status: 0 if the dataset is intact, 1 if it
+    has faults, 2 if there is no dataset.
     """
 
     program: ClassVar[str] = "python -m pipeline.verify"
 
-    dataset: CliPositionalArg[Place]
-    """Folder of the dataset, or its address such as s3://bucket/folder."""
+    dataset: CliPositionalArg[Uri]
+    """Folder of the dataset, or its URI such as s3://bucket/folder."""
     workers: int | None = Field(None, ge=1, le=THREAD_LIMIT)
-    """Processes at once, each with one shard; default all cores."""
+    """Parallel processes, each with one shard; default: all cores."""
 
 
 class _Report:
-    """Prints findings as they come, counts them and remembers the damaged files in order."""
+    """Prints findings, counts them and collects the damaged files in order."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -56,7 +56,7 @@ def _manifest(storage: Storage, report: _Report) -> Manifest | None:
         raise UserError(f"there is no dataset at {storage}: give the folder that holds {MANIFEST}")
     if storage.size(MANIFEST) is None:
         if storage.files(PARTS):
-            raise UserError(f"{storage} holds an unfinished job: run the same `make shards` command to its end first")
+            raise UserError(f"{storage} holds an unfinished job: finish it with the same `make shards` command first")
         raise UserError(f"{storage} holds no finished shard dataset (no {MANIFEST}); make one with `make shards`")
     try:
         manifest = parse_manifest(storage.read(MANIFEST), MANIFEST)
@@ -83,16 +83,16 @@ def _check(storage: Storage, manifest: Manifest, workers: int, report: _Report) 
 
 
 def _advice(report: _Report, storage: Storage) -> str:
-    lines = [f"{report.count} findings: {storage} is not whole"]
+    lines = [f"{report.count} findings: {storage} has faults"]
     if report.count > MOST_LINES:
         lines[:0] = [f"... and {report.count - MOST_LINES} more that are not listed"]
     if report.damaged:
         files = list(report.damaged)
-        lost = storage if {INDEX, REJECTS, MANIFEST} & set(files) else "what there is of them"
+        damaged = storage if {INDEX, REJECTS, MANIFEST} & set(files) else "these files"
         named = ", ".join(files[:8]) + (f" and {len(files) - 8} more" if len(files) > 8 else "")
         lines.append(
-            f"what to do: copy {named} again from an intact copy of this dataset; without one, remove {lost} and run "
-            "the same `make shards` command again, which writes the same bytes"
+            f"what to do: copy {named} again from an intact copy of this dataset; without one, remove {damaged} and "
+            "run the same `make shards` command again, which writes the same bytes"
         )
     else:
         lines.append("what to do: remove the files named above; nothing else is wrong")
@@ -100,7 +100,7 @@ def _advice(report: _Report, storage: Storage) -> str:
 
 
 def main(command: VerifyCommand) -> int:
-    """Check everything, print what is wrong and what to do; returns the exit status."""
+    """Check everything, print the faults and what to do; returns the exit status."""
     started = time.perf_counter()
     storage = open_storage(command.dataset)
     report = _Report()
@@ -112,7 +112,7 @@ def main(command: VerifyCommand) -> int:
         return 1
     gigabytes = sum(shard.bytes for shard in manifest.shards) / 1e9
     print(
-        f"{storage} is whole: {manifest.samples} samples, {manifest.frames} frames, {gigabytes:.3f} GB in "
+        f"{storage} is intact: {manifest.samples} samples, {manifest.frames} frames, {gigabytes:.3f} GB in "
         f"{len(manifest.shards)} shards, {manifest.rejects} rejects; checked in {time.perf_counter() - started:.1f} s"
     )
     return 0

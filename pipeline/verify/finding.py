@@ -1,24 +1,24 @@
-"""What is wrong with a dataset: one line each."""
+"""Faults of a dataset."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong."""
+    """One fault."""
 
     file: str
-    """The file to mend, below the dataset."""
-    place: str
-    """Where in it: a sample key, a field; or empty."""
-    what: str
+    """File to repair, relative to the dataset."""
+    location: str
+    """Sample key or field in it, or empty."""
+    fault: str
     extraneous: bool = False
-    """Whether the file must go, not be mended."""
+    """Whether the file must be removed, not repaired."""
 
     def __str__(self) -> str:
-        line = ": ".join(part for part in (self.file, self.place, self.what) if part)
+        line = ": ".join(part for part in (self.file, self.location, self.fault) if part)
         return f"{line}; remove it" if self.extraneous else line
 
 
 Report = Callable[[Finding], None]
-"""Takes each finding as it is made."""
+"""Called with each finding."""

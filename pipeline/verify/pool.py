@@ -1,4 +1,4 @@
-"""Shards checked on several processes, with few of them on their way at any time."""
+"""Check shards in several processes, with a bounded number of them in flight."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from pipeline.verify.finding import Finding
 
 
 def _begin_worker() -> None:
-    """Workers leave Ctrl-C to the main process, and end with it whatever ends it."""
+    """Leave Ctrl-C to the main process, and end with it however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def follow() -> None:
@@ -33,7 +33,7 @@ def check_all(
     shards: Iterable[tuple[Shard, pa.Table | None]],
     workers: int,
 ) -> Iterator[tuple[Shard, list[Finding]]]:
-    """What `check` finds in each shard and its index rows, in the order of the shards.
+    """Yield each shard with the findings of `check(shard, index_rows)`, in the order of the shards.
 
     Raises:
         UserError: a process was killed.

@@ -1,4 +1,4 @@
-"""One sample: what its members hold, and whether its index row and the manifest say the same."""
+"""Check one sample: its members against its index row and the manifest."""
 
 import json
 import re
@@ -15,23 +15,23 @@ from pipeline.shards.triplets import MEMBERS
 
 Row = dict[str, Any]
 TRIPLET_KEY = re.compile(r"(.+)-(\d\d)")
-"""Key of a triplet: its clip and its number."""
+"""Key of a triplet: clip key and number."""
 _FIELDS = ("key", "source", "class_name", "label", "width", "height")
 
 
 @dataclass
 class Contents:
-    """What the members of a sample hold."""
+    """Contents of a sample's members."""
 
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Width and height of each frame that decodes, by its extension."""
+    """Width and height of each decodable frame, by extension."""
     label: str | None = None
     facts: Row = field(default_factory=dict)
-    """The content of `json`."""
+    """Content of `json`."""
     frames: int = 0
     """Frames of the clip, according to `json`; 0 for an image."""
     faults: list[str] = field(default_factory=list)
-    """What is wrong with the members themselves."""
+    """Faults of the members themselves."""
 
 
 def read_contents(members: list[Member], read: Callable[[Member], bytes], manifest: Manifest) -> Contents:
@@ -46,7 +46,7 @@ def read_contents(members: list[Member], read: Callable[[Member], bytes], manife
                 contents.facts = json.loads(data)
                 contents.frames, faults = _check_facts(contents.facts, manifest)
                 contents.faults += faults
-            except Exception as error:  # json that is damaged may hold anything
+            except Exception as error:  # damaged JSON may contain anything
                 contents.faults.append(f"json is not what the job writes ({type(error).__name__}: {error})")
         else:
             try:
@@ -58,18 +58,18 @@ def read_contents(members: list[Member], read: Callable[[Member], bytes], manife
 
 
 def _header_faults(jpeg: bytes) -> Iterator[str]:
-    """What the job writes no more, as decoders see different pictures in it."""
+    """JPEG headers in which decoders see different pictures, which current versions do not write."""
     if turning_segments(jpeg):
-        yield "its metadata makes some readers turn it, though not ours; written anew it has none of it"
+        yield "some readers turn it because of its metadata, though not ours; current versions remove that"
     if not has_orderly_header(jpeg):
-        yield "stray bytes in its header end some decoders, DALI among them; it would be encoded anew now"
+        yield "DALI and other decoders fail at stray bytes in its header; current versions re-encode it"
 
 
 def _check_facts(facts: Row, manifest: Manifest) -> tuple[int, list[str]]:
-    """Frames of the clip, and what is wrong with the fields that only clips or images have.
+    """Frames of the clip, and faults in the fields that only clips or images have.
 
     Raises:
-        LookupError, TypeError, ValueError: a field is missing or of another kind.
+        LookupError, TypeError, ValueError: a field is missing or of the wrong type.
     """
     if missing := [name for name in _FIELDS if name not in facts]:
         raise KeyError(", ".join(missing))
@@ -78,7 +78,7 @@ def _check_facts(facts: Row, manifest: Manifest) -> tuple[int, list[str]]:
     faults = []
     times = [float(time) for time in facts["times_s"]]
     if any(time > following for time, following in pairwise(times)):
-        faults.append(f"json has times_s that fall: {_short(times)}")
+        faults.append(f"json has decreasing times_s: {_short(times)}")
     if facts["fps"] != (fps := manifest.settings["frames"]["fps"]):
         faults.append(f"json has fps {facts['fps']}; {MANIFEST} says {fps}")
     if manifest.layout == "frames":
@@ -93,14 +93,14 @@ def _check_facts(facts: Row, manifest: Manifest) -> tuple[int, list[str]]:
 
 
 def _extensions(row: Row, manifest: Manifest) -> list[str]:
-    """The members that the sample of an index row has, in order."""
+    """Extensions of the members of an index row's sample, in order."""
     if manifest.layout == "triplets":
         return [*MEMBERS, "json"]
     return [*(["jpg"] if manifest.media == "images" else frame_names(row["num_frames"])), "cls", "json"]
 
 
 def index_faults(row: Row, members: list[Member], contents: Contents, manifest: Manifest) -> Iterator[str]:
-    """What an index row says otherwise than the tar or the manifest."""
+    """Contradictions of an index row to the tar or the manifest."""
     result, expected = [member.extension for member in members], _extensions(row, manifest)
     if result != expected:
         yield f"{INDEX} expects the members {_short(expected)}; the tar has {_short(result)}"
@@ -110,8 +110,8 @@ def index_faults(row: Row, members: list[Member], contents: Contents, manifest: 
     frames = [member for member in members if member.extension.endswith("jpg")]
     for member, offset, size in zip(frames, offsets, sizes, strict=False):
         if (member.offset, member.size) != (offset, size):
-            recorded = f"it is at byte {member.offset} with {member.size} bytes"
-            yield f"{INDEX} has {member.extension} at byte {offset} with {size} bytes; {recorded}"
+            in_tar = f"it is at byte {member.offset} with {member.size} bytes"
+            yield f"{INDEX} has {member.extension} at byte {offset} with {size} bytes; {in_tar}"
     for extension, (width, height) in contents.sizes.items():
         if (width, height) != (row["width"], row["height"]):
             yield f"{INDEX} says {row['width']} x {row['height']} pixels; {extension} has {width} x {height}"

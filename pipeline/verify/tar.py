@@ -1,4 +1,4 @@
-"""The structure of a shard: which members it has, where they lie, and whether their headers are what the job writes."""
+"""Check the structure of a shard: its members, their offsets and their headers."""
 
 import tarfile
 from typing import BinaryIO, NamedTuple
@@ -11,7 +11,7 @@ _HEADER_FIELDS = ("mtime", "mode", "uid", "gid", "uname", "gname", "type")
 
 
 class TarSample(NamedTuple):
-    """Neighbouring members with one key."""
+    """Adjacent members with the same key."""
 
     key: str
     members: list[Member]
@@ -23,16 +23,16 @@ def _header_fault(stream: BinaryIO, member: tarfile.TarInfo) -> str | None:
     stream.seek(member.offset)
     if stream.read(member.offset_data - member.offset) == expected.tobuf(tarfile.GNU_FORMAT):
         return None
-    differing = [
+    fields = [
         f"{field} {getattr(member, field)!r} instead of {getattr(expected, field)!r}"
         for field in _HEADER_FIELDS
         if getattr(member, field) != getattr(expected, field)
     ]
-    return f"{member.name} has another header than the job writes ({', '.join(differing) or 'another tar format'})"
+    return f"{member.name} has another header than the job writes ({', '.join(fields) or 'another tar format'})"
 
 
 def read_tar(stream: BinaryIO, size: int, file: str, report: Report) -> list[TarSample]:
-    """The samples in a shard of `size` bytes, as far as it can be read; what is wrong goes to `say`."""
+    """The samples in a shard of `size` bytes, as far as it can be read; faults go to `report`."""
     samples: list[TarSample] = []
     end = 0
     try:
@@ -45,7 +45,7 @@ def read_tar(stream: BinaryIO, size: int, file: str, report: Report) -> list[Tar
                 if not samples or samples[-1].key != key:
                     samples.append(TarSample(key, []))
                 samples[-1].members.append(Member(extension, member.offset_data, member.size))
-    except Exception as error:  # of a damaged header, tarfile raises more than its own kind
+    except Exception as error:  # tarfile raises all kinds of exceptions for damaged headers
         report(Finding(file, samples[-1].key if samples else "", f"the tar cannot be read from here on: {error}"))
         return samples
     stream.seek(end)

@@ -1,4 +1,4 @@
-"""What holds for the dataset as a whole: its counts, its files, the order of its index, its rejects."""
+"""Check the dataset as a whole: counts, files, order of the index, rejects."""
 
 import re
 from collections import Counter
@@ -26,11 +26,11 @@ from pipeline.verify.sample import TRIPLET_KEY
 _SHARD_FILE = re.compile(r"[A-Za-z0-9_-]+-\d{6,}\.(tar|idx)")
 _SETTINGS: dict[str, type[Settings]] = {"frames": FrameSettings, "images": ImageSettings, "triplets": TripletSettings}
 _UNREADABLE = (Exception,)
-"""What Arrow raises for a damaged table: its own kinds and Python's."""
+"""Arrow raises all kinds of exceptions for damaged tables."""
 
 
 def check_settings(manifest: Manifest, report: Report) -> bool:
-    """Whether the settings in the manifest are those of its media and layout; nothing else can be checked without."""
+    """Whether the settings in the manifest fit its media and layout; all other checks need them."""
     needed = ["images" if manifest.media == "images" else "frames"]
     needed += ["triplets"] * (manifest.layout == "triplets")
     try:
@@ -43,32 +43,32 @@ def check_settings(manifest: Manifest, report: Report) -> bool:
 
 
 def check_manifest(manifest: Manifest, report: Report) -> None:
-    """The counts of the manifest against each other."""
+    """Check the counts and shard names of the manifest."""
     if manifest.samples != (total := sum(shard.samples for shard in manifest.shards)):
         report(Finding(MANIFEST, "samples", f"is {manifest.samples}; its shards have {total}"))
     names = [shard.file for shard in manifest.shards]
     expected = re.compile(rf"{re.escape(manifest.name)}-\d{{6,}}\.tar")
     for name in names:
         if not expected.fullmatch(name):
-            report(Finding(MANIFEST, name, f"is no name of a shard; they are called {manifest.name}-000000.tar, ..."))
+            report(Finding(MANIFEST, name, f"is not the name of a shard; allowed are {manifest.name}-000000.tar, ..."))
     if names != sorted(set(names)):
-        report(Finding(MANIFEST, "shards", "do not stand in the order of their names, or one stands there twice"))
+        report(Finding(MANIFEST, "shards", "are not sorted by name, or one is listed twice"))
 
 
 def check_files(storage: Storage, manifest: Manifest, report: Report) -> None:
-    """Shard files that are none of this dataset, and what a job left behind."""
+    """Find shard files of other datasets, and files that a job left behind."""
     known = {shard.file for shard in manifest.shards} | {dali_index_file(shard.file) for shard in manifest.shards}
     for name in storage.files():
         if name.startswith(TEMPORARY_PREFIX):
-            report(Finding(name, "", "was left half-written by a job that was killed", extraneous=True))
+            report(Finding(name, "", "is incomplete, left by a job that was killed", extraneous=True))
         elif _SHARD_FILE.fullmatch(name) and name not in known:
-            report(Finding(name, "", f"is no file of this dataset: {MANIFEST} does not name it", extraneous=True))
+            report(Finding(name, "", f"does not belong to this dataset: {MANIFEST} does not list it", extraneous=True))
     if storage.files(PARTS):
-        report(Finding(PARTS, "", "was left by a job that did not end", extraneous=True))
+        report(Finding(PARTS, "", "was left by an unfinished job", extraneous=True))
 
 
 def check_rejects(storage: Storage, manifest: Manifest, report: Report) -> None:
-    """Columns, reasons and count of the rejects."""
+    """Check columns, reasons and number of the rejects."""
     reasons = {reason.value for reason in Reason}
     try:
         with storage.parquet(REJECTS) as file:
@@ -89,7 +89,7 @@ def check_rejects(storage: Storage, manifest: Manifest, report: Report) -> None:
 
 
 def check_tables(storage: Storage, manifest: Manifest, damaged: Iterable[str], report: Report) -> None:
-    """Hashes of index and rejects, where nothing else was found wrong with them."""
+    """Check the hashes of index and rejects unless they are already known as damaged."""
     for name in {INDEX, REJECTS} - set(damaged):
         with storage.local(name) as path:
             if sha256_file(path) != manifest.tables.get(name):
@@ -101,9 +101,9 @@ def _columns(schema: pa.Schema) -> str:
 
 
 class IndexReader:
-    """The rows of each shard, one shard after the other; checks what concerns more than one shard on the way.
+    """Reads the index rows shard by shard, and checks the counts and the order of all rows.
 
-    Rows must stand in the order that the seed gives their keys, which also shows any key that is there twice.
+    Rows must be in the order that the seed gives their keys, which also reveals duplicate keys.
     """
 
     def __init__(self, storage: Storage, manifest: Manifest, report: Report) -> None:
@@ -113,7 +113,7 @@ class IndexReader:
         self._complete = True
 
     def shards(self) -> Iterator[tuple[Shard, pa.Table | None]]:
-        """Each shard of the manifest with its rows, None if they cannot be read."""
+        """Yield each shard of the manifest with its rows; None if they cannot be read."""
         with ExitStack() as stack:
             file = self._open(stack)
             groups = {} if file is None else self._groups(file)
@@ -122,7 +122,7 @@ class IndexReader:
                 self._complete &= rows is not None
                 yield shard, rows
             for name in groups:
-                self._report(Finding(INDEX, "", f"has rows of {name}, which is no shard of {MANIFEST}"))
+                self._report(Finding(INDEX, "", f"has rows of {name}, which {MANIFEST} does not list"))
         self._check_totals()
 
     def _open(self, stack: ExitStack) -> pq.ParquetFile | None:
@@ -146,7 +146,7 @@ class IndexReader:
             try:
                 name = file.read_row_group(group, columns=["shard"])["shard"][0].as_py()
             except _UNREADABLE:
-                continue  # said where the rows are missing
+                continue  # reported by _rows_of
             if name in groups:
                 self._report(Finding(INDEX, "", f"has two groups of rows of {name}"))
             groups[name] = group
@@ -166,29 +166,29 @@ class IndexReader:
             self._report(Finding(INDEX, "", f"rows of {name} have no {', '.join(empty)}"))
             return None
         for key, frames in zip(rows["key"].to_pylist(), rows["num_frames"].to_pylist(), strict=True):
-            self._follow(key)
+            self._check_order(key)
             self._rows += 1
             self._frames += frames
         return rows
 
-    def _follow(self, key: str) -> None:
+    def _check_order(self, key: str) -> None:
         named = TRIPLET_KEY.fullmatch(key) if self._manifest.layout == "triplets" else None
         clip, number = (named[1], int(named[2])) if named else (key, 0)
-        place = (shuffle_rank(clip, self._manifest.seed), clip, number)
-        if self._last is None or place > self._last:
+        position = (shuffle_rank(clip, self._manifest.seed), clip, number)
+        if self._last is None or position > self._last:
             self._clips += self._last is None or self._last[1] != clip
         else:
             self._disordered += 1
             if self._disordered == 1:
-                self._report(Finding(INDEX, key, "does not stand in the order of the seed, or is there twice"))
-        self._last = place
+                self._report(Finding(INDEX, key, "is not in the order of the seed, or is a duplicate"))
+        self._last = position
 
     def _check_totals(self) -> None:
         manifest = self._manifest
         if not self._complete:
             return
         if self._disordered > 1:
-            self._report(Finding(INDEX, "", f"{self._disordered} rows do not stand in the order of the seed"))
+            self._report(Finding(INDEX, "", f"{self._disordered} rows are not in the order of the seed"))
         for field, result in (("samples", self._rows), ("frames", self._frames)):
             if getattr(manifest, field) != result:
                 self._report(Finding(MANIFEST, field, f"is {getattr(manifest, field)}; {INDEX} has {result}"))

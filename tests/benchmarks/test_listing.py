@@ -4,12 +4,12 @@ from pathlib import Path
 
 from benchmarks.listing import ListingBenchmark, main, write_list
 from pipeline.shards.plan import default_samples_per_shard
-from pipeline.shards.sources import list_sources
+from pipeline.shards.sources import list_sources, open_data
 
 
 def test_the_list_has_as_many_different_clips_in_classes(tmp_path: Path) -> None:
     write_list(tmp_path / "clips.txt", 900)
-    sources = list(list_sources(str(tmp_path / "clips.txt")).sources)
+    sources = list(list_sources(open_data(str(tmp_path / "clips.txt"))).sources)
     assert len({source.key for source in sources}) == 900
     assert len({source.class_name for source in sources}) == 400
     assert {source.media for source in sources} == {"clips"}

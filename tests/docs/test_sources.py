@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.shards.sources import list_sources
+from pipeline.shards.sources import list_sources, open_data
 from tests.docs.documents import DOCS, fenced
 
 
@@ -17,7 +17,7 @@ def test_a_list_for_another_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "labels" / "train.json").write_text(json.dumps(rows))
     (program,) = fenced(DOCS / "sources.md", "python")
     exec(compile(program, "docs/sources.md", "exec"), {"__name__": "documented"})
-    sources = [(source.path, source.key, source.class_name) for source in list_sources("train.txt").sources]
+    sources = [(source.path, source.key, source.class_name) for source in list_sources(open_data("train.txt")).sources]
     assert sources == [
         ("20bn-something-something-v2/78687.webm", "78687", "Holding something next to something"),
         ("20bn-something-something-v2/42326.webm", "42326", "Turning something upside down"),

@@ -95,7 +95,7 @@ def test_a_query_with_too_few_neighbours_left_is_named(shards: Path, vectors: Pa
 
 def test_finished_blocks_of_other_settings_are_refused(shards: Path, vectors: Path, tmp_path: Path) -> None:
     search(shards, vectors, tmp_path, SearchSettings(), k=5)
-    with pytest.raises(UserError, match="holds finished parts of another job"):
+    with pytest.raises(UserError, match=r"holds finished parts of another job: .*k = 5 \(recorded\), 6 \(now\)"):
         search(shards, vectors, tmp_path, SearchSettings(), k=6)
 
 

@@ -17,7 +17,7 @@ def test_file_appears_only_when_complete(tmp_path: Path) -> None:
     assert [path.name for path in target.parent.iterdir()] == ["file"]
 
 
-def test_failure_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path) -> None:
+def test_a_failure_keeps_the_old_file_and_leaves_no_other(tmp_path: Path) -> None:
     target = tmp_path / "file"
     write_bytes(target, b"old")
 
@@ -46,7 +46,7 @@ def test_folder_replaces_folder_of_the_same_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", ["other", ".hidden", "link", "folder"])
-def test_a_folder_with_anything_else_stays_as_it_is(tmp_path: Path, other: str) -> None:
+def test_a_folder_with_other_files_is_not_changed(tmp_path: Path, other: str) -> None:
     folder = tmp_path / "folder"
     make_folder(folder, "a")
     if other == "folder":
@@ -56,13 +56,13 @@ def test_a_folder_with_anything_else_stays_as_it_is(tmp_path: Path, other: str) 
     else:
         (folder / other).touch()
     for replaces in ((), ("a",), ("a", "link", "folder")):
-        with pytest.raises(UserError, match="which this program did not write there, and is not replaced"):
+        with pytest.raises(UserError, match="which this program did not write, and is not replaced"):
             make_folder(folder, "a", replaces)
     assert sorted(path.name for path in folder.iterdir()) == sorted(["a", other])
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
-def test_what_appears_in_a_folder_meanwhile_is_kept(tmp_path: Path) -> None:
+def test_files_that_appear_meanwhile_are_kept(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     make_folder(folder, "a")
 
@@ -71,12 +71,12 @@ def test_what_appears_in_a_folder_meanwhile_is_kept(tmp_path: Path) -> None:
             temporary.mkdir()
             (folder / "new").touch()
 
-    with pytest.raises(UserError, match="holds new, which this program did not write there"):
+    with pytest.raises(UserError, match="holds new, which this program did not write"):
         meanwhile()
     assert sorted(path.name for path in folder.iterdir()) == ["a", "new"]
 
 
-def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
+def test_a_link_stays_and_its_target_is_written(tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "far" / "file")
     for content in (b"1", b"2"):

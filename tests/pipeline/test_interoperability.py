@@ -1,6 +1,6 @@
-"""Other projects' readers get from the shards what the index says is in them.
+"""Readers of other projects get from the shards what the index lists.
 
-The programs in docs/format.md are run as they stand there.
+The programs in docs/format.md are run unchanged.
 """
 
 import io
@@ -27,14 +27,14 @@ PROGRAMS = dict(BLOCK.findall(DOCUMENT.read_text()))
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Hugging Face's packages ask no server and write nothing outside of the test."""
+    """Keep Hugging Face's packages offline, with their cache in the test's folder."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf" / "datasets"))
 
 
 def run_documented(program: str, dataset: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Run a program of the document where DATASET is `dataset`; returns its variables."""
+    """Run a program of the document with `dataset` as DATASET; returns its variables."""
     (folder / "DATASET").symlink_to(dataset)
     monkeypatch.chdir(folder)
     variables: dict[str, Any] = {"__name__": "documented"}
@@ -142,14 +142,14 @@ def test_dali_reads_images_with_the_written_index(
     expected = list(contents(image_dataset).values())
     labels = [label for label, _ in expected]
     assert capsys.readouterr().out.splitlines()[-1].endswith(str(labels[:4]))
-    pictures = [shown["pictures"].at(place) for place in range(4)]
+    pictures = [shown["pictures"].at(index) for index in range(4)]
     for picture, (_, (jpeg,)) in zip(pictures, expected, strict=False):
         resized = Image.open(io.BytesIO(jpeg)).convert("RGB").resize((224, 224), Image.Resampling.BILINEAR)
         assert np.abs(picture.astype(int) - np.asarray(resized)).mean() < 3
     read = labels[:4]
     for _ in range(2):
         _, batch = shown["pipeline"].run()
-        read += [int(bytes(batch.at(place))) for place in range(4)]
+        read += [int(bytes(batch.at(index))) for index in range(4)]
     assert read == labels
 
 
@@ -176,8 +176,8 @@ def test_dali_reads_the_bytes_of_the_other_layouts(
         return tuple(jpegs_and_facts)
 
     outputs = graph().run()
-    for place, (key, (_, jpegs)) in enumerate(expected.items()):
-        *frames, facts = (bytes(output.at(place)) for output in outputs)
+    for index, (key, (_, jpegs)) in enumerate(expected.items()):
+        *frames, facts = (bytes(output.at(index)) for output in outputs)
         assert frames == jpegs[: len(names)]
         assert json.loads(facts)["key"] == key
 

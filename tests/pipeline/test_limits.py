@@ -43,12 +43,12 @@ def test_the_store_fits_into_the_limits(limit: Limit) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "value", "said"),
+    ("kind", "value", "expected"),
     [
         (resource.RLIMIT_AS, 3 << 30, "`ulimit -v 3145728` is too small for it: set ulimit -v to 4194304 or more"),
         (resource.RLIMIT_FSIZE, 1 << 20, "`ulimit -f 1024` is too small for it: set ulimit -f to 131072 or more"),
     ],
 )
-def test_limits_under_which_ray_would_wait_for_ever_are_named(limit: Limit, kind: int, value: int, said: str) -> None:
+def test_limits_too_small_for_ray_are_named(limit: Limit, kind: int, value: int, expected: str) -> None:
     limit(kind, value)
-    assert too_small_for_ray() == f"Ray cannot start here: {said}"
+    assert too_small_for_ray() == f"Ray cannot start here: {expected}"

@@ -1,4 +1,4 @@
-"""The lock of a folder: who holds it, when it is free, and what is said where it is not."""
+"""The lock of a folder: its holder, when it is free, and the message otherwise."""
 
 import errno
 import fcntl
@@ -16,7 +16,7 @@ from pipeline.lock import Holder, is_running, lock_file, read_holder, refusal, t
 from pipeline.settings import UserError
 
 HERE = this_process()
-DEAD = HERE.model_copy(update={"pid": 2**22})  # more than there can be
+DEAD = HERE.model_copy(update={"pid": 2**22})  # no process has this number
 NEIGHBOR = HERE.model_copy(update={"namespace": "pid:[1]"})
 FOREIGN = HERE.model_copy(update={"owner": "alice", "host": "node7", "boot": "other"})
 NAMESAKE = HERE.model_copy(update={"boot": "other"})
@@ -24,7 +24,7 @@ DAY = 86_400.0
 
 
 @pytest.mark.parametrize(
-    ("holder", "given", "age_s", "uptime_s", "running"),
+    ("holder", "acquired", "age_s", "uptime_s", "running"),
     [
         pytest.param(DEAD, True, 1, DAY, False, id="dead on this machine"),
         pytest.param(HERE, False, 3 * DAY, DAY, True, id="stopped for days on this machine"),
@@ -43,12 +43,12 @@ DAY = 86_400.0
     ],
 )
 def test_whether_the_holder_runs(
-    holder: Holder, given: bool | None, age_s: float, uptime_s: float, running: bool | None
+    holder: Holder, acquired: bool | None, age_s: float, uptime_s: float, running: bool | None
 ) -> None:
-    assert is_running(holder, HERE, given, age_s, uptime_s) is running
+    assert is_running(holder, HERE, acquired, age_s, uptime_s) is running
 
 
-def test_a_lock_in_use_and_a_stale_one_are_two_sentences() -> None:
+def test_messages_tell_a_lock_in_use_from_a_stale_one() -> None:
     who = f"alice on node7, process {HERE.pid}, since {HERE.start:%Y-%m-%d %H:%M} UTC"
     in_use = f"another job is writing to runs/k400 ({who}): wait for it or stop it first"
     for running, age_s, message in (
@@ -58,7 +58,7 @@ def test_a_lock_in_use_and_a_stale_one_are_two_sentences() -> None:
         (
             None,
             130.0,
-            f"runs/k400 is locked by another job ({who}), without a sign of life for 2 minutes: make sure that it has "
+            f"runs/k400 is locked by another job ({who}) without a heartbeat for 2 minutes: make sure that it has "
             "ended, then remove runs/k400/.lock",
         ),
     ):
@@ -74,7 +74,7 @@ def held_by_a_child(path: Path) -> int:
             with lock_file(path, "run"):
                 os.write(tell, b"1")
                 signal.pause()
-        finally:  # a fork must not go on as its parent
+        finally:  # the child must not run the other tests
             os._exit(1)
     os.close(tell)
     os.read(ready, 1)
@@ -109,21 +109,21 @@ def test_kill_9_frees_the_lock_at_once(
 
 
 @pytest.mark.parametrize(
-    ("hours", "said"), [(0, "another job is writing to run"), (3, "of life for 3 hours: make sure")]
+    ("hours", "expected"), [(0, "another job is writing to run"), (3, "without a heartbeat for 3 hours: make sure")]
 )
-def test_a_foreign_lock_is_never_broken(hours: int, said: str, tmp_path: Path) -> None:
-    """Whatever the clock of the other machine says: here it is years ahead."""
+def test_a_foreign_lock_is_never_broken(hours: int, expected: str, tmp_path: Path) -> None:
+    """The clock of the other machine does not matter: here it is years ahead."""
     path = tmp_path / "lock"
     ahead = FOREIGN.model_copy(update={"heartbeat": FOREIGN.heartbeat.replace(year=2050)})
     path.write_bytes(content := ahead.model_dump_json().encode())
     os.utime(path, (0, time.time() - 3600 * hours))
-    with pytest.raises(UserError, match=re.escape(said)), lock_file(path, "run"):
+    with pytest.raises(UserError, match=re.escape(expected)), lock_file(path, "run"):
         pass
     assert path.read_bytes() == content
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_holder_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_holder_has_a_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "BEAT_S", 0.01)
     path = tmp_path / "lock"
     with lock_file(path, "run"):
@@ -136,7 +136,9 @@ def test_a_holder_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not path.exists()
 
 
-def test_a_file_that_its_holder_removed_in_between_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_file_that_its_holder_just_removed_is_created_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, flock = tmp_path / "lock", fcntl.flock
 
     def removed_first(*arguments: int) -> None:

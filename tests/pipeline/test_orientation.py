@@ -1,4 +1,4 @@
-"""Orientation is read by one rule, and what other readers may take otherwise is known."""
+"""One rule for the orientation, and the segments on which other readers disagree."""
 
 import pytest
 
@@ -48,14 +48,14 @@ def test_ordinary_metadata_stays(segments: tuple[bytes, ...], orientation: int) 
         ((exif_block((ORIENTATION, SHORT, 0, 6)),), 1, ()),
         ((exif_block((ORIENTATION, SHORT, 2, 6)),), 1, ()),
         ((exif_block((ORIENTATION, SHORT, 1, 1), (ORIENTATION, SHORT, 1, 6)),), 1, ()),
-        ((app1(b"Exif\0\0*\0II" + TURNED[14:]),), 1, ()),  # a header that only lenient readers take
+        ((app1(b"Exif\0\0*\0II" + TURNED[14:]),), 1, ()),  # a header that only lenient readers accept
         ((app1(TURNED[4:-6]),), 1, ()),  # ends within its entries
         ((app1(XMP % 6),), 1, ()),
         ((UPRIGHT, app1(XMP_ELEMENT % 8)), 1, (UPRIGHT,)),
         ((app1(XMP % 1), SILENT, b"\xff\xfe\0\x04hi", TURNED), 1, (app1(XMP % 1), b"\xff\xfe\0\x04hi")),
     ],
 )
-def test_metadata_that_may_turn_is_found_and_taken_out(
+def test_metadata_that_may_turn_a_picture_is_removed(
     segments: tuple[bytes, ...], orientation: int, stays: tuple[bytes, ...]
 ) -> None:
     data = with_segments(PLAIN, *segments)

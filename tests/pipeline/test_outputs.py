@@ -6,7 +6,7 @@ from pipeline.outputs import MARKER, claim
 from pipeline.settings import UserError
 
 
-def test_a_program_may_replace_what_it_made_and_nothing_else(tmp_path: Path) -> None:
+def test_a_program_only_replaces_its_own_files(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert claim(out, "draw", ["a.png", "b"]) == []
     (out / "a.png").touch()
@@ -21,7 +21,7 @@ def test_a_program_may_replace_what_it_made_and_nothing_else(tmp_path: Path) -> 
     assert sorted(path.name for path in out.iterdir()) == [MARKER, "a.png", "notes.txt"]
 
 
-def test_folders_are_looked_through_and_links_are_of_somebody_else(tmp_path: Path) -> None:
+def test_folders_are_searched_and_links_belong_to_others(tmp_path: Path) -> None:
     claim(tmp_path, "draw", ["b"])
     (tmp_path / "b" / "c").mkdir(parents=True)
     (tmp_path / "b" / "c" / "1.png").touch()

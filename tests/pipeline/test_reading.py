@@ -7,7 +7,7 @@ from pipeline.settings import UserError
 
 
 class SomeLibrarysError(Exception):
-    """Derives from nothing that anybody lists."""
+    """Not derived from a common exception."""
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ class SomeLibrarysError(Exception):
         (UserError("in our words"), "in our words"),
     ],
 )
-def test_whatever_a_library_raises_is_one_sentence(error: Exception, message: str) -> None:
+def test_any_exception_of_a_library_is_one_sentence(error: Exception, message: str) -> None:
     with pytest.raises(UserError) as raised, reading("f", "a table", "Make it anew"):
         raise error
     assert str(raised.value) == message
@@ -39,7 +39,7 @@ def test_json_that_is_no_object_is_named(tmp_path: Path, content: bytes) -> None
     assert read_json_lines(tmp_path / "card.json") == []
 
 
-def test_lines_end_where_one_is_torn(tmp_path: Path) -> None:
+def test_lines_end_at_an_incomplete_one(tmp_path: Path) -> None:
     (tmp_path / "lines").write_bytes(b'{"step": 1}\n{"step": 2}\n{"st')
     assert read_json_lines(tmp_path / "lines") == [{"step": 1}, {"step": 2}]
     with pytest.raises(UserError, match=r"cannot read .*: No such file or directory"):

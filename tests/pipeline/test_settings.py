@@ -4,8 +4,8 @@ from typing import ClassVar, Literal
 import pytest
 from pydantic import AliasChoices, Field
 
-from pipeline.settings import Command, Settings, UserError, flatten, parse_command, run_command
-from pipeline.storage import Place
+from pipeline.settings import Command, Settings, UserError, parse_command, run_command
+from pipeline.storage import Uri
 
 
 class Frames(Settings):
@@ -29,7 +29,7 @@ class Example(Command):
     mode: Literal["no", "bf16"] = "no"
     name: str = "x"
     folder: Path = Path()
-    place: Place = ""
+    uri: Uri = ""
 
 
 @pytest.fixture
@@ -120,15 +120,15 @@ def test_environment_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("frames: {min_side: off}", "frames.min_side = False: must be a number"),
         ("limit: yes", "limit = True: must be a number"),
         ("folder: no", "folder = False: Input is not a valid path; YAML reads yes, no, on and off without quotes"),
-        ("place: 7", "place = 7: Input should be a valid string; put it in quotes if it is text"),
+        ("uri: 7", "uri = 7: Input should be a valid string; put it in quotes if it is text"),
         ("mode: no", "mode = False: Input should be 'no' or 'bf16'; YAML reads yes, no, on and off without quotes"),
         ("name: on", "name = True: Input should be a valid string; YAML reads yes, no, on and off without quotes"),
         ("name: 2017", "name = 2017: Input should be a valid string; put it in quotes if it is text"),
         ("frames: {min_side: 1e3}", "unable to parse string as an integer; write it without an exponent, as 1000"),
         ("frames: {min_side: 010}", "line 1: YAML reads 010 as a number in base 8"),
         ("frames:\n  fps: 1:30", "line 2: YAML reads 1:30 as a number in base 60"),
-        ("frames:", "frames = None: must be a group of options, nested below it; nothing is"),
-        ("frames: {fps: }", "frames.fps = None: Input should be a valid number; nothing follows its colon"),
+        ("frames:", "frames = None: must be a group of options, nested below it; there are none"),
+        ("frames: {fps: }", "frames.fps = None: Input should be a valid number; no value after the colon"),
         ("a: [", "not valid YAML"),
     ],
 )
@@ -209,8 +209,3 @@ def test_an_option_of_one_letter_has_one_dash_or_two(option: list[str], value: i
         k: int = Field(5, validation_alias=AliasChoices("k", "many"))
 
     assert parse_command(Short, option).k == value
-
-
-def test_nested_settings_have_dotted_names() -> None:
-    nested = {"a": 1, "b": {"c": [2, 3], "d": {}}, "e": [{"f": 4}, {"f": {"g": 5}}], "h": []}
-    assert flatten(nested) == {"a": 1, "b.c": [2, 3], "e.0.f": 4, "e.1.f.g": 5, "h": []}

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.lock import read_holder, this_process
 from pipeline.settings import UserError
-from pipeline.storage import Folder, LocalStorage, Place, Storage, open_storage
+from pipeline.storage import Folder, LocalStorage, Storage, Uri, open_storage
 
 
 @pytest.fixture(params=["local", "object store"])
@@ -58,7 +58,7 @@ def test_the_location_is_the_same_however_it_is_spelled(tmp_path: Path, monkeypa
         assert open_storage(spelled).location == "s3://bucket/x"
 
 
-def test_an_address_of_a_file_is_a_path(tmp_path: Path) -> None:
+def test_a_file_uri_is_a_path(tmp_path: Path) -> None:
     folder = tmp_path / "a%20b ä#?c"
     (folder / "in").mkdir(parents=True)
     path = str(folder).replace("%", "%25")
@@ -71,16 +71,16 @@ def test_an_address_of_a_file_is_a_path(tmp_path: Path) -> None:
         storage = open_storage(address)
         assert isinstance(storage, LocalStorage)
         assert storage.location == open_storage(str(folder)).location
-        for kind in (Place, Folder):
+        for kind in (Uri, Folder):
             assert Path(str(TypeAdapter(kind).validate_python(address))).resolve() == folder
     for address in ("file:/x", "file:x", "file://x/d", "file://", "file:///", "file:////", "file://localhost"):
-        with pytest.raises(UserError, match=f"'{address}' is no address of .*: allowed are file:///PATH, /PATH"):
+        with pytest.raises(UserError, match=f"'{address}' is not the URI of .*: allowed are file:///PATH, /PATH"):
             open_storage(address)
-        with pytest.raises(ValidationError, match="is no address of a folder or file on this machine"):
-            TypeAdapter(Place).validate_python(address)
+        with pytest.raises(ValidationError, match="is not the URI of a folder or file on this machine"):
+            TypeAdapter(Uri).validate_python(address)
 
 
-def test_a_file_is_complete_or_not_there(storage: Storage) -> None:
+def test_a_file_is_complete_or_missing(storage: Storage) -> None:
     def fail() -> None:
         with storage.atomic_write("file") as path:
             path.write_bytes(b"half")
@@ -135,13 +135,13 @@ def test_a_lock_that_another_machine_left_is_refused_and_one_that_died_here_is_t
     )
     storage.write("lock", foreign.model_dump_json().encode())
     with storage.local("lock") as path:
-        os.utime(path, (0, path.stat().st_mtime - 3 * 3600))  # a file's age is that of its time
+        os.utime(path, (0, path.stat().st_mtime - 3 * 3600))  # the age of a file
     with (
-        pytest.raises(UserError, match=r"without a sign of life for 3 hours: .* remove .*/lock$"),
+        pytest.raises(UserError, match=r"without a heartbeat for 3 hours: .* remove .*/lock$"),
         storage.exclusive_lock("lock"),
     ):
         pass
-    dead = current.model_copy(update={"pid": 2**22})  # more than there can be
+    dead = current.model_copy(update={"pid": 2**22})  # no process has this number
     storage.write("lock", dead.model_dump_json().encode())
     with storage.exclusive_lock("lock"):
         assert read_holder(storage.read("lock")) == current.model_copy(update={"heartbeat": ANY})
@@ -149,7 +149,7 @@ def test_a_lock_that_another_machine_left_is_refused_and_one_that_died_here_is_t
 
 
 def test_the_lock_of_a_later_job_stays(storage: Storage) -> None:
-    """Somebody followed the advice and removed a lock whose holder still ran."""
+    """A user followed the advice and removed the lock of a running job."""
     later = this_process().model_copy(update={"host": "node7", "boot": "other"}).model_dump_json().encode()
     with storage.exclusive_lock("lock"):
         storage.remove("lock")
@@ -166,7 +166,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
         pass
 
 
-def test_what_is_not_there_is_an_os_error(storage: Storage) -> None:
+def test_missing_files_are_os_errors(storage: Storage) -> None:
     with pytest.raises(FileNotFoundError):
         storage.read("none")
     storage.write("short", b"12345")
@@ -174,19 +174,19 @@ def test_what_is_not_there_is_an_os_error(storage: Storage) -> None:
         storage.read("short", (3, 6))
 
 
-def test_travels_to_another_process(storage: Storage) -> None:
+def test_a_storage_can_be_pickled(storage: Storage) -> None:
     storage.write("file", b"x")
     recorded = pickle.loads(pickle.dumps(storage))
     assert recorded.read("file") == b"x"
     assert str(recorded) == str(storage)
 
 
-def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_folder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "class").mkdir()
     listed = os.scandir
 
     def refuse(path: str) -> Any:
-        if str(path).endswith("class"):  # root, as which the tests may run, can read any folder
+        if str(path).endswith("class"):  # the tests may run as root, who can read any folder
             raise PermissionError(13, "Permission denied", str(path))
         return listed(path)
 
@@ -201,7 +201,7 @@ def test_hidden_folders_are_left_out(storage: Storage) -> None:
     assert storage.files(".parts") == [".parts/x"]
 
 
-def test_places_that_cannot_be_used(bucket: str) -> None:
+def test_unusable_uris_are_named(bucket: str) -> None:
     with pytest.raises(UserError, match="cannot use nosuch://x/y"):
         open_storage("nosuch://x/y")
     with pytest.raises(OSError, match="bucket does not exist"):
@@ -213,14 +213,14 @@ def test_an_unreachable_store_is_an_os_error(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    s3fs.S3FileSystem.clear_instance_cache()  # it keeps connections whose endpoint was another
+    s3fs.S3FileSystem.clear_instance_cache()  # or connections to the previous endpoint are reused
     with pytest.raises(OSError, match=r"s3://bucket/other: Could not connect"):
         open_storage("s3://bucket/other").size("x")
     s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_parquet_is_read_by_no_other_thread_through_python(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Arrow's threads would free what Python holds at any time, also while the program ends, which aborts it."""
+    """Arrow's threads might release Python objects while the program exits, which aborts it."""
     table = pa.table({"number": list(range(1000))})
     with storage.atomic_write("table.parquet") as path:
         pq.write_table(table, path, row_group_size=100)

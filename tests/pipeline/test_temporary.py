@@ -43,7 +43,7 @@ def download(out: Path) -> None:
 
 def plan(out: Path) -> None:
     sources = (Source(f"{number:0500}", f"{number:0500}", "c", "images") for number in range(20_000))  # 20 MB
-    make_plan(Listing(LocalStorage("."), None, sources), "DATA", 0, 5, out / "plan")
+    make_plan(Listing("DATA", sources), 0, 5, out / "plan")
 
 
 def clip_of_a_tar(out: Path) -> None:
@@ -53,7 +53,7 @@ def clip_of_a_tar(out: Path) -> None:
 
 
 @pytest.mark.parametrize("use", [upload, download, plan, clip_of_a_tar])
-def test_a_full_tmpdir_is_told_from_a_full_output(
+def test_a_full_tmpdir_and_a_full_output_have_different_messages(
     use: Callable[[Path], None], full_tmpdir: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=NO_ROOM.format(full_tmpdir)):
@@ -72,7 +72,7 @@ def test_other_errors_stay_what_they_are() -> None:
         raise OSError(errno.EACCES, "Permission denied", "input")
 
 
-def test_short_folders_are_private_below_a_short_tmpdir_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_folders_are_private_in_a_short_tmpdir_and_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="t") as tmpdir:
         monkeypatch.setenv("TMPDIR", tmpdir)
         with short_folder(40) as folder:
@@ -83,9 +83,7 @@ def test_short_folders_are_private_below_a_short_tmpdir_and_go(monkeypatch: pyte
         assert not folder.exists()
 
 
-def test_long_and_full_tmpdirs_are_passed_over(
-    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_and_full_tmpdirs_are_skipped(small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for tmpdir, longest in ((tmp_path, len(str(tmp_path))), (small_disk, 200), (tmp_path / "none", 200)):
         monkeypatch.setenv("TMPDIR", str(tmpdir))
         with short_folder(longest) as folder:

@@ -3,5 +3,5 @@ import numpy as np
 from pipeline.versions import installed_versions
 
 
-def test_what_is_not_installed_is_left_out() -> None:
+def test_missing_packages_are_left_out() -> None:
     assert installed_versions(("numpy", "no-such-package")) == {"numpy": np.__version__}

@@ -154,7 +154,9 @@ def fill(disk: Path, room: int) -> None:
 
 def test_checkpoint_of_another_run_or_model_is_named(tmp_path: Path) -> None:
     path = save(tmp_path)
-    with pytest.raises(UserError, match="step-00000005 is of a run with other settings: a = 1 there, 2 here"):
+    with pytest.raises(
+        UserError, match=r"step-00000005 is of a run with other settings: a = 1 \(recorded\), 2 \(now\)"
+    ):
         read_checkpoint(path, {"a": 2}, state_shapes(state()[0]))
     with pytest.raises(UserError, match=r"step-00000005 does not match the model \(weight and 0 more\)"):
         read_checkpoint(path, CONFIG, state_shapes(state(width=5)[0]))

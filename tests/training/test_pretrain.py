@@ -178,7 +178,7 @@ def test_unusable_checkpoints_are_named_and_the_one_before_is_used(
     status, message = train(small(clip_dataset, out))
     assert status == 0
     assert "step-00000012 is damaged (optimizer.pt has changed since it was written)" in message
-    assert "step-00000010 is of a run with other settings: train.epochs = 3 there, 2 here" in message
+    assert "step-00000010 is of a run with other settings: train.epochs = 3 (recorded), 2 (now)" in message
     assert f"continuing from {older}" in message
     assert_same_run(out, undisturbed)
     for path in checkpoints(out):
@@ -242,7 +242,7 @@ def test_a_mixture_counts_all_samples_and_resumes_with_the_same_weights_only(
     assert losses(tmp_path / "run") == before
     status, message = train(options("other", 0.25))
     assert status == 2
-    assert "datasets.1.weight = 0.5 there, 0.25 here. Choose another --out" in message
+    assert "datasets.1.weight = 0.5 (recorded), 0.25 (now). Choose another --out" in message
 
 
 def test_the_environment_changes_nothing_or_is_refused(undisturbed: Path, clip_dataset: Path, tmp_path: Path) -> None:

@@ -15,35 +15,35 @@ _BROADCAST = 1
 _MOST_PACKETS = 2_000_000
 _MOST_PACKET_HEAD_BYTES = 20
 _PACKET = b"\x82\0\0"
-"""What a packet begins with; other error correction data are not in use."""
+"""First bytes of a packet; other error correction data are not in use."""
 _WIDTHS = (0, 1, 2, 4)
-"""Bytes of a field of a packet by the two bits that state its type."""
+"""Bytes of a packet's field by the two bits of its type."""
 
 
 def _object(file: IO[bytes], at: int) -> tuple[bytes, int]:
-    """GUID and size of the object at a byte of the file; nothing and 0 where there is none."""
+    """GUID and size of the object at a byte of the file; empty and 0 if there is none."""
     file.seek(at)
     head = file.read(24)
     return (head[:16], struct.unpack_from("<Q", head, 16)[0]) if len(head) == 24 else (b"", 0)
 
 
 def _sent_until_ms(file: IO[bytes], at: int) -> int:
-    """When the sending of the packet at a byte of the file ends; 0 where there is none."""
+    """Time at which the packet at a byte of the file has been sent; 0 if there is none."""
     file.seek(at)
     if file.read(3) != _PACKET:
         return 0
     fields = file.read(_MOST_PACKET_HEAD_BYTES)
     if len(fields) < _MOST_PACKET_HEAD_BYTES:
         return 0
-    # the lengths of the packet and of its padding, and its number, may each be left out
+    # the lengths of the packet and of its padding, and its number, are optional
     sent, lasts = struct.unpack_from("<LH", fields, 2 + sum(_WIDTHS[fields[0] >> shift & 3] for shift in (5, 1, 3)))
     return int(sent + lasts)
 
 
 def _extents(file: IO[bytes], start: int, packets: int, packet_size: int, stated_s: float) -> list[Extent]:
-    """The stated duration, and until when the packets are sent that begin at a byte of the file.
+    """The stated duration, and the time at which the packets from a byte of the file on have been sent.
 
-    With its last packet a file is complete, whatever it states: the last picture may be shown long.
+    A file with its last packet is complete whatever it states, as its last picture may be displayed for long.
     """
     if stated_s <= 0 or (packets and _sent_until_ms(file, start + (packets - 1) * packet_size)):
         return []
@@ -55,7 +55,7 @@ def _extents(file: IO[bytes], start: int, packets: int, packet_size: int, stated
 
 
 def read_asf(file: IO[bytes]) -> Statement | None:
-    """What an ASF file states; None if it is none."""
+    """Read the statement of an ASF file; None for other files."""
     kind, header_size = _object(file, 0)
     if kind != _HEADER:
         return None

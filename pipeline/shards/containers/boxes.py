@@ -9,12 +9,12 @@ _MOST_BOXES = 100_000
 _MOST_CONTENT_BYTES = 32 << 20
 
 
-class TooManyBoxes(Exception):  # noqa: N818 - not a fault: such a file is not judged
-    """More boxes than a clip has."""
+class TooManyBoxes(Exception):  # noqa: N818 - not a fault: such a file is not checked
+    """More boxes than clips have."""
 
 
 class Box(NamedTuple):
-    """Where the content of a box lies, in bytes from the start of the file; its stated end may lie behind it."""
+    """The content of a box, in bytes from the start of the file; its end may be beyond that of the file."""
 
     kind: bytes
     start: int
@@ -22,10 +22,10 @@ class Box(NamedTuple):
 
 
 def boxes(file: IO[bytes], at: int, end: int) -> Iterator[Box]:
-    """The boxes that begin between two bytes of the file.
+    """Yield the boxes that begin between two bytes of the file.
 
     Raises:
-        TooManyBoxes: it would take long.
+        TooManyBoxes: there are more than `_MOST_BOXES`.
     """
     for _ in range(_MOST_BOXES):
         file.seek(at)
@@ -36,7 +36,7 @@ def boxes(file: IO[bytes], at: int, end: int) -> Iterator[Box]:
         if size == 1:
             size, start = int.from_bytes(head[8:], "big"), at + 16
         elif size == 0:
-            size = end - at  # to the end of what holds it
+            size = end - at  # to the end of its parent
         if at + size < start:
             return
         yield Box(kind, start, at + size)
@@ -45,7 +45,7 @@ def boxes(file: IO[bytes], at: int, end: int) -> Iterator[Box]:
 
 
 def inside(file: IO[bytes], box: Box) -> dict[bytes, Box]:
-    """The boxes in a box by kind; of several the first."""
+    """The children of a box by kind; the first of several."""
     result: dict[bytes, Box] = {}
     for child in boxes(file, box.start, box.end):
         result.setdefault(child.kind, child)
@@ -53,7 +53,7 @@ def inside(file: IO[bytes], box: Box) -> dict[bytes, Box]:
 
 
 def content(file: IO[bytes], box: Box | None) -> bytes:
-    """The bytes of a box; nothing where it is missing or too large to be believed."""
+    """The bytes of a box; empty if it is missing or implausibly large."""
     if box is None or box.end - box.start > _MOST_CONTENT_BYTES:
         return b""
     file.seek(box.start)
@@ -61,11 +61,11 @@ def content(file: IO[bytes], box: Box | None) -> bytes:
 
 
 def number(data: bytes, at: int, size: int = 4) -> int:
-    """A big-endian number; 0 if the data end before it."""
+    """A big-endian number; 0 if the data is too short."""
     return int.from_bytes(data[at : at + size], "big") if at + size <= len(data) else 0
 
 
 def table(data: bytes, at: int, kind: str, columns: int) -> np.ndarray:
-    """Rows of numbers of 4 bytes whose count precedes them at byte `at`, as (rows, columns) int64."""
+    """Table of 4-byte numbers as (rows, columns) int64; the number of rows is at byte `at`, before the first."""
     rows = min(number(data, at), max(0, len(data) - at - 4) // (4 * columns))
     return np.frombuffer(data[at + 4 :][: 4 * rows * columns], kind).reshape(rows, columns).astype(np.int64)

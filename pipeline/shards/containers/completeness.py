@@ -1,4 +1,4 @@
-"""What a container states against what is there, as a sentence or nothing."""
+"""Compare the statement of a container with the file and its pictures."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -6,15 +6,15 @@ from typing import NamedTuple
 import numpy as np
 
 TOLERANCE_S = 0.5
-"""Seconds by which a clip may be shorter than stated: muxers round, and leave out how long the last picture lasts."""
+"""Seconds by which a clip may be shorter than stated: muxers round, and omit the duration of the last picture."""
 TOLERANCE_SHARE = 0.02
-"""The same as a share of what is stated."""
+"""The same as a share of the stated duration."""
 TOLERANCE_PICTURES = 2
-"""The same in pictures: decoders drop some that refer to pictures before the clip."""
+"""The same in pictures: decoders drop pictures that refer to pictures before the clip."""
 
 
 class Extent(NamedTuple):
-    """A stated duration, and how much of it the file holds, in seconds."""
+    """A stated duration and how much of it the file contains, in seconds."""
 
     stated_s: float
     present_s: float
@@ -22,17 +22,16 @@ class Extent(NamedTuple):
 
 @dataclass(frozen=True)
 class Statement:
-    """What a container states of itself; what it does not state is left out."""
+    """Sizes and durations that a container states; defaults stand for what it does not state."""
 
     end: int | None = None
-    """Where its media data end, in bytes from the start of the file."""
+    """End of its media data, in bytes from the start of the file."""
     extents: list[Extent] = field(default_factory=list)
-    """Durations that can be compared without decoding: stated in one place of the file, present in another."""
+    """Durations that can be compared without decoding, as both values are in headers."""
     hole_s: tuple[float, float] | None = None
-    """Start and end of a part that is missing inside, in seconds."""
+    """Start and end of a missing part inside the clip, in seconds."""
     pictures_s: dict[int, float] = field(default_factory=dict)
-    """Seconds from the first picture to the last by video track: track ID, or number of the stream where there is none.
-    """
+    """Seconds from the first picture to the last of each video track, by track ID, or by stream number without IDs."""
 
 
 def _shorter(extent: Extent, spacing_s: float = 0.0) -> bool:
@@ -41,7 +40,7 @@ def _shorter(extent: Extent, spacing_s: float = 0.0) -> bool:
 
 
 def missing_part(statement: Statement, size: int) -> str:
-    """What a file of `size` bytes lacks, as a sentence; empty if nothing shows."""
+    """What is missing from a file of `size` bytes, as a sentence; empty if nothing seems to be."""
     if statement.end is not None and size < statement.end:
         return (
             f"the file is cut off: its last {statement.end - size} bytes are missing; it states {statement.end} bytes "
@@ -57,15 +56,15 @@ def missing_part(statement: Statement, size: int) -> str:
 
 
 def missing_pictures(stated_s: float, times_s: np.ndarray) -> str:
-    """What decoded pictures lack of the stated seconds from first to last, as a sentence; empty if nothing.
+    """Whether the decoded pictures end too early, as a sentence; empty if not.
 
     Args:
-        stated_s: what the container states of the track that was decoded.
-        times_s: (pictures,) presentation times, of which 0 is the start of the file.
+        stated_s: stated seconds from the first picture to the last of the decoded track.
+        times_s: (pictures,) presentation times from the start of the file.
     """
     ordered = np.unique(times_s)
     spacing_s = float(np.median(np.diff(ordered))) if len(ordered) > 1 else 0.0
-    reached_s = float(max(ordered[-1], ordered[-1] - ordered[0]))  # what cannot be decoded at its start is not the end
+    reached_s = float(max(ordered[-1], ordered[-1] - ordered[0]))  # pictures missing at the start do not count
     if not _shorter(Extent(stated_s, reached_s), spacing_s):
         return ""
     return f"the file is cut off: it states pictures until {stated_s:.3f} s and the last is at {reached_s:.3f} s"

@@ -12,7 +12,7 @@ _MOST_METADATA_BYTES = 1 << 20
 
 
 def _stated(metadata: bytes, name: bytes) -> float:
-    """A number of `onMetaData`; 0 if it is not there."""
+    """A number of `onMetaData`; 0 if it is missing."""
     at = metadata.find(len(name).to_bytes(2, "big") + name + b"\0")
     value = metadata[at + 3 + len(name) :][:8] if at >= 0 else b""
     number = struct.unpack(">d", value)[0] if len(value) == 8 else 0.0
@@ -20,7 +20,7 @@ def _stated(metadata: bytes, name: bytes) -> float:
 
 
 def read_flv(file: IO[bytes]) -> Statement | None:
-    """What an FLV file states; None if it is none. Its times are those of sound and pictures, as is its duration."""
+    """Read the statement of an FLV file; None for other files. Times and duration include the sound."""
     head = file.read(9)
     if len(head) < 9 or head[:3] != b"FLV":
         return None

@@ -1,4 +1,4 @@
-"""Fragments of a movie: what their own headers, segment indices and the random access index say should be there."""
+"""Fragments of a movie, compared with the headers, the segment indices and the random access index."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -15,16 +15,16 @@ _MOST_SAMPLES = 1_000_000
 
 
 class Run(NamedTuple):
-    """The samples of one track in one fragment, in ticks of the track."""
+    """The samples of one track in one fragment, with times in ticks of the track."""
 
     fragment: int
-    """Place of the fragment in the file."""
+    """Index of the fragment in the file."""
     start: int
     end: int
     last: int
     """Duration of its last sample."""
     delay: int
-    """Of the presentation of its first sample."""
+    """Presentation delay of its first sample."""
 
 
 @dataclass
@@ -34,17 +34,17 @@ class Fragments:
     numbers: list[int] = field(default_factory=list)
     """Sequence number of each fragment, in the order of the file."""
     runs: dict[int, list[Run]] = field(default_factory=lambda: defaultdict(list))
-    """By track."""
+    """Runs of each track."""
     indexed_s: dict[int, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
-    """First and last second of each segment index by track."""
+    """First and last second of the segment indices of each track."""
     named: dict[int, np.ndarray] = field(default_factory=dict)
-    """Presentation time in ticks and place in bytes of the fragments that the random access index names, by track."""
-    places: dict[int, int] = field(default_factory=dict)
-    """The fragment that begins at a byte of the file."""
+    """(fragments, 2) presentation time in ticks and byte offset of each track's entries in the random access index."""
+    by_offset: dict[int, int] = field(default_factory=dict)
+    """Index of the fragment that begins at a byte of the file."""
 
 
 def _durations(trun: bytes, default: int) -> tuple[int, int, int]:
-    """Sum of the durations of a run of samples, the last one, and by how much the first is presented later."""
+    """Total duration of a run of samples, duration of the last one, and presentation delay of the first."""
     flags, count = number(trun, 1, 3), min(number(trun, 4), _MOST_SAMPLES)
     width = 4 * (flags >> 8 & 0xF).bit_count()
     start = 8 + 4 * (flags & 1) + 4 * (flags >> 2 & 1)
@@ -58,8 +58,8 @@ def _durations(trun: bytes, default: int) -> tuple[int, int, int]:
 def read_fragment(file: IO[bytes], moof: Box, movie: Movie, fragments: Fragments) -> None:
     """Add a movie fragment."""
     tracks = {track.id: track for track in movie.tracks}
-    place = len(fragments.numbers)
-    fragments.places |= {moof.start - 8: place, moof.start - 16: place}  # its header has 8 or 16 bytes
+    index = len(fragments.numbers)
+    fragments.by_offset |= {moof.start - 8: index, moof.start - 16: index}  # its header has 8 or 16 bytes
     fragments.numbers.append(number(content(file, inside(file, moof).get(b"mfhd")), 4))
     for traf in boxes(file, moof.start, moof.end):
         head = content(file, inside(file, traf).get(b"tfhd")) if traf.kind == b"traf" else b""
@@ -78,7 +78,7 @@ def read_fragment(file: IO[bytes], moof: Box, movie: Movie, fragments: Fragments
                 added, last, first = _durations(content(file, box), default)
                 total += added
                 delay = first if delay is None else delay
-        before.append(Run(place, start, start + total, last, delay or 0))
+        before.append(Run(index, start, start + total, last, delay or 0))
 
 
 def read_segment_index(file: IO[bytes], sidx: Box, fragments: Fragments) -> None:
@@ -92,7 +92,7 @@ def read_segment_index(file: IO[bytes], sidx: Box, fragments: Fragments) -> None
 
 
 def read_random_access(file: IO[bytes], mfra: Box, fragments: Fragments) -> None:
-    """Add the index at the end of the file that names fragments by time."""
+    """Add the random access index at the end of the file."""
     for box in boxes(file, mfra.start, mfra.end):
         data = content(file, box)
         if box.kind != b"tfra" or len(data) < 16:
@@ -101,37 +101,37 @@ def read_random_access(file: IO[bytes], mfra: Box, fragments: Fragments) -> None
         width = (16 if wide else 8) + sum((sizes >> shift & 3) + 1 for shift in (4, 2, 0))
         count = min(number(data, 12), (len(data) - 16) // width)
         kinds = [">u8", ">u8"] if wide else [">u4", ">u4"]
-        entry = np.dtype({"names": ["time", "place"], "formats": kinds, "itemsize": width})
+        entry = np.dtype({"names": ["time", "offset"], "formats": kinds, "itemsize": width})
         entries = np.frombuffer(data[16 : 16 + count * width], entry)
-        fragments.named[number(data, 4)] = np.stack([entries["time"], entries["place"]], 1).astype(np.int64)
+        fragments.named[number(data, 4)] = np.stack([entries["time"], entries["offset"]], 1).astype(np.int64)
 
 
 def _span_s(runs: list[Run], track: Track) -> tuple[float, float]:
-    """First and last second that the samples of a track cover, those in the movie box with them."""
+    """First and last second that the samples of a track cover, including those in the movie box."""
     starts = [run.start for run in runs] + [0] * bool(track.samples_duration)
     ends = [run.end for run in runs] + [track.samples_duration]
     return min(starts) / track.ticks_per_s, max(ends) / track.ticks_per_s
 
 
 def _delay_s(track: Track, movie: Movie) -> float:
-    """Seconds before a track begins, by its edit list."""
+    """Seconds before a track begins according to its edit list."""
     return sum(edit.duration for edit in track.edits if edit.start < 0) / movie.ticks_per_s
 
 
 def _lost(fragments: Fragments, track: Track) -> np.ndarray:
-    """Times of the fragments of a track that are not where the random access index says."""
+    """Times of a track's fragments that are missing at the offsets in the random access index."""
     runs = {run.fragment: run for run in fragments.runs[track.id]}
     tolerance = TOLERANCE_S * track.ticks_per_s
     lost = []
-    for time, place in fragments.named.get(track.id, np.empty((0, 2), np.int64)).tolist():
-        run = runs.get(fragments.places.get(place, -1))
+    for time, offset in fragments.named.get(track.id, np.empty((0, 2), np.int64)).tolist():
+        run = runs.get(fragments.by_offset.get(offset, -1))
         if run is None or not run.start - tolerance <= time <= run.end + tolerance:
             lost.append(time)
     return np.array(lost, np.int64)
 
 
 def fragment_extents(fragments: Fragments, movie: Movie) -> list[Extent]:
-    """Stated durations of the whole movie and of its video tracks, and what the fragments cover of them."""
+    """Stated durations of the whole movie and of its video tracks, and how much of them the fragments cover."""
     spans = {t.id: _span_s(fragments.runs[t.id], t) for t in movie.tracks if fragments.runs[t.id]}
     if not spans:
         return []
@@ -159,13 +159,13 @@ def fragment_extents(fragments: Fragments, movie: Movie) -> list[Extent]:
 
 
 def fragment_hole_s(fragments: Fragments, movie: Movie) -> tuple[float, float] | None:
-    """Start and end of the first time for which a video track lacks fragments.
+    """Start and end of the first gap in the fragments of a video track, in seconds.
 
-    A gap in time alone is none: screen recorders and phones take pictures at a variable rate. The numbers of the
-    fragments must have a gap there as well, or an index must name a fragment in it.
+    A gap in time is not enough, as screen recorders and phones record at a variable rate. The sequence numbers must
+    have a gap there as well, or an index must name a fragment in it.
     """
     steps = [after - before for before, after in pairwise(fragments.numbers)]
-    usual = int(np.median(steps)) if len(steps) > 2 else 1  # a packager may count the fragments of several files
+    usual = int(np.median(steps)) if len(steps) > 2 else 1  # packagers may number the fragments of several files
     for track in movie.tracks:
         runs = fragments.runs[track.id] if track.is_video else []
         lost = _lost(fragments, track)
@@ -180,7 +180,7 @@ def fragment_hole_s(fragments: Fragments, movie: Movie) -> tuple[float, float] |
 
 
 def fragment_pictures_s(runs: list[Run], track: Track) -> float | None:
-    """Seconds from the first picture to the last of a track in fragments; None if an edit list cuts it."""
+    """Seconds from the first picture of a fragmented track to the last; None if an edit list cuts it."""
     if not runs or any(edit.duration for edit in track.edits):
         return None
     start, end = _span_s(runs, track)

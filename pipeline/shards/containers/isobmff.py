@@ -1,4 +1,4 @@
-"""MP4, MOV, 3GP (ISO/IEC 14496-12), whole or in fragments."""
+"""MP4, MOV, 3GP (ISO/IEC 14496-12), fragmented or not."""
 
 import os
 from typing import IO
@@ -17,7 +17,7 @@ from pipeline.shards.containers.fragments import (
 from pipeline.shards.containers.tracks import Movie, pictures_s, read_movie
 
 _FIRST = {b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"pnot", b"sidx", b"uuid"}
-"""Boxes that such files begin with."""
+"""Kinds of a file's first box."""
 
 
 def _fragments(file: IO[bytes], top: list[Box], movie: Movie) -> Fragments:
@@ -34,10 +34,10 @@ def _fragments(file: IO[bytes], top: list[Box], movie: Movie) -> Fragments:
 
 def _read(file: IO[bytes]) -> Statement:
     top = list(boxes(file, 0, file.seek(0, os.SEEK_END)))
-    result = next((box for box in top if box.kind == b"moov"), None)
-    if result is None:
+    moov = next((box for box in top if box.kind == b"moov"), None)
+    if moov is None:
         return Statement()
-    movie = read_movie(file, result)
+    movie = read_movie(file, moov)
     fragments = _fragments(file, top, movie)
     pictures = {
         track.id: pictures_s(track, movie.ticks_per_s)
@@ -55,7 +55,7 @@ def _read(file: IO[bytes]) -> Statement:
 
 
 def read_isobmff(file: IO[bytes]) -> Statement | None:
-    """What an ISO base media file states; None if it is none."""
+    """Read the statement of an ISO base media file; None for other files."""
     if file.read(8)[4:] not in _FIRST:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Matroska and WebM: the segment states its size and duration, its cues where clusters are (RFC 8794, RFC 9559)."""
+"""Matroska and WebM: size and duration of the segment, and the offsets of clusters in its cues (RFC 8794, RFC 9559)."""
 
 import os
 import struct
@@ -22,15 +22,15 @@ _USUAL_TICK_NS = 1_000_000
 class _Element(NamedTuple):
     kind: int
     at: int
-    """Where it begins, in bytes from the start of the file."""
+    """Its first byte in the file."""
     start: int
-    """Where its content does."""
+    """First byte of its content."""
     size: int | None
-    """Of its content, in bytes; None if it is unknown."""
+    """Bytes of its content; None if unknown."""
 
 
-class _TooManyElements(Exception):  # noqa: N818 - not a fault: such a file is not judged
-    """More elements than a clip has."""
+class _TooManyElements(Exception):  # noqa: N818 - not a fault: such a file is not checked
+    """More elements than clips have."""
 
 
 def _number(file: IO[bytes], with_marker: bool) -> int | None:
@@ -46,16 +46,16 @@ def _number(file: IO[bytes], with_marker: bool) -> int | None:
     if with_marker:
         return value
     value &= (1 << 7 * length) - 1
-    return None if value == (1 << 7 * length) - 1 else value  # all ones: a live recording that knows no size
+    return None if value == (1 << 7 * length) - 1 else value  # all ones: unknown, as in live recordings
 
 
 def _elements(file: IO[bytes], at: int, end: int, *entered: int) -> Iterator[_Element]:
-    """The elements between two bytes of the file that it holds whole, and those inside of the kinds `entered`.
+    """Yield the complete elements between two bytes of the file, and the children of the kinds `entered`.
 
-    A cluster of unknown size is entered always.
+    Clusters of unknown size are always entered.
 
     Raises:
-        _TooManyElements: it would take long.
+        _TooManyElements: there are more than `_MOST_ELEMENTS`.
     """
     for _ in range(_MOST_ELEMENTS):
         file.seek(at)
@@ -93,7 +93,7 @@ def _info(file: IO[bytes], info: _Element) -> tuple[int, float]:
 
 
 def _cues(file: IO[bytes], cues: _Element) -> list[tuple[int, int]]:
-    """Time in ticks and place, in bytes from the content of the segment, of each cue."""
+    """Time in ticks and byte offset in the segment's content of each cue."""
     time, result = 0, []
     for element in _elements(file, cues.start, _end(cues), _CUE_POINT, _CUE_POSITIONS):
         if element.kind == _CUE_TIME:
@@ -104,7 +104,7 @@ def _cues(file: IO[bytes], cues: _Element) -> list[tuple[int, int]]:
 
 
 def _cluster_time(file: IO[bytes], cluster: _Element, end: int) -> int:
-    """Time of a cluster in ticks, which is the first that it holds but for a checksum."""
+    """Time of a cluster in ticks: its first element, except for a checksum."""
     for element in islice(_elements(file, cluster.start, end), 2):
         if element.kind == _CLUSTER_TIME:
             return _value(file, element)
@@ -112,7 +112,7 @@ def _cluster_time(file: IO[bytes], cluster: _Element, end: int) -> int:
 
 
 def _block_times(file: IO[bytes], start: int, end: int) -> np.ndarray:
-    """(times,) in ticks of the blocks of all tracks, in order and each once."""
+    """(times,) sorted unique times in ticks of the blocks of all tracks."""
     cluster, times = 0, set()
     for element in _elements(file, start, end, _CLUSTER, _BLOCK_GROUP):
         if element.kind == _CLUSTER_TIME:
@@ -125,9 +125,9 @@ def _block_times(file: IO[bytes], start: int, end: int) -> np.ndarray:
 
 
 def _missing(times: np.ndarray, duration: float, lost: list[int], tick_s: float) -> Statement:
-    """The stated duration, and the cues whose clusters are not where they say, against the times of the blocks.
+    """Compare the stated duration, and the times of cues without a cluster, with the times of the blocks.
 
-    A cue at a wrong place alone is no fault: a block of its time must be missing as well.
+    A cue with a wrong offset alone is no fault: blocks of its time must be missing as well.
     """
     first, last = float(times[0]), float(times[-1])
     usual = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
@@ -142,10 +142,10 @@ def _missing(times: np.ndarray, duration: float, lost: list[int], tick_s: float)
 
 
 def _read_segment(file: IO[bytes], start: int, size: int | None) -> Statement:
-    """What the content of a segment from a byte of the file on states.
+    """Read the statement of a segment whose content begins at byte `start`.
 
-    With cues that are right a segment is complete at its end, whatever its duration: the last picture may be shown
-    long, which no element states. Only where something is wrong are the headers of all blocks read.
+    A segment with correct cues up to its stated end is complete, whatever its duration: the last picture may be
+    displayed for long, which no element states. The headers of all blocks are read only if something is wrong.
     """
     file_end = file.seek(0, os.SEEK_END)
     stated_end = None if size is None else start + size
@@ -161,7 +161,7 @@ def _read_segment(file: IO[bytes], start: int, size: int | None) -> Statement:
             described.setdefault(element.kind, element)
     tick_ns, duration = _info(file, described[_INFO]) if _INFO in described else (_USUAL_TICK_NS, 0.0)
     cues = _cues(file, described[_CUES]) if _CUES in described else []
-    lost = [time for time, place in cues if place not in clusters or clusters[place] > time]
+    lost = [time for time, offset in cues if offset not in clusters or clusters[offset] > time]
     nothing_wrong = not lost and (reached == stated_end if cues else not duration)
     if nothing_wrong or not len(times := _block_times(file, start, end)):
         return Statement(end=stated_end)
@@ -169,7 +169,7 @@ def _read_segment(file: IO[bytes], start: int, size: int | None) -> Statement:
 
 
 def read_matroska(file: IO[bytes]) -> Statement | None:
-    """What a Matroska file states; None if it is none."""
+    """Read the statement of a Matroska file; None for other files."""
     if _number(file, with_marker=True) != _EBML or (header := _number(file, with_marker=False)) is None:
         return None
     file.seek(header, os.SEEK_CUR)

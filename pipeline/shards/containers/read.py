@@ -1,4 +1,4 @@
-"""Any clip -> what its container states."""
+"""Any clip -> the statement of its container."""
 
 from typing import IO
 
@@ -13,7 +13,7 @@ _READERS = (read_isobmff, read_matroska, read_riff, read_flv, read_asf)
 
 
 def read_statement(file: IO[bytes]) -> Statement:
-    """What the container of an open clip states; nothing if it is damaged or of another kind: ffmpeg judges that."""
+    """Read the statement of an open clip; empty if its container is damaged or unknown, which ffmpeg decides."""
     for read in _READERS:
         file.seek(0)
         if (statement := read(file)) is not None:

@@ -1,4 +1,4 @@
-"""AVI: lists and the index of OpenDML state bytes; the header of a stream states pictures."""
+"""AVI: lists and the OpenDML index state sizes in bytes, the header of a stream its number of pictures."""
 
 import os
 import struct
@@ -10,17 +10,17 @@ from pipeline.shards.containers.completeness import Statement
 _MOST_CHUNKS = 10_000
 _MOST_HEADER_BYTES = 1 << 20
 _UNKNOWN = (0, 0xFFFFFFFF)
-"""Sizes that a writer leaves that was stopped or cannot seek."""
+"""Sizes written by a writer that was stopped or cannot seek."""
 _UNKNOWN_LENGTH = 1 << 30
-"""ffmpeg's frame count where it cannot go back to the header."""
+"""ffmpeg's frame count if it cannot seek back to the header."""
 
 
 class _Chunk(NamedTuple):
     kind: bytes
-    """The FourCC; of a RIFF or LIST its kind."""
+    """FourCC; for RIFF and LIST chunks the type of the list."""
     start: int
     size: int
-    """Of its content, in bytes."""
+    """Bytes of its content."""
 
     @property
     def end(self) -> int:
@@ -45,15 +45,15 @@ def _content(file: IO[bytes], chunk: _Chunk) -> bytes:
 
 
 def _index_end(index: bytes) -> int:
-    """Where the last chunk that a stream's super index names ends; 0 if it names none."""
-    if len(index) < 24 or index[3] != 0:  # an index of chunks, not of indices
+    """End of the last chunk in a stream's super index; 0 if it is empty."""
+    if len(index) < 24 or index[3] != 0:  # not a super index but an index of chunks
         return 0
     entries = min(int.from_bytes(index[4:8], "little"), (len(index) - 24) // 16)
     return max((sum(struct.unpack_from("<QL", index, 24 + 16 * entry)) for entry in range(entries)), default=0)
 
 
 def _pictures_s(header: bytes) -> float:
-    """Seconds from the first picture to the last by the header of a stream; 0 if it states none or is of sound."""
+    """Seconds from the first picture to the last by a stream's header; 0 if unknown or not a video."""
     if len(header) < 36 or header[:4] != b"vids":
         return 0.0
     scale, rate, _, length = struct.unpack_from("<20xLLLL", header)
@@ -61,9 +61,9 @@ def _pictures_s(header: bytes) -> float:
 
 
 def read_riff(file: IO[bytes]) -> Statement | None:
-    """What an AVI file states; None if it is none.
+    """Read the statement of an AVI file; None for other files.
 
-    Frame counts are believed only where no sizes are stated: converters that changed the rate left counts too high.
+    Frame counts are used only if no sizes are stated: converters of the frame rate left too high counts behind.
     """
     head = file.read(12)
     if head[:4] != b"RIFF" or head[8:] != b"AVI ":
@@ -76,7 +76,7 @@ def read_riff(file: IO[bytes]) -> Statement | None:
             if part.kind == b"movi":
                 if part.size + 4 in _UNKNOWN:
                     break
-                ends.append(part.end - 1)  # the pad byte of the last chunk is often left out
+                ends.append(part.end - 1)  # the pad byte of the last chunk is often missing
             elif part.kind == b"hdrl":
                 streams = (chunk for chunk in _chunks(file, part.start, part.end) if chunk.kind == b"strl")
                 for number, stream in enumerate(streams):

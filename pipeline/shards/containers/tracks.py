@@ -1,4 +1,4 @@
-"""Tracks of a movie box: the times of their samples, and which of them its edit list shows."""
+"""Tracks of a movie box: the times of their samples, and their edit lists."""
 
 from dataclasses import dataclass
 from typing import IO, NamedTuple
@@ -16,9 +16,9 @@ class Edit(NamedTuple):
     """One entry of an edit list."""
 
     duration: int
-    """In ticks of the movie; 0: to the end."""
+    """In ticks of the movie; 0: until the end."""
     start: int
-    """In ticks of the track; -1: nothing is shown."""
+    """In ticks of the track; -1: an empty edit, which displays nothing."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Track:
     is_video: bool
     ticks_per_s: int
     duration: int
-    """As its header states; 0 if unknown."""
+    """Stated by its header; 0 if unknown."""
     samples_duration: int
-    """Of the samples that the movie box itself lists."""
+    """Duration of the samples in the movie box itself."""
     times: np.ndarray
-    """(samples,) int64 presentation times of those samples; empty if there are none or they cannot be believed."""
+    """(samples,) int64 presentation times of those samples; empty if there are none or they are implausible."""
     edits: list[Edit]
     default_sample_duration: int
-    """Of samples in fragments that state none."""
+    """Duration of samples in fragments that state none."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class Movie:
 
     ticks_per_s: int
     duration: int
-    """Of all with its fragments, in ticks; 0 if unknown."""
+    """Duration with all fragments, in ticks; 0 if unknown."""
     tracks: list[Track]
 
 
 def _times(stts: bytes, ctts: bytes) -> tuple[np.ndarray, int]:
-    """Presentation times of samples from the tables of their durations and offsets, and the sum of the durations."""
+    """Presentation times of samples from the tables of durations and offsets, and the sum of the durations."""
     nothing = np.empty(0, np.int64)
     counts, durations = table(stts, 4, ">u4", 2).T
     if not 0 < counts.sum() <= _MOST_SAMPLES or (durations >= 1 << 31).any():
@@ -78,7 +78,7 @@ def _edits(elst: bytes) -> list[Edit] | None:
 
 
 def _duration(header: bytes, at: int) -> tuple[int, int]:
-    """Ticks per second and duration of a movie or media header, whose version 0 has them at byte `at`."""
+    """Ticks per second and duration in a movie or media header; `at` is their offset in version 0."""
     wide = header[:1] == b"\1"
     at += 8 * wide
     width = 8 if wide else 4
@@ -87,7 +87,7 @@ def _duration(header: bytes, at: int) -> tuple[int, int]:
 
 
 def _track(file: IO[bytes], trak: Box, defaults: dict[int, int]) -> Track | None:
-    """One track; None if boxes that each track has are missing."""
+    """Read a track; None if a mandatory box is missing."""
     within = inside(file, trak)
     media = inside(file, within[b"mdia"]) if b"mdia" in within else {}
     tables: dict[bytes, Box] = {}
@@ -133,7 +133,7 @@ def read_movie(file: IO[bytes], moov: Box) -> Movie:
 
 
 def pictures_s(track: Track, movie_ticks_per_s: int) -> float | None:
-    """Seconds from the first picture that a track shows to its last; None if it lists none."""
+    """Seconds from the first displayed picture of a track to the last; None if it lists none."""
     if not len(track.times) or not movie_ticks_per_s:
         return None
     shown = []

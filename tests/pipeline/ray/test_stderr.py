@@ -6,7 +6,7 @@ from pipeline.ray.stderr import without_lines
 from pipeline.settings import UserError
 
 
-def test_stderr_is_held_back_without_some_lines_also_when_the_block_fails(capfd: pytest.CaptureFixture[str]) -> None:
+def test_stderr_is_filtered_also_when_the_block_fails(capfd: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
         with without_lines(b"chatter", b"gossip"):
             os.write(2, b"first\nsome chatter of C++\ngossip\nlast\n")

@@ -139,7 +139,7 @@ def change_index(folder: Path, column: str, values: list[object]) -> None:
         ("beyond the end", r"index\.parquet has a frame beyond the end of its shard"),
         ("other columns", r"index\.parquet does not fit dataset\.json"),
         ("no table", r"index\.parquet is not a Parquet file"),
-        ("too few frames", r"index\.parquet does not give a place for every frame"),
+        ("too few frames", r"index\.parquet does not give an offset for every frame"),
     ],
 )
 def test_a_damaged_dataset_is_refused(fault: str, message: str, clips: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def inputs(folder: Path) -> Inputs:
     return Inputs(open_storage(str(folder)), None, "images", FrameSettings(), ImageSettings())
 
 
-def test_time_is_noted_by_stage(tmp_path: Path) -> None:
+def test_time_is_measured_by_stage(tmp_path: Path) -> None:
     write_image(tmp_path / "c" / "x.jpg", seed=0)
     seconds: defaultdict[str, float] = defaultdict(float)
     decoded = decode(inputs(tmp_path), IMAGE, seconds)
@@ -49,14 +49,14 @@ class Faulty(LocalStorage):
 
 
 @pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EMFILE, errno.ENOMEM, errno.EFBIG])
-def test_faults_of_the_machine_are_no_rejects(tmp_path: Path, fault: int) -> None:
+def test_errors_of_the_machine_are_not_rejects(tmp_path: Path, fault: int) -> None:
     storage = Faulty(str(tmp_path))
     storage.fault = fault
     with pytest.raises(OSError, match="failed"):
         decode(Inputs(storage, None, "images", FrameSettings(), ImageSettings()), IMAGE, defaultdict(float))
 
 
-def test_what_was_done_to_a_clip_is_in_its_fields(tmp_path: Path) -> None:
+def test_the_treatment_of_a_clip_is_in_its_fields(tmp_path: Path) -> None:
     tags = "setparams=color_primaries=bt2020:color_trc=smpte2084:colorspace=bt2020nc,format=yuv420p10le"
     for name, filters in (("plain", "null"), ("hdr", f"{tags},setfield=tff")):
         source = ["-f", "lavfi", "-i", "testsrc=d=4:s=64x48:r=4", "-vf", filters, "-c:v", "ffv1"]
@@ -67,7 +67,7 @@ def test_what_was_done_to_a_clip_is_in_its_fields(tmp_path: Path) -> None:
     assert hdr.fields == {**plain.fields, "deinterlaced": True, "color": "tone-mapped from smpte2084"}
 
 
-def test_faults_of_the_input_are(tmp_path: Path) -> None:
+def test_errors_of_the_input_are_rejects(tmp_path: Path) -> None:
     storage = Faulty(str(tmp_path))
     storage.fault = errno.EIO
     for media in ("images", "clips"):
@@ -82,7 +82,7 @@ def test_no_input_hangs_or_fills_the_memory(tmp_path: Path, media: Media) -> Non
     with (tmp_path / "huge.jpg").open("wb") as file:
         file.truncate((1 << 30) + 1)
     source = Inputs(open_storage(str(tmp_path)), None, media, FrameSettings(), ImageSettings())
-    names = {"pipe.jpg": "not a regular file", "/dev/zero": "not a regular file", "a\0b.jpg": "no path has a NUL byte"}
+    names = {"pipe.jpg": "not a regular file", "/dev/zero": "not a regular file", "a\0b.jpg": "the path has a NUL byte"}
     names |= {"huge.jpg": "more than 1 GiB"} if media == "images" else {}
     for name, message in names.items():
         with pytest.raises(Rejected, match=f"unreadable: {message}"):
@@ -107,7 +107,7 @@ def test_frames_of_different_sizes_are_a_reject(tmp_path: Path) -> None:
 
 
 def test_frames_of_a_folder_are_as_upright_as_images(tmp_path: Path) -> None:
-    """One frame lost its orientation on the way through an editor, which added a block that only some readers find."""
+    """An editor changed the orientation of one frame by a block that only some readers find."""
     plain = jpeg(picture(48, 64, seed=0))
     odd = with_segments(plain, exif_block((0x0110, 2, 1, 65)), exif_block((0x0112, 3, 1, 6)))
     for number in range(8):

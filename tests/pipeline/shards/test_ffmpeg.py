@@ -99,7 +99,7 @@ def test_limits_of_the_user_are_kept_and_named() -> None:
     ]
 
 
-def test_what_ffmpeg_says_of_its_streams_can_be_watched_and_ends_it() -> None:
+def test_the_log_can_be_watched_and_an_exception_ends_ffmpeg() -> None:
     lines: list[bytes] = []
     short = ["-f", "lavfi", "-i", "testsrc=d=1", "-f", "null", "-"]
     assert run_ffmpeg(short, 30, watch=lines.append) == b""
@@ -134,7 +134,7 @@ def test_ffmpeg_dies_with_its_parent() -> None:
 
 
 def state(process: int) -> str:
-    """The kernel's letter for the state of a process; Z if it has ended."""
+    """State of a process as the kernel's letter; Z if it has ended."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except FileNotFoundError:

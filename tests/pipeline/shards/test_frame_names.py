@@ -51,7 +51,7 @@ FLOW = [name for form in ("img_{:05d}.jpg", "flow_x_{:05d}.jpg", "flow_y_{:05d}.
         ([f"{letter}.jpg" for letter in "abcdefgh"], "1 of 'f\\.jpg' and 2 more kinds"),
     ],
 )
-def test_names_of_several_kinds_are_refused_with_what_chooses_each(names: list[str], kinds: str) -> None:
+def test_names_of_several_kinds_are_refused_with_a_pattern_for_each(names: list[str], kinds: str) -> None:
     with pytest.raises(Rejected) as error:
         in_order(names)
     assert error.value.reason == Reason.MIXED_NAMES
@@ -63,7 +63,7 @@ def test_names_of_several_kinds_are_refused_with_what_chooses_each(names: list[s
 
 
 @pytest.mark.parametrize("names", [["1.jpg", "01.jpg"], ["1.jpg", "2.jpg", "2.JPG"]])
-def test_two_names_of_one_number_are_refused_even_when_chosen(names: list[str]) -> None:
+def test_two_names_with_one_number_are_refused_even_if_chosen(names: list[str]) -> None:
     for chosen in (False, True):
         with pytest.raises(Rejected, match=Reason.MIXED_NAMES.value):
             in_order(names, chosen)

@@ -54,7 +54,7 @@ def test_clock_ticks_are_whole_and_fine(fps: float) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_shown_pictures_follow_the_fps_filter_even_when_time_goes_back(seed: int) -> None:
-    """A literal replay of the filter: a picture is repeated until the next one's time has come."""
+    """The filter, literally: each picture is repeated until the time of the next."""
     generator = np.random.default_rng(seed)
     pts = 1000 + np.sort(generator.integers(0, 500, 40))
     pts[5:] = generator.permutation(pts[5:]) if seed % 2 else pts[5:]
@@ -66,7 +66,7 @@ def test_shown_pictures_follow_the_fps_filter_even_when_time_goes_back(seed: int
     assert shown_pictures(pts, len(replayed), 10, nearest=False).tolist() == replayed
 
 
-# Times: the number in each picture says which one is shown, whatever the code under test computes.
+# Times: the number in each picture tells which one is shown, independent of the tested code.
 
 
 def test_frames_are_what_is_on_display_at_constant_steps(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_variable_rate_with_gaps_and_bursts(tmp_path: Path) -> None:
     )
     frames = extract_frames(clip, FrameSettings())
     shown = numbers(frames)
-    assert len(shown) in (31, 32)  # how long the last picture lasts is not written in the file
+    assert len(shown) in (31, 32)  # the file does not contain the duration of the last picture
     assert shown == [int(np.sqrt(50 * k) + 1e-9) for k in range(len(shown))]
     np.testing.assert_allclose(frames.times_s, np.array(shown) ** 2 / 100, atol=1e-6)
 
@@ -268,12 +268,12 @@ def test_any_file_name(tmp_path: Path, name: str | bytes) -> None:
     assert str(reject(clip)) == "not_media: no video container that is read"
 
 
-# Files that name other files or addresses
+# Files that refer to other files or URLs
 
 
 @pytest.fixture
 def canary(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A file and an address that must stay untouched: whoever opens the file hangs, the address keeps its callers."""
+    """A file and a URL that must not be opened: opening the file hangs, and the server records its clients."""
     os.mkfifo(tmp_path / "canary.mp4")
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
@@ -329,7 +329,7 @@ def test_external_tracks_of_a_movie_stay_closed(tmp_path: Path, canary: tuple[Pa
         grown[at : at + 4] = length.to_bytes(4, "big")
     (tmp_path / "movie.mp4").write_bytes(grown)
     assert str(reject(tmp_path / "movie.mp4", FrameSettings(deadline_s=20))) == "not_media: no video stream"
-    with pytest.raises(FfmpegTimeout):  # the movie does lead there
+    with pytest.raises(FfmpegTimeout):  # the movie does refer to the file
         run_ffmpeg(["-enable_drefs", "1", "-use_absolute_path", "1", "-i", f"file:{tmp_path / 'movie.mp4'}"], 2)
 
 

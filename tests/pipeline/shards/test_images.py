@@ -88,7 +88,7 @@ ODD_METADATA = {
 
 
 def test_every_decoder_sees_the_same_picture() -> None:
-    """Pillow with and without its transposition, and DALI with and without: what was written has one orientation."""
+    """Pillow and DALI, each with and without applying the orientation."""
     from nvidia.dali import fn, pipeline_def, types
 
     encoded = {name: encode_image(with_segments(jpeg(PIXELS), *odd), KEPT) for name, odd in ODD_METADATA.items()}
@@ -107,19 +107,19 @@ def test_every_decoder_sees_the_same_picture() -> None:
         )
 
     decoded = graph().run()
-    for place, (name, (data, made)) in enumerate(encoded.items()):
+    for index, (name, (data, made)) in enumerate(encoded.items()):
         image = Image.open(io.BytesIO(data))
         assert image.size == checked_size(data) == ((60, 84) if "upright" in made else (84, 60)), name
         stored = np.asarray(image)
         assert (np.asarray(ImageOps.exif_transpose(image)) == stored).all(), name
         for pixels in decoded:
-            assert (pixels.at(place) == stored).all(), name
+            assert (pixels.at(index) == stored).all(), name
         upright = np.rot90(PIXELS, -1) if "upright" in made else PIXELS
-        assert np.abs(stored.astype(int) - upright).mean() < 10, name  # another turn differs by 60
+        assert np.abs(stored.astype(int) - upright).mean() < 10, name  # another orientation differs by 60
 
 
-def test_a_header_with_stray_bytes_is_written_anew() -> None:
-    """Pillow skips them; DALI ends with an error."""
+def test_a_header_with_stray_bytes_is_reencoded() -> None:
+    """Pillow skips them; DALI fails."""
     encoded, made = encode_image(with_segments(jpeg(PIXELS), COMMENT + b"\0\0"), KEPT)
     assert made == "from JPEG RGB"
     assert has_orderly_header(encoded)
@@ -138,7 +138,7 @@ def test_animations_give_their_first_picture() -> None:
         assert np.abs(decode(encoded).astype(int) - PIXELS).mean() < 15  # the second differs by more than 80
 
 
-def test_transparency_is_laid_on_white() -> None:
+def test_transparency_is_blended_on_white() -> None:
     clear = Image.fromarray(PIXELS).convert("RGBA")
     clear.putalpha(0)
     assert decode(encode_image(saved(clear, "PNG"), KEPT)[0]).min() > 250
@@ -186,12 +186,12 @@ def test_check_reads_a_jpeg_to_its_end(progressive: bool) -> None:
     assert checked_size(data) == (84, 60)
     with pytest.raises(Rejected, match="does not decode"):
         checked_size(data[: len(data) * 9 // 10])
-    with pytest.raises(Rejected, match="decode_error: no JPEG"):
+    with pytest.raises(Rejected, match="decode_error: not a JPEG"):
         checked_size(saved(Image.fromarray(PIXELS), "PNG"))
 
 
 def test_a_jpeg_of_endless_scans_is_not_decoded() -> None:
-    """A hundred bytes more make the decoder go over all blocks once more."""
+    """Each hundred bytes make the decoder visit all blocks once more."""
     data = saved(Image.fromarray(PIXELS), "JPEG", progressive=True)
     last = data[data.rindex(b"\xff\xda") : -2]
     scans = data.count(b"\xff\xda")
@@ -208,7 +208,7 @@ def test_a_jpeg_of_endless_scans_is_not_decoded() -> None:
         checked_size(with_scans(MOST_SCANS + 1))
 
 
-def test_the_check_survives_a_jpeg_that_says_it_is_huge() -> None:
+def test_a_jpeg_with_a_huge_stated_size() -> None:
     data = bytearray(jpeg(PIXELS))
     size = data.index(b"\xff\xc0") + 5
     data[size : size + 4] = b"\xff\xf0\xff\xf0"

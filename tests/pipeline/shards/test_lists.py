@@ -36,7 +36,7 @@ def test_annotations_of_any_spreadsheet(content: str | bytes) -> None:
     assert clips(content) == CLIPS
 
 
-def test_columns_may_lack_and_stand_in_any_order() -> None:
+def test_columns_may_be_missing_and_in_any_order() -> None:
     assert clips("time_end,youtube_id,time_start\n11,-a,1\n") == [("-a_000001_000011", "", "")]
     assert clips('label,youtube_id,time_start,time_end\n"a, ""b"" \'c",x,1,2\n')[0][1] == 'a, "b" \'c'
 
@@ -47,15 +47,15 @@ def test_columns_may_lack_and_stand_in_any_order() -> None:
         ("", "a.csv has no column time_end, time_start, youtube_id"),
         (TABLE + 'run,"c,1,2,val\n' + 3 * "run,d,1,2,val\n", "line 4: unexpected end of data; perhaps a quote"),
         (TABLE + 'run,"c,1,2,val\nrun,d,1,2,"val"\n', "line 4: .*; perhaps a quote is not closed"),
-        (TABLE + 'run,"c,1,2,val\nrun,d",1,2,val\n', "line 4: a value goes over several lines; perhaps a quote"),
+        (TABLE + 'run,"c,1,2,val\nrun,d",1,2,val\n', "line 4: a value spans several lines; perhaps a quote"),
         ("sep=,\n" + TABLE + "run,c,one,2,val\n", "line 5: time_start and time_end must be seconds"),
         (TABLE + "run,c,1,inf,val\n", "line 4: time_start and time_end must be seconds"),
         (TABLE + "run, fast,c,1,2,val\n", "line 4: time_start and time_end must be seconds"),
-        (TABLE.encode("utf-16-le"), "a.csv, line 1: holds a NUL byte; it must be UTF-8 text"),
-        (b"\xff\xfe" + b"a\x00b", "a.csv begins as UTF-16 text but is none"),
+        (TABLE.encode("utf-16-le"), "a.csv, line 1: contains a NUL byte; it must be UTF-8 text"),
+        (b"\xff\xfe" + b"a\x00b", "a.csv begins like UTF-16 text but is not"),
     ],
 )
-def test_what_is_no_table_is_named(content: str | bytes, message: str) -> None:
+def test_malformed_tables_are_named(content: str | bytes, message: str) -> None:
     with pytest.raises(UserError, match=message):
         clips(content)
 

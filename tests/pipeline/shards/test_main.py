@@ -1,4 +1,4 @@
-"""What the program says of rejects; the jobs themselves are tested in test_job.py."""
+"""Messages of the program about rejects; jobs are tested in test_job.py."""
 
 import shutil
 from pathlib import Path
@@ -10,16 +10,17 @@ import pytest
 
 from pipeline.dataset import INDEX, REJECTS, REJECTS_SCHEMA, read_manifest
 from pipeline.settings import UserError
-from pipeline.shards.__main__ import _advice, _lost
+from pipeline.shards.__main__ import _advice, _rejected
 from pipeline.shards.command import ShardsCommand
 from pipeline.shards.job import Outcome
+from pipeline.storage import open_storage
 
 
 def command(out: Path, **options: Any) -> ShardsCommand:
     return ShardsCommand(data="data", out=str(out), **options)
 
 
-def test_spare_files_of_an_annotated_clip_are_not_lost(clip_dataset: Path, tmp_path: Path) -> None:
+def test_spare_files_of_an_annotated_clip_do_not_count_as_rejects(clip_dataset: Path, tmp_path: Path) -> None:
     manifest = read_manifest(clip_dataset)
     names = ["-abcdefghij_000001_000007", "bcdefghijkl_000001_000006", "bcdefghijkl_000001_000006"]
     spare = [{"source": f"spare/{name}.mkv", "reason": "duplicate_key", "detail": ""} for name in names]
@@ -27,25 +28,27 @@ def test_spare_files_of_an_annotated_clip_are_not_lost(clip_dataset: Path, tmp_p
     pq.write_table(pa.Table.from_pylist(rejects, REJECTS_SCHEMA), tmp_path / REJECTS)
     shutil.copy(clip_dataset / INDEX, tmp_path / INDEX)
     counted = manifest.model_copy(update={"rejects": 5, "inputs": 11})
-    outcome = Outcome(counted, {}, {})
-    assert _lost(command(tmp_path, annotations="k.csv"), outcome) == (2, 8)
-    assert _lost(command(tmp_path), outcome) == (5, 11)
+    outcome = Outcome(open_storage(str(tmp_path)), counted, {}, {})
+    assert _rejected(command(tmp_path, annotations="k.csv"), outcome) == (2, 8)
+    assert _rejected(command(tmp_path), outcome) == (5, 11)
     (tmp_path / INDEX).write_bytes(b"torn")
     with pytest.raises(UserError, match=r"index\.parquet cannot be read"):
-        _lost(command(tmp_path, annotations="k.csv"), outcome)
+        _rejected(command(tmp_path, annotations="k.csv"), outcome)
 
 
 @pytest.mark.parametrize(
-    ("reasons", "options", "said"),
+    ("reasons", "options", "expected"),
     [
         ({"duplicate_key": 9, "unreadable": 1}, {}, "Take them with --media frames"),
-        ({"duplicate_key": 9}, {"media": "frames"}, "give the folder of each clip a name of its own"),
+        ({"duplicate_key": 9}, {"media": "frames"}, "give the folder of each clip a unique name"),
         ({"mixed_names": 9, "too_short": 8}, {"media": "frames"}, "with --frames.pattern, in a new OUT"),
         ({"duplicate_key": 9}, {"annotations": "k.csv"}, "raise --max_reject_fraction"),
         ({"too_short": 9}, {}, "raise --max_reject_fraction"),
     ],
 )
-def test_advice_is_of_what_most_rejects_are(
-    clip_dataset: Path, reasons: dict[str, int], options: dict[str, Any], said: str
+def test_advice_depends_on_the_most_frequent_reason(
+    clip_dataset: Path, reasons: dict[str, int], options: dict[str, Any], expected: str
 ) -> None:
-    assert said in _advice(command(clip_dataset, **options), Outcome(read_manifest(clip_dataset), reasons, {}))
+    assert expected in _advice(
+        command(clip_dataset, **options), Outcome(open_storage("out"), read_manifest(clip_dataset), reasons, {})
+    )

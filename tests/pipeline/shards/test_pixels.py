@@ -42,7 +42,7 @@ def png(bits: int, color_type: int, rows: np.ndarray, transparent: tuple[int, ..
 
 
 def encoded(data: bytes) -> tuple[np.ndarray, str]:
-    """The gray levels (48, 64) of the JPEG that is made, and how it was made."""
+    """Gray levels (48, 64) of the resulting JPEG, and how it was made."""
     content, made = encode_image(data, ImageSettings(quality=100))
     return decode(content)[..., 1].astype(int), made
 
@@ -54,7 +54,7 @@ def twelve_bits(levels: np.ndarray) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("levels", "bits", "sample_format", "said"),
+    ("levels", "bits", "sample_format", "encoding"),
     [
         (RAMP.astype("<u2") * 257, 16, UNSIGNED, "from TIFF I;16"),
         ((RAMP * np.uint16(257)).astype(">u2"), 16, UNSIGNED, "from TIFF I;16B"),
@@ -74,16 +74,16 @@ def twelve_bits(levels: np.ndarray) -> bytes:
 )
 @pytest.mark.parametrize("white_is_zero", [False, True])
 def test_gray_levels_of_any_depth(
-    levels: np.ndarray, bits: int, sample_format: int, said: str, white_is_zero: bool
+    levels: np.ndarray, bits: int, sample_format: int, encoding: str, white_is_zero: bool
 ) -> None:
     data = tiff(levels.tobytes(), bits, sample_format, ">" if levels.dtype.byteorder == ">" else "<", white_is_zero)
     expected = 2 * (RAMP.astype(int) & 127) if bits == 8 else RAMP.astype(int)
     if white_is_zero and not (levels.dtype.kind == "f" or levels.dtype == "<u2"):
-        with pytest.raises(Rejected, match=NOT_READ):  # Pillow knows no other negatives of this depth
+        with pytest.raises(Rejected, match=NOT_READ):  # Pillow supports no other negatives of this depth
             encoded(data)
         return
     shown, made = encoded(data)
-    assert made == said
+    assert made == encoding
     assert np.abs(shown - (255 - expected if white_is_zero else expected)).max() <= 3
 
 
@@ -93,7 +93,7 @@ def test_twelve_bits_in_a_row() -> None:
 
 
 @pytest.mark.parametrize(
-    ("levels", "sample_format", "said"),
+    ("levels", "sample_format", "expected"),
     [
         (RAMP.astype("<f4") / 255 - 0.5, FLOAT, r"gray levels from -0\.488\S* to 0\.5: which of them is white"),
         (RAMP.astype("<f4") / 20, FLOAT, r"gray levels from 0\.15 to 12\.75: which of them is white"),
@@ -104,8 +104,8 @@ def test_twelve_bits_in_a_row() -> None:
         (RAMP.astype("<i4") * 4, SIGNED, "gray levels from 12 to 1020"),  # 10 bits: of 65535 they would be black
     ],
 )
-def test_a_range_that_is_not_known_is_rejected(levels: np.ndarray, sample_format: int, said: str) -> None:
-    with pytest.raises(Rejected, match=f"decode_error: {said}"):
+def test_an_unknown_range_is_rejected(levels: np.ndarray, sample_format: int, expected: str) -> None:
+    with pytest.raises(Rejected, match=f"decode_error: {expected}"):
         encoded(tiff(levels.tobytes(), 32, sample_format))
 
 
@@ -150,7 +150,7 @@ def test_the_transparent_color_of_a_png(data: bytes, levels: np.ndarray, transpa
 
 
 def test_premultiplied_gray() -> None:
-    """Gray 100 under half an alpha: laid on white it is near 178, however it is stored."""
+    """Gray 100 with alpha 0.5: blended on white it is about 178 in every encoding."""
     stream = io.BytesIO()
     Image.merge("LA", [Image.new("L", (64, 48), 100), Image.new("L", (64, 48), 128)]).save(stream, "TIFF")
     data = bytearray(stream.getvalue())

@@ -1,4 +1,4 @@
-"""One shard without Ray: what is written, what is kept, and what happens when something goes wrong."""
+"""Writing one shard without Ray, with retries and errors."""
 
 import errno
 import json
@@ -21,7 +21,7 @@ from pipeline.shards.images import ImageSettings
 from pipeline.shards.parts import read_index_part, read_part, read_rejects_part
 from pipeline.shards.plan import make_plan
 from pipeline.shards.shard import PLAN, ShardTask, write_shard
-from pipeline.shards.sources import Media, data_root, list_sources
+from pipeline.shards.sources import Media, list_sources, open_data
 from pipeline.shards.triplets import TripletSettings, draw_triplets
 from pipeline.storage import Storage, open_storage
 from tests.media import decode, jpeg, picture, write_clip, write_image
@@ -29,12 +29,11 @@ from tests.pipeline.shards.test_tars import tar_of, tar_with
 
 
 def one_shard(data: Path, out: Path, media: Media | None = None, **changes: Any) -> ShardTask:
-    """A planned job whose inputs all lie in shard 0."""
-    storage = open_storage(str(out))
+    """A planned job with all inputs in shard 0."""
+    storage, opened = open_storage(str(out)), open_data(str(data))
     with storage.atomic_write(PLAN) as path:
-        plan = make_plan(list_sources(str(data), media), str(data), 0, 1000, path)
-    root, tar = data_root(str(data))
-    inputs = Inputs(root, tar, plan.media, FrameSettings(), ImageSettings())
+        plan = make_plan(list_sources(opened, media), 0, 1000, path)
+    inputs = Inputs(opened.root, opened.tar, plan.media, FrameSettings(), ImageSettings())
     return replace(ShardTask(inputs, storage, "shard", 0, "frames", TripletSettings()), **changes)
 
 
@@ -212,7 +211,7 @@ def test_a_shard_without_samples_leaves_no_tar(tmp_path: Path) -> None:
     assert (part.samples, part.bytes, part.reasons) == (0, 0, {"unreadable": 1})
 
 
-def test_a_finished_shard_is_left_alone_and_a_torn_one_written_again(tmp_path: Path) -> None:
+def test_a_finished_shard_is_kept_and_an_incomplete_one_rewritten(tmp_path: Path) -> None:
     write_image(tmp_path / "data" / "c" / "x.jpg", seed=0)
     task = one_shard(tmp_path / "data", tmp_path / "out")
     write_shard(0, task)
@@ -252,7 +251,7 @@ def test_retry_gives_the_bytes_of_a_fresh_run_and_decodes_only_rejects(tmp_path:
     assert rejects(task.out) == rejects(fresh.out)
 
 
-def test_a_retry_knows_how_far_the_frames_that_it_keeps_stray(tmp_path: Path) -> None:
+def test_a_retry_keeps_the_largest_timestamp_error(tmp_path: Path) -> None:
     write_clip(tmp_path / "data" / "c" / "uneven.mp4", 5.0, seed=0, fps=7)
     write_clip(tmp_path / "data" / "c" / "even.mp4", 5.0, seed=1, fps=12)
     even = (tmp_path / "data" / "c" / "even.mp4").read_bytes()
@@ -267,7 +266,7 @@ def test_a_retry_knows_how_far_the_frames_that_it_keeps_stray(tmp_path: Path) ->
     assert 0 < part.max_timestamp_error_s < 1 / 7
 
 
-def test_a_small_disk_is_an_error_and_leaves_nothing_half(tmp_path: Path, small_disk: Path) -> None:
+def test_a_full_disk_is_an_error_and_leaves_no_partial_file(tmp_path: Path, small_disk: Path) -> None:
     for number in range(24):
         path = tmp_path / "data" / "c" / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)

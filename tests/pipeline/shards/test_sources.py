@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.settings import UserError
-from pipeline.shards.sources import Media, Source, data_root, list_sources, sample_key
+from pipeline.shards.sources import Media, Source, list_sources, open_data, sample_key
+from pipeline.storage import open_storage
 
 
 def touch(path: Path, content: str = "") -> None:
@@ -25,23 +26,24 @@ def test_class_folders(tmp_path: Path) -> None:
         "b/readme.txt",
         ".hidden/h.mp4",
         "b/._y.mp4",
+        "b/@eaDir/y.MKV/thumbnail.jpg",
     ):
         touch(tmp_path / name)
-    listing = list_sources(str(tmp_path))
+    listing = list_sources(open_data(str(tmp_path)))
     assert found(list(listing.sources)) == [
         ("a/deep/er/z.avi", "z", "a"),
         ("b/-x_1_2.mp4", "-x_1_2", "b"),
         ("b/y.MKV", "y", "b"),
         ("loose.webm", "loose", ""),
     ]
-    assert listing.ignored == {".txt": 1, "hidden files": 1}
+    assert listing.ignored == {".txt": 1, "hidden files": 2}
 
 
 def test_media_that_was_not_asked_for_is_counted(tmp_path: Path) -> None:
     touch(tmp_path / "c" / "clip.mp4")
     touch(tmp_path / "c" / "image.JPEG")
-    assert {source.media for source in list_sources(str(tmp_path)).sources} == {"clips", "images"}
-    listing = list_sources(str(tmp_path), "images")
+    assert {source.media for source in list_sources(open_data(str(tmp_path))).sources} == {"clips", "images"}
+    listing = list_sources(open_data(str(tmp_path)), "images")
     assert [source.key for source in listing.sources] == ["image"]
     assert listing.ignored == {".mp4": 1}
 
@@ -55,7 +57,7 @@ def test_annotation_file_names_clips_and_classes(tmp_path: Path) -> None:
         "label,youtube_id,time_start,time_end,split\n"
         'abseiling,-abc,1,11,train\n"arm wrestling",def,20,30,train\nyoga,gone,5,15,train\nyoga,other,5,15,val\n',
     )
-    listing = list_sources(str(tmp_path / "clips"), annotations=str(tmp_path / "train.csv"))
+    listing = list_sources(open_data(str(tmp_path / "clips")), annotations=open_storage(str(tmp_path / "train.csv")))
     assert found(list(listing.sources)) == [
         ("-abc_000001_000011.mp4", "-abc_000001_000011", "abseiling"),
         ("gone_000005_000015.mp4", "gone_000005_000015", "yoga"),  # listed but missing: it will be a reject
@@ -78,7 +80,11 @@ def test_broken_annotations_are_named(tmp_path: Path, content: str, message: str
     touch(tmp_path / "clips" / "a.mp4")
     touch(tmp_path / "train.csv", content)
     with pytest.raises(UserError, match=message):
-        list(list_sources(str(tmp_path / "clips"), annotations=str(tmp_path / "train.csv")).sources)
+        list(
+            list_sources(
+                open_data(str(tmp_path / "clips")), annotations=open_storage(str(tmp_path / "train.csv"))
+            ).sources
+        )
 
 
 def test_all_files_of_an_annotated_name_are_inputs_of_one_key(tmp_path: Path) -> None:
@@ -87,7 +93,7 @@ def test_all_files_of_an_annotated_name_are_inputs_of_one_key(tmp_path: Path) ->
     for name in names:
         touch(tmp_path / "clips" / name)
     touch(tmp_path / "train.csv", "label,youtube_id,time_start,time_end\nrun,a,1,11\nrun,b,1,11\n")
-    listing = list_sources(str(tmp_path / "clips"), annotations=str(tmp_path / "train.csv"))
+    listing = list_sources(open_data(str(tmp_path / "clips")), annotations=open_storage(str(tmp_path / "train.csv")))
     stem = {name: Path(name).stem for name in sorted(names[:4])}
     assert found(list(listing.sources)) == [(name, key, "run") for name, key in stem.items()]
     assert listing.ignored == {"hidden files": 1, ".txt": 1}
@@ -140,7 +146,7 @@ def test_lists_of_other_programs(
 ) -> None:
     for encoding in ("utf-8", "utf-8-sig", "utf-16"):
         (tmp_path / "list.txt").write_text(lines, encoding=encoding)
-        listing = list_sources(str(tmp_path / "list.txt"))
+        listing = list_sources(open_data(str(tmp_path / "list.txt")))
         assert [(path, class_name) for path, _, class_name in found(list(listing.sources))] == sources
         assert listing.ignored == ignored
 
@@ -153,10 +159,10 @@ def test_lists_of_other_programs(
         ("'a.mp4' 'b.mp4'", "has quotes around something other than one path"),
         ('"a.mp4",', "has no tab; allowed are PATH or PATH<tab>CLASS"),
         ("my clip.mp4 0", "has no tab"),
-        ("s3://bucket/a.mp4", "is an address; allowed are paths"),
-        ("0 cat/1.mp4", r"'0 cat/1\.mp4' is no file but 'cat/1\.mp4' is one; allowed are PATH"),
-        ("  4.0K cat/1.mp4", "is no file but"),
-        ("1. cat/1.mp4", "is no file but"),
+        ("s3://bucket/a.mp4", "is a URI; allowed are paths"),
+        ("0 cat/1.mp4", r"'0 cat/1\.mp4' is not a file but 'cat/1\.mp4' is; allowed are PATH"),
+        ("  4.0K cat/1.mp4", "is not a file but"),
+        ("1. cat/1.mp4", "is not a file but"),
         ("4.0K\tcat/1.mp4", "the second column, 'cat/1.mp4', is a path"),
         ("cat\tcat/1.mp4", "the second column, 'cat/1.mp4', is a path"),
         ("d41d8cd98f00b204e9800998ecf8427e  cat/1.mp4", "looks like a line of a checksum program"),
@@ -166,12 +172,12 @@ def test_lists_of_other_programs(
         (r"C:\data\cat\1.mp4", "looks like a path of Windows"),
         ("C:/data/cat/1.mp4", "looks like a path of Windows"),
         (r"\\server\cat\1.mp4", "looks like a path of Windows"),
-        (r"cat\1.mp4", "has backslashes and is no file"),
-        (r".\cat\1.mp4", "has backslashes and is no file"),
+        (r"cat\1.mp4", "has backslashes and is not a file"),
+        (r".\cat\1.mp4", "has backslashes and is not a file"),
         ("#dog/2.mp4", "may be a comment or a path: remove the line, or write ./ before"),
-        ("outpoint 2.5", "takes a part of a clip; clips are taken whole: cut it first"),
-        ("inpoint 00:01:02.5", "takes a part of a clip"),
-        ("cat/1\0.mp4", "holds a NUL byte; it must be UTF-8 text"),
+        ("outpoint 2.5", "selects a part of a clip; only whole clips can be used: cut it first"),
+        ("inpoint 00:01:02.5", "selects a part of a clip"),
+        ("cat/1\0.mp4", "contains a NUL byte; it must be UTF-8 text"),
     ],
 )
 def test_listed_lines_that_cannot_be_read_are_named(
@@ -180,21 +186,23 @@ def test_listed_lines_that_cannot_be_read_are_named(
     touch(tmp_path / "cat" / "1.mp4")
     touch(tmp_path / "list.txt", f"cat/0.mp4\n{line}\n")
     with pytest.raises(UserError, match=rf"list\.txt, line 2: .*{message}"):
-        list(list_sources(str(tmp_path / "list.txt"), media).sources)
+        list(list_sources(open_data(str(tmp_path / "list.txt")), media).sources)
 
 
-def test_names_that_look_like_other_formats_are_taken_when_they_are_there(tmp_path: Path) -> None:
+def test_existing_files_may_look_like_other_formats(tmp_path: Path) -> None:
     names = ["01 cat/1.mp4", "02 1.mp4", "a\\1.mp4"]
     for name in [*names, "cat/1.mp4", "cat/2.mp4", "1.mp4"]:
         touch(tmp_path / name)
     touch(tmp_path / "list.txt", "\n".join([*names, "01 cat/2.mp4"]))  # the last is not: a reject
-    assert {s.path for s in list_sources(str(tmp_path / "list.txt")).sources} == {*names, "01 cat/2.mp4"}
+    assert {s.path for s in list_sources(open_data(str(tmp_path / "list.txt"))).sources} == {*names, "01 cat/2.mp4"}
 
 
-def test_splits_of_annotations_are_told_whatever_their_case(tmp_path: Path) -> None:
+def test_splits_of_annotations_ignore_case(tmp_path: Path) -> None:
     touch(tmp_path / "clips" / "a_000001_000011.mp4")
     touch(tmp_path / "train.csv", "label,youtube_id,time_start,time_end,split\nrun,a,1,11,Train\nrun,b,1,11,VAL\n")
-    listing = list_sources(str(tmp_path / "clips"), annotations=str(tmp_path / "train.csv"), split="train")
+    listing = list_sources(
+        open_data(str(tmp_path / "clips")), annotations=open_storage(str(tmp_path / "train.csv")), split="train"
+    )
     assert [source.key for source in listing.sources] == ["a_000001_000011"]
     assert listing.ignored == {"rows of split VAL": 1}
 
@@ -202,7 +210,8 @@ def test_splits_of_annotations_are_told_whatever_their_case(tmp_path: Path) -> N
 def test_list_file(tmp_path: Path) -> None:
     lines = ["riding/a.mp4", "", "/elsewhere/waving/b.avi\twaving hands", "/data/yoga/d.mp4", "c.mp4", "readme.md"]
     touch(tmp_path / "list.txt", "\n".join(lines))
-    listing = list_sources(str(tmp_path / "list.txt"))
+    data = open_data(str(tmp_path / "list.txt"))
+    listing = list_sources(data)
     assert found(list(listing.sources)) == [
         ("/data/yoga/d.mp4", "d", "yoga"),
         ("/elsewhere/waving/b.avi", "b", "waving hands"),
@@ -210,21 +219,21 @@ def test_list_file(tmp_path: Path) -> None:
         ("riding/a.mp4", "a", "riding"),
     ]
     assert listing.ignored == {".md": 1}
-    assert listing.root.place == str(tmp_path)
+    assert data.root.uri == str(tmp_path)
     touch(tmp_path / "bad.tsv", "a.mp4\tb\tc\n")
     with pytest.raises(UserError, match=r"bad\.tsv, line 1: more than two columns"):
-        list(list_sources(str(tmp_path / "bad.tsv")).sources)
+        list(list_sources(open_data(str(tmp_path / "bad.tsv"))).sources)
     for line in ("riding/a.mp4 0", "riding/a.mp4,riding"):
         touch(tmp_path / "space.txt", f"a.mp4\triding\n{line}\n")
         with pytest.raises(UserError, match=rf"line 2: '{line}' has no tab"):
-            list(list_sources(str(tmp_path / "space.txt")).sources)
+            list(list_sources(open_data(str(tmp_path / "space.txt"))).sources)
 
 
 def test_folders_of_frames_are_clips(tmp_path: Path) -> None:
     for name in ("train/yoga/x.1/00000.jpg", "train/yoga/x.1/00001.jpg", "train/abseiling/y/00000.jpg"):
         touch(tmp_path / name)
     touch(tmp_path / "labels.txt", "abseiling,Abseiling\nyoga,Yoga (class)\n")
-    listing = list_sources(str(tmp_path / "train"), "frames")
+    listing = list_sources(open_data(str(tmp_path / "train")), "frames")
     assert found(list(listing.sources)) == [("abseiling/y", "y", "abseiling"), ("yoga/x.1", "x%2E1", "yoga")]
     assert listing.names == {"abseiling": "Abseiling", "yoga": "Yoga (class)"}
 
@@ -232,9 +241,9 @@ def test_folders_of_frames_are_clips(tmp_path: Path) -> None:
 def test_names_that_are_no_frames_do_not_make_a_folder_a_clip(tmp_path: Path) -> None:
     for name in ("yoga/x/img_1.jpg", "yoga/x/flow_1.jpg", "yoga/x/._img_1.jpg", "yoga/y/flow_1.jpg", "yoga/z/._1.jpg"):
         touch(tmp_path / name)
-    listing = list_sources(str(tmp_path), "frames", pattern=r"img_\d+\.jpg")
+    listing = list_sources(open_data(str(tmp_path)), "frames", pattern=r"img_\d+\.jpg")
     assert [source.path for source in listing.sources] == ["yoga/x"]
-    assert listing.ignored == {"images that frames.pattern leaves out": 2, "hidden files": 2}
+    assert listing.ignored == {"images that frames.pattern does not match": 2, "hidden files": 2}
 
 
 @pytest.mark.parametrize("rest", ["yoga,Yoga\n", "x" * 200_000])
@@ -242,7 +251,7 @@ def test_a_quote_left_open_in_the_names_of_classes_is_named(tmp_path: Path, rest
     touch(tmp_path / "yoga" / "a.mp4")
     touch(tmp_path / "labels.txt", f'abseiling,"Abseiling\n{rest}')
     with pytest.raises(UserError, match=r"labels\.txt, line [123]: .*; rows are FOLDER,NAME with quotes in pairs"):
-        list_sources(str(tmp_path))
+        list_sources(open_data(str(tmp_path)))
 
 
 def test_keys_have_no_dot_or_separator_and_stay_different() -> None:
@@ -258,26 +267,24 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "data" / "class" / "link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "data" / "class" / "loop").symlink_to(tmp_path / "data")
     touch(tmp_path / "data" / "clip.mp4")
-    result = sorted(s.path for s in list_sources(str(tmp_path / "data")).sources)
+    result = sorted(s.path for s in list_sources(open_data(str(tmp_path / "data"))).sources)
     assert result == ["class/link/clip.mp4", "clip.mp4"]
 
 
-def test_what_lies_beside_a_folder_is_found_however_it_is_spelled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_parent_folder_is_found_for_every_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path / "train" / "n1" / "a.mp4")
     touch(tmp_path / "labels.txt", "n1,crane\n")
     monkeypatch.chdir(tmp_path / "train" / "n1")
     for spelled in (tmp_path / "train", f"{tmp_path}/train/", f"{tmp_path}/train/n1/..", "..", "../../train/."):
-        assert list_sources(str(spelled)).names == {"n1": "crane"}
+        assert list_sources(open_data(str(spelled))).names == {"n1": "crane"}
 
 
 def test_data_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="missing does not exist or is not a folder"):
-        data_root(str(tmp_path / "missing"))
+        open_data(str(tmp_path / "missing"))
     touch(tmp_path / "data.zip")
     with pytest.raises(UserError, match=r"data\.zip is neither a folder, nor an uncompressed \.tar"):
-        data_root(str(tmp_path / "data.zip"))
+        open_data(str(tmp_path / "data.zip"))
     touch(tmp_path / "list.txt", "a.mp4\n")
     with pytest.raises(UserError, match="media = frames need a folder"):
-        list_sources(str(tmp_path / "list.txt"), "frames")
+        list_sources(open_data(str(tmp_path / "list.txt")), "frames")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.settings import UserError
-from pipeline.shards.sources import list_sources
+from pipeline.shards.sources import list_sources, open_data
 from pipeline.shards.tars import tar_entries
 from pipeline.storage import open_storage
 
@@ -24,7 +24,7 @@ def tar_of(files: dict[str, bytes]) -> bytes:
 
 
 def tar_with(*members: tuple[str, bytes | str], links: bytes = tarfile.SYMTYPE) -> bytes:
-    """A tar of files, and of links where text stands for their target."""
+    """A tar of files (bytes) and links (text: their targets)."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as tar:
         for name, content in members:
@@ -38,7 +38,7 @@ def tar_with(*members: tuple[str, bytes | str], links: bytes = tarfile.SYMTYPE) 
 
 
 def read_tar(folder: Path, tar: bytes) -> tuple[dict[str, bytes | str], Counter[str]]:
-    """What is read of each file, or why it is not; and what is counted."""
+    """Content or fault of each file, and the counted members."""
     (folder / "data.tar").write_bytes(tar)
     storage, ignored = open_storage(str(folder)), Counter[str]()
     entries = tar_entries(storage, "data.tar", ignored)
@@ -46,9 +46,9 @@ def read_tar(folder: Path, tar: bytes) -> tuple[dict[str, bytes | str], Counter[
 
 
 def classes(folder: Path, tar: bytes) -> tuple[dict[str, str], Counter[str]]:
-    """Class of each input, and what is counted."""
+    """Class of each input, and the counted members."""
     (folder / "data.tar").write_bytes(tar)
-    listing = list_sources(str(folder / "data.tar"))
+    listing = list_sources(open_data(str(folder / "data.tar")))
     return {source.path: source.class_name for source in listing.sources}, listing.ignored
 
 
@@ -69,7 +69,7 @@ def test_links_are_followed_to_the_bytes_of_their_target(tmp_path: Path) -> None
     hard = [("d/h.jpg", "c/a.jpg"), ("d/hh.jpg", "d/h.jpg"), ("d/early.jpg", "c/b.jpg")]
     read, _ = read_tar(tmp_path, tar_with(("c/a.jpg", a), *hard, ("c/b.jpg", b), links=tarfile.LNKTYPE))
     assert [read[f"d/{name}.jpg"] for name in ("h", "hh")] == [a, a]
-    assert read["d/early.jpg"] == "a hard link to c/b.jpg, which is not before it in the tar"
+    assert read["d/early.jpg"] == "a hard link to c/b.jpg, which does not precede it in the tar"
 
 
 def test_a_later_member_replaces_an_earlier_one_but_not_what_was_linked(tmp_path: Path) -> None:
@@ -85,14 +85,14 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     through = ("e/a.jpg", "../cat/../cat/x/a.jpg")
     read, ignored = read_tar(tmp_path, tar_with(("cat", "store"), ("dog", "cat"), a, b, through))
     assert read == {**files, "cat/x/a.jpg": b"a", "cat/b.jpg": b"b", "e/a.jpg": b"a"}
-    assert ignored == {"links to folders that are taken already": 1}
+    assert ignored == {"links to folders that were already read": 1}
     loops = [("store/up", ".."), ("store/x/self", "."), ("deep", "store/x"), ("none", "nowhere")]
     read, ignored = read_tar(tmp_path, tar_with(a, b, *loops))
     assert read == {**files, "deep/a.jpg": b"a", "none": "a link to nowhere, where the tar holds no file"}
-    assert ignored == {"links to folders that are taken already": 3}
+    assert ignored == {"links to folders that were already read": 3}
 
 
-def test_a_folder_takes_the_place_of_a_link(tmp_path: Path) -> None:
+def test_a_folder_replaces_a_link(tmp_path: Path) -> None:
     stream = io.BytesIO(tar_with(("cat/a.jpg", b"a"), ("dog", "cat")))
     with tarfile.open(fileobj=stream, mode="a") as tar:
         folder = tarfile.TarInfo("dog")
@@ -121,7 +121,7 @@ def test_a_later_inner_tar_replaces_an_earlier_one_with_all_its_files(tmp_path: 
     assert ignored == {"members that a later one of the same name replaces": 1}
 
 
-def test_tars_that_go_round_are_refused(tmp_path: Path) -> None:
+def test_cyclic_tars_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.tar holds tars in tars, more than 16 deep: unpack it"):
         read_tar(tmp_path, tar_with(("z", tar_with(("y.tar", "/z"))), ("x.tar", "z")))
 
@@ -148,7 +148,7 @@ def test_joined_tars_are_read_to_their_end(tmp_path: Path) -> None:
     assert set(read_tar(tmp_path, tar_of(inner))[0]) == {"x/c/a.jpg", "x/d/b.jpg", "y/c/a.jpg"}
 
 
-def test_absolute_names_keep_their_classes_and_hidden_things_are_counted(tmp_path: Path) -> None:
+def test_absolute_names_keep_their_classes_and_hidden_files_are_counted(tmp_path: Path) -> None:
     names = [
         "/home/.u/cat/a.jpg",
         "/home/.u/dog/b.jpg",
@@ -164,7 +164,7 @@ def test_absolute_names_keep_their_classes_and_hidden_things_are_counted(tmp_pat
     assert (result, ignored) == ({"cat/a.jpg": "cat"}, {"hidden files": 4})
 
 
-def test_members_that_are_no_plain_files_are_rejects_or_counted(tmp_path: Path) -> None:
+def test_members_other_than_plain_files_are_rejects_or_counted(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     with (tmp_path / "c" / "holes.jpg").open("wb") as file:
         file.write(b"x" * 1000)
@@ -196,7 +196,7 @@ def test_nested_tar_of_imagenet_is_listed_in_place(tmp_path: Path) -> None:
     entries = tar_entries(storage, "train.tar", Counter())
     read = {path: storage.read("train.tar", span) for path, span, _ in entries}
     assert read == {**contents, "readme.txt": b"hello", "n3/loose.JPEG": b"x" * 1000}
-    listing = list_sources(str(tmp_path / "train.tar"))
+    listing = list_sources(open_data(str(tmp_path / "train.tar")))
     assert {(s.key, s.class_name) for s in listing.sources} == {
         *((Path(path).stem, path.split("/")[0]) for path in contents),
         ("loose", "n3"),
@@ -216,7 +216,7 @@ WHOLE = tar_of({"a/x.jpg": b"x" * 5000, "a/y.jpg": b"y" * 5000})
         (WHOLE[: 512 + 5120], r"cut off, there is no end mark at byte 5632\)"),
         (WHOLE[: 512 + 5120 + 100], "cut off, there is no end mark at byte 5632"),
         (WHOLE[:5632] + b"?" * 512 + WHOLE[5632 + 512 :], "invalid header at byte 5632"),
-        (WHOLE + b"?" * 512, r"behind the end mark at byte \d+: invalid header"),
+        (WHOLE + b"?" * 512, r"after the end mark at byte \d+: invalid header"),
         (tar_of({"n1.tar": b"no tar" * 200}), r"n1\.tar in .*data\.tar is damaged"),
         (tar_of({"n1.tar": WHOLE[:5632], "n2.tar": WHOLE}), r"n1\.tar in .*data\.tar is damaged .*cut off"),
         (tar_of({"n1.tar": WHOLE[:8000], "n2.tar": WHOLE}), r"n1\.tar in .*data\.tar is damaged .*unexpected end"),

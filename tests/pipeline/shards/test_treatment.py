@@ -150,7 +150,7 @@ def test_ordinary_clips_are_decoded_once_without_a_filter_that_changes_pictures(
         ("[info]                     : [info]   Stream #0:0: Video: mjpeg, yuv420p(pc, a/b/smpte2084)", None),
     ],
 )
-def test_only_what_ffmpeg_says_of_its_streams_counts(line: str, needed: str | None) -> None:
+def test_only_log_lines_about_streams_count(line: str, needed: str | None) -> None:
     if needed is None:
         Observer(PLAIN)(line.encode())
         return

@@ -25,7 +25,7 @@ def test_draws_depend_on_key_and_seed_alone() -> None:
     assert len(set(draws["a", 0])) > 4
 
 
-def test_samples_hold_their_frames_and_say_which() -> None:
+def test_samples_contain_their_frames_and_numbers() -> None:
     jpegs = [f"jpeg {number}".encode() for number in range(20)]
     times = [number / 2 for number in range(20)]
     frames = list(zip(frame_names(20), jpegs, strict=True))

@@ -1,4 +1,4 @@
-"""Copies of datasets that are damaged on purpose, and what the check says of them."""
+"""Copies of datasets that are damaged on purpose, and the findings in them."""
 
 import hashlib
 import json
@@ -59,7 +59,7 @@ class Copy:
         self.shard(number).write_bytes(data)
 
     def trust(self, number: int) -> None:
-        """Make the manifest tell the size and hash that a shard has now."""
+        """Put the current size and hash of a shard into the manifest."""
         data = self.shard(number).read_bytes()
         facts = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         self.edit_manifest(lambda fields: fields["shards"][number].update(facts))
@@ -84,14 +84,14 @@ class Copy:
         return key
 
 
-def found_in(folder: Path | str, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """Lines about what is wrong; the advice that follows them is checked here."""
+def findings_in(folder: Path | str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Findings in a dataset, one line each; also checks that advice follows."""
     capsys.readouterr()
     status = main(VerifyCommand(dataset=str(folder), workers=1))
     lines = capsys.readouterr().out.splitlines()
     if status == 0:
         assert len(lines) == 1
-        assert "is whole" in lines[0]
+        assert "is intact" in lines[0]
         return []
     assert status == 1
     *result, verdict, advice = lines
@@ -100,7 +100,7 @@ def found_in(folder: Path | str, capsys: pytest.CaptureFixture[str]) -> list[str
     return result
 
 
-def expect(found: list[str], *patterns: str) -> None:
-    assert len(found) == len(patterns), found
-    for line, pattern in zip(found, patterns, strict=True):
+def expect(findings: list[str], *patterns: str) -> None:
+    assert len(findings) == len(patterns), findings
+    for line, pattern in zip(findings, patterns, strict=True):
         assert re.fullmatch(pattern, line), f"{line!r} is not {pattern!r}"

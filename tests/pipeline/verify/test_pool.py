@@ -24,7 +24,7 @@ def dies(shard: Shard, rows: pa.Table | None) -> list[Finding]:
     return []
 
 
-def test_results_come_in_order_and_few_shards_are_on_their_way() -> None:
+def test_results_are_in_order_and_few_shards_are_in_flight() -> None:
     taken = 0
 
     def shards() -> Iterator[tuple[Shard, None]]:
@@ -38,16 +38,16 @@ def test_results_come_in_order_and_few_shards_are_on_their_way() -> None:
         assert shard == SHARDS[number]
         assert [finding.file for finding in findings] == [shard.file]
         assert taken <= number + 1 + 4
-        processes.add(findings[0].place)
+        processes.add(findings[0].location)
     assert taken == len(SHARDS)
     assert str(os.getpid()) not in processes
 
 
 def test_one_worker_needs_no_other_process() -> None:
     result = dict(check_all(slow_at_first, [(SHARDS[1], None)], workers=1))
-    assert result[SHARDS[1]][0].place == str(os.getpid())
+    assert result[SHARDS[1]][0].location == str(os.getpid())
 
 
-def test_a_killed_process_is_said() -> None:
+def test_a_killed_process_is_reported() -> None:
     with pytest.raises(UserError, match=r"a process of the check was killed.*fewer --workers"):
         list(check_all(dies, [(shard, None) for shard in SHARDS], workers=2))

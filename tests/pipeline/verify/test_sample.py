@@ -1,4 +1,4 @@
-"""Each kind of damage, one at a time, is named with its place, and nothing else is."""
+"""Each kind of damage is reported with its location, and nothing else is."""
 
 import json
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.media import exif_block, jpeg, picture, with_segments
-from tests.pipeline.verify.damage import HASH, Copy, expect, found_in
+from tests.pipeline.verify.damage import HASH, Copy, expect, findings_in
 
 
 @pytest.mark.parametrize("trusted", [False, True])
@@ -15,28 +15,30 @@ def test_a_picture_that_does_not_decode(trusted: bool, clips: Copy, capsys: pyte
     if trusted:
         clips.trust(1)
     hashed = [] if trusted else [rf"shard-000001\.tar: {HASH}"]
-    expect(found_in(clips.folder, capsys), *hashed, rf"shard-000001\.tar: {key}: 03\.jpg: the JPEG does not decode: .*")
+    expect(
+        findings_in(clips.folder, capsys), *hashed, rf"shard-000001\.tar: {key}: 03\.jpg: the JPEG does not decode: .*"
+    )
 
 
 @pytest.mark.parametrize(
-    ("header", "said"),
+    ("header", "expected"),
     [
-        (exif_block((0x0112, 1, 1, 6)), "its metadata makes some readers turn it, though not ours; .*"),
-        (b"\xff\xfe\0\x04hi\0\0", "stray bytes in its header end some decoders, .*"),
+        (exif_block((0x0112, 1, 1, 6)), "some readers turn it because of its metadata, though not ours; .*"),
+        (b"\xff\xfe\0\x04hi\0\0", "DALI and other decoders fail at stray bytes in its header; .*"),
     ],
 )
 def test_a_header_that_decoders_read_differently(
-    header: bytes, said: str, images: Copy, capsys: pytest.CaptureFixture[str]
+    header: bytes, expected: str, images: Copy, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Shards that were written before have such photos as they came."""
+    """Older shards contain such photos unchanged."""
     odd = with_segments(jpeg(picture(120, 160, seed=0), quality=50), header)
     key = images.overwrite(1, 1, "jpg", lambda old: odd.ljust(len(old), b"\0"))
     images.trust(1)
-    expect(found_in(images.folder, capsys), rf"shard-000001\.tar: {key}: jpg: {said}")
+    expect(findings_in(images.folder, capsys), rf"shard-000001\.tar: {key}: jpg: {expected}")
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         (
             {"label": 1},
@@ -66,14 +68,14 @@ def test_a_header_that_decoders_read_differently(
     ],
 )
 def test_a_wrong_value_in_the_index(
-    change: dict[str, Any], said: list[str], clips: Copy, capsys: pytest.CaptureFixture[str]
+    change: dict[str, Any], expected: list[str], clips: Copy, capsys: pytest.CaptureFixture[str]
 ) -> None:
     group = next(number for number in range(3) if any(row["label"] == 0 for row in clips.rows(number)))
-    place = next(number for number, row in enumerate(clips.rows(group)) if row["label"] == 0)
-    key = clips.rows(group)[place]["key"]
-    clips.edit_rows(group, lambda rows: rows[place].update(change))
+    position = next(number for number, row in enumerate(clips.rows(group)) if row["label"] == 0)
+    key = clips.rows(group)[position]["key"]
+    clips.edit_rows(group, lambda rows: rows[position].update(change))
     where = rf"index\.parquet: {key} in shard-{group:06d}\.tar: "
-    expect(found_in(clips.folder, capsys), *(where + line for line in said))
+    expect(findings_in(clips.folder, capsys), *(where + line for line in expected))
 
 
 def test_a_wrong_size_in_the_index(images: Copy, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +83,7 @@ def test_a_wrong_size_in_the_index(images: Copy, capsys: pytest.CaptureFixture[s
     images.edit_rows(2, lambda rows: rows[1].update(width=161))
     where = rf"index\.parquet: {row['key']} in shard-000002\.tar: index\.parquet "
     expect(
-        found_in(images.folder, capsys),
+        findings_in(images.folder, capsys),
         rf"{where}says 161 x 120 pixels; jpg has 160 x 120",
         rf"{where}has width 161; json says 160",
     )
@@ -91,7 +93,7 @@ def test_a_wrong_span_in_the_index(clips: Copy, capsys: pytest.CaptureFixture[st
     row = clips.rows(1)[1]
     clips.edit_rows(1, lambda rows: rows[1]["frame_offset"].__setitem__(4, 512))
     expect(
-        found_in(clips.folder, capsys),
+        findings_in(clips.folder, capsys),
         rf"index\.parquet: {row['key']} in shard-000001\.tar: index\.parquet has 04\.jpg at byte 512 with .*; "
         rf"it is at byte {row['frame_offset'][4]} with {row['frame_size'][4]} bytes",
     )
@@ -106,10 +108,12 @@ def test_a_triplet_of_frames_out_of_order(triplets: Copy, capsys: pytest.Capture
     key = triplets.overwrite(0, 1, "json", reverse)
     assert key.endswith("-01")
     triplets.trust(0)
-    expect(found_in(triplets.folder, capsys), rf"shard-000000\.tar: {key}: json has the frames \[\d+, \d+, \d+\] at .*")
+    expect(
+        findings_in(triplets.folder, capsys), rf"shard-000000\.tar: {key}: json has the frames \[\d+, \d+, \d+\] at .*"
+    )
 
 
-def test_json_that_is_none(triplets: Copy, capsys: pytest.CaptureFixture[str]) -> None:
+def test_malformed_json(triplets: Copy, capsys: pytest.CaptureFixture[str]) -> None:
     key = triplets.overwrite(0, 0, "json", lambda data: b"[" * len(data))
     triplets.trust(0)
-    expect(found_in(triplets.folder, capsys), rf"shard-000000\.tar: {key}: json is not what the job writes \(.*\)")
+    expect(findings_in(triplets.folder, capsys), rf"shard-000000\.tar: {key}: json is not what the job writes \(.*\)")

@@ -4,7 +4,7 @@ import pytest
 from pipeline.shards.containers.completeness import Extent, Statement, missing_part, missing_pictures
 
 
-def test_what_is_not_stated_is_not_missing() -> None:
+def test_nothing_stated_means_nothing_missing() -> None:
     assert missing_part(Statement(), 0) == ""
     assert missing_part(Statement(extents=[Extent(0.0, 7.0)]), 100) == ""
 
@@ -23,7 +23,7 @@ def test_durations_have_a_tolerance(stated_s: float, missing_s: float) -> None:
     assert f"it states {stated_s:.3f} s and holds {stated_s - 1.01 * missing_s:.3f} s" in missing_part(cut, 1)
 
 
-def test_the_end_counts_and_not_what_could_not_be_decoded_at_the_start() -> None:
+def test_only_missing_pictures_at_the_end_count() -> None:
     assert missing_pictures(9.9, np.arange(40, 100) / 10) == ""
     assert missing_pictures(9.9, np.arange(40, 100) / 10 - 50) != ""
     assert missing_pictures(9.9, np.arange(0, 100) / 10 - 50) == ""

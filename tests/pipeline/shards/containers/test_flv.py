@@ -30,7 +30,7 @@ def cut_on_a_tag(flv: bytes) -> bytes:
     return flv[:at]
 
 
-def test_whole_files_lack_nothing(flv: bytes) -> None:
+def test_complete_files_are_accepted(flv: bytes) -> None:
     (extent,) = statement(flv).extents
     assert extent.stated_s == pytest.approx(12, abs=0.1)
     assert extent.present_s == pytest.approx(12, abs=0.1)  # of the sound, which is longer
@@ -50,7 +50,7 @@ def test_a_file_cut_between_tags_is_a_reject(flv: bytes, tmp_path: Path, values:
         extract_frames(tmp_path / "a.flv", FrameSettings())
 
 
-def test_live_recordings_are_not_judged_but_for_their_last_tag(flv: bytes) -> None:
+def test_live_recordings_are_only_checked_for_their_last_tag(flv: bytes) -> None:
     live = stating(flv, duration=0.0, filesize=0.0)
     assert fault(cut_on_a_tag(live)) == ""
     assert "its last 5 bytes are missing" in fault(cut_on_a_tag(live)[:-9])

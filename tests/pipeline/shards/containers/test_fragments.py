@@ -26,7 +26,7 @@ def movies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", FLAGS)
-def test_whole_movies_lack_nothing(movies: dict[str, bytes], kind: str) -> None:
+def test_complete_movies_are_accepted(movies: dict[str, bytes], kind: str) -> None:
     assert fault(movies[kind]) == ""
     assert fault(without_fragments(movies[kind], set(), also=(b"mfra",))) == ""
     assert statement(movies[kind]).pictures_s == {1: pytest.approx(10 - 1 / 12, abs=0.03)}
@@ -79,8 +79,8 @@ def with_mehd(movie: bytes, seconds: float) -> bytes:
     at = movie.index(b"mvex")
     grown = bytearray(movie[: at + 4] + mehd + movie[at + 4 :])
     for parent in (b"moov", b"mvex"):
-        place = movie.index(parent) - 4
-        grown[place : place + 4] = (int.from_bytes(movie[place : place + 4], "big") + len(mehd)).to_bytes(4, "big")
+        offset = movie.index(parent) - 4
+        grown[offset : offset + 4] = (int.from_bytes(movie[offset : offset + 4], "big") + len(mehd)).to_bytes(4, "big")
     return bytes(grown)
 
 

@@ -19,19 +19,19 @@ def mkv(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def of_unknown_size(mkv: bytes) -> bytes:
-    place = mkv.index(SEGMENT) + 4
-    return mkv[:place] + b"\x01" + b"\xff" * 7 + mkv[place + 8 :]
+    offset = mkv.index(SEGMENT) + 4
+    return mkv[:offset] + b"\x01" + b"\xff" * 7 + mkv[offset + 8 :]
 
 
 def of_its_size(mkv: bytes) -> bytes:
     """The file with a segment that ends where the file does."""
-    place = mkv.index(SEGMENT) + 4
-    return mkv[:place] + b"\x01" + (len(mkv) - place - 8).to_bytes(7, "big") + mkv[place + 8 :]
+    offset = mkv.index(SEGMENT) + 4
+    return mkv[:offset] + b"\x01" + (len(mkv) - offset - 8).to_bytes(7, "big") + mkv[offset + 8 :]
 
 
 def without_duration(mkv: bytes) -> bytes:
-    place = mkv.index(DURATION, mkv.index(INFO)) + 3
-    return mkv[:place] + bytes(8) + mkv[place + 8 :]
+    offset = mkv.index(DURATION, mkv.index(INFO)) + 3
+    return mkv[:offset] + bytes(8) + mkv[offset + 8 :]
 
 
 def clusters(mkv: bytes) -> list[int]:
@@ -57,7 +57,7 @@ def test_a_cut_clip_is_a_reject_and_not_a_short_clip(mkv: bytes, tmp_path: Path)
 
 
 @pytest.mark.parametrize("how", ["stopped", "preallocated", "size mended"])
-def test_the_duration_tells_of_a_cut_where_the_size_does_not(mkv: bytes, tmp_path: Path, how: str) -> None:
+def test_the_duration_reveals_a_cut_that_the_size_does_not(mkv: bytes, tmp_path: Path, how: str) -> None:
     kept = mkv[: clusters(mkv)[2]]
     cut = {
         "stopped": of_unknown_size(kept),
@@ -70,7 +70,7 @@ def test_the_duration_tells_of_a_cut_where_the_size_does_not(mkv: bytes, tmp_pat
     assert rejected.value.reason is Reason.DECODE_ERROR
 
 
-def test_cues_tell_of_a_hole(mkv: bytes) -> None:
+def test_cues_reveal_a_hole(mkv: bytes) -> None:
     starts = clusters(mkv)
     holed = of_its_size(mkv[: starts[2]] + mkv[starts[3] :])
     assert "hole: it ends at" in fault(holed)
@@ -79,23 +79,23 @@ def test_cues_tell_of_a_hole(mkv: bytes) -> None:
     assert fault(lost_cues) == ""  # a gap in time alone is none
 
 
-def test_cues_tell_of_a_lost_end(mkv: bytes) -> None:
+def test_cues_reveal_a_lost_end(mkv: bytes) -> None:
     starts = clusters(mkv)
     assert "it states" in fault(without_duration(of_its_size(mkv[: starts[2]] + mkv[starts[-1] :])))
 
 
-def test_cues_at_wrong_places_are_no_fault(mkv: bytes) -> None:
+def test_cues_with_wrong_offsets_are_no_fault(mkv: bytes) -> None:
     start = clusters(mkv)[0]
     assert fault(of_its_size(mkv[:start] + b"\xec\x83\0\0\0" + mkv[start:])) == ""
 
 
 def test_a_long_last_picture_is_no_fault(mkv: bytes) -> None:
-    place = mkv.index(DURATION, mkv.index(INFO)) + 4
-    longer = mkv[:place] + bytes([mkv[place] + 1]) + mkv[place + 1 :]
+    offset = mkv.index(DURATION, mkv.index(INFO)) + 4
+    longer = mkv[:offset] + bytes([mkv[offset] + 1]) + mkv[offset + 1 :]
     assert fault(longer) == ""
     assert "it states" in fault(longer.replace(CUES, b"\x1c\x53\xbb\x6a"))
 
 
-def test_live_recordings_are_not_judged(mkv: bytes) -> None:
+def test_live_recordings_are_not_checked(mkv: bytes) -> None:
     assert fault(mkv) == fault(mkv + b"more") == fault(of_unknown_size(mkv)) == ""
     assert statement(without_duration(of_unknown_size(mkv))[: clusters(mkv)[2]]) == Statement()

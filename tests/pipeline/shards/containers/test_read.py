@@ -36,12 +36,12 @@ def test_no_content_stops_or_delays_the_readers(tmp_path: Path, name: str) -> No
     """Bytes of the headers changed at random, and files cut at any byte."""
     whole = write(tmp_path / name, *KINDS[name], sound_s=0)
     draw = random.Random(0)
-    places = [*range(2000), *range(max(0, len(whole) - 2000), len(whole))]
+    offsets = [*range(2000), *range(max(0, len(whole) - 2000), len(whole))]
     started = time.process_time()
     for _ in range(150):
         content = bytearray(whole[: draw.randrange(len(whole))] if draw.random() < 0.2 else whole)
         for _ in range(draw.choice([1, 3, 20])):
-            content[min(draw.choice(places), len(content) - 1)] = draw.choice([0, 1, 255, draw.randrange(256)])
+            content[min(draw.choice(offsets), len(content) - 1)] = draw.choice([0, 1, 255, draw.randrange(256)])
         fault(bytes(content))
     assert time.process_time() - started < 150 * 0.05
 

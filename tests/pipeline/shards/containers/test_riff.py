@@ -28,7 +28,7 @@ def test_an_avi_cut_between_chunks_is_a_reject(avi: bytes, tmp_path: Path) -> No
         extract_frames(tmp_path / "a.avi", FrameSettings())
 
 
-def test_an_index_that_is_cut_off_lacks_no_picture(avi: bytes) -> None:
+def test_a_file_cut_in_its_index_has_all_pictures(avi: bytes) -> None:
     assert fault(avi[: avi.index(b"idx1") + 20]) == ""
 
 

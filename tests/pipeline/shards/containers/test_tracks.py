@@ -34,7 +34,7 @@ def test_edit_lists_choose_pictures(edits: tuple[Edit, ...], expected: float | N
     assert pictures_s(track(TEN, *edits), 1000) == expected
 
 
-def test_how_long_the_last_picture_lasts_does_not_count() -> None:
+def test_the_duration_of_the_last_picture_does_not_count() -> None:
     assert pictures_s(track([0, 100, 5000]), 1000) == 50
     assert pictures_s(track([0]), 1000) == 0
     assert pictures_s(track([]), 1000) is None

@@ -1,0 +1,110 @@
+"""Jobs that are interrupted or killed, and the processes and files that they leave."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.dataset import read_manifest
+from pipeline.settings import UserError
+from pipeline.shards.__main__ import main
+from tests.pipeline.shards.jobs import contents, job_command, shards_command, wait_for_parts
+from tests.processes import heed_ctrl_c, in_session, left_in_session
+
+
+def start(command: list[str], **environment: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        command,
+        env={**os.environ, **environment},
+        start_new_session=True,
+        preexec_fn=heed_ctrl_c,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_a_job_that_is_interrupted_and_then_killed_continues_to_the_same_bytes(
+    slow_job: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, undisturbed = slow_job
+    out = tmp_path / "out"
+    job = start(job_command(data, out, "--workers", "1"))
+    wait_for_parts(out, 1, job)
+    with pytest.raises(UserError, match=f"another job is writing to {out}"):
+        main(shards_command(data, out, samples_per_shard=2))
+    (out / ".tmp-shard-000009.tar-half").touch()  # as left by a task whose worker died
+    os.killpg(job.pid, signal.SIGINT)
+    _, message = job.communicate(timeout=60)
+    assert job.returncode == 130, message
+    assert "Traceback" not in message
+    assert not list(out.glob(".tmp-*"))
+    assert left_in_session(job.pid) == []
+    finished = {path: path.stat().st_mtime_ns for path in out.glob("shard-*.tar")}
+    for path in finished:
+        with tarfile.open(path) as tar:
+            assert tar.getnames()
+
+    job = start(job_command(data, out, "--workers", "2"))
+    wait_for_parts(out, len(finished) + 2, job)
+    os.killpg(job.pid, signal.SIGKILL)
+    job.communicate()
+    assert not (out / "dataset.json").exists()
+    (out / ".tmp-shard-000000.tar-half").write_bytes(b"half")
+    main(shards_command(data, out, samples_per_shard=2))
+    assert "continuing the job" in capsys.readouterr().out
+    assert contents(out) == contents(undisturbed)
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished, "finished shards are kept"
+
+
+@pytest.mark.slow
+def test_workers_that_are_killed_while_ray_starts_do_not_stop_the_job(image_tree: Path, tmp_path: Path) -> None:
+    """As the kernel kills them when out of memory. HOME, and a TMPDIR too long for sockets, stay empty."""
+    home, tmpdir = tmp_path / "home", tmp_path / "scheduler" / ("0123456789" * 10)
+    home.mkdir()
+    tmpdir.mkdir(parents=True)
+    environment = {"HOME": str(home), "TMPDIR": str(tmpdir)}
+    environment["RAY_worker_register_timeout_seconds"] = "5"  # then Ray replaces them
+    killed, deadline = set[int](), time.monotonic() + 120
+    with start(job_command(image_tree, tmp_path / "out", "--workers", "2"), **environment) as job:
+        try:
+            while job.poll() is None and len(killed) < 2 and time.monotonic() < deadline:
+                for process, command in in_session(job.pid).items():
+                    if "default_worker.py" in command and "raylet/raylet" not in command and process not in killed:
+                        killed.add(process)
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(process, signal.SIGKILL)
+            _, message = job.communicate(timeout=120)
+            assert job.returncode == 0, message
+        finally:
+            for process in in_session(job.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+    assert killed
+    assert read_manifest(tmp_path / "out").samples == 12
+    assert list(home.rglob("*")) == list(tmpdir.rglob("*")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "started"), [(signal.SIGTERM, "gcs_server"), (signal.SIGINT, "raylet/raylet")])
+def test_signals_while_ray_starts_end_in_one_line(number: int, started: str, image_tree: Path, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="t") as tmpdir:
+        job = start(job_command(image_tree, tmp_path / "out", "--workers", "1"), TMPDIR=tmpdir)
+        while not any(started in command for command in in_session(job.pid).values()):
+            assert job.poll() is None
+        os.kill(job.pid, number)
+        _, message = job.communicate(timeout=60)
+        assert job.returncode == 130, message
+        assert message.splitlines()[-1] == "interrupted; finished files are kept"
+        assert "Traceback" not in message
+        assert "***" not in message, "no stack of C++ functions"
+        assert left_in_session(job.pid) == []
+        assert list(Path(tmpdir).iterdir()) == []
