@@ -42,7 +42,7 @@ def test_each_item_is_done_once_and_reported(ray_here: None, tmp_path: Path) -> 
 
 
 def test_errors_on_a_node_are_one_sentence(ray_here: None, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="^no such shard$"):
+    with pytest.raises(UserError, match=r"^no such shard$"):
         list(run_on_actors(functools.partial(Halver, tmp_path, UserError("no such shard")), [2], "out", workers=1))
     full = functools.partial(Halver, tmp_path, OSError(28, "No space left on device"))
     failure = _Actor(full, "out")({"item": 2})["failure"]
