@@ -101,19 +101,19 @@ def image_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def clip_dataset(ray_here: None, clip_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clip_dataset(clip_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of `clip_tree` (6 samples in 3 shards)."""
     return write_dataset(clip_tree, tmp_path_factory.mktemp("shards") / "clips", samples_per_shard=3)
 
 
 @pytest.fixture(scope="session")
-def image_dataset(ray_here: None, image_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image_dataset(image_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of `image_tree` (12 samples in 3 shards)."""
     return write_dataset(image_tree, tmp_path_factory.mktemp("shards") / "images", samples_per_shard=4)
 
 
 @pytest.fixture(scope="session")
-def slow_job(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def slow_job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Inputs whose job takes some seconds, and its undisturbed result."""
     root = tmp_path_factory.mktemp("slow")
     clip = root / "clip.mp4"
@@ -125,15 +125,20 @@ def slow_job(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 def write_dataset(data: Path, out: Path, samples_per_shard: int) -> Path:
-    """Run the shard job in this process."""
+    """Run the shard job in this process, without Ray."""
     from pipeline.shards.__main__ import main
     from pipeline.shards.command import ShardsCommand
+    from pipeline.shards.job import ShardJob
+    from pipeline.shards.shard import write_shard
 
-    main(
-        ShardsCommand(
-            data=str(data), out=str(out), samples_per_shard=samples_per_shard, workers=1, max_reject_fraction=0.5
-        )
+    command = ShardsCommand(
+        data=str(data), out=str(out), samples_per_shard=samples_per_shard, workers=1, max_reject_fraction=0.5
     )
+    job = ShardJob(command)
+    plan = job.begin()
+    for shard in range(plan.shards):
+        write_shard(shard, job.task(plan), retry=False)
+    main(command)
     return out
 
 

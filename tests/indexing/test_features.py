@@ -23,7 +23,7 @@ from training.backbone.weights import save_backbone
 def test_parts_of_other_weights_are_refused(image_dataset: Path, weights: Path, tmp_path: Path) -> None:
     out = open_storage(str(tmp_path))
     out.write(f"{PARTS}/job.json", b'{"weights_hash": "other"}')
-    with pytest.raises(UserError, match=r"holds finished parts of another job .*weights_hash = 'other' \(recorded\)"):
+    with pytest.raises(UserError, match=r"holds finished parts of another job: .*weights_hash = 'other' \(recorded\)"):
         main(FeaturesCommand(shards=image_dataset, weights=weights, out=str(tmp_path)))
 
 

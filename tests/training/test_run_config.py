@@ -85,7 +85,7 @@ def test_settings_that_cannot_change_the_result_may_differ() -> None:
         (RunData(DATA.datasets[::-1], None, 18), r"datasets\.0\.dataset_hash = 'a' \(recorded\), 'b' \(now\)"),
         (
             RunData([DATA.datasets[0], {"dataset_hash": "b", "weight": 1.0}], None, 18),
-            r"datasets\.1\.weight = 0\.5 there",
+            r"datasets\.1\.weight = 0\.5 \(recorded\)",
         ),
         (DATA._replace(neighbours="c"), r"neighbours_sha256 = None \(recorded\), 'c' \(now\)"),
     ],

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.pipeline.ray.cluster import RAY, Home, home, kill_workers, ray_cluster
-from tests.pipeline.shards.jobs import contents, job_command, wait_for_parts
+from tests.pipeline.shards.jobs import contents, job_command, running, wait_for_parts
 
 JOB = """
 import sys
@@ -54,13 +54,13 @@ def test_a_job_survives_the_death_of_workers_and_of_a_node_on_a_cluster_with_a_t
         cluster.start_node()
         environment = {**Home(user.folder).environment(), "RAY_ADDRESS": cluster.address}
         out = tmp_path / "out"
-        with subprocess.Popen(job_command(data, out), env=environment, stderr=subprocess.PIPE, text=True) as job:
+        with running(job_command(data, out), environment) as job:
             wait_for_parts(out, 2, job)
             kill_workers(cluster.nodes[0])
             wait_for_parts(out, 4, job)
             cluster.kill(cluster.nodes[1])
             _, message = job.communicate(timeout=120)
-        assert job.returncode == 0, message
+            assert job.returncode == 0, message
         assert contents(out) == contents(undisturbed)
 
         submitted = tmp_path / "submitted"
@@ -100,18 +100,11 @@ def test_a_job_with_a_token_joins_a_cluster_without_one_and_waits_for_nodes(
         out = tmp_path / "out"
         job_options = job_command(image_tree, out, "--samples_per_shard", "4")[3:]
         # In another folder: from the project's, the nodes on this machine would find the code without the job.
-        with subprocess.Popen(
-            [sys.executable, "-c", JOB, *job_options],
-            env=environment,
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as job:
+        with running([sys.executable, "-c", JOB, *job_options], environment, cwd=tmp_path) as job:
             assert job.stderr is not None
             assert any("no node with CPUs is in the Ray cluster: waiting for one" in line for line in job.stderr)
             cluster.start_node()
             output, message = job.communicate(timeout=120)
-        assert job.returncode == 0, message
+            assert job.returncode == 0, message
         assert contents(out) == contents(image_dataset)
         assert "runtime_resources" in output.splitlines()[-1], "the code was sent to the node"

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import subprocess
 import tarfile
 import tempfile
 import time
@@ -15,20 +14,8 @@ import pytest
 from pipeline.dataset import read_manifest
 from pipeline.settings import UserError
 from pipeline.shards.__main__ import main
-from tests.pipeline.shards.jobs import contents, job_command, shards_command, wait_for_parts
-from tests.processes import heed_ctrl_c, in_session, left_in_session
-
-
-def start(command: list[str], **environment: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        command,
-        env={**os.environ, **environment},
-        start_new_session=True,
-        preexec_fn=heed_ctrl_c,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
+from tests.pipeline.shards.jobs import contents, job_command, running, shards_command, wait_for_parts
+from tests.processes import in_session, left_in_session
 
 
 @pytest.mark.slow
@@ -37,26 +24,26 @@ def test_a_job_that_is_interrupted_and_then_killed_continues_to_the_same_bytes(
 ) -> None:
     data, undisturbed = slow_job
     out = tmp_path / "out"
-    job = start(job_command(data, out, "--workers", "1"))
-    wait_for_parts(out, 1, job)
-    with pytest.raises(UserError, match=f"another job is writing to {out}"):
-        main(shards_command(data, out, samples_per_shard=2))
-    (out / ".tmp-shard-000009.tar-half").touch()  # as left by a task whose worker died
-    os.killpg(job.pid, signal.SIGINT)
-    _, message = job.communicate(timeout=60)
-    assert job.returncode == 130, message
-    assert "Traceback" not in message
-    assert not list(out.glob(".tmp-*"))
-    assert left_in_session(job.pid) == []
-    finished = {path: path.stat().st_mtime_ns for path in out.glob("shard-*.tar")}
-    for path in finished:
+    with running(job_command(data, out, "--workers", "1")) as job:
+        wait_for_parts(out, 1, job)
+        with pytest.raises(UserError, match=f"another job is writing to {out}"):
+            main(shards_command(data, out, samples_per_shard=2))
+        (out / ".tmp-shard-000009.tar-half").touch()  # as left by a task whose worker died
+        os.killpg(job.pid, signal.SIGINT)
+        _, message = job.communicate(timeout=60)
+        assert job.returncode == 130, message
+        assert "Traceback" not in message
+        assert not list(out.glob(".tmp-*"))
+        assert left_in_session(job.pid) == []
+    for path in out.glob("shard-*.tar"):
         with tarfile.open(path) as tar:
             assert tar.getnames()
+    tars = [out / f"{part.stem}.tar" for part in out.glob(".parts/shard-??????.parquet")]
+    finished = {tar: tar.stat().st_mtime_ns for tar in tars}
 
-    job = start(job_command(data, out, "--workers", "2"))
-    wait_for_parts(out, len(finished) + 2, job)
-    os.killpg(job.pid, signal.SIGKILL)
-    job.communicate()
+    with running(job_command(data, out, "--workers", "2")) as job:
+        wait_for_parts(out, len(finished) + 2, job)
+        os.killpg(job.pid, signal.SIGKILL)
     assert not (out / "dataset.json").exists()
     (out / ".tmp-shard-000000.tar-half").write_bytes(b"half")
     main(shards_command(data, out, samples_per_shard=2))
@@ -71,23 +58,18 @@ def test_workers_that_are_killed_while_ray_starts_do_not_stop_the_job(image_tree
     home, tmpdir = tmp_path / "home", tmp_path / "scheduler" / ("0123456789" * 10)
     home.mkdir()
     tmpdir.mkdir(parents=True)
-    environment = {"HOME": str(home), "TMPDIR": str(tmpdir)}
+    environment = {**os.environ, "HOME": str(home), "TMPDIR": str(tmpdir)}
     environment["RAY_worker_register_timeout_seconds"] = "5"  # then Ray replaces them
     killed, deadline = set[int](), time.monotonic() + 120
-    with start(job_command(image_tree, tmp_path / "out", "--workers", "2"), **environment) as job:
-        try:
-            while job.poll() is None and len(killed) < 2 and time.monotonic() < deadline:
-                for process, command in in_session(job.pid).items():
-                    if "default_worker.py" in command and "raylet/raylet" not in command and process not in killed:
-                        killed.add(process)
-                        with contextlib.suppress(ProcessLookupError):
-                            os.kill(process, signal.SIGKILL)
-            _, message = job.communicate(timeout=120)
-            assert job.returncode == 0, message
-        finally:
-            for process in in_session(job.pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
+    with running(job_command(image_tree, tmp_path / "out", "--workers", "2"), environment) as job:
+        while job.poll() is None and len(killed) < 2 and time.monotonic() < deadline:
+            for process, command in in_session(job.pid).items():
+                if "default_worker.py" in command and "raylet/raylet" not in command and process not in killed:
+                    killed.add(process)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(process, signal.SIGKILL)
+        _, message = job.communicate(timeout=120)
+        assert job.returncode == 0, message
     assert killed
     assert read_manifest(tmp_path / "out").samples == 12
     assert list(home.rglob("*")) == list(tmpdir.rglob("*")) == []
@@ -96,8 +78,11 @@ def test_workers_that_are_killed_while_ray_starts_do_not_stop_the_job(image_tree
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "started"), [(signal.SIGTERM, "gcs_server"), (signal.SIGINT, "raylet/raylet")])
 def test_signals_while_ray_starts_end_in_one_line(number: int, started: str, image_tree: Path, tmp_path: Path) -> None:
-    with tempfile.TemporaryDirectory(dir="/tmp", prefix="t") as tmpdir:
-        job = start(job_command(image_tree, tmp_path / "out", "--workers", "1"), TMPDIR=tmpdir)
+    command = job_command(image_tree, tmp_path / "out", "--workers", "1")
+    with (
+        tempfile.TemporaryDirectory(dir="/tmp", prefix="t") as tmpdir,
+        running(command, {**os.environ, "TMPDIR": tmpdir}) as job,
+    ):
         while not any(started in command for command in in_session(job.pid).values()):
             assert job.poll() is None
         os.kill(job.pid, number)
