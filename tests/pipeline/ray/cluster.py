@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -105,6 +106,7 @@ def kill_workers(node: "subprocess.Popen[str]") -> None:
     """Kill the processes that write shards on a node."""
     killed = list[psutil.Process]()
     while not killed:
+        time.sleep(0.02)
         below = psutil.Process(node.pid).children(recursive=True)
         killed = [process for process in below if "ray::MapWorker" in "".join(process.cmdline())]
     for process in killed:

@@ -68,6 +68,7 @@ def test_workers_that_are_killed_while_ray_starts_do_not_stop_the_job(image_tree
                     killed.add(process)
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(process, signal.SIGKILL)
+            time.sleep(0.02)
         _, message = job.communicate(timeout=120)
         assert job.returncode == 0, message
     assert killed
@@ -85,6 +86,7 @@ def test_signals_while_ray_starts_end_in_one_line(number: int, started: str, ima
     ):
         while not any(started in command for command in in_session(job.pid).values()):
             assert job.poll() is None
+            time.sleep(0.02)
         os.kill(job.pid, number)
         _, message = job.communicate(timeout=60)
         assert job.returncode == 130, message
