@@ -102,12 +102,13 @@ def ray_cluster(user: Home, dashboard: bool = False) -> Iterator[RayCluster]:
         shutil.rmtree(folder)
 
 
-def kill_workers(node: "subprocess.Popen[str]") -> None:
-    """Kill the processes that write shards on a node."""
+def kill_workers(nodes: "list[subprocess.Popen[str]]", job: "subprocess.Popen[str]") -> None:
+    """Kill the processes that write the shards of a job, on whichever nodes they are."""
     killed = list[psutil.Process]()
     while not killed:
+        assert job.poll() is None, "the job ended before its workers could be killed"
         time.sleep(0.02)
-        below = psutil.Process(node.pid).children(recursive=True)
+        below = [process for node in nodes for process in psutil.Process(node.pid).children(recursive=True)]
         killed = [process for process in below if "ray::MapWorker" in "".join(process.cmdline())]
     for process in killed:
         process.kill()

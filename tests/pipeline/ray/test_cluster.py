@@ -56,7 +56,7 @@ def test_a_job_survives_the_death_of_workers_and_of_a_node_on_a_cluster_with_a_t
         out = tmp_path / "out"
         with running(job_command(data, out), environment) as job:
             wait_for_parts(out, 2, job)
-            kill_workers(cluster.nodes[0])
+            kill_workers(cluster.nodes, job)
             wait_for_parts(out, 4, job)
             cluster.kill(cluster.nodes[1])
             _, message = job.communicate(timeout=120)
