@@ -36,7 +36,7 @@ demo: $(STAMP) ## Run the whole flow on synthetic data in demo/ and print a tabl
 	@$(BIN)/python -m benchmarks.demo --out demo
 
 test: $(STAMP) ## Run all tests (about 6 minutes on 2 cores): make test [ARGS="tests/training -k resume"]
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP) ## Check style, types and the direction of imports
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -126,23 +126,17 @@ def slow_job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def write_dataset(data: Path, out: Path, samples_per_shard: int) -> Path:
     """Run the shard job in this process, without Ray."""
-    from pipeline.shards.__main__ import main
-    from pipeline.shards.command import ShardsCommand
-    from pipeline.shards.job import ShardJob
-    from pipeline.shards.shard import write_shard
+    from tests.pipeline.shards.jobs import run_without_ray, shards_command
 
-    command = ShardsCommand(
-        data=str(data), out=str(out), samples_per_shard=samples_per_shard, workers=1, max_reject_fraction=0.5
-    )
-    job = ShardJob(command)
-    plan = job.begin()
-    for shard in range(plan.shards):
-        write_shard(shard, job.task(plan), retry=False)
-    main(command)
+    run_without_ray(shards_command(data, out, samples_per_shard=samples_per_shard))
     return out
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests run first, so that no worker is left alone with one at the end."""
+    """Every process runs whole files, those with slow tests first; one process runs all tests in the Ray session."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+    for item in items:
+        in_ray = "ray_here" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if in_ray else str(item.path)))

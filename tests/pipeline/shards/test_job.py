@@ -88,7 +88,7 @@ def opens_with_pillow_and_dali(folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_every_frame_of_real_clips_opens(ray_here: None, real_data: Path, tmp_path: Path) -> None:
+def test_every_frame_of_real_clips_opens(real_data: Path, tmp_path: Path) -> None:
     for name in REAL_CLIPS:
         link = tmp_path / "data" / name
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ def test_every_frame_of_real_clips_opens(ray_here: None, real_data: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_every_real_image_opens_and_broken_ones_are_rejects(ray_here: None, real_data: Path, tmp_path: Path) -> None:
+def test_every_real_image_opens_and_broken_ones_are_rejects(real_data: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "good").symlink_to(real_data / "images")
     (tmp_path / "data" / "odd").symlink_to(real_data / "odd" / "images")
