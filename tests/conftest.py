@@ -1,5 +1,6 @@
 """Fixtures that more than one folder of tests uses."""
 
+import contextlib
 import logging
 import shutil
 import socket
@@ -52,8 +53,13 @@ def s3_port() -> Iterator[int]:
 def ray_here(s3_port: int) -> Iterator[None]:
     """One Ray session with one worker for all jobs in this process."""
     from pipeline.ray.session import ray_session
+    from pipeline.settings import UserError
 
-    with ray_session(workers=1):
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(ray_session(workers=1))
+        except UserError:  # on a busy machine Ray gives up after 30 seconds
+            stack.enter_context(ray_session(workers=1))
         yield
 
 
@@ -132,11 +138,7 @@ def write_dataset(data: Path, out: Path, samples_per_shard: int) -> Path:
     return out
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every process runs whole files, those with slow tests first; one process runs all tests in the Ray session."""
+    """Files with slow tests run first, so that no process is left alone with one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
-    for item in items:
-        in_ray = "ray_here" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if in_ray else str(item.path)))

@@ -10,7 +10,7 @@ STAMP = ".venv/.installed-cpu"
 
 def make(*arguments: str, stamp: Path | str = STAMP) -> subprocess.CompletedProcess[str]:
     """Run make as if the virtual environment were there, free of a make that runs these tests."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "ARGS"))}
     return subprocess.run(
         ["make", "-o", str(stamp), *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
     )

@@ -63,7 +63,8 @@ class RayCluster:
     def start_node(self) -> None:
         self._start(1, [f"--address={self.address}"])
 
-    def _start(self, cpus: int, options: list[str]) -> None:
+    def _start(self, cpus: int, options: list[str], attempts: int = 3) -> None:
+        """Start a node; on a busy machine Ray gives up after 30 seconds, and is started again."""
         agent, metrics = free_ports(2)
         ports = (f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}")
         node = subprocess.Popen(
@@ -79,7 +80,11 @@ class RayCluster:
         message = list[str]()
         while "Ray runtime started" not in (line := node.stdout.readline()):
             message.append(line)
-            assert line, "".join(message)
+            if not line:
+                self.kill(node)
+                assert attempts > 1, "".join(message)
+                self._start(cpus, options, attempts - 1)
+                return
 
     def kill(self, node: "subprocess.Popen[str]") -> None:
         while left := in_session(node.pid):
