@@ -5,7 +5,6 @@ import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from unittest.mock import ANY
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -144,7 +143,9 @@ def test_a_lock_that_another_machine_left_is_refused_and_one_that_died_here_is_t
     dead = current.model_copy(update={"pid": 2**22})  # no process has this number
     storage.write("lock", dead.model_dump_json().encode())
     with storage.exclusive_lock("lock"):
-        assert read_holder(storage.read("lock")) == current.model_copy(update={"heartbeat": ANY})
+        holder = read_holder(storage.read("lock"))
+        assert holder is not None
+        assert holder.process == current.process
     assert list(storage.walk()) == []
 
 
