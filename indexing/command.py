@@ -47,8 +47,8 @@ class KnnCommand(Command):
     """Images per forward pass."""
     threads: int = Field(1, ge=1, le=THREAD_LIMIT)
     """CPU threads of each process that computes features."""
-    workers: int | None = Field(None, ge=1, le=WORKER_LIMIT)
-    """Processes that compute features at once; default one per GPU, else cores / threads."""
+    workers: int | None = Field(None, ge=0, le=WORKER_LIMIT)
+    """Processes that compute features at once; default one per GPU, else cores / threads. 0: one, without Ray."""
     search: SearchSettings = SearchSettings()
     """How neighbours are searched."""
 

@@ -50,8 +50,9 @@ class FeaturesCommand(Command):
     """Images per forward pass."""
     threads: int = Field(1, ge=1, le=THREAD_LIMIT)
     """CPU threads of one actor. The same batch size and threads give the same bytes on one kind of CPU."""
-    workers: int | None = Field(None, ge=1, le=WORKER_LIMIT)
-    """Actors at once; default: one per GPU, else cores / threads. Each takes about 1 GB of memory."""
+    workers: int | None = Field(None, ge=0, le=WORKER_LIMIT)
+    """Actors at once; default: one per GPU, else cores / threads. Each takes about 1 GB of memory. 0: this process
+    alone, without Ray."""
 
 
 def main(command: FeaturesCommand) -> None:
@@ -87,7 +88,7 @@ def _compute(command: FeaturesCommand, dataset: ShardDataset, out: Storage) -> i
         batch_size=command.batch_size,
         threads=command.threads,
     )
-    cores = command.workers * command.threads if command.workers else None
+    cores = None if command.workers is None else command.workers * command.threads
     with tqdm(total=len(dataset), initial=len(dataset) - left, unit="image", desc="features", smoothing=0) as bar:
         if pending:
             with ray_session(cores, (pipeline, indexing, training)):

@@ -132,9 +132,10 @@ def slow_job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def write_dataset(data: Path, out: Path, samples_per_shard: int) -> Path:
     """Run the shard job in this process, without Ray."""
-    from tests.pipeline.shards.jobs import run_without_ray, shards_command
+    from pipeline.shards.__main__ import main
+    from tests.pipeline.shards.jobs import shards_command
 
-    run_without_ray(shards_command(data, out, samples_per_shard=samples_per_shard))
+    main(shards_command(data, out, samples_per_shard=samples_per_shard))
     return out
 
 

@@ -1,4 +1,4 @@
-"""Process items on Ray Data actors that write their results to storage."""
+"""Process items on Ray Data actors, or in this process, by workers that write their results to storage."""
 
 import functools
 import socket
@@ -86,6 +86,25 @@ def actors_that_fit(nodes: list[dict[str, float]], cpus: int, gpus: int) -> int:
     return int(sum(room))
 
 
+def _on_ray(
+    actor_arguments: tuple[Callable[[], Worker], str], items: list[int], cpus: int, gpus: bool, workers: int | None
+) -> Iterator[dict[str, Any]]:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = min(cpus, max((int(node.get("CPU", 0)) for node in nodes), default=0) or cpus)  # more would wait for ever
+    gpu = int(gpus and any(node.get("GPU", 0) for node in nodes))
+    most = min(len(items), workers or len(items))
+    first = max(1, min(most, actors_that_fit(nodes, cpus, gpu)))
+    rows = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
+    done = rows.map(
+        _Actor,
+        fn_constructor_args=actor_arguments,
+        compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=first, max_size=most),
+        num_cpus=cpus,
+        num_gpus=gpu or None,
+    )
+    yield from done.iter_rows()
+
+
 def run_on_actors(
     make_worker: Callable[[], Worker],
     items: list[int],
@@ -103,26 +122,19 @@ def run_on_actors(
         out: name of the output in messages.
         cpus: cores of an actor.
         gpus: whether an actor holds one GPU, if the cluster has any.
-        workers: largest number of actors; default: as many as fit, also if the cluster grows.
+        workers: largest number of actors; default: as many as fit, also if the cluster grows; 0: none, the items are
+            processed in this process, in order.
 
     Raises:
         UserError: the items cannot be processed.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus = min(cpus, max((int(node.get("CPU", 0)) for node in nodes), default=0) or cpus)  # more would wait for ever
-    gpu = int(gpus and any(node.get("GPU", 0) for node in nodes))
-    most = min(len(items), workers or len(items))
-    first = max(1, min(most, actors_that_fit(nodes, cpus, gpu)))
-    rows = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
-    done = rows.map(
-        _Actor,
-        fn_constructor_args=(make_worker, out),
-        compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=first, max_size=most),
-        num_cpus=cpus,
-        num_gpus=gpu or None,
-    )
+    rows: Iterator[dict[str, Any]]
+    if workers == 0:
+        rows = map(_Actor(make_worker, out), ({"item": item} for item in items))
+    else:
+        rows = _on_ray((make_worker, out), items, cpus, gpus, workers)
     try:
-        for row in done.iter_rows():
+        for row in rows:
             failure = row.pop("failure")
             if failure:
                 raise UserError(failure)

@@ -170,10 +170,14 @@ def ray_session(workers: int | None, packages: tuple[ModuleType, ...] = (pipelin
     """Join the cluster at RAY_ADDRESS and send it these packages, or start one on this machine.
 
     Leaves no process and no file behind. If Ray is already initialized, that session is used and stays open.
+    With `workers` = 0 nothing is started: the work is done in this process.
 
     Raises:
         UserError: no cluster can be joined or started.
     """
+    if workers == 0:
+        yield
+        return
     _prepare_ray_data()
     if ray.is_initialized():
         yield

@@ -51,8 +51,8 @@ class ShardsCommand(Command):
     retry_rejects: bool = False
     """Retry the rejected inputs of a finished or unfinished job, for instance after repairing files or with a longer
     frames.deadline_s; only shards that gain a sample are rewritten, and nothing else is decoded."""
-    workers: int | None = Field(None, ge=1, le=WORKER_LIMIT)
-    """Parallel processes; default: all cores of this machine or of the cluster."""
+    workers: int | None = Field(None, ge=0, le=WORKER_LIMIT)
+    """Parallel processes; default: all cores of this machine or of the cluster. 0: this process alone, without Ray."""
     frames: FrameSettings = FrameSettings()
     """How frames are taken from clips."""
     images: ImageSettings = ImageSettings()

@@ -41,11 +41,10 @@ def test_a_missing_shard_is_one_sentence(image_dataset: Path, weights: Path, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_here")
 def test_a_killed_pass_continues_with_its_finished_shards(image_dataset: Path, tmp_path: Path) -> None:
     weights, out = tmp_path / "large.safetensors", tmp_path / "killed"
     save_backbone(weights, random_backbone(VitSettings(width=192, depth=4, heads=3), seed=0), {})
-    options = {"shards": image_dataset, "weights": weights, "out": out, "workers": 1, "batch_size": 1}
+    options = {"shards": image_dataset, "weights": weights, "out": out, "workers": 0, "batch_size": 1}
     argv = [sys.executable, "-m", "indexing.features", *(f"--{name}={value}" for name, value in options.items())]
     program = subprocess.Popen(argv, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120

@@ -58,16 +58,9 @@ def check(result: SearchResult, rules: Rules) -> None:
     np.testing.assert_array_equal(result.similarity, expected.similarity.astype(np.float32))
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        SearchSettings(),
-        STREAMED,
-        SearchSettings(block=1500, where="ray", threads=1),
-    ],
-)
+@pytest.mark.parametrize("settings", [SearchSettings(), STREAMED])
 def test_every_search_has_the_neighbours_of_a_full_sort(
-    settings: SearchSettings, shards: Path, vectors: Path, tmp_path: Path, ray_here: None
+    settings: SearchSettings, shards: Path, vectors: Path, tmp_path: Path
 ) -> None:
     result = search(shards, vectors, tmp_path, settings)
     check(result, Rules(5))

@@ -10,23 +10,13 @@ settings.load_profile("no_deadline")
 
 
 @pytest.fixture(scope="session")
-def triplet_dataset(ray_here: None, clip_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def triplet_dataset(clip_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Layout `triplets` of `clip_tree` (2 triplets of each of 6 clips, in 3 shards)."""
     from pipeline.shards.__main__ import main
-    from pipeline.shards.command import ShardsCommand
     from pipeline.shards.triplets import TripletSettings
+    from tests.pipeline.shards.jobs import shards_command
 
     out = tmp_path_factory.mktemp("shards") / "triplets"
     drawn = TripletSettings(per_clip=2)
-    main(
-        ShardsCommand(
-            data=str(clip_tree),
-            out=str(out),
-            layout="triplets",
-            triplets=drawn,
-            samples_per_shard=3,
-            workers=1,
-            max_reject_fraction=0.5,
-        )
-    )
+    main(shards_command(clip_tree, out, layout="triplets", triplets=drawn, samples_per_shard=3))
     return out

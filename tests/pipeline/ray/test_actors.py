@@ -5,8 +5,10 @@ import pytest
 import ray
 from ray.data.exceptions import SystemException
 
-from pipeline.ray.actors import _Actor, actors_that_fit, root_cause, run_on_actors, sentence
+from pipeline.ray.actors import actors_that_fit, root_cause, run_on_actors, sentence
+from pipeline.ray.session import ray_session
 from pipeline.settings import UserError
+from tests.pipeline.ray.workers import Halver
 
 TWO_NODES = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 3.0}]
 
@@ -18,35 +20,22 @@ def test_an_actor_must_fit_on_one_node(cpus: int, gpus: int, expected: int) -> N
     assert actors_that_fit(TWO_NODES, cpus, gpus) == expected
 
 
-class Halver:
-    """Writes half of each item; fails with `fault` if given."""
-
-    def __init__(self, out: Path, fault: Exception | None) -> None:
-        if isinstance(fault, UserError):
-            raise fault
-        self._out, self._fault = out, fault
-
-    def run(self, item: int) -> int:
-        if self._fault is not None:
-            raise self._fault
-        (self._out / str(item)).write_text(str(item // 2))
-        return item // 2
+def test_without_workers_items_are_processed_here_in_order(tmp_path: Path) -> None:
+    with ray_session(workers=0):
+        done = list(run_on_actors(functools.partial(Halver, tmp_path, None), [6, 2], "out", workers=0))
+    assert [(one.item, one.result) for one in done] == [(6, 3), (2, 1)]
 
 
-def test_each_item_is_done_once_and_reported(ray_here: None, tmp_path: Path) -> None:
-    make_halver = functools.partial(Halver, tmp_path, None)
-    done = list(run_on_actors(make_halver, [2, 4, 6], str(tmp_path), cpus=4, gpus=True))
-    assert {one.item: one.result for one in done} == {2: 1, 4: 2, 6: 3}
-    assert all(one.started <= one.ended for one in done)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "4", "6"]
-
-
-def test_errors_on_a_node_are_one_sentence(ray_here: None, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^no such shard$"):
-        list(run_on_actors(functools.partial(Halver, tmp_path, UserError("no such shard")), [2], "out", workers=1))
-    full = functools.partial(Halver, tmp_path, OSError(28, "No space left on device"))
-    failure = _Actor(full, "out")({"item": 2})["failure"]
-    assert failure.startswith("cannot read or write out: No space left on device; finished parts are kept")
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (UserError("no such shard"), "no such shard$"),
+        (OSError(28, "No space left on device"), "cannot read or write out: No space left on device; finished parts"),
+    ],
+)
+def test_errors_of_a_worker_are_one_sentence(fault: Exception, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        list(run_on_actors(functools.partial(Halver, tmp_path, fault), [2], "out", workers=0))
 
 
 def test_a_missing_package_is_named() -> None:

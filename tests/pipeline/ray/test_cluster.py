@@ -38,22 +38,25 @@ for home, path in (("none", ""), ("other", ""), ("other", "/missing")):
 
 
 @pytest.mark.slow
-def test_a_job_survives_the_death_of_workers_and_of_a_node_on_a_cluster_with_a_token(
+def test_a_job_waits_for_nodes_and_survives_the_death_of_workers_and_of_its_node_on_a_cluster_with_a_token(
     slow_job: Any, image_tree: Path, image_dataset: Path, tmp_path: Path
 ) -> None:
     """As docs/cluster.md says: the mode for every node, the token in every home; the driver needs no mode."""
     data, undisturbed = slow_job
     user = home(tmp_path / "user", token="t" * 64, mode="token")
     with ray_cluster(user, dashboard=True) as cluster:
-        cluster.start_head()
-        cluster.start_node()
+        cluster.start_head(cpus=0)
         environment = {**Home(user.folder).environment(), "RAY_ADDRESS": cluster.address}
         out = tmp_path / "out"
         with running(job_command(data, out), environment) as job:
+            assert job.stderr is not None
+            assert any("no node with CPUs is in the Ray cluster: waiting for one" in line for line in job.stderr)
+            cluster.start_node()
             wait_for_parts(out, 2, job)
             kill_workers(cluster.nodes, job)
             wait_for_parts(out, 4, job)
             cluster.kill(cluster.nodes[1])
+            cluster.start_node()
             _, message = job.communicate(timeout=120)
             assert job.returncode == 0, message
         assert contents(out) == contents(undisturbed)
@@ -85,16 +88,13 @@ def test_a_job_survives_the_death_of_workers_and_of_a_node_on_a_cluster_with_a_t
 
 
 @pytest.mark.slow
-def test_a_driver_with_a_token_joins_a_cluster_without_one_waits_for_nodes_and_sends_its_code(tmp_path: Path) -> None:
+def test_a_driver_with_a_token_joins_a_cluster_without_one_and_sends_its_code(tmp_path: Path) -> None:
     with ray_cluster(home(tmp_path / "cluster")) as cluster:
-        cluster.start_head(cpus=0)
+        cluster.start_head()
         driver = home(tmp_path / "driver", token="d" * 64)
         environment = {**driver.environment(), "RAY_ADDRESS": cluster.address}
         # In another folder: from the project's, the nodes on this machine would find the code by themselves.
         with running([sys.executable, "-c", WHERE], environment, cwd=tmp_path) as joined:
-            assert joined.stderr is not None
-            assert any("no node with CPUs is in the Ray cluster: waiting for one" in line for line in joined.stderr)
-            cluster.start_node()
             output, message = joined.communicate(timeout=120)
             assert joined.returncode == 0, message
         assert "runtime_resources" in output.splitlines()[-1], "the code was sent to the node"

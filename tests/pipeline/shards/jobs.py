@@ -11,10 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import sha256_file
-from pipeline.shards.__main__ import main
 from pipeline.shards.command import ShardsCommand
-from pipeline.shards.job import ShardJob
-from pipeline.shards.shard import write_shard
 from tests.processes import heed_ctrl_c, in_session
 
 
@@ -24,17 +21,10 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def shards_command(data: Path | str, out: Path | str, **options: Any) -> ShardsCommand:
-    """A command with one worker that accepts any number of rejects."""
-    return ShardsCommand(data=str(data), out=str(out), workers=1, max_reject_fraction=1, **options)
-
-
-def run_without_ray(command: ShardsCommand) -> None:
-    """Run a job whose dataset is not finished, writing its shards in this process."""
-    job = ShardJob(command)
-    plan = job.begin()
-    for shard in range(plan.shards):
-        write_shard(shard, job.task(plan), retry=False)
-    main(command)
+    """A command without Ray that accepts any number of rejects."""
+    return ShardsCommand.model_validate(
+        {"data": str(data), "out": str(out), "workers": 0, "max_reject_fraction": 1, **options}
+    )
 
 
 def job_command(data: Path | str, out: Path | str, *options: str) -> list[str]:

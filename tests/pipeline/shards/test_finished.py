@@ -38,7 +38,6 @@ def test_folders_of_other_files_are_refused(image_tree: Path, tmp_path: Path) ->
     assert os.listdir(tmp_path) == ["thesis.tex"]  # noqa: PTH208
 
 
-@pytest.mark.usefixtures("ray_here")
 def test_rejects_are_tried_again_on_demand(
     image_tree: Path, image_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -60,7 +59,6 @@ def test_rejects_are_tried_again_on_demand(
     assert "already there" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("ray_here")
 @pytest.mark.parametrize("damage", ["lost", "cut"])
 def test_lost_and_cut_shards_are_rewritten(damage: str, image_tree: Path, image_dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"

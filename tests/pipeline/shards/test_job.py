@@ -13,7 +13,6 @@ from pipeline.dataset import ShardDataset, read_manifest
 from pipeline.files import sha256_file
 from pipeline.settings import UserError
 from pipeline.shards.__main__ import main
-from pipeline.storage import open_storage
 from tests.conftest import write_dataset
 from tests.media import decode
 from tests.pipeline.shards.jobs import contents, shards_command
@@ -137,18 +136,6 @@ def test_triplets_and_images_do_not_go_together(image_tree: Path, tmp_path: Path
         main(shards_command(image_tree, tmp_path / "out", layout="triplets"))
 
 
-@pytest.mark.usefixtures("ray_here")
-def test_an_object_store_holds_the_same_bytes(image_tree: Path, image_dataset: Path, bucket: str) -> None:
-    inputs = open_storage(f"{bucket}/inputs")
-    for path in image_tree.rglob("*.JPEG"):
-        inputs.write(str(path.relative_to(image_tree)), path.read_bytes())
-    main(shards_command(f"{bucket}/inputs", f"{bucket}/dataset", samples_per_shard=4))
-    storage = open_storage(f"{bucket}/dataset")
-    result = {name: storage.read(name) for name in storage.walk() if name != "job.json"}
-    assert result == {path.name: path.read_bytes() for path in image_dataset.iterdir() if path.name != "job.json"}
-    assert storage.files(".parts") == []
-
-
 def test_unreadable_inputs_have_their_own_message(image_tree: Path, tmp_path: Path) -> None:
     csv = tmp_path / "none.csv"
     with pytest.raises(UserError, match=f"cannot read {csv}: No such file or directory"):
@@ -156,7 +143,6 @@ def test_unreadable_inputs_have_their_own_message(image_tree: Path, tmp_path: Pa
     assert list((tmp_path / "out").iterdir()) == [], "nothing has begun"
 
 
-@pytest.mark.usefixtures("ray_here")
 def test_a_full_disk_ends_in_one_sentence_and_room_completes_the_job(
     image_tree: Path, image_dataset: Path, small_disk: Path
 ) -> None:
