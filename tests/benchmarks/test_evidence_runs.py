@@ -3,9 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.evidence_runs import FINISHED, EvalSetup, Run, core_groups, run_all, run_logged, training
+from benchmarks.evidence_runs import FINISHED, EvalSetup, Run, commands, core_groups, run_all, run_logged, training
 from benchmarks.evidence_variants import VARIANTS, Variant, variant
 from benchmarks.programs import Programs
+from evaluation.command import evaluation_command
+from evaluation.davis import DAVIS
 from pipeline.settings import UserError, parse_command
 from tests.evaluation.trees import moving_squares, write_sequence
 from training.backbone.vit import VitSettings
@@ -46,7 +48,7 @@ def test_a_program_that_fails_is_named_with_its_log(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_variant_is_trained_scored_and_recorded_beside_random_weights(
+def test_a_variant_is_trained_scored_and_recorded(
     tmp_path: Path, clip_dataset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     frames, masks = moving_squares(6)
@@ -55,17 +57,17 @@ def test_a_variant_is_trained_scored_and_recorded_beside_random_weights(
     backbone = VitSettings(width=32, depth=1, heads=2, patch_size=8, image_size=64)
     save_backbone(tmp_path / "architecture.safetensors", random_backbone(backbone, 0), {})
     small = ("--train.total_batch_size", "2", "--model.backbone.depth", "1", "--train.epochs", "4")
-    runs = [
-        Run(setup, chosen, 0, 4, points, tmp_path / chosen.name, tmp_path / "architecture.safetensors")
-        for chosen, points in ((Variant("full", "full", small), 2), (VARIANTS[0], 0))
-    ]
-    run_all(runs, 4, 2, Programs())
-    trained, untrained = (json.loads((run.folder / FINISHED).read_text()) for run in runs)
+    run = Run(setup, Variant("full", "full", small), 0, 4, 2, tmp_path / "full", tmp_path / "architecture.safetensors")
+    run_all([run], 4, 2, Programs())
+    trained = json.loads((run.folder / FINISHED).read_text())
     assert [step for step, _ in trained["curve"]] == [2, 4]
     assert trained["scores"]["J&F-Mean"] == pytest.approx(trained["curve"][-1][1])
     assert {"reconstruction_1", "squeeze", "total"} <= trained["losses"].keys()
-    assert 0 < untrained["scores"]["J&F-Mean"] < 1
-    assert sorted(line.partition(",")[0] for line in capsys.readouterr().out.splitlines()) == [
-        "demo: full",
-        "demo: random weights",
-    ]
+    assert [line.partition(",")[0] for line in capsys.readouterr().out.splitlines()] == ["demo: full"]
+
+
+def test_random_weights_are_scored_without_training(tmp_path: Path) -> None:
+    (score,) = commands(a_run(tmp_path, VARIANTS[0]), epochs=20)
+    command = parse_command(evaluation_command(DAVIS), list(score[score.index("davis") + 1 :]))
+    assert (command.random_init, command.seed) == (True, 1)
+    assert command.weights == (tmp_path / "architecture.safetensors",)

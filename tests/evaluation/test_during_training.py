@@ -5,14 +5,16 @@ from typing import Any
 import pytest
 import torch
 from torch import distributed
-from torch.multiprocessing.spawn import spawn
 
 from evaluation.davis import DAVIS
 from evaluation.during_training import BEST, LOG, DavisDuringTraining, EvalSettings
 from pipeline.settings import UserError
 from tests.evaluation.trees import evaluate, moving_squares, write_sequence
+from tests.training.forks import run_ranks, train
+from tests.training.test_pretrain import small
 from training.backbone.vit import VitSettings
 from training.backbone.weights import backbone_sha256, load_backbone, random_backbone, read_card, save_backbone
+from training.export import export
 
 CPU = torch.device("cpu")
 TINY = VitSettings(width=32, depth=1, heads=2, image_size=32, layer_scale=1.0)
@@ -117,7 +119,6 @@ def test_every_sequence_belongs_to_one_rank(data: Path, tmp_path: Path) -> None:
 
 
 def run_rank(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     evaluator = DavisDuringTraining(settings(folder / "data"), folder / "run", 16, CPU, rank, 2)
     scores = evaluator.evaluate(random_backbone(TINY, 0), 1)
@@ -127,7 +128,7 @@ def run_rank(rank: int, folder: Path) -> None:
 
 @pytest.mark.dist
 def test_two_ranks_share_the_sequences_and_agree_with_one(data: Path, tmp_path: Path) -> None:
-    spawn(run_rank, args=(tmp_path,), nprocs=2)  # type: ignore[no-untyped-call]
+    run_ranks(run_rank, tmp_path)
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
     alone = DavisDuringTraining(settings(data), tmp_path / "alone", 16, CPU).evaluate(random_backbone(TINY, 0), 1)
     assert ranks[0] == ranks[1] == pytest.approx(alone)
@@ -135,10 +136,6 @@ def test_two_ranks_share_the_sequences_and_agree_with_one(data: Path, tmp_path: 
 
 
 def test_a_run_scores_its_teacher_and_keeps_the_best_weights(data: Path, clip_dataset: Path, tmp_path: Path) -> None:
-    from tests.training.forks import train  # here, so that the ranks above do not wait for these imports
-    from tests.training.test_pretrain import small
-    from training.export import export
-
     run = tmp_path / "run"
     scored = {"train.epochs": 1, "eval.davis": data, "eval.every": 4, "eval.size": "96,160"}
     options = small(clip_dataset, run) | scored

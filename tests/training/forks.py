@@ -73,11 +73,17 @@ def train(
     return fork.result()
 
 
-def start_ranks(options: Mapping[str, object], ranks: int = 2) -> list[Fork]:
-    """Train on several ranks of this machine, as a launcher starts them."""
+def free_port() -> int:
+    """A port of the loopback that nobody listens to."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        port: int = free.getsockname()[1]
+    return port
+
+
+def start_ranks(options: Mapping[str, object], ranks: int = 2) -> list[Fork]:
+    """Train on several ranks of this machine, as a launcher starts them."""
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     sizes = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
     return [
         Fork(_train, words(options), environment={**address, **sizes, "RANK": str(rank), "LOCAL_RANK": str(rank)})

@@ -1,6 +1,5 @@
 import os
 import signal
-import socket
 from argparse import Namespace
 from pathlib import Path
 
@@ -9,9 +8,6 @@ from accelerate.commands.launch import launch_command_parser
 
 from pipeline.settings import UserError
 from tests.training import forks
-from tests.training.test_pretrain import losses, small
-from training.checkpoint import checkpoints
-from training.distributed import LOCK
 from training.launch import check_ranks, forward, launch, resolve
 from training.signals import exit_status
 
@@ -133,29 +129,3 @@ def test_a_signal_ends_a_launch_that_waits_for_other_machines(number: int) -> No
         forward(number)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(launcher, 0)[1]) == exit_status(number)
-
-
-@pytest.mark.dist
-def test_two_machines_train_together(clip_dataset: Path, tmp_path: Path) -> None:
-    """`nodes2.yaml` on the loopback: a rank on the CPU for each of two launchers."""
-    file, out = tmp_path / "nodes2.yaml", tmp_path / "run"
-    text = (ROOT / "configs/accelerate/nodes2.yaml").read_text()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    for before, after in (("num_processes: 16", "num_processes: 2"), ("29500", str(port))):
-        assert before in text
-        text = text.replace(before, after)
-    file.write_text(text + 'gpu_ids: "-1"\n')  # hides all GPUs there may be
-    options = small(clip_dataset, out, **{"train.epochs": 1, "train.steps_per_epoch": 2})
-    arguments = ["training/pretrain.py", *forks.words(options)]
-    machines = [
-        forks.launch(["--config_file", str(file), "--machine_rank", str(rank), *arguments]) for rank in range(2)
-    ]
-    results = [machine.result() for machine in machines]
-    assert [status for status, _ in results] == [0, 0], results
-    assert all(message.startswith("2 machines, 2 ranks, cpu\n") for _, message in results), results
-    assert list(losses(out)) == [1, 2]
-    assert [path.name for path in checkpoints(out)] == ["step-00000002"]
-    assert not (out / LOCK).exists()
-    assert forks.still_running(str(out)) == []

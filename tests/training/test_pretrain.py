@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.commands.launch import launch_command, launch_command_parser
 from safetensors.torch import load_file
 
 from pipeline.files import sha256_file
 from pipeline.storage import open_storage
-from tests.training.forks import launch, still_running, train, words
+from tests.training.forks import Fork, free_port, launch, still_running, train, words
 from tests.training.recorded import without_key_biases
 from training.checkpoint import STATE, checkpoints
 from training.distributed import LOCK
@@ -127,7 +128,7 @@ def test_killed_runs_resume_bit_for_bit(undisturbed: Path, clip_dataset: Path, t
     begun, ended = ((undisturbed / name).stat().st_mtime for name in ("config.json", "metrics.jsonl"))
     longest = ended - begun
     moments, kills, round_number, reached = random.Random(0), 0, 0, 0
-    while kills < 5:
+    while kills < 3:
         out = tmp_path / f"killed-{round_number}"
         status, message = train(
             small(clip_dataset, out, **options), signal.SIGKILL, after_s=moments.uniform(0.1, 0.9) * longest
@@ -280,22 +281,35 @@ def test_a_tracker_that_is_not_installed_is_named(clip_dataset: Path, tmp_path: 
 
 
 @pytest.mark.dist
-def test_two_ranks_end_on_ctrl_c_and_one_goes_on_with_the_same_global_batches(
+def test_two_machines_end_on_ctrl_c_at_one_and_one_rank_goes_on_with_the_same_global_batches(
     clip_dataset: Path, tmp_path: Path
 ) -> None:
+    """`nodes2.yaml` on the loopback: a rank on the CPU for each of two launchers."""
     # the first step's rate is full, so later losses follow each other only as far as rounding lets them
     plain: dict[str, Any] = {"model.loss.koleo": 0, "model.backbone.drop_path": 0, "train.checkpoint_every": 100}
     assert train(small(clip_dataset, tmp_path / "one", **plain))[0] == 0
-    out = tmp_path / "two-ranks"
-    job = launch(launcher_options(small(clip_dataset, out, **plain, **{"train.micro_batch_size": 1}), "cpu"))
-    job.wait_for(out / "metrics.jsonl")
-    os.killpg(job.pid, signal.SIGINT)  # as a terminal does
-    status, message = job.result()
-    assert status == INTERRUPTED_STATUS, message
-    assert "Traceback" not in message
+    file, out = tmp_path / "nodes2.yaml", tmp_path / "two-ranks"
+    text = (ROOT / "configs/accelerate/nodes2.yaml").read_text()
+    for before, after in (("num_processes: 16", "num_processes: 2"), ("29500", str(free_port()))):
+        assert before in text
+        text = text.replace(before, after)
+    file.write_text(text + 'gpu_ids: "-1"\n')  # hides all GPUs there may be
+    options = words(small(clip_dataset, out, **plain, **{"train.micro_batch_size": 1}))
+    machines = [
+        launch(["--config_file", str(file), "--machine_rank", str(rank), "training/pretrain.py", *options])
+        for rank in range(2)
+    ]
+    machines[0].wait_for(out / "metrics.jsonl")
+    os.killpg(machines[0].pid, signal.SIGINT)  # as a terminal does
+    for machine in machines:
+        status, message = machine.result()
+        assert status == INTERRUPTED_STATUS, message
+        assert message.startswith("2 machines, 2 ranks, cpu\n")
+        assert "Traceback" not in message
     assert still_running(str(out)) == []
     assert len(checkpoints(out)) == 1
     assert not list((out / "checkpoints").glob(".tmp-*"))
+    assert not (out / LOCK).exists()
     status, message = train(small(clip_dataset, out, **plain))
     assert status == 0, message
     one, two = losses(tmp_path / "one"), losses(out)
@@ -345,7 +359,11 @@ def test_a_run_on_a_gpu_in_bf16_with_compiled_blocks(clip_dataset: Path, tmp_pat
 
 def test_accelerate_launch_says_bad_options(tmp_path: Path) -> None:
     options = launcher_options(small(tmp_path / "nowhere", tmp_path / "run", **{"train.batch": 3}))
-    command = [sys.executable, "-m", "accelerate.commands.launch", *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode != 0
-    assert "unknown option --train.batch" in done.stderr
+    status, message = Fork(accelerate_launch, options).result()
+    assert status != 0
+    assert "unknown option --train.batch" in message
+
+
+def accelerate_launch(arguments: list[str]) -> None:
+    """The program `accelerate launch`."""
+    launch_command(launch_command_parser().parse_args(arguments))

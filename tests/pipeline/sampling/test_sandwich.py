@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from scipy.stats import chisquare
 
 from pipeline.sampling.sandwich import SandwichSettings, draw_frames, frame_ranges
 from tests.reference_data import read_json
@@ -30,6 +29,8 @@ def test_integer_ranges_match_the_released_code() -> None:
 
 @pytest.mark.parametrize("frames", [int(length) for length in REFERENCE["by_total_frames"]])
 def test_joint_distribution_matches_the_released_code(frames: int) -> None:
+    from scipy.stats import chisquare  # takes a second
+
     current, past, future = draw(SandwichSettings(), frames).T
     expected = REFERENCE["by_total_frames"][str(frames)]
     for name, values in (("current", current), ("past_offset", current - past), ("future_offset", future - current)):
