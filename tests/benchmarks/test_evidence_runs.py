@@ -1,4 +1,5 @@
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from evaluation.command import evaluation_command
 from evaluation.davis import DAVIS
 from pipeline.settings import UserError, parse_command
 from tests.evaluation.trees import moving_squares, write_sequence
+from tests.training.forks import program
 from training.backbone.vit import VitSettings
 from training.backbone.weights import random_backbone, save_backbone
 from training.pretrain import PretrainCommand
@@ -47,6 +49,21 @@ def test_a_program_that_fails_is_named_with_its_log(tmp_path: Path) -> None:
     assert log.read_text() == "$ python -c print(7);raise SystemExit(2) x\n7\n"
 
 
+class Forks(Programs):
+    """The same programs in forks of a process that has imported them."""
+
+    def run(
+        self,
+        argv: Sequence[str],
+        log: Path | None = None,
+        limit_s: float | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> int | None:
+        status, message = program(argv, environment).result()
+        assert status == 0, message
+        return status
+
+
 @pytest.mark.slow
 def test_a_variant_is_trained_scored_and_recorded(
     tmp_path: Path, clip_dataset: Path, capsys: pytest.CaptureFixture[str]
@@ -58,7 +75,7 @@ def test_a_variant_is_trained_scored_and_recorded(
     save_backbone(tmp_path / "architecture.safetensors", random_backbone(backbone, 0), {})
     small = ("--train.total_batch_size", "2", "--model.backbone.depth", "1", "--train.epochs", "4")
     run = Run(setup, Variant("full", "full", small), 0, 4, 2, tmp_path / "full", tmp_path / "architecture.safetensors")
-    run_all([run], 4, 2, Programs())
+    run_all([run], 4, 2, Forks())
     trained = json.loads((run.folder / FINISHED).read_text())
     assert [step for step, _ in trained["curve"]] == [2, 4]
     assert trained["scores"]["J&F-Mean"] == pytest.approx(trained["curve"][-1][1])

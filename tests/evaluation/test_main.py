@@ -1,5 +1,4 @@
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,10 +9,10 @@ from tests.evaluation.trees import moving_squares, write_sequence
 from training.backbone.vit import VitSettings
 from training.backbone.weights import random_backbone, save_backbone
 
-ROOT = Path(__file__).parents[2]
 
-
-def test_davis_from_weights_to_scores(tmp_path: Path) -> None:
+def test_davis_from_weights_to_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name, num_frames in (("squares", 4), ("pair", 2)):
         frames, masks = moving_squares(num_frames)
         write_sequence(tmp_path / "data", name, frames, dict(enumerate(masks)))
@@ -21,11 +20,11 @@ def test_davis_from_weights_to_scores(tmp_path: Path) -> None:
     save_backbone(weights, random_backbone(VitSettings(width=32, depth=1, heads=2, image_size=32), seed=0), card={})
     options = ["--data", tmp_path / "data", "--weights", weights, "--size", "96,160", "--threads", "1"]
     options += ["--out", tmp_path / "out", "--propagation.n_context", "2"]
-    command = [sys.executable, "-m", "evaluation", "davis", *map(str, options)]
-    finished = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
-    assert finished.returncode == 0, finished.stderr
-    assert "squares" in finished.stdout
-    assert "1 of 2 sequences" in finished.stdout
+    monkeypatch.setattr(sys, "argv", ["evaluation", "davis", *map(str, options)])
+    main()
+    printed = capsys.readouterr().out
+    assert "squares" in printed
+    assert "1 of 2 sequences" in printed
     result = json.loads((tmp_path / "out" / "davis.json").read_text())
     assert 0 < result["scores"]["J&F-Mean"] < 1
     assert result["sequences"]["squares"]["frames_scored"] == 2

@@ -124,6 +124,11 @@ def words(options: Mapping[str, object]) -> list[str]:
     return [f"--{key}={value}" for key, value in options.items()]
 
 
+def program(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> Fork:
+    """Start `python -m MODULE OPTION...`."""
+    return Fork(_program, *argv[2:], environment=environment)
+
+
 def _run(
     output: str, environment: dict[str, str], function: Callable[..., int | None], arguments: Sequence[object]
 ) -> None:
@@ -146,6 +151,14 @@ def _train(arguments: list[str]) -> None:
     os.sched_setaffinity(0, {random.choice(sorted(os.sched_getaffinity(0)))})  # one thread: the models are tiny
     sys.argv = ["pretrain.py", *arguments]
     run_command(PretrainCommand, main)
+
+
+def _program(module: str, *arguments: str) -> None:
+    import runpy
+    import sys
+
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def _launch(arguments: list[str]) -> int:
