@@ -21,7 +21,8 @@ def test_davis_from_weights_to_scores(
     options = ["--data", tmp_path / "data", "--weights", weights, "--size", "96,160", "--threads", "1"]
     options += ["--out", tmp_path / "out", "--propagation.n_context", "2"]
     monkeypatch.setattr(sys, "argv", ["evaluation", "davis", *map(str, options)])
-    main()
+    with pytest.raises(SystemExit, match="0"):
+        main()
     printed = capsys.readouterr().out
     assert "squares" in printed
     assert "1 of 2 sequences" in printed
