@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 demo: $(STAMP) ## Run the whole flow on synthetic data in demo/ and print a table (about 5 minutes on 2 cores)
 	@$(BIN)/python -m benchmarks.demo --out demo
 
-test: $(STAMP) ## Run all tests (8 to 15 minutes on 2 cores): make test [ARGS="tests/training -k resume"]
+test: $(STAMP) ## Run all tests (5 to 10 minutes on 2 cores): make test [ARGS="tests/training -k resume"]
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP) ## Check style, types and the direction of imports
