@@ -174,7 +174,8 @@ def _distil(
     Adds the gradient with respect to `v`, at fixed `g / |v|`, to `gradient_kd`.
     """
     teacher, pairs_st = target.teacher, target.pairs_st
-    targets_of_s = gradient_kd.new_ones(1, 1) if pairs_st is None else pairs_st.sum(dim=1, keepdim=True).to(gradient_kd)
+    targets_of_s = torch.ones(1, 1) if pairs_st is None else pairs_st.sum(dim=1, keepdim=True)
+    targets_of_s = targets_of_s.to(gradient_kd)
     v_kd, teacher_v_kd = student.v_kd.to(dtype), teacher.prototypes.v_kd.to(dtype)
     scale_k = student.scale_k()
     logit_scale_k, teacher_scale_k = scale_k / temperature, teacher.prototypes.scale_k() / teacher.temperature
