@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from pipeline.reader.batch import Batch
 from training.losses import koleo_loss
-from training.model import Outputs, TCoRe, patch_weights
+from training.model import Outputs, TCoRe
 
 
 def teacher_targets(logits: Tensor, center: Tensor, temperature: float) -> Tensor:
@@ -48,15 +48,16 @@ class ReferenceTCoRe(TCoRe):
         """As in `TCoRe`."""
         assert self.pmm is not None
         weights, temperature = self.settings.loss, self.settings.loss.student_temperature
+        masks = batch.masks.to(batch.global_crops.device)
         with torch.no_grad():
             tokens = self.teacher.backbone(batch.global_crops)
             cls_logits = self.teacher.cls_head(tokens.cls)
-            patch_logits = self.teacher.cls_head(tokens.patches[batch.masks])
+            patch_logits = self.teacher.cls_head(tokens.patches[masks])
             self.cls_center.add(cls_logits.sum(dim=0), len(cls_logits))
             self.patch_center.add(patch_logits.sum(dim=0), len(patch_logits))
             cls_targets = teacher_targets(cls_logits, self.cls_center.center, teacher_temperature)
             patch_targets = teacher_targets(patch_logits, self.patch_center.center[0], teacher_temperature)
-        student = self.student.backbone(batch.global_crops, batch.masks)
+        student = self.student.backbone(batch.global_crops, masks)
         head = self.student.cls_head
         local_cls = head(self.student.backbone(batch.local_crops).cls)
         local_lbk = local_cls.view(-1, len(batch.masks) // 2, local_cls.shape[1])
@@ -67,8 +68,8 @@ class ReferenceTCoRe(TCoRe):
         for frame in batch.auxiliary:
             with torch.no_grad():
                 auxiliary = self.student.backbone(frame).patches
-            logits.append(head(self.pmm(student.patches, auxiliary)[batch.masks]))
-        weights_m, crops = patch_weights(batch.masks), len(batch.masks)
+            logits.append(head(self.pmm(student.patches, auxiliary)[masks]))
+        weights_m, crops = (1 / masks.sum(dim=1, keepdim=True)).expand_as(masks)[masks], len(masks)
         rebuilt = [patch_loss(patch_targets, part, weights_m, crops, temperature) for part in logits]
         losses = {
             "cls_local": weights.cls * local,

@@ -87,14 +87,14 @@ def random_batch(batch_size: int, views: ViewSettings, device: str) -> Batch:
         crops(2, views.global_size),
         crops(views.local_crops, views.local_size),
         (crops(2, views.global_size), crops(2, views.global_size)),
-        torch.from_numpy(masks).to(device),
+        torch.from_numpy(masks),
     )
 
 
 def take_step(model: TCoRe, optimizer: torch.optim.Optimizer, batch: Batch, bf16: bool) -> None:
     """One whole training step."""
     apply_schedule(optimizer, VALUES)
-    with torch.autocast(batch.masks.device.type, torch.bfloat16, enabled=bf16):
+    with torch.autocast(batch.global_crops.device.type, torch.bfloat16, enabled=bf16):
         total = model(batch, VALUES.teacher_temperature).losses["total"]
     total.backward()
     clip_gradients(model, 3.0)

@@ -21,7 +21,7 @@ from training.optimizer import build_optimizer
 from training.pretrain import PretrainCommand
 from training.run_config import check_shapes
 from training.schedules import StepValues
-from training.step import StepSettings, forward_backward_step, optimizer_step
+from training.step import StepSettings, forward_backward_step, update_student
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ABLATIONS = [f"ablations.yaml:{name}" for name in load_yaml(CONFIGS / "ablations.yaml")["variants"]]
@@ -68,7 +68,9 @@ def terms_of_a_step(command: PretrainCommand) -> set[str]:
     settings = StepSettings(small.optimizer.clip)
     result = forward_backward_step(Accelerator(cpu=True), model, batch, rates.teacher_temperature, settings)
     assert result.finite
-    optimizer_step(model, build_optimizer(model, small.optimizer), rates)
+    update_student(build_optimizer(model, small.optimizer), rates, skipped=torch.zeros(()))
+    model.update_teacher(rates.momentum)
+    model.apply_center_update()
     assert all(norm > 0 for norm in result.norms.values())
     return result.losses.keys() - {"cls_local", "cls_global", "koleo", "total"}
 

@@ -5,7 +5,7 @@ import json
 import math
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from pipeline.files import write_bytes
 from pipeline.reading import read_json_lines
 from training.command import TrainCommand
+from training.distributed import HostCopy
 from training.model import TCoRe
 from training.step import StepResult
 
@@ -61,23 +62,25 @@ def effective_rank(features_nd: Tensor) -> float:
     return float(torch.special.entr(shares).sum().exp())
 
 
-def diagnostics(accelerator: Accelerator, result: StepResult, model: TCoRe) -> dict[str, float]:
+def diagnostics(accelerator: Accelerator, result: StepResult, model: TCoRe) -> dict[str, float | Tensor]:
     """Measures of collapse: target entropies, effective rank of the features, norms of the centers.
 
     All ranks call this. The effective rank is that of the global batch, as is the mean of the entropies over ranks.
     """
     features: Tensor = accelerator.gather(result.diagnostics["features"])
     return {
-        "target_entropy/cls": float(result.diagnostics["cls_entropy"]),
-        "target_entropy/patches": float(result.diagnostics["patch_entropy"]),
+        "target_entropy/cls": result.diagnostics["cls_entropy"],
+        "target_entropy/patches": result.diagnostics["patch_entropy"],
         "features/effective_rank": effective_rank(features),
-        "center_norm/cls": float(model.cls_center.center.norm()),
-        "center_norm/patches": float(model.patch_center.center.norm()),
+        "center_norm/cls": model.cls_center.center.norm(),
+        "center_norm/patches": model.patch_center.center.norm(),
     }
 
 
-def _as_tensors(values: Mapping[str, float], device: torch.device) -> dict[str, Tensor]:
-    return {name: torch.tensor(value, device=device) for name, value in values.items()}
+def _vector(values: Iterable[float | Tensor], device: torch.device) -> Tensor:
+    """Numbers and scalar tensors as one float32 vector on the device; the host does not wait."""
+    scalars = (value if isinstance(value, Tensor) else torch.full((), value, device=device) for value in values)
+    return torch.stack([scalar.float() for scalar in scalars])
 
 
 class Progress:
@@ -115,7 +118,7 @@ class Progress:
         done: int,
         losses: dict[str, Tensor],
         others: Mapping[str, float | Tensor],
-        diagnose: Callable[[], dict[str, float]] = dict,
+        diagnose: Callable[[], dict[str, float | Tensor]],
     ) -> None:
         """Count a step; all ranks call this. The first step, the last one and every `log_every`-th are logged.
 
@@ -128,16 +131,19 @@ class Progress:
             self._sums[name] = self._sums.get(name, 0) + term.detach()
         if done % self._log_every and done not in (1, self._last):
             return
-        means = {name: total / self._counted for name, total in self._sums.items()}
-        averaged = self._accelerator.reduce({**means, **_as_tensors(diagnose(), self._accelerator.device)}, "mean")
+        device = self._accelerator.device
+        averaged = {f"loss/{name}": total / self._counted for name, total in self._sums.items()} | diagnose()
+        own = {name: value for name, value in others.items() if isinstance(value, Tensor)}
+        means = self._accelerator.reduce(_vector(averaged.values(), device), "mean")
+        values = HostCopy(torch.cat([means, _vector(own.values(), device)])).read()
         now = time.perf_counter()
         seconds = now - self._logged_at
         metrics = {
-            **{name if "/" in name else f"loss/{name}": float(term) for name, term in averaged.items()},
-            **{name: float(value) for name, value in others.items()},
+            **dict(zip([*averaged, *own], values, strict=True)),
+            **{name: value for name, value in others.items() if not isinstance(value, Tensor)},
             "samples_per_second": (done - self._logged) * self._batch_size / seconds,
             "data_wait_share": self._waited / seconds,
-            "peak_memory_gb": peak_memory_gb(self._accelerator.device),
+            "peak_memory_gb": peak_memory_gb(device),
         }
         self._logged, self._logged_at, self._waited, self._sums, self._counted = done, now, 0.0, {}, 0
         if self._accelerator.is_main_process:

@@ -16,6 +16,7 @@ from training.backbone.vit import VisionTransformer, VitSettings
 from training.center import Center
 from training.head import HeadSettings, ProjectionHead
 from training.losses import DistillationTarget, PrototypeLosses, Student, Teacher, koleo_loss, prototype_losses
+from training.masks import MaskedPatches, locate_masked_patches
 from training.pmm import PatchMatching, PmmSettings
 
 
@@ -95,7 +96,7 @@ class TeacherRows(NamedTuple):
     """Projections of the teacher's tokens, unit vectors."""
 
     cls_2bd: Tensor  # one for each global crop
-    patches_md: Tensor  # at the masked patches, row-major over `Batch.masks`
+    patches_md: Tensor  # at the masked patches, row-major over the masks
 
 
 class TCoRe(nn.Module):
@@ -137,23 +138,26 @@ class TCoRe(nn.Module):
         """
         self._check(batch)
         weights = self.settings.loss
+        device = batch.global_crops.device
+        masked = locate_masked_patches(batch.masks, device)
         teacher_crops = batch.auxiliary[0] if self.settings.teacher_sees == "auxiliary" else batch.global_crops
-        teacher = self.teacher_rows(teacher_crops, batch.masks)
-        student_global = self.student.backbone(batch.global_crops, batch.masks)
+        teacher = self.teacher_rows(teacher_crops, masked)
+        student_global = self.student.backbone(batch.global_crops, masked.table)
         student_local = self.student.backbone(batch.local_crops)
-        restored = self.restored_patches(batch, student_global.patches)
+        restored_smd = self.restored_patches(batch.auxiliary, student_global.patches, masked)
 
-        cls_rows, patch_rows = self._project(torch.cat([student_global.cls, student_local.cls]), torch.cat(restored))
+        cls_nd = torch.cat([student_global.cls, student_local.cls])
+        cls_rows, patch_rows = self._project(cls_nd, restored_smd.flatten(0, 1))
         cls_sbd = cls_rows.view(-1, len(batch.masks) // 2, cls_rows.shape[1])
-        patches_smd = patch_rows.view(len(restored), -1, patch_rows.shape[1])
+        patches_smd = patch_rows.view(*restored_smd.shape[:2], patch_rows.shape[1])
         pairs = 2 * (len(cls_sbd) - 2) + 2
         patch_weight = weights.reconstruction if self.pmm else weights.patch
-        with_squeeze = len(restored) == 2 and weights.squeeze > 0
+        with_squeeze = len(restored_smd) == 2 and weights.squeeze > 0
         heads, temperature = self.teacher, teacher_temperature
         cls = DistillationTarget(
             Teacher(teacher.cls_2bd, heads.cls_head.last_layer.directions, self.cls_center.flat, temperature),
             torch.full_like(cls_sbd[0, :, 0], weights.cls / (pairs * cls_sbd.shape[1])),
-            view_pairs(len(cls_sbd)).to(cls_sbd.device),
+            view_pairs(len(cls_sbd), device),
         )
         patches = DistillationTarget(
             Teacher(
@@ -162,16 +166,17 @@ class TCoRe(nn.Module):
                 self.patch_center.flat,
                 temperature,
             ),
-            patch_weight / len(batch.masks) * patch_weights(batch.masks),
+            patch_weight / len(batch.masks) * masked.weights,
         )
         squeeze_weight = weights.squeeze * batch.masked_loss_scale if with_squeeze else 0.0
         distilled = self._prototype_losses(cls_sbd, cls, patches_smd, patches, squeeze_weight)
-        crops = student_global.cls.chunk(2)
-        koleo = sum((koleo_loss(crop, across_ranks=weights.koleo_across_ranks) for crop in crops), torch.zeros(()))
+        first, second = (
+            koleo_loss(crop, across_ranks=weights.koleo_across_ranks) for crop in student_global.cls.chunk(2)
+        )
         losses = {
             "cls_local": distilled.cls_s[2:].sum(),
             "cls_global": distilled.cls_s[:2].sum(),
-            "koleo": weights.koleo * koleo,
+            "koleo": weights.koleo * (first + second),
         }
         if not self.pmm:
             losses["patch"] = distilled.patches_s[0]
@@ -219,30 +224,31 @@ class TCoRe(nn.Module):
         return second._replace(total=first.total + second.total, cls_s=first.cls_s, cls_entropy=first.cls_entropy)
 
     @torch.no_grad()
-    def teacher_rows(self, global_crops: Tensor, masks: Tensor) -> TeacherRows:
+    def teacher_rows(self, global_crops: Tensor, masked: MaskedPatches) -> TeacherRows:
         """The teacher's rows of unmasked global crops; `apply_center_update` will add their logits to the centers."""
         tokens = self.teacher.backbone(global_crops)
         cls_head, patch_head = self.teacher.cls_head, self.teacher.head_of_patches
-        cls, patches = cls_head.project(tokens.cls), patch_head.project(tokens.patches[masks])
+        patches_md = tokens.patches.flatten(0, 1).index_select(0, masked.patches)
+        cls, patches = cls_head.project(tokens.cls), patch_head.project(patches_md)
         self.cls_center.add(cls_head.last_layer.directions.summed_logits(cls), len(cls))
         self.patch_center.add(patch_head.last_layer.directions.summed_logits(patches), len(patches))
         return TeacherRows(cls.view(2, -1, cls.shape[1]), patches)
 
-    def restored_patches(self, batch: Batch, patches_bpd: Tensor) -> list[Tensor]:
-        """Restored tokens (M, D) of the masked patches, one tensor per auxiliary frame, row-major over the masks.
+    def restored_patches(self, auxiliary: tuple[Tensor, ...], patches_bpd: Tensor, masked: MaskedPatches) -> Tensor:
+        """Restored tokens (S, M, D) of the masked patches from each of S auxiliary frames, row-major over the masks.
 
         Crops without a mask, and the auxiliary crops beside them, are skipped: they never reach the loss. Without an
-        auxiliary branch the list holds the student's own tokens of the masked patches.
+        auxiliary branch S is 1, for the student's own tokens of the masked patches.
         """
         if not self.pmm:
-            return [patches_bpd[batch.masks]]
-        crops = batch.masks.any(dim=1).nonzero().squeeze(1)
-        frames = len(batch.auxiliary)
+            return patches_bpd.flatten(0, 1).index_select(0, masked.patches)[None]
+        frames = len(auxiliary)
         with torch.no_grad():
-            auxiliary_bpd = self.student.backbone(torch.cat([frame[crops] for frame in batch.auxiliary])).patches
-        restored = self.pmm(patches_bpd[crops].repeat(frames, 1, 1), auxiliary_bpd)
-        masked = batch.masks[crops]
-        return [part[masked] for part in restored.chunk(frames)]
+            crops = torch.cat([frame.index_select(0, masked.crops) for frame in auxiliary])
+            auxiliary_bpd = self.student.backbone(crops).patches
+        restored_bpd: Tensor = self.pmm(patches_bpd.index_select(0, masked.crops).repeat(frames, 1, 1), auxiliary_bpd)
+        restored_spd = restored_bpd.view(frames, len(masked.crops) * patches_bpd.shape[1], patches_bpd.shape[2])
+        return restored_spd.index_select(1, masked.patches_of_crops)
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
@@ -262,16 +268,11 @@ class TCoRe(nn.Module):
         self.patch_center.apply_pending()
 
 
-def view_pairs(views: int) -> Tensor:
+def view_pairs(views: int, device: torch.device | None = None) -> Tensor:
     """(views, 2) 1 where a view of the student predicts a global crop of the teacher (paper section 3.5).
 
     Local crops predict both global crops, global crops the other one.
     """
-    pairs_st = torch.ones(views, 2)
-    pairs_st[:2] -= torch.eye(2)
+    pairs_st = torch.ones(views, 2, device=device)
+    pairs_st[:2] -= torch.eye(2, device=device)
     return pairs_st
-
-
-def patch_weights(masks: Tensor) -> Tensor:
-    """Weight (M,) of each patch that is masked in masks (2B, P): 1 / (number of masked patches in its crop)."""
-    return (1 / masks.sum(dim=1, keepdim=True)).expand_as(masks)[masks]

@@ -1,4 +1,7 @@
-"""One training step in two halves: the gradients of a batch, and the update if they are finite on all ranks."""
+"""The parts of a training step: the gradients of a batch, and the update if they are finite on all ranks.
+
+They only queue work for the device. The host waits once in a step, for what the ranks agree on (`training.trainer`).
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,7 +13,6 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from pipeline.reader.batch import Batch
-from training.model import TCoRe
 from training.optimizer import apply_schedule, clip_gradients
 from training.schedules import StepValues
 
@@ -51,12 +53,15 @@ def micro_batches(batch: Batch, size: int | None) -> Iterator[tuple[Batch, float
     """Split a rank's batch of b clips into parts of `size` clips; the last one may be smaller.
 
     Yields each part and its weight, its fraction of the clips: the weighted sum of the parts' losses is the loss of the
-    whole batch, except for KoLeo, which looks for neighbours within a part.
+    whole batch, except for KoLeo, which looks for neighbours within a part. A single part is the batch itself.
     """
     clips = len(batch.masks) // 2
+    if size is None or size >= clips:
+        yield batch, 1.0
+        return
     masked = int(batch.masks.sum())
-    for start in range(0, clips, size or clips):
-        selected = slice(start, start + (size or clips))
+    for start in range(0, clips, size):
+        selected = slice(start, start + size)
 
         def pick(crops: Tensor, selected: slice = selected) -> Tensor:
             return torch.cat([view[selected] for view in torch.split(crops, clips)]) if len(crops) else crops
@@ -82,35 +87,43 @@ def forward_backward_step(
     settings: StepSettings,
 ) -> StepResult:
     """Compute the losses and clipped gradients of a batch; all ranks call this together, and nothing is updated."""
-    losses: dict[str, Tensor] = {}
-    diagnostics: dict[str, Tensor] = {}
-    parts = list(micro_batches(batch, settings.micro_batch_size))
-    for number, (part, weight) in enumerate(parts, start=1):
-        last = number == len(parts)
-        with contextlib.nullcontext() if last else accelerator.no_sync(model):
+    clips = len(batch.masks) // 2
+    count = -(-clips // (settings.micro_batch_size or clips))
+    losses, diagnostics, weights = [], [], []  # of each part
+    for number, (part, weight) in enumerate(micro_batches(batch, settings.micro_batch_size), start=1):
+        with contextlib.nullcontext() if number == count else accelerator.no_sync(model):
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.bf16):
                 outputs = model(part, teacher_temperature)
             accelerator.backward(weight * outputs.losses["total"])
-        for name, loss in outputs.losses.items():
-            losses[name] = losses.get(name, 0) + weight * loss.detach()
-        for name, value in outputs.diagnostics.items():
-            if name == "features":
-                diagnostics[name] = torch.cat([diagnostics[name], value]) if name in diagnostics else value
-            else:
-                diagnostics[name] = diagnostics.get(name, 0) + weight * value
-    return StepResult(losses, diagnostics, clip_gradients(accelerator.unwrap_model(model), settings.clip))
+        losses.append({name: loss.detach() for name, loss in outputs.losses.items()})
+        diagnostics.append(outputs.diagnostics)
+        weights.append(weight)
+    features = torch.cat([values.pop("features") for values in diagnostics])
+    return StepResult(
+        losses=_weighted_sums(losses, weights),
+        diagnostics={**_weighted_sums(diagnostics, weights), "features": features},
+        norms=clip_gradients(accelerator.unwrap_model(model), settings.clip),
+    )
 
 
-def optimizer_step(model: TCoRe, optimizer: torch.optim.Optimizer, values: StepValues) -> None:
-    """Update student, teacher and centers; all ranks call this together. The gradients are cleared."""
+def _weighted_sums(parts: list[dict[str, Tensor]], weights: list[float]) -> dict[str, Tensor]:
+    """The weighted sum of each scalar over the parts of a batch."""
+    if len(parts) == 1:
+        return parts[0]
+    return {
+        name: torch.stack([weight * part[name] for part, weight in zip(parts, weights, strict=True)]).sum()
+        for name in parts[0]
+    }
+
+
+def update_student(optimizer: torch.optim.Optimizer, values: StepValues, skipped: Tensor) -> None:
+    """Take the optimizer's step and clear the gradients.
+
+    Where `skipped`, a float32 scalar on the device, is 1, parameters and the optimizer's state stay as they are: fused
+    optimizers read it on the device, so the host can queue the update before it knows.
+    """
     apply_schedule(optimizer, values)
+    optimizer.found_inf = skipped  # type: ignore[attr-defined]  # as `torch.amp.GradScaler` passes it
     optimizer.step()
-    model.update_teacher(values.momentum)
-    model.apply_center_update()
-    optimizer.zero_grad()
-
-
-def skip_step(model: TCoRe, optimizer: torch.optim.Optimizer) -> None:
-    """Drop the gradients and the teacher logits of a step that is not finite."""
-    model.forget_pending_centers()
+    optimizer.found_inf = None  # type: ignore[attr-defined]
     optimizer.zero_grad()

@@ -9,12 +9,13 @@ from accelerate import Accelerator
 
 from pipeline.reader.batch import PlannedBatch
 from pipeline.reader.loader import Loader
+from pipeline.sampling.plan import BatchPlan
 from pipeline.settings import UserError
 from training.attention_maps import draw_maps
 from training.backbone.vit import VisionTransformer
 from training.checkpoint import CHECKPOINTS, checkpoints, remove_outdated, save_checkpoint
 from training.command import TrainCommand
-from training.distributed import all_reduce_max, raise_on_all_ranks
+from training.distributed import Attempt, HostCopy, all_reduce_max, raise_on_all_ranks
 from training.metrics import Progress, diagnostics
 from training.model import TCoRe
 from training.nonfinite import FOLDER, broken_parts, write_report
@@ -24,7 +25,7 @@ from training.resume import resume
 from training.run_config import check_run_folder, read_data, run_config
 from training.schedules import StepValues, build_schedules
 from training.signals import SignalHandler
-from training.step import StepResult, StepSettings, forward_backward_step, optimizer_step, random_seed, skip_step
+from training.step import StepResult, StepSettings, forward_backward_step, random_seed, update_student
 
 MAPS = 4
 """Clips whose cross-attention is drawn during training."""
@@ -67,10 +68,13 @@ class Trainer:
         recompute_activations(core.student.backbone.blocks, train.recompute)
         if train.compile:
             core.compile_blocks()
-        self.model, self.optimizer = accelerator.prepare(core, build_optimizer(core, command.optimizer))
+        self.model, prepared = accelerator.prepare(core, build_optimizer(core, command.optimizer))
+        self.optimizer: torch.optim.Optimizer = prepared.optimizer  # without the wrapper that hides `found_inf`
         self.core: TCoRe = accelerator.unwrap_model(self.model)
         self.done = self.saved = resume(accelerator, command, self.config, self.core, self.optimizer)
         self.nonfinite = 0
+        self._batch: Attempt[PlannedBatch | None]
+        self._failed = 0
 
     def _check_folder(self) -> None:
         if self.accelerator.is_main_process:
@@ -91,6 +95,8 @@ class Trainer:
         """
         progress = Progress(self.accelerator, self.command, self.config, self.done, self.last_step)
         with self.loader() as loader, contextlib.closing(progress):
+            self._read(loader, progress)
+            (self._failed,) = map(int, HostCopy(all_reduce_max(self.accelerator, self._batch.flag)).read())
             while self.done < self.last_step:
                 ended_by = self.train_step(loader, progress, signals)
                 self.draw_maps(loader)
@@ -115,25 +121,52 @@ class Trainer:
         """Do one step and log it; all ranks call this.
 
         Returns the largest number of a signal that has arrived on any rank, 0 for none. One reduction tells all ranks
-        that and whether the step is finite.
+        that, whether the step is finite, and whether the next batch could be read. Its result is the only thing that
+        the host waits for in a step, and the device has the update of the student to do meanwhile.
         """
-        started = time.perf_counter()
-        batch = self.next_batch(loader)
-        progress.waited(time.perf_counter() - started)
-        values = self.schedules.at(self.done)
+        batch = self._take_batch()
+        plan, values = batch.plan, self.schedules.at(self.done)
         torch.manual_seed(random_seed(self.command.train.seed, self.done, self.accelerator.process_index))
         result = forward_backward_step(
             self.accelerator, self.model, batch, values.teacher_temperature, self.step_settings
         )
-        not_finite, signal = all_reduce_max(self.accelerator, ~result.finite, signals.signal)
+        del batch  # the next one takes its memory
+        self._read(loader, progress)
+        flags = all_reduce_max(self.accelerator, ~result.finite, signals.signal, self._batch.flag)
+        on_host = HostCopy(flags)
+        update_student(self.optimizer, values, skipped=flags[0])
+        not_finite, signal, self._failed = map(int, on_host.read())
         if not_finite:
-            skip_step(self.core, self.optimizer)
-            self.skip_nonfinite_step(loader, batch, result)
+            self.core.forget_pending_centers()
+            self.skip_nonfinite_step(loader, plan, result)
         else:
-            optimizer_step(self.core, self.optimizer, values)
+            self.core.update_teacher(values.momentum)
+            self.core.apply_center_update()
         self.done += 1
         self._log(progress, result, values, bool(not_finite))
         return signal
+
+    def _read(self, loader: Loader, progress: Progress) -> None:
+        """Read the batch of the next step; after the last step there is none."""
+        started = time.perf_counter()
+        self._batch = Attempt(self.accelerator.process_index, lambda: next(loader, None))
+        progress.waited(time.perf_counter() - started)
+
+    def _take_batch(self) -> PlannedBatch:
+        """The batch that was read; if any rank failed to read its own, the steps done are saved.
+
+        Raises:
+            UserError: a rank failed.
+        """
+        try:
+            batch = self._batch.result(self._failed)
+        except Exception:
+            self.save()
+            self.accelerator.print(f"step {self.done} is saved; once the data is repaired, the same command continues")
+            raise
+        assert batch is not None, "the loader ends with the run"
+        del self._batch
+        return batch
 
     def _log(self, progress: Progress, result: StepResult, values: StepValues, skipped: bool) -> None:
         others: dict[str, Any] = {f"gradient_norm/{name}": norm for name, norm in result.norms.items()}
@@ -141,26 +174,13 @@ class Trainer:
         losses = {} if skipped else result.losses
         progress.step_done(self.done, losses, others, lambda: diagnostics(self.accelerator, result, self.core))
 
-    def next_batch(self, loader: Loader) -> PlannedBatch:
-        """The next batch of this rank; if any rank fails to read its own, the steps done are saved.
-
-        Raises:
-            UserError: a rank failed.
-        """
-        try:
-            return raise_on_all_ranks(self.accelerator, lambda: next(loader))
-        except Exception:
-            self.save()
-            self.accelerator.print(f"step {self.done} is saved; once the data is repaired, the same command continues")
-            raise
-
-    def skip_nonfinite_step(self, loader: Loader, batch: PlannedBatch, result: StepResult) -> None:
+    def skip_nonfinite_step(self, loader: Loader, plan: BatchPlan, result: StepResult) -> None:
         """Report a step that was not finite; all ranks call this.
 
         Raises:
             UserError: it was the last one that `train.nonfinite_steps` allows.
         """
-        report = write_report(self.out, result, loader, batch.plan, self.accelerator.process_index)
+        report = write_report(self.out, result, loader, plan, self.accelerator.process_index)
         self.nonfinite += 1
         if self.nonfinite < self.command.train.nonfinite_steps:
             print(f"step {self.done} is not finite and was skipped: {report}", flush=True)

@@ -22,7 +22,7 @@ class Batch:
     """Two views (2 b, 3, S, S) float32 of each auxiliary frame: past and future, or one neighbour image. Views for a
     crop without a mask never reach the loss and are zeros."""
     masks: Tensor
-    """(2 b, P) bool, True where the student's global crop is masked."""
+    """(2 b, P) bool, True where the student's global crop is masked. On the host, as the plan is."""
     masked_loss_scale: float = 1.0
     """Masked patches of this batch over their mean in the equal parts of the global batch. A mean over masked patches,
     times this, becomes a mean over the global batch once ranks and micro-batches are averaged."""

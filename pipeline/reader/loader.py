@@ -129,7 +129,7 @@ class Loader:
         if self._pipeline is None:
             raise UserError("this loader is closed: create another one that starts at the next step")
         try:
-            (views,) = self._pipeline.run()
+            (views,) = self._pipeline.run(self._stream())
         except DALI_ERRORS as error:
             raise self._explain(error) from error
         plan = self._running.popleft()
@@ -139,10 +139,19 @@ class Loader:
             global_crops=global_crops,
             local_crops=local_crops,
             auxiliary=tuple(auxiliary),
-            masks=torch.from_numpy(plan.masks).to(self._device),
+            masks=torch.from_numpy(plan.masks),
             masked_loss_scale=float(plan.masks.sum()) / mean_masked if mean_masked else 1.0,
             plan=plan,
         )
+
+    def _stream(self) -> torch.cuda.Stream | None:
+        """The stream that waits for the views, None for the host.
+
+        On a GPU that is torch's current stream, so the host does not wait. What torch runs on it next reads views that
+        are written: DALI has the stream wait for them. And DALI does not write into their memory too early: it takes
+        the block back once its last view is gone and the device has done all work that was queued until then.
+        """
+        return None if self._device_id is None else torch.cuda.current_stream(self._device)
 
     def _tensors(self, views: Any, clips: int) -> list[Tensor]:  # noqa: ANN401 - a DALI list of tensors
         """The global crops, the local crops and the views of each auxiliary frame, without a copy."""

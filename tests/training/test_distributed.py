@@ -20,7 +20,7 @@ from pipeline.storage import open_storage
 from tests.training.forks import Fork, run_ranks, start_ranks
 from tests.training.test_pretrain import OVERFLOWING, losses, small
 from training.checkpoint import checkpoints
-from training.distributed import LOCK, all_reduce_max, exclusive_run, raise_on_all_ranks
+from training.distributed import LOCK, HostCopy, all_reduce_max, exclusive_run, raise_on_all_ranks
 
 CLIPS = 12  # three steps of four
 NO_CHECKPOINTS = {"train.checkpoint_every": 1000}
@@ -38,7 +38,7 @@ def act_on_rank(rank: int, folder: Path) -> None:
         return "read"
 
     seen: list[Any] = [
-        all_reduce_max(accelerator, rank, torch.tensor(rank == 1), 5 - rank),
+        HostCopy(all_reduce_max(accelerator, rank, torch.tensor(rank == 1), 5 - rank)).read(),
         raise_on_all_ranks(accelerator, lambda: rank),
     ]
     try:

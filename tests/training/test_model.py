@@ -17,10 +17,12 @@ from tests.training.recorded import (
     recorded_views,
     without_key_biases,
 )
-from training.model import LossSettings, TCoRe, TCoReSettings, patch_weights
+from training.masks import locate_masked_patches
+from training.model import LossSettings, TCoRe, TCoReSettings
 from training.optimizer import OptimizerSettings, apply_schedule, build_optimizer, clip_gradients
 from training.schedules import ScheduleSettings, StepValues, build_schedules
 
+CPU = torch.device("cpu")
 TEMPERATURE = recorded_values().teacher_temperature
 OFFICIAL_TERMS = {
     "cls_local": ("dino_local", 1.0),
@@ -83,7 +85,7 @@ def test_tokens_of_every_view_are_the_recorded_ones(view: str) -> None:
 
 def test_teacher_rows_give_the_recorded_logits_and_center_update() -> None:
     step, views, model = recorded("train_step"), recorded_views(), recorded_model()
-    rows = model.teacher_rows(views.global_crops, views.masks)
+    rows = model.teacher_rows(views.global_crops, locate_masked_patches(views.masks, CPU))
     weight = model.teacher.cls_head.last_layer.weight
     swapped = (rows.cls_2bd.flip(0) @ weight.T).flatten(0, 1)
     assert_near(swapped, step["out/head/teacher/cls_swapped"], 1e-4)
@@ -96,7 +98,8 @@ def test_teacher_rows_give_the_recorded_logits_and_center_update() -> None:
 
 def test_restored_patches_are_the_recorded_rows_of_the_masked_patches() -> None:
     step, views, model = recorded("train_step"), recorded_views(), recorded_model()
-    restored = model.restored_patches(views, model.student.backbone(views.global_crops, views.masks).patches)
+    current = model.student.backbone(views.global_crops, views.masks).patches
+    restored = model.restored_patches(views.auxiliary, current, locate_masked_patches(views.masks, CPU))
     for frame, rows in zip(("past", "future"), restored, strict=True):
         assert_near(rows, step[f"out/pmm/{frame}/out"][views.masks], 1e-5)
 
@@ -252,13 +255,6 @@ def test_a_new_teacher_equals_the_student_and_then_follows_it() -> None:
     torch.testing.assert_close(teacher, torch.full_like(teacher, 1.25))
 
 
-def test_weights_of_masked_patches_sum_to_the_number_of_masked_crops() -> None:
-    views = recorded_views()
-    weights = patch_weights(views.masks)
-    assert torch.equal(weights, recorded("train_step")["in/masks_weight"])
-    assert weights.sum().item() == pytest.approx(views.masks.any(1).sum().item())
-
-
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
     with pytest.raises(ValueError, match=r"pmm\.heads = 7 must divide backbone\.width = 384"):
         TCoReSettings.model_validate({"pmm": {"heads": 7}})
@@ -292,8 +288,11 @@ def test_an_unaligned_teacher_sees_the_auxiliary_frame() -> None:
     )
     views = recorded_views()
     swapped = other(replace(views, auxiliary=views.auxiliary[:1]), TEMPERATURE)
-    expected = other.teacher_rows(views.auxiliary[0], views.masks)
-    assert not torch.allclose(expected.cls_2bd, other.teacher_rows(views.global_crops, views.masks).cls_2bd)
+    seen, unseen = (
+        other.teacher_rows(crops, locate_masked_patches(views.masks, CPU)).cls_2bd
+        for crops in (views.auxiliary[0], views.global_crops)
+    )
+    assert not torch.allclose(seen, unseen)
     same = other(replace(views, auxiliary=(views.global_crops,)), TEMPERATURE)
     aligned = plain(replace(views, auxiliary=()), TEMPERATURE)
     assert same.losses["total"].item() == pytest.approx(aligned.losses["total"].item(), rel=1e-6)

@@ -15,9 +15,8 @@ from training.step import (
     StepSettings,
     forward_backward_step,
     micro_batches,
-    optimizer_step,
     random_seed,
-    skip_step,
+    update_student,
 )
 
 WITHOUT_KOLEO = TINY_MODEL.model_copy(update={"loss": LossSettings(koleo=0)})
@@ -44,10 +43,12 @@ def step(batch: Batch, size: int | None = None, bf16: bool = False) -> tuple[Ste
     optimizer = build_optimizer(model, OptimizerSettings())
     values, accelerator = recorded_values(), Accelerator(cpu=True)
     result = forward_backward_step(accelerator, model, batch, values.teacher_temperature, StepSettings(3.0, size, bf16))
+    update_student(optimizer, values, skipped=(~result.finite).float())
     if result.finite:
-        optimizer_step(model, optimizer, values)
+        model.update_teacher(values.momentum)
+        model.apply_center_update()
     else:
-        skip_step(model, optimizer)
+        model.forget_pending_centers()
     model.apply_center_update()  # nothing is pending any more
     assert all(parameter.grad is None for parameter in model.parameters())
     return result, model.state_dict()
@@ -76,6 +77,10 @@ def test_micro_batches_cut_every_view_by_clips() -> None:
     assert torch.equal(tail.auxiliary[1], views.auxiliary[1][[2, 5]])
     assert torch.equal(tail.masks, views.masks[[2, 5]])
     assert sum(weight * part.masked_loss_scale for part, weight in parts) == pytest.approx(1)
+    for size in (None, 3, 4):
+        ((whole, weight),) = micro_batches(views, size)
+        assert whole is views, "not a copy"
+        assert weight == 1
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_names_what_broke() -> None:
@@ -85,6 +90,25 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_what_broke() -> Non
     assert not result.finite
     assert broken_parts(result) == ["loss cls_local", "gradient of the backbone", "gradient of the head"]
     assert all(torch.equal(state[name], tensor) for name, tensor in recorded_model(WITHOUT_KOLEO).state_dict().items())
+
+
+def test_a_skipped_step_between_two_others_leaves_no_trace_in_weights_and_optimizer() -> None:
+    states = []
+    for skips in ([0.0, 0.0], [1.0, 0.0, 1.0, 1.0, 0.0]):
+        model = recorded_model()
+        optimizer = build_optimizer(model, OptimizerSettings())
+        for skip in skips:
+            model(recorded_views(), recorded_values().teacher_temperature).losses["total"].backward()
+            if skip:
+                for parameter in model.student.parameters():
+                    parameter.grad = torch.full_like(parameter, torch.nan)
+            update_student(optimizer, recorded_values(), torch.tensor(skip))
+        states.append((model.state_dict(), optimizer.state_dict()["state"]))
+    (weights, moments), (weights_with_skips, moments_with_skips) = states
+    assert all(torch.equal(weights_with_skips[name], tensor) for name, tensor in weights.items())
+    assert moments.keys() == moments_with_skips.keys()
+    for number, values in moments.items():
+        assert all(torch.equal(moments_with_skips[number][name], value) for name, value in values.items())
 
 
 def test_seeds_of_steps_and_ranks_differ_and_repeat() -> None:

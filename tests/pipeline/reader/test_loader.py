@@ -306,3 +306,24 @@ def test_batches_on_the_gpu_match_the_cpu(made_dataset: Path) -> None:
     for cpu, gpu in [*pairs, *zip(ours.auxiliary, theirs.auxiliary, strict=True)]:
         # in units of one gray level of 255 the decoders differ by a few
         assert float((cpu - gpu.cpu()).abs().mean()) < 2 / 255 / 0.225
+
+
+@pytest.mark.gpu
+def test_views_on_a_busy_gpu_are_those_that_the_host_waits_for(made_dataset: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+    settings, device = ReaderSettings(shards=made_dataset, views=VIEWS), torch.device("cuda", 0)
+    kept: dict[bool, list[torch.Tensor]] = {}
+    matrix = torch.zeros(8192, 8192, device=device)
+    for busy in (False, True):
+        with Loader(settings, 4, range(8), device=device) as loader:
+            kept[busy] = []
+            for batch in loader:
+                for _ in range(20 * busy):  # the copy is queued behind it, and the batch is gone before it starts
+                    torch.mm(matrix, matrix)
+                kept[busy].append(batch.global_crops.clone())
+                del batch
+                if not busy:
+                    torch.cuda.synchronize()
+    for waited, queued in zip(*kept.values(), strict=True):
+        assert torch.equal(queued, waited)
