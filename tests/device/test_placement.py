@@ -12,9 +12,9 @@ import torch
 from tests.device.guard import VARIABLE, build_guard
 
 ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.slow, *([pytest.mark.gpu] if torch.cuda.is_available() else [])]
 
 
-@pytest.mark.slow
 def test_no_operation_mixes_devices_and_a_step_waits_once(tmp_path: Path) -> None:
     environment = dict(os.environ)
     if not torch.cuda.is_available():

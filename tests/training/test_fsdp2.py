@@ -32,7 +32,9 @@ def train_sharded(arguments: list[str]) -> None:
     """Train as `training/pretrain.py` does, where Accelerate shards on the CPU as it does on accelerators."""
     initialize = AcceleratorState.__init__
 
-    def initialize_sharded(self: AcceleratorState, *values: object, fsdp_plugin: object = None, **named: object) -> None:
+    def initialize_sharded(
+        self: AcceleratorState, *values: object, fsdp_plugin: object = None, **named: object
+    ) -> None:
         initialize(self, *values, fsdp_plugin=fsdp_plugin, **named)
         if fsdp_plugin is not None:
             self.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
@@ -47,9 +49,9 @@ def train_sharded(arguments: list[str]) -> None:
         assert all(isinstance(parameter, DTensor) for parameter in parameters)
         assert {id(p) for group in self.optimizer.param_groups for p in group["params"]} <= set(map(id, parameters))
 
-    with mock.patch.object(AcceleratorState, "__init__", initialize_sharded):
-        with mock.patch.object(Trainer, "__init__", prepare_and_check):
-            forks._train(arguments)
+    sharding = mock.patch.object(AcceleratorState, "__init__", initialize_sharded)
+    with sharding, mock.patch.object(Trainer, "__init__", prepare_and_check):
+        forks._train(arguments)
 
 
 def run(options: Mapping[str, object], sharded: bool) -> None:
