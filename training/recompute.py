@@ -44,4 +44,18 @@ def recompute_activations(blocks: Iterable[nn.Module], mode: Recompute) -> None:
 def _forward(forward: Any, options: dict[str, Any], *inputs: Any) -> Any:  # noqa: ANN401 - any module's forward
     if not torch.is_grad_enabled():
         return forward(*inputs)
+    if options:
+        forward = functools.partial(_casting_anew, forward)
     return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, **options)
+
+
+def _casting_anew(forward: Any, *inputs: Any) -> Any:  # noqa: ANN401 - any module's forward
+    """Call `forward` without autocast's cache of weights.
+
+    Selective checkpointing needs the same operations in both passes, and only the first forward pass through a block
+    would cast weights that autocast keeps.
+    """
+    device = inputs[0].device.type
+    dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+    with torch.autocast(device, dtype, enabled, cache_enabled=False):
+        return forward(*inputs)

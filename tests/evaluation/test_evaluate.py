@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor
 
 from evaluation.benchmark import SequenceResult, Task
@@ -78,24 +77,3 @@ def test_curves_of_sequences_of_any_length_are_averaged() -> None:
     results = {"a": result([1.0, 0.0]), "b": result([1.0, 0.5, 0.0]), "still": result([]), "one": result([0.3])}
     assert mean_over_time(results, 5) == pytest.approx([1, 0.75, 0.5, 0.25, 0])
     assert mean_over_time({}) == []
-
-
-@pytest.mark.gpu
-def test_the_gpu_gives_the_masks_of_the_cpu(tmp_path: Path) -> None:
-    from evaluation.backbones import extractor_of
-    from training.backbone.vit import VitSettings
-    from training.backbone.weights import random_backbone
-
-    if not torch.cuda.is_available():
-        pytest.skip("this machine has no GPU")
-    frames, masks = moving_squares(6)
-    write_sequence(tmp_path, "one", frames, dict(enumerate(masks)))
-    clip = Davis(data=tmp_path).open("one")
-    backbone = random_backbone(VitSettings(width=64, depth=2, heads=2, layer_scale=1.0), 0)
-    result = []
-    with ThreadPoolExecutor(2) as pool:
-        for device in (torch.device("cpu"), torch.device("cuda")):
-            extractor = extractor_of(backbone.to(device), device)
-            result.append([mask for _, mask in propagated(PROPAGATION, extractor, 2)(clip, pool)])
-    for cpu, gpu in zip(*result, strict=True):
-        assert (cpu != gpu).mean() < 0.01

@@ -83,12 +83,14 @@ def free_port() -> int:
 
 def start_ranks(options: Mapping[str, object], ranks: int = 2) -> list[Fork]:
     """Train on several ranks of this machine, as a launcher starts them."""
+    return [Fork(_train, words(options), environment=environment) for environment in rank_environments(ranks)]
+
+
+def rank_environments(ranks: int) -> list[dict[str, str]]:
+    """What a launcher puts into the environments of several ranks of this machine."""
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     sizes = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
-    return [
-        Fork(_train, words(options), environment={**address, **sizes, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(ranks)
-    ]
+    return [{**address, **sizes, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
 
 
 def run_ranks(function: Callable[[int, Path], None], folder: Path, ranks: int = 2) -> None:

@@ -43,6 +43,23 @@ def test_recomputed_activations_give_the_same_bits(mode: Recompute) -> None:
         assert torch.equal(result, expected)
 
 
+def test_weights_that_two_passes_cast_to_bfloat16_are_recomputed_too() -> None:
+    gradients = []
+    for mode in MODES:
+        torch.manual_seed(0)
+        backbone = VisionTransformer(TINY_VIT)
+        recompute_activations(backbone.blocks, mode)
+        with torch.autocast("cpu", torch.bfloat16):
+            first, second = (backbone(torch.randn(2, 3, side, side)).patches.float() for side in (64, 32))
+        (first.square().sum() + second.square().sum()).backward()
+        gradients.append(backbone.blocks[0].get_parameter("attn.qkv.weight").grad)
+    expected, selective, full = gradients
+    assert expected is not None
+    assert full is not None
+    assert torch.equal(full, expected)
+    torch.testing.assert_close(selective, expected, rtol=0.05, atol=0.01 * expected.abs().max().item())
+
+
 def test_selective_recomputes_cheap_operations_and_full_everything() -> None:
     counts = {mode: step(mode)[1] for mode in MODES}
     linear = 4 * TINY_VIT.depth
