@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ from tests.training import forks
 from tests.training.test_pretrain import losses, small
 from training.checkpoint import checkpoints
 from training.distributed import LOCK
-from training.launch import check_ranks, forward, launch, resolve
+from training.launch import check_device, check_ranks, forward, launch, resolve
 from training.signals import exit_status
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +39,20 @@ def resolved(*words: str) -> Namespace:
     """The options of a launch; the words that all have in common are left out."""
     usual = ("--mixed_precision", "no", "--dynamo_backend", "no")
     return resolve(launch_command_parser().parse_args([*usual, *words, "program.py"]))
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [((), True), (("--gpu_ids", "0"), True), (("--gpu_ids", "-1"), False), (("--cpu",), False)],
+)
+def test_a_gpu_that_is_not_used_is_noticed_once_before_any_rank_starts(
+    words: tuple[str, ...], refused: bool, unusable_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "")
+    options = resolved("--num_machines", "1", "--num_processes", "1", *words)
+    with pytest.raises(UserError, match="has an NVIDIA GPU") if refused else contextlib.nullcontext():
+        check_device(options)
+    assert os.environ["ACCELERATE_USE_CPU"] == ("true" if "--cpu" in words else "")
 
 
 TWO_MACHINES = (
