@@ -27,6 +27,7 @@ from pipeline.reader.batch import Batch
 from pipeline.sampling.masks import MaskSettings, draw_masks, mask_sizes
 from pipeline.sampling.views import ViewSettings
 from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, Command, UserError, run_command
+from training.backbone.numerics import pin_float32
 from training.metrics import peak_memory_gb
 from training.model import TCoRe, TCoReSettings
 from training.optimizer import OptimizerSettings, apply_schedule, build_optimizer, clip_gradients
@@ -114,6 +115,7 @@ def measure(command: TrainBenchmark, form: Form = "ours") -> dict[str, float]:
     """Seconds of a step (median) and peak memory of a process that does nothing else."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
+    pin_float32()
     device = torch.device(command.device)
     model = (TCoRe if form == "ours" else ReferenceTCoRe)(model_settings(command)).to(device)
     recompute_activations(model.student.backbone.blocks, command.recompute)

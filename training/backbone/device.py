@@ -19,7 +19,7 @@ def default_device(environment: Mapping[str, str] = os.environ) -> Literal["cuda
     if torch.cuda.is_available():
         return "cuda"
     try:
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as error:  # says why
         refuse_unusable_gpu(f"PyTorch {torch.__version__}", environment, str(error).partition(". ")[0])
     return "cpu"
