@@ -35,7 +35,7 @@ def free_gpu_memory(device: int) -> int:
     Raises:
         UserError: the driver does not answer.
     """
-    runtime = ctypes.CDLL(faiss._swigfaiss.__file__)
+    runtime = ctypes.CDLL(faiss._swigfaiss.__file__)  # type: ignore[attr-defined]
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     if status := runtime.cudaSetDevice(device) or runtime.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total)):
         raise UserError(f"GPU {device} does not tell its free memory (CUDA error {status}): give search.device = cpu")
