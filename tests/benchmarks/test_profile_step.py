@@ -2,7 +2,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from benchmarks import profile_step
 from benchmarks.profile_step import Event, ProfileBenchmark, busy_us, main, summarize, table
 
 
@@ -41,13 +43,25 @@ def test_a_profile_counts_launches_waits_and_idle_time_by_step() -> None:
     assert "idle 20.0 % of the time" in dict(table(figures))["kernels"]
 
 
-def test_steps_on_the_cpu_are_profiled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_steps_on_the_cpu_are_profiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer, inputs, taken = torch.nn.Linear(300, 300), torch.randn(300, 300), []
+
+    def step() -> None:  # of a layer alone: the model takes half a minute
+        layer(inputs).square().sum().backward()
+        layer.zero_grad()
+        taken.append(1)
+
+    monkeypatch.setattr(profile_step, "build_step", lambda command: step)
     out = tmp_path / "profile.json"
-    main(ProfileBenchmark(out=out, architecture="tiny", batch_size=1, prototypes=64, steps=1))
+    main(ProfileBenchmark(out=out, steps=4))
+    assert len(taken) == 2 + 4
     figures = json.loads(out.read_text())
     largest = figures["largest"]
     assert len(largest) == 10
-    assert {"aten::mm", "aten::addmm"} & {kernel["name"] for kernel in largest}
+    calls = {kernel["name"]: kernel["calls_per_step"] for kernel in largest}
+    assert (calls["aten::addmm"], calls["aten::mm"]) == (1, 1), "the layer forward, and the gradient of its weights"
     shares = [kernel["share"] for kernel in largest]
     assert shares == sorted(shares, reverse=True)
     assert sum(shares) <= 1
