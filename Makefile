@@ -14,7 +14,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_inf
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c '$(SUITABLE)' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: help setup demo test lint bench bench-reader bench-shards bench-train bench-eval bench-knn bench-listing bench-sizes bench-gpu performance scale evidence shards verify preview knn clean
+.PHONY: help setup demo test lint bench bench-reader bench-shards bench-train bench-eval bench-knn bench-listing bench-sizes bench-gpu wheelhouse performance scale evidence shards verify preview knn clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -65,8 +65,11 @@ bench-listing: $(STAMP) ## Measure listing and planning of up to a million input
 bench-sizes: $(STAMP) ## Measure the disk space of shards: make bench-sizes ARGS="--clips dir --images dir"
 	@$(BIN)/python -m benchmarks.sizes $(ARGS)
 
-bench-gpu: $(STAMP) ## Run all measurements that need a GPU (under 8 minutes): make bench-gpu [FAISS=gpu]; with another Python: python -m benchmarks.gpu
+bench-gpu: $(STAMP) ## Run all measurements that need a GPU (under 8 minutes): make bench-gpu [FAISS=gpu]; without a network: docs/gpu.md
 	@$(BIN)/python -m benchmarks.gpu $(ARGS)
+
+wheelhouse: $(STAMP) ## Fill wheelhouse/ with all that bench-gpu needs on a machine without a network (0.4 GB): make wheelhouse [ARGS="--python 3.12 --faiss true"]
+	@$(BIN)/python -m benchmarks.wheelhouse $(ARGS)
 
 performance: $(STAMP) ## Write docs/performance.md from benchmarks/results/
 	@$(BIN)/python -m benchmarks.performance $(ARGS)

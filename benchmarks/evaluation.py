@@ -28,6 +28,7 @@ from evaluation.frames import Size
 from evaluation.masks import MaskPropagation
 from evaluation.propagation import PropagationSettings, propagate
 from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, Command, UserError, run_command
+from training.backbone.numerics import pin_float32
 from training.backbone.vit import VisionTransformer, VitSettings, random_backbone
 
 
@@ -141,6 +142,7 @@ def score_precisions(command: EvaluationBenchmark, data: Path, weights: Path) ->
 
 def main(command: EvaluationBenchmark) -> None:
     """Measure, print and write."""
+    pin_float32()
     device = select_device(command.device)
     if (command.data is None) != (command.weights is None):
         raise UserError("give --data and --weights together, or neither")

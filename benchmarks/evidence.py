@@ -10,7 +10,6 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from pydantic import Field
 
 from benchmarks.evidence_page import table_of, write_page
@@ -22,6 +21,7 @@ from evaluation.frames import Size
 from pipeline.differences import differences
 from pipeline.files import as_json, write_bytes
 from pipeline.settings import COUNT_LIMIT, THREAD_LIMIT, Command, UserError, parse_command, run_command
+from training.backbone.device import default_device
 from training.backbone.weights import random_backbone, save_backbone
 from training.pretrain import PretrainCommand
 
@@ -124,7 +124,7 @@ def main(command: EvidenceCommand) -> None:
     if (command.real_clips is None) != (command.real_davis is None):
         raise UserError("--real_clips and --real_davis go together: give both or neither")
     preset = parse_command(PretrainCommand, ["--config", str(PRESET), "--data.shards", "", "--out", ""])
-    gpu, epochs = torch.cuda.is_available(), preset.train.epochs
+    gpu, epochs = default_device() == "cuda", preset.train.epochs
     assert preset.train.steps_per_epoch is not None
     steps = command.steps or epochs * preset.train.steps_per_epoch * (GPU_STEPS if gpu else 1)
     if steps % epochs:

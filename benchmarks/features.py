@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from benchmarks.made_shards import make_shards
@@ -18,6 +17,7 @@ from indexing.extract import ShardFeatures
 from pipeline.dataset import ShardDataset
 from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, THREAD_LIMIT, Command, run_command
 from pipeline.storage import open_storage
+from training.backbone.device import default_device
 from training.backbone.vit import VitSettings, random_backbone
 from training.backbone.weights import save_backbone
 
@@ -64,7 +64,7 @@ def main(command: FeaturesBenchmark) -> None:
         folder = Path(temporary)
         shards = command.shards or make_shards(folder / "made", MADE_CLIPS)
         images, seconds = measure(command, shards, folder)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     chosen = {"device": device, "width": command.backbone.width, "batch_size": command.batch_size}
     figures = {"images_per_second": images / seconds, "images": images, **chosen, "threads": command.threads}
     report(command.out, figures, [("images/s", f"{images / seconds:.1f} on {device}")], "Features")

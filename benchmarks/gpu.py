@@ -1,122 +1,40 @@
-"""`make bench-gpu`: all measurements that need a GPU, in one run of less than eight minutes.
+"""`python -m benchmarks.gpu` or `make bench-gpu`: all measurements that need a GPU, in one run of under eight minutes.
 
-Each stage is a program of this project in its own process with a time limit (`benchmarks/gpu_stages.py`). If one fails,
-its last lines are recorded and the next one follows; a missing package is named. Runs with any Python that can import
-the project's packages, `.venv` or not, and downloads nothing.
+Starts with the standard library alone and says in one sentence what is missing; `benchmarks/gpu_run.py` does the rest.
 """
 
-import os
-import tempfile
-import time
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+import sys
+from importlib.util import find_spec
 
-import torch
-from pydantic import Field
-from tqdm import tqdm
-
-from benchmarks.gpu_stages import SIZES, Stage, absent_package, build_stages, describe, read_figures
-from benchmarks.made_shards import make_shards
-from benchmarks.programs import Programs
-from benchmarks.result import NOT_HERE, print_table, write_result
-from pipeline.settings import COUNT_LIMIT, Command, UserError, run_command
-
-ROOT = Path(__file__).parents[1]
-RESULT = Path("benchmarks/results/gpu.json")
-LINES_KEPT = 12
-
-Status = Literal["done", "failed", "too slow", "not here", "left out"]
+from benchmarks.requirements import STAGE_ONLY, module_of, of_gpu_benchmarks
 
 
-class GpuBenchmark(Command):
-    """Run the GPU tests and measure reader, training, features, neighbours and evaluation on one NVIDIA GPU.
-
-    Ends with a table and one JSON file; `make performance` puts it into docs/performance.md.
-    """
-
-    program: ClassVar[str] = "python -m benchmarks.gpu"
-
-    device: Literal["cuda", "cpu"] = "cuda"
-    """cpu: a dry run at tiny sizes that shows that the stages run; it measures nothing."""
-    out: Path | None = None
-    """Result file; default benchmarks/results/gpu.json, and none in a dry run."""
-    limit_s: float = Field(470, gt=0, le=COUNT_LIMIT)
-    """Seconds for all stages; those that would begin later are left out."""
+def is_installed(module: str) -> bool:
+    """Whether a module can be imported, as far as that is known without importing it."""
+    try:
+        return find_spec(module) is not None
+    except ImportError:  # its parent package is missing
+        return False
 
 
-def describe_gpu() -> dict[str, Any]:
-    """Name and memory of the first GPU, and the CUDA that torch was built for."""
-    properties = torch.cuda.get_device_properties(0)
-    return {"name": properties.name, "memory_gb": properties.total_memory / 1e9, "cuda": torch.version.cuda}
-
-
-def stage_environment(on_gpu: bool) -> dict[str, str]:
-    """Variables for the stages, so that scripts find the project's packages where it is not installed."""
-    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return {"PYTHONUNBUFFERED": "1", "PYTHONPATH": paths} | ({} if on_gpu else {"CUDA_VISIBLE_DEVICES": ""})
-
-
-def judge(status: int | None, output: str) -> tuple[Status, str]:
-    """Status and reason from an exit status (None: the program was stopped) and the output."""
-    last = [line for line in output.replace("\r", "\n").splitlines() if line.strip()][-LINES_KEPT:]
-    if status == 0:
-        return "done", ""
-    if status is None:
-        return "too slow", "\n".join(last)
-    if status == NOT_HERE:
-        return "not here", last[-1] if last else ""
-    if package := absent_package(output):
-        return "not here", f"{package} is not installed"
-    return "failed", "\n".join(last) or f"exit status {status}"
-
-
-def run_stages(stages: list[Stage], work: Path, ends_at: float, environment: dict[str, str]) -> list[dict[str, Any]]:
-    """Records of the stages: name, kind, status, seconds, reason, figures. `ends_at` refers to the monotonic clock."""
-    records, programs = [], Programs(patience_s=5.0)
-    with tqdm(stages, unit="stage") as bar:
-        for number, stage in enumerate(bar):
-            bar.set_description(stage.name)
-            started = time.monotonic()
-            status: Status = "left out"
-            reason = "out of time"
-            if started < ends_at:
-                log = work / f"{number}.log"
-                limit_s = min(stage.limit_s, ends_at - started)
-                exit_status = programs.run(("python", *stage.arguments), log, limit_s, environment)
-                status, reason = judge(exit_status, log.read_text(errors="replace"))
-            seconds = time.monotonic() - started
-            result = {"status": status, "seconds": seconds, "reason": reason, "figures": read_figures(stage)}
-            record = {"name": stage.name, "kind": stage.kind, **result}
-            bar.write(f"{seconds:5.0f} s  {stage.name}: {describe(record)}")
-            records.append(record)
-    return records
-
-
-def main(command: GpuBenchmark) -> int:
-    """Run all stages, print and write; returns 1 if one failed or was too slow."""
-    on_gpu = command.device == "cuda"
-    if on_gpu and not torch.cuda.is_available():
-        raise UserError(
-            f"torch {torch.__version__} finds no NVIDIA GPU here: run this on a machine that has one "
-            "(--device cpu only tries the stages, at tiny sizes)"
+def main() -> int:
+    """Run the benchmarks, or name the packages without which they cannot start; returns the exit status."""
+    missing = [name for name in of_gpu_benchmarks() if not is_installed(module_of(name))]
+    names = ", ".join(missing)
+    if set(missing) - STAGE_ONLY:
+        print(
+            f"error: {sys.executable} lacks {names}: run `make wheelhouse` on a machine with a network, copy the "
+            "folder here and install from it as its README.txt says, or choose another Python",
+            file=sys.stderr,
         )
-    started = time.monotonic()
-    threads = min(len(os.sched_getaffinity(0)), 16) if on_gpu else 1
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        shards = make_shards(work / "shards", SIZES[command.device].clips)
-        stages = build_stages(command.device, threads, shards, work)
-        records = run_stages(stages, work, started + command.limit_s, stage_environment(on_gpu))
-    seconds = time.monotonic() - started
-    out = command.out or (RESULT if on_gpu else None)
-    rows = [(record["name"], describe(record)) for record in records] + [("time", f"{seconds:.0f} s")]
-    if out is not None:
-        gpu = describe_gpu() if on_gpu else None
-        write_result(out, {"device": command.device, "gpu": gpu, "seconds": seconds, "stages": records})
-        rows.append(("written to", str(out)))
-    print_table(rows, torch.cuda.get_device_name() if on_gpu else "Dry run on the CPU: no measurement")
-    return int(any(record["status"] in ("failed", "too slow") for record in records))
+        return 2
+    if missing:
+        print(f"note: {sys.executable} lacks {names}: stages that need it are left out (`make wheelhouse`)")
+    from benchmarks.gpu_run import GpuBenchmark, run
+    from pipeline.settings import run_command
+
+    return run_command(GpuBenchmark, run)
 
 
 if __name__ == "__main__":
-    run_command(GpuBenchmark, main)
+    raise SystemExit(main())

@@ -15,6 +15,11 @@ _ABSENT = re.compile(r"No module named '?([\w.]+)'?\s*$")
 _OWN_PACKAGES = frozenset({"benchmarks", "evaluation", "indexing", "pipeline", "tests", "training"})
 
 
+def gpu_tests(folder: Path) -> tuple[str, ...]:
+    """The files below a folder with tests marked gpu: the others may need packages that are not there."""
+    return tuple(sorted(str(path) for path in folder.rglob("test_*.py") if "mark.gpu" in path.read_text()))
+
+
 @dataclass(frozen=True)
 class Sizes:
     """Sizes of the stages; options are those beside the ones that every run needs."""
@@ -27,8 +32,9 @@ class Sizes:
     step: str
     reader: str
     run: str
-    tests: str
-    """Folder of the tests that are run."""
+    tests: tuple[str, ...]
+    """What pytest runs."""
+    profile: str
     features: str
     neighbours: str
     evaluation: str
@@ -47,7 +53,8 @@ SIZES = {
         run="--config=configs/paper-vits16-k400.yaml --train.total_batch_size=64 --train.compile=true "
         "--train.epochs=1 --train.steps_per_epoch=100 --train.log_every=20 "
         "--schedule.warmup_epochs=0 --schedule.freeze_last_layer_epochs=0",
-        tests="tests",
+        tests=("-m", "gpu", *gpu_tests(Path("tests"))),
+        profile="--architecture=small --batch_size=64 --precision=bf16",
         features="--images=8192 --batch_size=256",
         neighbours="--device=gpu --rows=1281167 --block=8192 --rounds=5",
         evaluation="--batch_size=8",
@@ -60,7 +67,8 @@ SIZES = {
         reader="--batch_size=2 --steps=2 --views.global_size=64 --views.local_size=32 --views.local_crops=2",
         run="--config=configs/tiny.yaml --train.total_batch_size=2 --train.epochs=1 "
         "--train.steps_per_epoch=2 --train.log_every=1 --schedule.warmup_epochs=0",
-        tests="tests/evaluation",
+        tests=("tests/benchmarks/test_flops.py",),
+        profile="--architecture=tiny --batch_size=1 --prototypes=64 --steps=1",
         features="--images=4 --batch_size=2 --backbone.architecture=tiny",
         neighbours="--device=cpu --rows=1000 --width=16 --block=100 --rounds=1 --budgets=0.6",
         evaluation="--size=64,96 --rounds=1 --batch_size=1 --backbone.architecture=tiny",
@@ -83,7 +91,7 @@ class Stage:
 
 MODELS = {"tiny": "a tiny ViT", "small": "ViT-S", "base": "ViT-B"}
 TESTS, READER, RUN = "tests marked gpu", "reader", "short training run"
-FEATURES, NEIGHBOURS, EVALUATION = "features", "exact neighbours", "evaluation"
+PROFILE, FEATURES, NEIGHBOURS, EVALUATION = "profile of the step", "features", "exact neighbours", "evaluation"
 METRICS_KEPT = ("step", "loss/total", "samples_per_second", "data_wait_share", "peak_memory_gb")
 
 
@@ -116,13 +124,14 @@ def build_stages(device: str, threads: int, shards: Path, work: Path) -> list[St
     launch = ("-m", "training.launch", "--config_file=configs/accelerate/single.yaml", "training/pretrain.py")
     run = (*launch, f"--data.shards={shards}", f"--out={work / 'run'}", f"--data.threads={threads}", *sizes.run.split())
     report = work / "tests.xml"
-    pytest = ["-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+    pytest = ("-m", "pytest", "-p", "no:cacheprovider", "--continue-on-collection-errors")
     steps = [step(*chosen) for chosen in sizes.steps]
     return [
         *steps[:4],
+        stage(PROFILE, "profile", 60, "profile_step", f"--device={device} {sizes.profile}"),
         reading(READER, 60, f"--device={device} {sizes.reader}"),
         Stage(RUN, "run", run, sizes.patience * 120, work / "run"),
-        Stage(TESTS, "tests", (*pytest, f"--junitxml={report}", sizes.tests), sizes.patience * 150, report),
+        Stage(TESTS, "tests", (*pytest, f"--junitxml={report}", *sizes.tests), sizes.patience * 150, report),
         reading(FEATURES, 45, sizes.features),
         stage(NEIGHBOURS, "neighbours", 75, "knn", sizes.neighbours),
         stage(EVALUATION, "evaluation", 60, "evaluation", f"--device={device} {sizes.evaluation}"),
@@ -150,6 +159,26 @@ def absent_package(output: str) -> str | None:
     """The missing third-party package that ended a program with this output, if that is the reason."""
     result = _ABSENT.search(output.rstrip())
     return result[1] if result and result[1].split(".")[0] not in _OWN_PACKAGES else None
+
+
+def passed_tests(figures: Figures) -> int:
+    """Number of tests that passed."""
+    return int(figures["tests"] - figures["failures"] - figures["errors"] - figures["skipped"])
+
+
+def _describe_tests(figures: Figures) -> str:
+    return f"{passed_tests(figures)} passed, {figures['failures']} failed, {figures['errors']} errors, " + (
+        f"{figures['skipped']} skipped"
+    )
+
+
+def _describe_profile(figures: Figures) -> str:
+    first = figures["largest"][0]
+    idle = f", GPU idle {100 * figures['idle_share']:.0f} %" if "idle_share" in figures else ""
+    return (
+        f"{figures['launches_per_step']:.0f} launches and {figures['waits_per_step']:.1f} waits a step{idle}; largest "
+        f"kernel {100 * first['share']:.0f} %: {first['name'][:60]}"
+    )
 
 
 def _describe_step(figures: Figures) -> str:
@@ -184,7 +213,8 @@ def _describe_evaluation(figures: Figures) -> str:
 
 
 DESCRIPTIONS: dict[str, Callable[[Figures], str]] = {
-    "tests": lambda figures: "{tests} tests: {failures} failed, {errors} errors, {skipped} skipped".format(**figures),
+    "tests": _describe_tests,
+    "profile": _describe_profile,
     "step": _describe_step,
     "reader": lambda figures: "{samples_per_second:.0f} samples/s, {threads} CPU threads".format(**figures),
     "run": _describe_run,

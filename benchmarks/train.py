@@ -11,6 +11,7 @@ paper's run.
 import multiprocessing
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -27,6 +28,7 @@ from pipeline.reader.batch import Batch
 from pipeline.sampling.masks import MaskSettings, draw_masks, mask_sizes
 from pipeline.sampling.views import ViewSettings
 from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, Command, UserError, run_command
+from training.backbone.numerics import pin_float32
 from training.metrics import peak_memory_gb
 from training.model import TCoRe, TCoReSettings
 from training.optimizer import OptimizerSettings, apply_schedule, build_optimizer, clip_gradients
@@ -44,15 +46,9 @@ Form = Literal["ours", "reference"]
 Figures = dict[str, Any]
 
 
-class TrainBenchmark(Command):
-    """Measure our training step; with --compare also its seconds and peak memory relative to the reference step."""
+class StepCommand(Command):
+    """A training step on random data."""
 
-    program: ClassVar[str] = "python -m benchmarks.train"
-
-    out: Path = Path("benchmarks/results/train.json")
-    """Result file."""
-    compare: bool = False
-    """Measure the reference step as well, in turns with ours."""
     architecture: Literal["tiny", "small", "base", "large"] = "small"
     """Backbone."""
     batch_size: int = Field(4, ge=1, le=BATCH_LIMIT)
@@ -67,6 +63,17 @@ class TrainBenchmark(Command):
     """Whether the blocks of the backbones are compiled with torch.compile."""
     recompute: Recompute = "none"
     """Activations of the student's blocks that are computed again in the backward pass, as in training."""
+
+
+class TrainBenchmark(StepCommand):
+    """Measure our training step; with --compare also its seconds and peak memory relative to the reference step."""
+
+    program: ClassVar[str] = "python -m benchmarks.train"
+
+    out: Path = Path("benchmarks/results/train.json")
+    """Result file."""
+    compare: bool = False
+    """Measure the reference step as well, in turns with ours."""
     rounds: int = Field(3, ge=1, le=COUNT_LIMIT)
     """Turns of each of the two steps; the median counts."""
     steps: int = Field(2, ge=1, le=COUNT_LIMIT)
@@ -104,16 +111,17 @@ def take_step(model: TCoRe, optimizer: torch.optim.Optimizer, batch: Batch, bf16
     model.apply_center_update()
 
 
-def model_settings(command: TrainBenchmark) -> TCoReSettings:
+def model_settings(command: StepCommand) -> TCoReSettings:
     """The model whose steps are measured."""
     chosen = {"backbone": {"architecture": command.architecture}, "head": {"prototypes": command.prototypes}}
     return TCoReSettings.model_validate(chosen)
 
 
-def measure(command: TrainBenchmark, form: Form = "ours") -> dict[str, float]:
-    """Seconds of a step (median) and peak memory of a process that does nothing else."""
+def build_step(command: StepCommand, form: Form = "ours") -> Callable[[], None]:
+    """A model with its optimizer and batch, of which each call takes one training step."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
+    pin_float32()
     device = torch.device(command.device)
     model = (TCoRe if form == "ours" else ReferenceTCoRe)(model_settings(command)).to(device)
     recompute_activations(model.student.backbone.blocks, command.recompute)
@@ -121,10 +129,16 @@ def measure(command: TrainBenchmark, form: Form = "ours") -> dict[str, float]:
         model.compile_blocks()
     optimizer = build_optimizer(model, OptimizerSettings())
     batch = random_batch(command.batch_size, ViewSettings(), command.device)
+    return lambda: take_step(model, optimizer, batch, command.precision == "bf16")
+
+
+def measure(command: TrainBenchmark, form: Form = "ours") -> dict[str, float]:
+    """Seconds of a step (median) and peak memory of a process that does nothing else."""
+    step, device = build_step(command, form), torch.device(command.device)
     seconds = []
     for _ in range(1 + command.steps):
         started = time.perf_counter()
-        take_step(model, optimizer, batch, command.precision == "bf16")
+        step()
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)

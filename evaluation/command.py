@@ -16,6 +16,7 @@ from pipeline.files import TEMPORARY_PREFIX, remove, write_bytes
 from pipeline.outputs import claim
 from pipeline.settings import BATCH_LIMIT, THREAD_LIMIT, Command, Seed, Settings, UserError
 from pipeline.versions import installed_versions
+from training.backbone.device import default_device
 from training.backbone.numerics import pin_float32
 
 PROGRAM = "python -m evaluation"
@@ -134,10 +135,10 @@ def select_device(name: str) -> torch.device:
     """The device called `name`; `auto` is the GPU where there is one.
 
     Raises:
-        UserError: the name is unknown or there is no such GPU.
+        UserError: the name is unknown, or there is no such GPU or none that PyTorch can use.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(default_device())
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda") or not (number.isdecimal() or name == kind):
         raise UserError(f"--device {name}: allowed are auto, cpu, cuda and cuda:N")

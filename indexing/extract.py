@@ -18,6 +18,7 @@ from pipeline.reader.faults import DALI_ERRORS, BatchFrame, explain_failure
 from pipeline.reader.graph import NORMALIZATION, decode_frames
 from pipeline.settings import UserError
 from pipeline.storage import Storage
+from training.backbone.device import default_device
 from training.backbone.numerics import pin_float32
 from training.backbone.vit import VisionTransformer
 from training.backbone.weights import load_backbone
@@ -62,7 +63,7 @@ class ShardFeatures:
 
     @cached_property
     def _device(self) -> torch.device:
-        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        return torch.device(default_device(), 0)
 
     @property
     def _device_id(self) -> int | None:

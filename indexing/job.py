@@ -19,7 +19,7 @@ from indexing.approximate import ApproximateSearch, check_memory, recall
 from indexing.budget import rows_in_memory
 from indexing.engines import Device, make_nearest
 from indexing.resume import begin, cannot_write
-from indexing.search import Block, Neighbours, Rules, no_neighbours, search_block
+from indexing.search import Block, Neighbours, Queries, Rules, no_neighbours, search_block
 from indexing.store import FeatureFile, unpack
 from pipeline.ray.actors import run_on_actors
 from pipeline.ray.session import ray_session
@@ -80,9 +80,10 @@ class BlockSearch:
     """Searches blocks of queries; keeps the features in memory if they fit the budget."""
 
     def __init__(self, out: Storage, settings: SearchSettings, rules: Rules, threads: int | None = None) -> None:
-        """Search the features unpacked in `out`; `threads` None leaves FAISS all cores."""
+        """Search the features unpacked in `out`; `threads` None takes all cores."""
         if threads is not None:
             faiss.omp_set_num_threads(threads)
+        self._threads = threads or len(os.sched_getaffinity(0))
         self._out, self._settings, self._rules = out, settings, rules
         self._base = FeatureFile(out, _RAW)
         rows, width = self._base.rows, self._base.width
@@ -112,9 +113,9 @@ class BlockSearch:
 
     def exact(self, query_rows: NDArray[np.int64], queries: NDArray[np.float32]) -> Neighbours:
         """Exact neighbours of (n, D) `queries` with (n,) row numbers `query_rows`."""
-        result = no_neighbours(len(queries), self._rules.k)
+        searched, result = Queries(query_rows, queries), no_neighbours(len(queries), self._rules.k)
         for base in self._blocks():
-            result = search_block(query_rows, queries, base, result, self._rules, self._nearest)
+            result = search_block(searched, base, result, self._rules, self._nearest, self._threads)
         return result
 
     def approximate(self, query_rows: NDArray[np.int64], queries: NDArray[np.float32]) -> Neighbours:

@@ -8,6 +8,7 @@ row, independent of block sizes and of the machine.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,12 +17,12 @@ from numpy.typing import NDArray
 
 MARGIN = 10
 """Candidates beyond k and the query itself; the more, the fewer queries are compared with all rows."""
-_GATHER = 64
+MOST_CANDIDATES = 2048
+"""Largest number of candidates, which is that of FAISS on a GPU."""
+_GATHERED = 1024
+"""Candidates whose features are gathered at once."""
 _SCAN_COLUMNS = 4096
 _SCAN_QUERIES = 256
-
-Nearest = Callable[[NDArray[np.float32], NDArray[np.float32], int], tuple[NDArray[np.float32], NDArray[np.int64]]]
-"""(queries, base, count) -> the `count` largest inner products in float32, descending, and their positions in base."""
 
 
 class Neighbours(NamedTuple):
@@ -58,12 +59,25 @@ class Rules:
         return allowed
 
 
+class Queries(NamedTuple):
+    """Rows whose neighbours are searched."""
+
+    rows: NDArray[np.int64]
+    """(n,) row numbers."""
+    features: NDArray[np.float32]
+    """(n, D) float16 values, held as float32."""
+
+
 class Block(NamedTuple):
-    """Consecutive rows of the features."""
+    """Consecutive rows of the features. In one search, blocks with the same `first` hold the same rows."""
 
     first: int
     features: NDArray[np.float32]
     """(m, D) float16 values, held as float32."""
+
+
+Nearest = Callable[[NDArray[np.float32], Block, int], tuple[NDArray[np.float32], NDArray[np.int64]]]
+"""(queries, base, count) -> the `count` largest inner products in float32, descending, and their positions in base."""
 
 
 def no_neighbours(queries: int, k: int) -> Neighbours:
@@ -77,14 +91,19 @@ def error_bound(width: int) -> float:
 
 
 def exact_similarity(
-    queries: NDArray[np.float32], base: NDArray[np.float32], positions: NDArray[np.int64]
+    queries: NDArray[np.float32], base: NDArray[np.float32], positions: NDArray[np.int64], threads: int = 1
 ) -> NDArray[np.float64]:
     """(n, c) inner products of (n, D) `queries` with the rows of `base` at (n, c) `positions`, without rounding."""
     result = np.empty(positions.shape)
-    for start in range(0, len(queries), _GATHER):
-        part = slice(start, start + _GATHER)
+    step = max(1, _GATHERED // positions.shape[1])
+
+    def score(start: int) -> None:
+        part = slice(start, start + step)
         gathered = base[positions[part]].astype(np.float64)
         result[part] = (gathered @ queries[part].astype(np.float64)[:, :, None])[..., 0]
+
+    with ThreadPoolExecutor(threads) as pool:  # NumPy gathers and multiplies without Python's lock
+        list(pool.map(score, range(0, len(queries), step)))
     return result
 
 
@@ -97,21 +116,19 @@ def merge(best: Neighbours, rows: NDArray[np.int64], similarity: NDArray[np.floa
     return Neighbours(np.where(top == -np.inf, -1, np.take_along_axis(all_rows, order, 1)), top)
 
 
-def scan(
-    query_rows: NDArray[np.int64], queries: NDArray[np.float32], base: Block, best: Neighbours, rules: Rules
-) -> Neighbours:
+def scan(queries: Queries, base: Block, best: Neighbours, rules: Rules) -> Neighbours:
     """Compare every query with every row of `base` in exact arithmetic; `best` holds earlier rows."""
     parts = []
-    for start in range(0, len(queries), _SCAN_QUERIES):
+    for start in range(0, len(queries.rows), _SCAN_QUERIES):
         part = slice(start, start + _SCAN_QUERIES)
-        exact = queries[part].astype(np.float64)
+        exact = queries.features[part].astype(np.float64)
         kept = Neighbours(best.rows[part].copy(), best.similarity[part].copy())
         for first in range(0, len(base.features), _SCAN_COLUMNS):
             chunk = base.features[first : first + _SCAN_COLUMNS]
             rows = np.arange(base.first + first, base.first + first + len(chunk))
             similarity = exact @ chunk.astype(np.float64).T
             enters = similarity > kept.similarity[:, -1:]  # an equal one comes later, so it stays out
-            enters &= rules.allow(query_rows[part], np.broadcast_to(rows, similarity.shape), similarity)
+            enters &= rules.allow(queries.rows[part], np.broadcast_to(rows, similarity.shape), similarity)
             which = np.flatnonzero(enters.any(axis=1))
             masked = np.where(enters[which], similarity[which], -np.inf)
             order = np.argsort(-masked, axis=1, kind="stable")[:, : rules.k]
@@ -124,29 +141,21 @@ def scan(
 
 
 def search_block(
-    query_rows: NDArray[np.int64],
-    queries: NDArray[np.float32],
-    base: Block,
-    best: Neighbours,
-    rules: Rules,
-    nearest: Nearest,
+    queries: Queries, base: Block, best: Neighbours, rules: Rules, nearest: Nearest, threads: int = 1
 ) -> Neighbours:
-    """The neighbours `best` among earlier rows, updated with the rows of `base`.
-
-    `query_rows` (n,) are the row numbers of (n, D) `queries`.
-    """
-    count = min(rules.k + 1 + MARGIN, len(base.features))
-    proposed, positions = nearest(queries, base.features, count)
-    similarity = exact_similarity(queries, base.features, positions)
+    """The neighbours `best` among earlier rows, updated with the rows of `base`; candidates are scored by `threads`."""
+    count = min(rules.k + 1 + MARGIN, MOST_CANDIDATES, len(base.features))
+    proposed, positions = nearest(queries.features, base, count)
+    similarity = exact_similarity(queries.features, base.features, positions, threads)
     rows = positions + base.first
-    allowed = rules.allow(query_rows, rows, similarity)
+    allowed = rules.allow(queries.rows, rows, similarity)
     merged = merge(best, rows, np.where(allowed, similarity, -np.inf))
     if count == len(base.features):
         return merged
-    highest_hidden = proposed[:, -1].astype(np.float64) + error_bound(queries.shape[1])
+    highest_hidden = proposed[:, -1].astype(np.float64) + error_bound(queries.features.shape[1])
     doubtful = np.flatnonzero(highest_hidden >= merged.similarity[:, -1])
     if len(doubtful):
         before = Neighbours(best.rows[doubtful], best.similarity[doubtful])
-        better = scan(query_rows[doubtful], queries[doubtful], base, before, rules)
+        better = scan(Queries(queries.rows[doubtful], queries.features[doubtful]), base, before, rules)
         merged.rows[doubtful], merged.similarity[doubtful] = better
     return merged

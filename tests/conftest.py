@@ -36,6 +36,21 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.fixture
+def unusable_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An NVIDIA GPU for which PyTorch finds no driver."""
+    from pipeline import gpus
+
+    monkeypatch.setattr(gpus, "DEVICES", tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.init", _no_driver)
+    (tmp_path / "nvidia0").touch()
+
+
+def _no_driver() -> None:
+    raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040). Please update it.")
+
+
 @pytest.fixture(scope="session")
 def s3_port() -> Iterator[int]:
     """Port of the S3 server of `bucket`, put into the environment before Ray starts, so that its workers see it."""

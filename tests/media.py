@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.shards.ffmpeg import run_ffmpeg
-
 
 def picture(height: int, width: int, seed: int) -> np.ndarray:
     """A (height, width, 3) uint8 picture of random colored blocks."""
@@ -18,6 +16,8 @@ def picture(height: int, width: int, seed: int) -> np.ndarray:
 
 def write_clip(path: Path, seconds: float, seed: int, size: tuple[int, int] = (192, 144), fps: int = 12) -> None:
     """A clip of `size` (width, height) whose brightness encodes the time: frame i has mean level i * 200 / frames."""
+    from pipeline.shards.ffmpeg import run_ffmpeg  # not at the top: the GPU's tests run without ffmpeg
+
     path.parent.mkdir(parents=True, exist_ok=True)
     width, height = size
     frames = round(seconds * fps)
@@ -89,6 +89,8 @@ def write_numbered(
     path: Path, count: int, *options: str, fps: int = 12, size: tuple[int, int] = (192, 144), codec: str = "mpeg4"
 ) -> Path:
     """A clip of `count` numbered pictures; `options` are ffmpeg's output options."""
+    from pipeline.shards.ffmpeg import run_ffmpeg
+
     raw = ["-f", "rawvideo", "-pix_fmt", "gray", "-s", f"{size[0]}x{size[1]}", "-r", str(fps), "-i", "pipe:"]
     encoder = ["-c:v", codec, "-q:v", "2"]
     run_ffmpeg([*raw, *encoder, *options, "-y", f"file:{path}"], deadline_s=60, stdin=numbered(count, size))

@@ -24,6 +24,7 @@ from pipeline.sampling.masks import draw_masks
 from pipeline.sampling.sandwich import SandwichSettings
 from pipeline.sampling.views import IMAGENET_MEAN, IMAGENET_STD, center_boxes
 from pipeline.settings import COUNT_LIMIT, Command, UserError, run_command
+from training.backbone.numerics import pin_float32
 from training.checkpoint import load_checkpoint
 from training.model import TCoRe, TCoReSettings
 from training.run_config import CONFIG
@@ -167,6 +168,7 @@ def load_model(checkpoint: Path) -> tuple[TCoRe, SandwichSettings]:
 
 def main(command: AttentionCommand) -> None:
     """Draw the pictures and print their number."""
+    pin_float32()
     model, sandwich = load_model(command.checkpoint)
     dataset = ShardDataset(command.shards)
     known = {str(key): row for row, key in enumerate(dataset.keys)}

@@ -27,6 +27,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from pipeline.presets import load_yaml
 from pipeline.settings import UserError
+from training.backbone.device import default_device
 from training.backbone.numerics import refuse_hidden_settings
 from training.environment import ACCELERATE
 from training.signals import exit_status
@@ -142,6 +143,20 @@ def check_settings(options: Namespace) -> None:
     refuse_hidden_settings({**os.environ, **{name: str(value) for name, value in requested.items()}}, ACCELERATE)
 
 
+def check_device(options: Namespace) -> None:
+    """Check, once for all ranks, that they will not train on the CPU although there is a GPU.
+
+    `use_cpu` is put into the environment: Accelerate passes it on to a single process, but not to several.
+
+    Raises:
+        UserError: PyTorch cannot use the GPU, and neither options nor environment ask for the CPU.
+    """
+    if options.cpu or options.use_cpu:
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    visible = {} if options.gpu_ids in (None, "all") else {"CUDA_VISIBLE_DEVICES": options.gpu_ids}
+    default_device({**os.environ, **visible})
+
+
 def launch(arguments: list[str] | None = None) -> int:
     """Run `accelerate launch` with these arguments; return the exit status of the first rank that failed, or 0."""
     parsed = launch_command_parser().parse_args(arguments)
@@ -150,6 +165,7 @@ def launch(arguments: list[str] | None = None) -> int:
         options = resolve(parsed)
         check_settings(options)
         check_ranks(options)
+        check_device(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

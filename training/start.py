@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, GradientAccumulationPlugin, ProjectConfiguration
 
 from pipeline.settings import UserError
+from training.backbone.device import default_device
 from training.backbone.numerics import pin_float32, refuse_hidden_settings
 from training.command import TrainCommand
 from training.environment import of_training
@@ -46,7 +47,8 @@ def start_ranks(command: TrainCommand) -> Accelerator:
     """Connect to the other ranks, if there are any, and print the number of machines and ranks.
 
     Raises:
-        UserError: ranks are missing, the environment would change the result, or an option cannot be used here.
+        UserError: ranks are missing, PyTorch cannot use the GPUs, the environment would change the result, or an option
+            cannot be used here.
     """
     refuse_hidden_settings(os.environ, of_training(os.environ))
     if "wandb" in command.train.trackers and find_spec("wandb") is None:
@@ -54,7 +56,7 @@ def start_ranks(command: TrainCommand) -> Accelerator:
     pin_float32()
     out = command.out
     accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),  # or several ranks would not be connected
+        cpu=default_device() == "cpu",  # or several ranks would not be connected
         mixed_precision="no",
         dynamo_backend="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
@@ -75,5 +77,5 @@ def start_ranks(command: TrainCommand) -> Accelerator:
         cores, ranks_here = len(os.sched_getaffinity(0)), ranks // machines
         torch.set_num_threads(max(1, cores // ranks_here))
         if ranks > 1:
-            accelerator.print(f"note: PyTorch sees no GPU, so {ranks_here} ranks share {cores} CPU cores a machine")
+            accelerator.print(f"note: no GPU is used, so {ranks_here} ranks share {cores} CPU cores a machine")
     return accelerator

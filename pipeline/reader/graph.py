@@ -46,9 +46,18 @@ Feed = dict[str, Any]
 
 
 def decode_frames(encoded: DataNode, on_gpu: bool) -> DataNode:
-    """Decode JPEGs without a look at their EXIF orientation, which was applied when the shard was written."""
-    device = "mixed" if on_gpu else "cpu"
-    return fn.decoders.image(encoded, device=device, output_type=types.RGB, adjust_orientation=False)
+    """Decode JPEGs to the same pixels on CPU and GPU, up to rounding.
+
+    EXIF orientation is not applied: it was when the shard was written. Chroma is upsampled by libjpeg's triangle
+    filter, which the GPU's decoder otherwise replaces by repetition.
+    """
+    return fn.decoders.image(
+        encoded,
+        device="mixed" if on_gpu else "cpu",
+        output_type=types.RGB,
+        adjust_orientation=False,
+        jpeg_fancy_upsampling=True,
+    )
 
 
 def build_decoder(device_id: int | None) -> Pipeline:

@@ -1,76 +1,55 @@
-import json
-import time
+"""The GPU benchmarks on a bare machine: no package of the project's is there."""
+
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from benchmarks.gpu import GpuBenchmark, judge, main, run_stages, stage_environment
-from benchmarks.gpu_stages import Stage
-from benchmarks.result import NOT_HERE
-from pipeline.settings import UserError
+from benchmarks import gpu
 
+ROOT = Path(__file__).parents[2]
+BLOCKER = """
+import os, sys
 
-def test_without_a_gpu_it_ends_with_one_sentence() -> None:
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
-    with pytest.raises(UserError, match="finds no NVIDIA GPU here"):
-        main(GpuBenchmark())
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if any(name == blocked or name.startswith(blocked + ".") for blocked in os.environ["BLOCKED"].split()):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-
-def test_a_stage_that_fails_does_not_end_the_others(tmp_path: Path) -> None:
-    good = 'import json, sys; json.dump({"images_per_second": 5.0}, open(sys.argv[1], "w"))'
-    bad = f'{good}; raise SystemExit("it broke")'
-    stages = [
-        Stage(name, "features", ("-c", program, str(tmp_path / name)), 60, tmp_path / name)
-        for name, program in (("bad", bad), ("absent", "import no_such_package"), ("good", good))
-    ]
-    bad_record, absent, good_record = run_stages(stages, tmp_path, time.monotonic() + 600, {})
-    assert (bad_record["status"], bad_record["reason"]) == ("failed", "it broke")
-    assert bad_record["figures"] == {"images_per_second": 5.0}, "results of a failed stage are kept"
-    assert (absent["status"], absent["reason"]) == ("not here", "no_such_package is not installed")
-    assert (good_record["status"], good_record["reason"]) == ("done", "")
+sys.meta_path.insert(0, Blocker())
+"""
 
 
-def test_stages_after_the_time_limit_are_left_out(tmp_path: Path) -> None:
-    stage = Stage("one", "features", ("-c", f"open({str(tmp_path / 'ran')!r}, 'w')"), 60, tmp_path / "none")
-    (record,) = run_stages([stage], tmp_path, time.monotonic() - 1, {})
-    assert (record["status"], record["figures"]) == ("left out", {})
-    assert not (tmp_path / "ran").exists()
+def run_without(packages: str, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """`python -m benchmarks.gpu` in a Python in which some modules cannot be imported."""
+    (folder / "sitecustomize.py").write_text(BLOCKER)
+    environment = {**os.environ, "PYTHONPATH": str(folder), "BLOCKED": packages}
+    command = [sys.executable, "-m", "benchmarks.gpu", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
 
 
-def test_scripts_find_the_packages_where_the_project_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
-    assert stage_environment(on_gpu=True)["PYTHONPATH"] == f"{Path(__file__).parents[2]}:/elsewhere"
-    assert stage_environment(on_gpu=False)["CUDA_VISIBLE_DEVICES"] == ""
-    assert "CUDA_VISIBLE_DEVICES" not in stage_environment(on_gpu=True)
+@pytest.mark.parametrize("packages", ["pydantic pydantic_settings nvidia.dali faiss", "torch numpy tqdm yaml PIL"])
+def test_missing_packages_are_named_in_one_sentence(packages: str, tmp_path: Path) -> None:
+    result = run_without(packages, tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    named = line.partition(" lacks ")[2].partition(":")[0].split(", ")
+    own = {"nvidia.dali": "nvidia-dali-cuda130", "yaml": "pyyaml", "PIL": "pillow"}
+    expected = {own.get(name, name.replace("_", "-")) for name in packages.split()} - {"faiss"}
+    assert set(named) == expected
+    assert "make wheelhouse" in line
 
 
-def test_the_result_names_the_stages_that_were_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "gpu.json"
-    assert main(GpuBenchmark(device="cpu", out=out, limit_s=1e-3)) == 0
-    result = json.loads(out.read_text())
-    assert {stage["status"] for stage in result["stages"]} == {"left out"}
-    assert result["device"] == "cpu"
-    assert "torch" in result["versions"]
+def test_a_package_of_some_stages_is_no_reason_to_stop(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu, "is_installed", lambda module: module not in ("nvidia.dali", "scipy"))
+    monkeypatch.setattr(sys, "argv", ["gpu", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        gpu.main()
+    assert not ended.value.code
     printed = capsys.readouterr().out
-    assert "Dry run on the CPU" in printed
-    assert all(f"\n{stage['name']} " in printed for stage in result["stages"])
-
-
-@pytest.mark.parametrize(
-    ("status", "output", "expected"),
-    [
-        (0, "all is well\n", ("done", "")),
-        (None, "step 3\rstep 4\n", ("too slow", "step 3\nstep 4")),
-        (1, "", ("failed", "exit status 1")),
-        (2, "a\n\nerror: no such folder\n", ("failed", "a\nerror: no such folder")),
-        (NOT_HERE, "looking\nFAISS finds no GPU\n", ("not here", "FAISS finds no GPU")),
-        (1, "Traceback\nModuleNotFoundError: No module named 'ray'\n", ("not here", "ray is not installed")),
-        (1, "/usr/bin/python3: No module named pytest\n", ("not here", "pytest is not installed")),
-        (1, "No module named 'pipeline.gone'", ("failed", "No module named 'pipeline.gone'")),
-        (1, "No module named 'ray'\nRuntimeError: x", ("failed", "No module named 'ray'\nRuntimeError: x")),
-    ],
-)
-def test_how_a_program_ended(status: int | None, output: str, expected: tuple[str, str]) -> None:
-    assert judge(status, output) == expected
+    assert "lacks nvidia-dali-cuda130, scipy: stages that need it are left out" in printed
+    assert "--limit_s" in printed

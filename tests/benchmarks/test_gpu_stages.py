@@ -9,6 +9,7 @@ from benchmarks.gpu_stages import (
     EVALUATION,
     FEATURES,
     NEIGHBOURS,
+    PROFILE,
     READER,
     RUN,
     TESTS,
@@ -31,11 +32,9 @@ def command_of(stage: Stage) -> Command:
     else:
         name, options = stage.arguments[1], stage.arguments[2:]
     module = importlib.import_module(name)
-    (command,) = (
-        kind
-        for kind in vars(module).values()
-        if isinstance(kind, type) and issubclass(kind, Command) and kind.__module__ == name
-    )
+    kinds = [kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, Command)]
+    own = [kind for kind in kinds if kind.__module__ == name]
+    (command,) = (kind for kind in own if not any(other is not kind and issubclass(other, kind) for other in own))
     return parse_command(command, options)
 
 
@@ -44,7 +43,7 @@ def test_every_program_understands_its_options(device: str, tmp_path: Path) -> N
     shards = tmp_path / "my shards"
     stages = build_stages(device, 16, shards, tmp_path / "my results")
     assert len({stage.name for stage in stages}) == len(stages)
-    assert {TESTS, READER, RUN, FEATURES, NEIGHBOURS, EVALUATION} <= {stage.name for stage in stages}
+    assert {TESTS, READER, RUN, PROFILE, FEATURES, NEIGHBOURS, EVALUATION} <= {stage.name for stage in stages}
     commands: dict[str, Any] = {stage.name: command_of(stage) for stage in stages if stage.name != TESTS}
     assert all(commands[stage.name].out == stage.result for stage in stages if stage.name != TESTS)
     assert (commands[READER].device, commands[READER].threads) == (device, 16)
@@ -104,7 +103,7 @@ def record(kind: str, figures: dict[str, Any], status: str = "done", reason: str
         (record("reader", {"samples_per_second": 3000.4, "threads": 16}), "3000 samples/s, 16 CPU threads"),
         (
             record("tests", {"tests": 5, "failures": 1, "errors": 2, "skipped": 1}, "failed", "x\nE 1"),
-            "5 tests: 1 failed, 2 errors, 1 skipped; failed: E 1",
+            "1 passed, 1 failed, 2 errors, 1 skipped; failed: E 1",
         ),
         (record("neighbours", {}, "not here", "FAISS finds no GPU"), "not here: FAISS finds no GPU"),
         (record("evaluation", {}, "too slow", "interrupted"), "stopped after 45 s"),

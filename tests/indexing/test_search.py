@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexing.engines import cpu_nearest
-from indexing.search import Block, Nearest, Neighbours, Rules, error_bound, no_neighbours, search_block
+from indexing.search import Block, Nearest, Neighbours, Queries, Rules, error_bound, no_neighbours, search_block
 from tests.indexing.made import unit_vectors
 from tests.indexing.oracle import all_neighbours
 
@@ -19,7 +19,8 @@ def search_in_blocks(
         result = no_neighbours(last - first, rules.k)
         for start, stop in pairwise(edges):
             block = Block(start, features[start:stop])
-            result = search_block(np.arange(first, last), features[first:last], block, result, rules, nearest)
+            queries = Queries(np.arange(first, last), features[first:last])
+            result = search_block(queries, block, result, rules, nearest, threads=2)
         parts.append(result)
     return Neighbours(np.concatenate([part.rows for part in parts]), np.concatenate([p.similarity for p in parts]))
 
@@ -63,8 +64,8 @@ def test_rounding_of_the_float32_search_is_not_seen() -> None:
     features[np.arange(400), flipped] = np.nextafter(features[np.arange(400), flipped], np.float16(1))
     features = features.astype(np.float32)
 
-    def worst(queries: np.ndarray, base: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        similarity = queries.astype(np.float64) @ base.astype(np.float64).T
+    def worst(queries: np.ndarray, base: Block, count: int) -> tuple[np.ndarray, np.ndarray]:
+        similarity = queries.astype(np.float64) @ base.features.astype(np.float64).T
         similarity += rng.uniform(-0.9, 0.9, similarity.shape) * error_bound(384)
         order = np.argsort(-similarity, axis=1)[:, :count]
         return np.take_along_axis(similarity, order, 1).astype(np.float32), order
@@ -75,7 +76,7 @@ def test_rounding_of_the_float32_search_is_not_seen() -> None:
 @pytest.mark.parametrize("width", [16, 384, 1024])
 def test_the_bound_holds_for_the_search_of_faiss(width: int) -> None:
     features = np.abs(unit_vectors(300, width))  # sums without cancellation round most
-    similarity, positions = cpu_nearest(features, features, 300)
+    similarity, positions = cpu_nearest(features, Block(0, features), 300)
     exact = features.astype(np.float64) @ features.astype(np.float64).T
     error = np.abs(similarity - np.take_along_axis(exact, positions, 1)).max()
     assert error < error_bound(width)

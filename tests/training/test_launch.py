@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 from argparse import Namespace
@@ -8,11 +9,23 @@ from accelerate.commands.launch import launch_command_parser
 
 from pipeline.settings import UserError
 from tests.training import forks
-from training.launch import check_ranks, forward, launch, resolve
+from training.launch import check_device, check_ranks, forward, launch, resolve
 from training.signals import exit_status
 
 ROOT = Path(__file__).parents[2]
-OPTIONS = ("--cpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--num_processes", "1")
+OPTIONS = (
+    "--cpu",
+    "--num_cpu_threads_per_process",
+    "1",
+    "--num_machines",
+    "1",
+    "--mixed_precision",
+    "no",
+    "--dynamo_backend",
+    "no",
+    "--num_processes",
+    "1",
+)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +47,20 @@ def resolved(*words: str) -> Namespace:
     """The options of a launch; the words that all have in common are left out."""
     usual = ("--mixed_precision", "no", "--dynamo_backend", "no")
     return resolve(launch_command_parser().parse_args([*usual, *words, "program.py"]))
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [((), True), (("--gpu_ids", "0"), True), (("--gpu_ids", "-1"), False), (("--cpu",), False)],
+)
+def test_a_gpu_that_is_not_used_is_noticed_once_before_any_rank_starts(
+    words: tuple[str, ...], refused: bool, unusable_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "")
+    options = resolved("--num_machines", "1", "--num_processes", "1", *words)
+    with pytest.raises(UserError, match="has an NVIDIA GPU") if refused else contextlib.nullcontext():
+        check_device(options)
+    assert os.environ["ACCELERATE_USE_CPU"] == ("true" if "--cpu" in words else "")
 
 
 TWO_MACHINES = (
