@@ -118,7 +118,7 @@ def measure(command: TrainBenchmark, form: Form = "ours") -> dict[str, float]:
     model = (TCoRe if form == "ours" else ReferenceTCoRe)(model_settings(command)).to(device)
     recompute_activations(model.student.backbone.blocks, command.recompute)
     if command.compile:
-        model.compile_blocks()
+        model.compile_parts()
     optimizer = build_optimizer(model, OptimizerSettings())
     batch = random_batch(command.batch_size, ViewSettings(), command.device)
     seconds = []

@@ -66,7 +66,7 @@ class Trainer:
         core = TCoRe(command.model)
         recompute_activations(core.student.backbone.blocks, train.recompute)
         if train.compile:
-            core.compile_blocks()
+            core.compile_parts()
         self.model, self.optimizer = accelerator.prepare(core, build_optimizer(core, command.optimizer))
         self.core: TCoRe = accelerator.unwrap_model(self.model)
         self.done = self.saved = resume(accelerator, command, self.config, self.core, self.optimizer)
