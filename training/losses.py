@@ -44,10 +44,9 @@ class Classifier(NamedTuple):
     prototypes: Prototypes
     temperature: float
 
-    def weight(self, dtype: torch.dtype) -> Tensor:
-        """(K, D) matrix of the logits over the temperature, in `dtype`: the scales cost nothing a row."""
-        v_kd, scale_k = self.prototypes.v_kd, self.prototypes.scale_k() / self.temperature
-        return torch.mul(v_kd, scale_k[:, None], out=torch.empty_like(v_kd, dtype=dtype))
+    def scale_k(self) -> Tensor:
+        """Factor by which the product of a row and a row of v becomes a logit over the temperature."""
+        return self.prototypes.scale_k() / self.temperature
 
 
 @dataclass(frozen=True)
@@ -146,16 +145,15 @@ class _PrototypeLosses(torch.autograd.Function):
         wide = torch.promote_types(v_kd.dtype, torch.float32)
         student = Classifier(Prototypes(g_k1.to(wide), v_kd.to(wide)), temperature)
         with torch.autocast(kind, enabled=False):
-            gradient_kd = torch.zeros_like(student.prototypes.v_kd)  # first with respect to W / temperature
-            matrices = student.weight(dtype), teacher.weight(dtype), gradient_kd
+            gradient_kd = torch.zeros_like(student.prototypes.v_kd)  # at fixed g / |v|, to begin with
+            layers = [(layer.prototypes.v_kd.to(dtype), layer.scale_k()) for layer in (student, teacher)]
             losses, row_gradients, entropies = [], [], []
             for rows in distillations:
-                losses_s, gradient_snd, entropy = _distil(matrices, rows, teacher.temperature, compiled)
+                losses_s, gradient_snd, entropy = _distil(*layers, gradient_kd, rows, teacher.temperature, compiled)
                 losses.append(losses_s)
                 row_gradients.append(gradient_snd)
                 entropies.append(entropy)
-            del matrices
-            gradient_kd.div_(temperature)
+            del layers
             squeeze = _squeeze(student.prototypes, patches_smd, squeeze_weight, row_gradients[1], gradient_kd)
             gradient_k1, gradient_kd = _through_normalization(student.prototypes, gradient_kd)
         ctx.gradients = (gradient_k1.to(g_k1.dtype), gradient_kd.to(v_kd.dtype), *row_gradients)
@@ -171,37 +169,42 @@ class _PrototypeLosses(torch.autograd.Function):
         return *gradients, None, None, None, None, None
 
 
+Layer = tuple[Tensor, Tensor]
+"""Directions v (K, D) in the type of the products, and the factors (K,) of their products with rows."""
+
+
 def _distil(
-    matrices: tuple[Tensor, Tensor, Tensor], rows: Distillation, teacher_temperature: float, compiled: bool
+    student: Layer,
+    teacher: Layer,
+    gradient_kd: Tensor,
+    rows: Distillation,
+    teacher_temperature: float,
+    compiled: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Losses (S,), gradients with respect to the student's rows (S, N, D) and mean entropy of the targets.
 
-    `matrices` are those of student and teacher over their temperatures, and the gradient with respect to the first,
-    to which this adds.
+    Adds the gradient with respect to `v`, at fixed `g / |v|`, to `gradient_kd`.
     """
-    weight_kd, _, gradient_kd = matrices
     student_snd, weights_n = rows.student_snd, rows.weights_n.to(gradient_kd)
-    pairs_st = None if rows.pairs_st is None else rows.pairs_st.to(gradient_kd)
-    sets, (frames, prototypes) = student_snd.shape[1], (len(student_snd), len(weight_kd))
-    parts = -(-sets * frames * prototypes // PART[weight_kd.device.type])
-    if not parts:
+    (frames, sets), (prototypes, dtype) = student_snd.shape[:2], (len(gradient_kd), student[0].dtype)
+    if not sets:
         return gradient_kd.new_zeros(frames), torch.zeros_like(student_snd), gradient_kd.new_zeros(())
-    center_k = rows.center_k.to(gradient_kd) / teacher_temperature
-    weighted_snd = (student_snd * weights_n[:, None]).to(weight_kd.dtype)
-    inputs = (student_snd.to(weight_kd.dtype), weighted_snd, rows.teacher_tnd.to(weight_kd.dtype))
-    split = [rows_snd.tensor_split(min(parts, sets), dim=1) for rows_snd in inputs]
+    shift_k = rows.center_k.to(gradient_kd) / -teacher_temperature
+    pairs_st = None if rows.pairs_st is None else rows.pairs_st.to(gradient_kd)
+    inputs = (student_snd, student_snd * weights_n[:, None], rows.teacher_tnd)
+    parts = min(sets, -(-sets * frames * prototypes // PART[gradient_kd.device.type]))
+    split = [rows_snd.to(dtype).tensor_split(parts, dim=1) for rows_snd in inputs]
     run = _compiled_part() if compiled else _distil_part
-    done = [run(*matrices, center_k, pairs_st, *part) for part in zip(*split, strict=True)]
-    losses_sn, gradient_snd, entropy_tn = (torch.cat(results, dim=1) for results in zip(*done, strict=True))
-    gradient_snd = (gradient_snd * weights_n[:, None]).to(student_snd.dtype)
-    return losses_sn @ weights_n, gradient_snd, entropy_tn.mean()
+    done = [run(student, teacher, shift_k, pairs_st, gradient_kd, *part) for part in zip(*split, strict=True)]
+    losses_sn, gradient_snd, entropies_tn = (torch.cat(results, dim=1) for results in zip(*done, strict=True))
+    return losses_sn @ weights_n, (gradient_snd * weights_n[:, None]).to(student_snd.dtype), entropies_tn.mean()
 
 
 @functools.cache
 def _compiled_part() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     compiled = torch.compile(_distil_part, fullgraph=True)
 
-    def run(*arguments: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def run(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401 - those of `_distil_part`
         for rows_snd in arguments[-3:]:
             torch._dynamo.maybe_mark_dynamic(rows_snd, 1)  # the number of masked patches changes with every batch
         return compiled(*arguments)
@@ -210,36 +213,39 @@ def _compiled_part() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
 
 
 def _distil_part(
-    weight_kd: Tensor,
-    teacher_weight_kd: Tensor,
-    gradient_kd: Tensor,
-    center_k: Tensor,
+    student: Layer,
+    teacher: Layer,
+    shift_k: Tensor,
     pairs_st: Tensor | None,
+    gradient_kd: Tensor,
     student_snd: Tensor,
     weighted_snd: Tensor,
     teacher_tnd: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses (S, N), gradients (S, N, D) and entropies (T, N), before the weights of the sets."""
-    log_targets_tnk = F.log_softmax(F.linear(teacher_tnd, teacher_weight_kd) - center_k, dim=-1)
+    """Losses (S, N), gradients (S, N, D) and entropies (T, N) of some sets, before their weights.
+
+    Eager, each line is a pass over the logits, so several share one and most are in place; compiled, few are left.
+    """
+    (v_kd, scale_k), (teacher_v_kd, teacher_scale_k) = student, teacher
+    log_targets_tnk = F.log_softmax(torch.addcmul(shift_k, F.linear(teacher_tnd, teacher_v_kd), teacher_scale_k), dim=-1)
     targets_snk = log_targets_tnk.exp()
     entropies_tn = -_dot(targets_snk, log_targets_tnk)
     del log_targets_tnk
     if pairs_st is not None:
         targets_snk = torch.einsum("st,tnk->snk", pairs_st, targets_snk)
-    logits_snk = F.linear(student_snd, weight_kd)
-    log_softmax_snk = F.log_softmax(logits_snk, dim=-1, dtype=gradient_kd.dtype)
+    log_softmax_snk = F.log_softmax(F.linear(student_snd, v_kd) * scale_k, dim=-1)
     losses_sn = -_dot(targets_snk, log_softmax_snk)
-    softmax_snk = log_softmax_snk.exp_()
+    slopes_snk = log_softmax_snk.exp_()  # of the cross-entropy with respect to row @ v, once the next lines are done
     if pairs_st is not None:
-        softmax_snk.mul_(pairs_st.sum(dim=1)[:, None, None])
-    slopes_snk = torch.sub(softmax_snk, targets_snk, out=logits_snk)  # of the cross-entropy with respect to the logits
-    del targets_snk, softmax_snk
-    slopes = slopes_snk.flatten(0, 1)
+        slopes_snk.mul_(pairs_st.sum(dim=1)[:, None, None])
+    slopes_snk.sub_(targets_snk)
+    del targets_snk
+    slopes = torch.mul(slopes_snk, scale_k, out=torch.empty_like(slopes_snk, dtype=v_kd.dtype)).flatten(0, 1)
     if slopes.dtype == gradient_kd.dtype:
         gradient_kd.addmm_(slopes.T, weighted_snd.flatten(0, 1))
     else:
         gradient_kd.add_(slopes.T @ weighted_snd.flatten(0, 1))
-    return losses_sn, (slopes @ weight_kd).view_as(student_snd), entropies_tn
+    return losses_sn, (slopes @ v_kd).view_as(student_snd), entropies_tn
 
 
 def _dot(left_snk: Tensor, right_snk: Tensor) -> Tensor:
@@ -252,26 +258,27 @@ def _dot(left_snk: Tensor, right_snk: Tensor) -> Tensor:
 def _squeeze(
     student: Prototypes, patches_smd: Tensor, weight: float, gradient_smd: Tensor, gradient_kd: Tensor
 ) -> Tensor:
-    """Weighted mean of `(W (z_1 - z_2))^2` from the Gram matrix of W; adds to the gradients of rows and of W."""
+    """Weighted mean of `(W (z_1 - z_2))^2` from the Gram matrix of W; adds to the gradients of rows and of v."""
     if weight == 0 or len(patches_smd) < 2 or not patches_smd.shape[1]:
         return gradient_kd.new_zeros(())
     difference_md = patches_smd[0] - patches_smd[1]
     factor = weight / (len(difference_md) * len(student.v_kd))
-    weight_kd = student.v_kd * student.scale_k()[:, None]
+    scale_k1 = student.scale_k()[:, None]
+    weight_kd = student.v_kd * scale_k1
     product_md = difference_md @ (weight_kd.T @ weight_kd)
-    gradient_kd.addmm_(weight_kd, difference_md.T @ difference_md, alpha=2 * factor)
+    gradient_kd.addmm_(weight_kd.mul_(scale_k1), difference_md.T @ difference_md, alpha=2 * factor)
     gradient_smd[0] += 2 * factor * product_md
     gradient_smd[1] -= 2 * factor * product_md
     return factor * (difference_md * product_md).sum()
 
 
 def _through_normalization(student: Prototypes, gradient_kd: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of g and v from that of `W = g v / |v|`; the second one overwrites `gradient_kd`."""
+    """Gradients of g and v from that of v at fixed `g / |v|`; the second one overwrites `gradient_kd`."""
     g_k1, v_kd = student
+    along_k1 = torch.einsum("kd,kd->k", v_kd, gradient_kd)[:, None]
     length_k1 = v_kd.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    along_k1 = torch.einsum("kd,kd->k", v_kd, gradient_kd)[:, None] / length_k1
-    gradient_kd.addcmul_(v_kd, along_k1 / length_k1, value=-1).mul_(g_k1 / length_k1)
-    return along_k1, gradient_kd
+    gradient_kd.addcmul_(v_kd, along_k1 / length_k1.square(), value=-1)
+    return along_k1 / g_k1, gradient_kd
 
 
 class _AllRows(torch.autograd.Function):
