@@ -6,7 +6,12 @@ from importlib.util import find_spec
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, GradientAccumulationPlugin, ProjectConfiguration
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    GradientAccumulationPlugin,
+    ProjectConfiguration,
+)
 
 from pipeline.settings import UserError
 from training.backbone.numerics import pin_float32, refuse_hidden_settings
@@ -58,6 +63,7 @@ def start_ranks(command: TrainCommand) -> Accelerator:
         mixed_precision="no",
         dynamo_backend="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
         log_with=list(command.train.trackers),
         project_config=ProjectConfiguration(str(out), logging_dir=str(out / "tensorboard")),
     )
