@@ -64,7 +64,7 @@ class TrainBenchmark(Command):
     precision: Literal["no", "bf16"] = "no"
     """bf16: the matrix products in bfloat16, as in training."""
     compile: bool = False
-    """Whether the blocks of the backbones are compiled with torch.compile."""
+    """Whether torch.compile fuses the blocks of the backbones and the losses."""
     recompute: Recompute = "none"
     """Activations of the student's blocks that are computed again in the backward pass, as in training."""
     rounds: int = Field(3, ge=1, le=COUNT_LIMIT)

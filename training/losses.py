@@ -38,15 +38,19 @@ class Prototypes(NamedTuple):
         return torch.mv(self.v_kd, rows_nd.sum(dim=0).to(self.v_kd.dtype)) * self.scale_k()
 
 
+Layer = tuple[Tensor, Tensor]
+"""Directions v (K, D) in the type of the products, and the factors (K,) of their products with rows."""
+
+
 class Classifier(NamedTuple):
     """Last layer of a head, and the temperature of the softmax over its logits."""
 
     prototypes: Prototypes
     temperature: float
 
-    def scale_k(self) -> Tensor:
-        """Factor by which the product of a row and a row of v becomes a logit over the temperature."""
-        return self.prototypes.scale_k() / self.temperature
+    def layer(self, dtype: torch.dtype) -> Layer:
+        """What makes rows into logits over the temperature."""
+        return self.prototypes.v_kd.to(dtype), self.prototypes.scale_k() / self.temperature
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ class _PrototypeLosses(torch.autograd.Function):
         student = Classifier(Prototypes(g_k1.to(wide), v_kd.to(wide)), temperature)
         with torch.autocast(kind, enabled=False):
             gradient_kd = torch.zeros_like(student.prototypes.v_kd)  # at fixed g / |v|, to begin with
-            layers = [(layer.prototypes.v_kd.to(dtype), layer.scale_k()) for layer in (student, teacher)]
+            layers = student.layer(dtype), teacher.layer(dtype)
             losses, row_gradients, entropies = [], [], []
             for rows in distillations:
                 losses_s, gradient_snd, entropy = _distil(*layers, gradient_kd, rows, teacher.temperature, compiled)
@@ -167,10 +171,6 @@ class _PrototypeLosses(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         torch._foreach_mul_(gradients, upstream)
         return *gradients, None, None, None, None, None
-
-
-Layer = tuple[Tensor, Tensor]
-"""Directions v (K, D) in the type of the products, and the factors (K,) of their products with rows."""
 
 
 def _distil(
@@ -227,7 +227,9 @@ def _distil_part(
     Eager, each line is a pass over the logits, so several share one and most are in place; compiled, few are left.
     """
     (v_kd, scale_k), (teacher_v_kd, teacher_scale_k) = student, teacher
-    log_targets_tnk = F.log_softmax(torch.addcmul(shift_k, F.linear(teacher_tnd, teacher_v_kd), teacher_scale_k), dim=-1)
+    log_targets_tnk = F.log_softmax(
+        torch.addcmul(shift_k, F.linear(teacher_tnd, teacher_v_kd), teacher_scale_k), dim=-1
+    )
     targets_snk = log_targets_tnk.exp()
     entropies_tn = -_dot(targets_snk, log_targets_tnk)
     del log_targets_tnk

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks import reference_step
-from tests.training.recorded import assert_near, recorded
+from tests.training.recorded import assert_near, needs_compiler, recorded
 from training import losses
 from training.losses import Classifier, Distillation, Prototypes, koleo_loss, prototype_losses
 from training.model import view_pairs
@@ -118,6 +118,18 @@ def test_under_autocast_everything_but_products_stays_in_float32() -> None:
     for name, gradient in gradients(fused.total, problem).items():
         assert gradient.dtype == torch.float32
         assert_near(gradient, expected[name], 3e-2)
+
+
+@needs_compiler
+def test_inductor_compiles_the_losses_to_the_same_values() -> None:
+    for patches in (PATCHES, PATCHES + 2):  # another number of masked patches
+        problem = Problem(patches=patches, dtype=torch.float32)
+        eager, compiled = problem.fused(), problem.fused(compiled=True)
+        for ours, expected in zip(compiled, eager, strict=True):
+            torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
+        expected_gradients = gradients(eager.total, problem)
+        for name, gradient in gradients(compiled.total, problem).items():
+            torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_no_masked_patch_costs_nothing() -> None:
