@@ -1,8 +1,9 @@
 """`make bench-counts`: operations, bytes and floating-point operations of a training step, without taking one.
 
-Fake tensors have shapes but no values, so a step of the paper's sizes is counted in seconds on any machine. An operation
-counts what it reads and writes in whole; views and allocations are free. `foreach` and fused operations count once. The
-compiled form of the losses is counted from the kernels that inductor forms of the same passes for this machine's CPU.
+Fake tensors have shapes but no values, so a step of the paper's sizes is counted in seconds on any machine. An
+operation counts what it reads and writes in whole; views and allocations are free. `foreach` and fused operations count
+once. The compiled form of the losses is counted from the kernels that inductor forms of the same passes for this
+machine's CPU.
 """
 
 from collections import Counter
@@ -88,14 +89,14 @@ class Counting(TorchDispatchMode):
         for counter in (self.step, self.losses) if self.in_losses else (self.step,):
             counter.update(traffic._asdict())
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         result = self._known_size(func, args)
         if result is None:
             result = func(*args, **(kwargs or {}))
         self.add(traffic_of(func, (args, kwargs), result))
         return result
 
-    def _known_size(self, func: Any, args: Any) -> Tensor | None:  # noqa: ANN401
+    def _known_size(self, func: Any, args: Any) -> Any:  # noqa: ANN401 - a tensor or None
         """The result of an operation whose size depends on the masks, which fake tensors do not know."""
         if func is aten.nonzero.default:
             return args[0].new_empty(self._crops, 1, dtype=torch.int64)
@@ -107,7 +108,7 @@ class Counting(TorchDispatchMode):
 
 
 def fused_traffic(arguments: tuple[Any, ...], fake_mode: FakeTensorMode) -> Traffic:
-    """Kernels and bytes that inductor needs for `_distil_part`, by its own account of what each kernel reads and writes."""
+    """Kernels and bytes that inductor needs for `_distil_part`, by its own account of what each reads and writes."""
     from torch._inductor import graph as inductor
     from torch._inductor.debug import DebugContext
     from torch._inductor.decomposition import select_decomp_table
@@ -121,7 +122,7 @@ def fused_traffic(arguments: tuple[Any, ...], fake_mode: FakeTensorMode) -> Traf
         whole = tree_unflatten([None if leaf is None else next(remaining) for leaf in leaves], structure)
         return list(_distil_part(*whole))
 
-    with mock.patch.object(torch.compiler, "is_compiling", lambda: True):
+    with mock.patch.object(torch.compiler, "is_compiling", return_value=True):
         traced = make_fx(torch.func.functionalize(passes), select_decomp_table())(*tensors)
     traced.graph.set_codegen(CodeGen())
     lowering = inductor.GraphLowering(traced, example_inputs=tensors)
@@ -132,7 +133,7 @@ def fused_traffic(arguments: tuple[Any, ...], fake_mode: FakeTensorMode) -> Traf
     return Traffic(len(kernels), total)
 
 
-def count_step(architecture: Literal["small", "base"], clips: int, compiled: bool) -> dict[str, dict[str, int]]:
+def count_step(architecture: Literal["tiny", "small", "base"], clips: int, compiled: bool) -> dict[str, dict[str, int]]:
     """Counts of a whole bf16 step and of its prototype losses, which alone are compiled."""
     command = TrainBenchmark(architecture=architecture, batch_size=clips)
     with torch.device("meta"):
@@ -141,13 +142,13 @@ def count_step(architecture: Literal["small", "base"], clips: int, compiled: boo
     counting = Counting(masks)
     plain = losses.prototype_losses
 
-    def counted_losses(*arguments: Any, **options: Any) -> losses.PrototypeLosses:
+    def counted_losses(*arguments: Any, **options: Any) -> losses.PrototypeLosses:  # noqa: ANN401
         counting.in_losses = True
         result = plain(*arguments, **options)
         counting.in_losses = False
         return result
 
-    def fused_part(*arguments: Any) -> Any:
+    def fused_part(*arguments: Any) -> Any:  # noqa: ANN401
         with torch.utils._python_dispatch._disable_current_modes(), fake_mode:
             counting.add(fused_traffic(arguments, fake_mode))
             return _distil_part(*arguments)

@@ -57,10 +57,8 @@ def missing_compiler(environment: Mapping[str, str], device: str) -> str | None:
         given = environment.get(variable)
         if any(shutil.which(name, path=environment.get("PATH")) for name in ((given,) if given else names)):
             return None
-        missing, remedy = (
-            f"{given or ' or '.join(names)} on the PATH",
-            f"install it or set {variable} to another compiler",
-        )
+        missing = f"{given or ' or '.join(names)} on the PATH"
+        remedy = f"install it or set {variable} to another compiler"
     return f"train.compile = true needs {missing}: {remedy}, or train without, with --train.compile false"
 
 
