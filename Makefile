@@ -14,7 +14,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_inf
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c '$(SUITABLE)' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: help setup demo test lint bench bench-reader bench-shards bench-train bench-eval bench-knn bench-listing bench-sizes bench-gpu wheelhouse performance scale evidence shards verify preview knn clean
+.PHONY: help setup demo test lint bench bench-reader bench-shards bench-train bench-counts bench-eval bench-knn bench-listing bench-sizes bench-gpu wheelhouse performance scale evidence shards verify preview knn clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -52,6 +52,9 @@ bench-shards: $(STAMP) ## Compare the shard job with bare ffmpeg and plain tar: 
 
 bench-train: $(STAMP) ## Compare the training step with the reference step (about 10 minutes on 2 cores): make bench-train [ARGS="--rounds 1"]
 	@$(BIN)/python -m benchmarks.train --compare true $(ARGS)
+
+bench-counts: $(STAMP) ## Count launches and bytes of training steps of real sizes (about 1 minute, no GPU)
+	@$(BIN)/python -m benchmarks.counts $(ARGS)
 
 bench-eval: $(STAMP) ## Compare the evaluation with straightforward versions: make bench-eval [ARGS="--data dir --weights file"]
 	@$(BIN)/python -m benchmarks.evaluation $(ARGS)

@@ -7,12 +7,12 @@ limit where keeping all GPUs busy needs more of it than the cluster has.
 import math
 from pathlib import Path
 from statistics import median
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
 
-from benchmarks.flops import step_flops
+from benchmarks.flops import peak_flops
 from benchmarks.gpu_stages import step_name
 from benchmarks.markdown import bullets, number, paragraph, table
 from benchmarks.result import read_result
@@ -31,11 +31,19 @@ AUXILIARY_READ = 0.75
 SEARCH_BLOCK, SEARCH_CORES = 8192, 4
 """Queries of a block of the neighbour search and cores of the process that searches it, by default."""
 
+BYTES_A_SECOND = {"H100": 3.35e12, "H200": 4.8e12}
+"""Memory bandwidth that the maker states, of the SXM forms."""
+PEAK_SHARE = 0.6
+"""Share of the peak that matrix products reach."""
+
 INTRO = """Written by `make scale`; `python -m benchmarks.scale --help` takes your own cluster. Nothing was run at this
 size: this is arithmetic, to two digits, on figures measured on small machines (`benchmarks/results/`). {clips:,} clips
 and {images:,} images on {nodes} machines with {gpus} GPUs and {cores} CPU cores each, a network of {network_gb:g} GB/s,
-and storage that gives {storage_gb:g} GB/s and answers {storage_reads:,.0f} reads/s. A GPU that was not measured does
-{gpu_tflops:g} TFLOP/s."""
+and storage that gives {storage_gb:g} GB/s and answers {storage_reads:,.0f} reads/s. A step that was not measured takes
+as long as the roofline of one {gpu}."""
+ROOFLINE_NOTE = """A step in bf16 with compiled losses moves the bytes that `make bench-counts` counts at the memory's
+full speed, or computes at {share:.0%} of the peak; the longer one counts. The blocks are counted as they run eagerly;
+compiled, they move less."""
 TABLE_NOTE = """At the paper's global batch. Each cell has the demand of {gpus} GPUs that never wait / how many GPUs
 exceed the supply. A machine whose memory holds the shards reads from storage in the first epoch only;
 what `data.cache_gb` does not hold is read from an object store in every epoch."""
@@ -68,8 +76,8 @@ class ScaleCommand(Command):
     """10^9 bytes a second that the shared storage gives to all machines together."""
     storage_reads: float = Field(100_000.0, gt=0, le=1e9)
     """Single reads a second that it answers."""
-    gpu_tflops: float = Field(250.0, gt=0, le=1e5)
-    """10^12 floating-point operations a second of a GPU in training, in bf16; used where gpu.json has no figure."""
+    gpu: Literal["H100", "H200"] = "H100"
+    """GPU whose roofline is used where gpu.json has no figure."""
 
 
 class PretrainRun(NamedTuple):
@@ -103,13 +111,36 @@ def figure(command: ScaleCommand, benchmark: str, file: str, *keys: str) -> Any:
 
 
 def step_rate(command: ScaleCommand, settings: TCoReSettings) -> float:
-    """Samples a second of a GPU: of the fastest measured training step, else from `gpu_tflops`."""
+    """Samples a second of a GPU: of the fastest measured training step, else at its roofline."""
     result = read_result(command.results / "gpu.json", "make bench-gpu") or {}
     architecture = settings.backbone.architecture or "small"
     batches = {step_name(architecture, size, compiled): size for size in (64, 128, 256) for compiled in (False, True)}
     steps = [stage for stage in result.get("stages", ()) if stage["name"] in batches and stage["status"] == "done"]
-    assumed = 1e12 * command.gpu_tflops / step_flops(settings, 1)
-    return max((batches[step["name"]] / step["figures"]["seconds"] for step in steps), default=assumed)
+    rates = [batches[step["name"]] / step["figures"]["seconds"] for step in steps]
+    if not rates:
+        clips, seconds = roofline(command, architecture, command.gpu)
+        return clips / max(seconds)
+    return float(max(rates))
+
+
+def roofline(command: ScaleCommand, architecture: str, gpu: str) -> tuple[int, tuple[float, float]]:
+    """Clips of the counted step, and the seconds that it takes the GPU at least: for its bytes and for its products."""
+    counts = figure(command, "bench-counts", "counts.json", architecture)
+    peak = peak_flops(gpu)
+    assert peak is not None
+    moved = counts["compiled"]["step"]["bytes"] / BYTES_A_SECOND[gpu]
+    return counts["clips"], (moved, counts["flops"] / (PEAK_SHARE * peak))
+
+
+def roofline_table(command: ScaleCommand) -> str:
+    """Milliseconds of a step for bytes / products, by model and GPU."""
+    rows = []
+    for architecture, title in (("small", "ViT-S/16"), ("base", "ViT-B/16")):
+        clips, _ = roofline(command, architecture, command.gpu)
+        times = [roofline(command, architecture, gpu)[1] for gpu in BYTES_A_SECOND]
+        cells = [" / ".join(number(1e3 * seconds) for seconds in pair) for pair in times]
+        rows.append([f"{title}, {clips} clips", *cells])
+    return table(["ms for bytes / for products", *BYTES_A_SECOND], rows)
 
 
 def dataset_bytes(command: ScaleCommand, media: str) -> float:
@@ -231,6 +262,8 @@ def page(command: ScaleCommand) -> str:
         "## How long it takes",
         table(["", "core-hours", "minutes on the cluster", "limited by"], costs),
         bullets(lengths),
+        paragraph(ROOFLINE_NOTE.format(share=PEAK_SHARE)),
+        roofline_table(command),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -60,7 +60,7 @@ class StepCommand(Command):
     precision: Literal["no", "bf16"] = "no"
     """bf16: the matrix products in bfloat16, as in training."""
     compile: bool = False
-    """Whether the blocks of the backbones are compiled with torch.compile."""
+    """Whether torch.compile fuses the blocks of the backbones and the losses."""
     recompute: Recompute = "none"
     """Activations of the student's blocks that are computed again in the backward pass, as in training."""
 
@@ -126,7 +126,7 @@ def build_step(command: StepCommand, form: Form = "ours") -> Callable[[], None]:
     model = (TCoRe if form == "ours" else ReferenceTCoRe)(model_settings(command)).to(device)
     recompute_activations(model.student.backbone.blocks, command.recompute)
     if command.compile:
-        model.compile_blocks()
+        model.compile_parts()
     optimizer = build_optimizer(model, OptimizerSettings())
     batch = random_batch(command.batch_size, ViewSettings(), command.device)
     return lambda: take_step(model, optimizer, batch, command.precision == "bf16")

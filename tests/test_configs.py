@@ -123,6 +123,7 @@ def test_defaults_are_the_papers() -> None:
     )
     defaults["model"]["backbone"]["architecture"] = "small"
     defaults["train"]["precision"] = "bf16"
+    defaults["train"]["compile"] = True
     assert paper == defaults
 
 

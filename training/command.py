@@ -29,7 +29,7 @@ class TrainSettings(Settings):
     precision: Literal["no", "bf16"] = "no"
     """bf16: matrix products of the forward pass and their gradients in bfloat16, everything else in float32."""
     compile: bool = False
-    """Whether the blocks of the backbones are compiled with torch.compile."""
+    """Whether torch.compile fuses the blocks of the backbones and the losses; their first steps take minutes."""
     recompute: Recompute = "none"
     """Activations of the student's blocks that are recomputed in the backward pass instead of kept in memory.
     selective: the cheap ones. full: all."""

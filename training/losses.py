@@ -1,13 +1,15 @@
-"""The losses of T-CoRe: KoLeo, and distillation over K prototypes without K-wide logits outside a chunk of rows.
+"""The losses of T-CoRe: KoLeo, and distillation over K prototypes without K-wide logits outside a part of the rows.
 
 A row is a projection on the unit sphere; its logits are cosines to weight-normalized prototypes. `prototype_losses`
-processes the rows in chunks and computes the gradients in the same pass, so nothing K-wide is kept for the backward
+processes the rows in parts and computes the gradients in the same pass, so nothing K-wide is kept for the backward
 pass and nothing is computed twice. The squeeze loss needs no logits: `|W d|^2 = d^T (W^T W) d`.
 
 Shape letters: N sets of S student rows and T teacher rows (views of a clip, or frames of a patch), M masked patches,
 K prototypes, D width of the projection, B clips.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -16,10 +18,8 @@ from torch import Tensor, distributed
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-CHUNK = {"cpu": 1 << 23, "cuda": 1 << 26}
-"""Elements of the widest tensor in a chunk: 128 rows of 65,536 logits on the CPU, 1,024 on a GPU (256 MiB)."""
-GRAM_ROWS = 1 << 13
-"""Prototypes that are added to the Gram matrix at a time."""
+PART = {"cpu": 1 << 23, "cuda": 1 << 27}
+"""Elements of the widest tensor in a part: 128 rows of 65,536 logits on the CPU, 2,048 on a GPU (512 MiB)."""
 
 
 class Prototypes(NamedTuple):
@@ -38,36 +38,44 @@ class Prototypes(NamedTuple):
         return torch.mv(self.v_kd, rows_nd.sum(dim=0).to(self.v_kd.dtype)) * self.scale_k()
 
 
-class Student(NamedTuple):
-    """Last layer of the student's head, and the temperature of its softmax."""
+Layer = tuple[Tensor, Tensor]
+"""Directions v (K, D) in the type of the products, and the factors (K,) of their products with rows."""
+
+
+class Classifier(NamedTuple):
+    """Last layer of a head, and the temperature of the softmax over its logits."""
 
     prototypes: Prototypes
     temperature: float
 
-
-class Teacher(NamedTuple):
-    """Rows of the teacher; their soft targets are `softmax((logits - center) / temperature)`."""
-
-    rows_tnd: Tensor
-    prototypes: Prototypes
-    center_k: Tensor
-    temperature: float
+    def layer(self, dtype: torch.dtype) -> Layer:
+        """What makes rows into logits over the temperature."""
+        return self.prototypes.v_kd.to(dtype), self.prototypes.scale_k() / self.temperature
 
 
 @dataclass(frozen=True)
-class DistillationTarget:
-    """What N sets of S student rows are trained to predict, and the weight of each pair of rows."""
+class Distillation:
+    """N sets of S student rows that are trained to predict T teacher rows each, and the weight of each pair of rows.
 
-    teacher: Teacher
+    The soft targets of a teacher row are `softmax((logits - center) / temperature)`.
+    """
+
+    student_snd: Tensor
+    teacher_tnd: Tensor
+    center_k: Tensor
     weights_n: Tensor
     """(N,) weight of each set."""
     pairs_st: Tensor | None = None
     """(S, T) 1 where student row s of a set predicts teacher row t of the set, else 0. Default: all, where T = 1."""
 
-    def without_rows(self) -> "DistillationTarget":
-        """The same target with no sets of rows."""
-        teacher = self.teacher._replace(rows_tnd=self.teacher.rows_tnd[:, :0])
-        return replace(self, teacher=teacher, weights_n=self.weights_n[:0])
+    def without_rows(self) -> "Distillation":
+        """The same with no sets of rows."""
+        return replace(
+            self,
+            student_snd=self.student_snd[:, :0],
+            teacher_tnd=self.teacher_tnd[:, :0],
+            weights_n=self.weights_n[:0],
+        )
 
 
 class PrototypeLosses(NamedTuple):
@@ -88,12 +96,12 @@ class PrototypeLosses(NamedTuple):
 
 
 def prototype_losses(
-    student: Student,
-    cls_snd: Tensor,
-    cls: DistillationTarget,
-    patches_smd: Tensor,
-    patches: DistillationTarget,
+    student: Classifier,
+    teacher: Classifier,
+    cls: Distillation,
+    patches: Distillation,
     squeeze_weight: float = 0.0,
+    compiled: bool = False,
 ) -> PrototypeLosses:
     """Distillation of CLS tokens and masked patches, and the squeeze loss (paper section 3.5).
 
@@ -108,17 +116,16 @@ def prototype_losses(
     wider).
 
     Args:
-        student: last layer of the student's head, and its temperature.
-        cls_snd: projected CLS tokens of the student's views.
-        cls: their target.
-        patches_smd: projected masked patches, restored from each of S auxiliary frames.
-        patches: their target.
+        student: last layer of the student's head.
+        teacher: last layer of the teacher's head.
+        cls: projected CLS tokens of the student's views, and their targets.
+        patches: projected masked patches, restored from each of S auxiliary frames, and their targets.
         squeeze_weight: weight of the squeeze loss.
+        compiled: whether `torch.compile` fuses the passes over the logits; else they run one by one.
     """
-    outputs = _PrototypeLosses.apply(  # type: ignore[no-untyped-call]
-        *student.prototypes, cls_snd, patches_smd, student.temperature, (cls, patches), squeeze_weight
-    )
-    return PrototypeLosses(*outputs)
+    rows = (cls.student_snd, patches.student_snd)
+    options = (student.temperature, teacher, (cls, patches), squeeze_weight, compiled)
+    return PrototypeLosses(*_PrototypeLosses.apply(*student.prototypes, *rows, *options))  # type: ignore[no-untyped-call]
 
 
 class _PrototypeLosses(torch.autograd.Function):
@@ -132,23 +139,27 @@ class _PrototypeLosses(torch.autograd.Function):
         cls_snd: Tensor,
         patches_smd: Tensor,
         temperature: float,
-        targets: tuple[DistillationTarget, DistillationTarget],
+        teacher: Classifier,
+        distillations: tuple[Distillation, Distillation],
         squeeze_weight: float,
+        compiled: bool,
     ) -> tuple[Tensor, ...]:
         kind = v_kd.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else v_kd.dtype
         wide = torch.promote_types(v_kd.dtype, torch.float32)
-        student = Prototypes(g_k1.to(wide), v_kd.to(wide))
+        student = Classifier(Prototypes(g_k1.to(wide), v_kd.to(wide)), temperature)
         with torch.autocast(kind, enabled=False):
-            gradient_kd = torch.zeros_like(student.v_kd)
+            gradient_kd = torch.zeros_like(student.prototypes.v_kd)  # at fixed g / |v|, to begin with
+            layers = student.layer(dtype), teacher.layer(dtype)
             losses, row_gradients, entropies = [], [], []
-            for rows_snd, target in zip((cls_snd, patches_smd), targets, strict=True):
-                losses_s, gradient_snd, entropy = _distil(student, rows_snd, target, temperature, dtype, gradient_kd)
+            for rows in distillations:
+                losses_s, gradient_snd, entropy = _distil(*layers, gradient_kd, rows, teacher.temperature, compiled)
                 losses.append(losses_s)
                 row_gradients.append(gradient_snd)
                 entropies.append(entropy)
-            squeeze = _squeeze(student, patches_smd, squeeze_weight, row_gradients[1], gradient_kd)
-            gradient_k1, gradient_kd = _through_normalization(student, gradient_kd)
+            del layers
+            squeeze = _squeeze(student.prototypes, patches_smd, squeeze_weight, row_gradients[1], gradient_kd)
+            gradient_k1, gradient_kd = _through_normalization(student.prototypes, gradient_kd)
         ctx.gradients = (gradient_k1.to(g_k1.dtype), gradient_kd.to(v_kd.dtype), *row_gradients)
         ctx.mark_non_differentiable(*losses, squeeze, *entropies)
         total = losses[0].sum() + losses[1].sum() + squeeze
@@ -158,68 +169,92 @@ class _PrototypeLosses(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         gradients, ctx.gradients = ctx.gradients, None
-        return *(gradient.mul_(upstream) for gradient in gradients), None, None, None
+        torch._foreach_mul_(gradients, upstream)
+        return *gradients, None, None, None, None, None
 
 
 def _distil(
-    student: Prototypes,
-    rows_snd: Tensor,
-    target: DistillationTarget,
-    temperature: float,
-    dtype: torch.dtype,
+    student: Layer,
+    teacher: Layer,
     gradient_kd: Tensor,
+    rows: Distillation,
+    teacher_temperature: float,
+    compiled: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses (S,), gradients with respect to the rows (S, N, D) and mean entropy of the targets.
+    """Losses (S,), gradients with respect to the student's rows (S, N, D) and mean entropy of the targets.
 
     Adds the gradient with respect to `v`, at fixed `g / |v|`, to `gradient_kd`.
     """
-    teacher, pairs_st = target.teacher, target.pairs_st
-    targets_of_s = torch.ones(1, 1) if pairs_st is None else pairs_st.sum(dim=1, keepdim=True)
-    targets_of_s = targets_of_s.to(gradient_kd)
-    v_kd, teacher_v_kd = student.v_kd.to(dtype), teacher.prototypes.v_kd.to(dtype)
-    scale_k = student.scale_k()
-    logit_scale_k, teacher_scale_k = scale_k / temperature, teacher.prototypes.scale_k() / teacher.temperature
-    losses_s, entropy = gradient_kd.new_zeros(len(rows_snd)), gradient_kd.new_zeros(())
-    gradient_snd = torch.empty_like(rows_snd)
-    size = max(1, CHUNK[v_kd.device.type] // (len(rows_snd) * len(v_kd)))
-    for start in range(0, rows_snd.shape[1], size):
-        part = slice(start, start + size)
-        logits_tnk = _logits(teacher.rows_tnd[:, part], teacher_v_kd, teacher_scale_k)
-        logits_tnk.sub_(teacher.center_k / teacher.temperature)
-        log_targets_tnk = F.log_softmax(logits_tnk, dim=-1)
-        targets_snk = torch.exp(log_targets_tnk, out=logits_tnk)
-        entropy -= torch.einsum("tnk,tnk->", targets_snk, log_targets_tnk)
-        del log_targets_tnk, logits_tnk
-        if pairs_st is not None:
-            targets_snk = torch.einsum("st,tnk->snk", pairs_st.to(targets_snk.dtype), targets_snk)
-        rows_n = rows_snd[:, part]
-        logits_snk = _logits(rows_n, v_kd, logit_scale_k)  # in place from here on: no other tensor is as large
-        logits_snk.sub_(logits_snk.amax(dim=-1, keepdim=True))
-        target_logits_sn = torch.einsum("snk,snk->sn", targets_snk, logits_snk)
-        sums_sn = logits_snk.exp_().sum(dim=-1)
-        weights_n = target.weights_n[part].to(gradient_kd.dtype)
-        losses_s += (targets_of_s * sums_sn.log() - target_logits_sn) @ weights_n
-        slopes_snk = logits_snk.mul_((targets_of_s / sums_sn)[..., None]).sub_(targets_snk).mul_(scale_k)
-        del targets_snk, logits_snk  # slopes: of the cross-entropy with respect to row @ v, times the temperature
-        slopes = slopes_snk.flatten(0, 1).to(dtype)
-        factors_n1 = (weights_n / temperature)[:, None]
-        gradient_snd[:, part] = (slopes @ v_kd).view_as(rows_n) * factors_n1
-        _add_product(gradient_kd, slopes.T, (rows_n * factors_n1).flatten(0, 1).to(dtype))
-    return losses_s, gradient_snd, entropy / max(teacher.rows_tnd.shape[:2].numel(), 1)
+    student_snd, weights_n = rows.student_snd, rows.weights_n.to(gradient_kd)
+    (frames, sets), (prototypes, dtype) = student_snd.shape[:2], (len(gradient_kd), student[0].dtype)
+    if not sets:
+        return gradient_kd.new_zeros(frames), torch.zeros_like(student_snd), gradient_kd.new_zeros(())
+    shift_k = rows.center_k.to(gradient_kd) / -teacher_temperature
+    pairs_st = None if rows.pairs_st is None else rows.pairs_st.to(gradient_kd)
+    inputs = (student_snd, student_snd * weights_n[:, None], rows.teacher_tnd)
+    parts = min(sets, -(-sets * frames * prototypes // PART[gradient_kd.device.type]))
+    split = [rows_snd.to(dtype).tensor_split(parts, dim=1) for rows_snd in inputs]
+    run = _compiled_part() if compiled else _distil_part
+    done = [run(student, teacher, shift_k, pairs_st, gradient_kd, *part) for part in zip(*split, strict=True)]
+    losses_sn, gradient_snd, entropies_tn = (torch.cat(results, dim=1) for results in zip(*done, strict=True))
+    return losses_sn @ weights_n, (gradient_snd * weights_n[:, None]).to(student_snd.dtype), entropies_tn.mean()
 
 
-def _logits(rows_snd: Tensor, v_kd: Tensor, scale_k: Tensor) -> Tensor:
-    """`scale * (rows @ v^T)`, at least float32."""
-    logits_snk = F.linear(rows_snd.to(v_kd.dtype), v_kd)
-    return logits_snk.to(torch.promote_types(rows_snd.dtype, torch.float32)).mul_(scale_k)
+@functools.cache
+def _compiled_part() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    compiled = torch.compile(_distil_part, fullgraph=True)
+
+    def run(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401 - those of `_distil_part`
+        for rows_snd in arguments[-3:]:
+            torch._dynamo.maybe_mark_dynamic(rows_snd, 1)  # the number of masked patches changes with every batch
+        return compiled(*arguments)
+
+    return run
 
 
-def _add_product(sum_kd: Tensor, left_kn: Tensor, right_nd: Tensor) -> None:
-    """`sum += left @ right` for factors of any type."""
-    if left_kn.dtype == sum_kd.dtype:
-        sum_kd.addmm_(left_kn, right_nd)
+def _distil_part(
+    student: Layer,
+    teacher: Layer,
+    shift_k: Tensor,
+    pairs_st: Tensor | None,
+    gradient_kd: Tensor,
+    student_snd: Tensor,
+    weighted_snd: Tensor,
+    teacher_tnd: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses (S, N), gradients (S, N, D) and entropies (T, N) of some sets, before their weights.
+
+    Eager, each line is a pass over the logits, so several share one and most are in place; compiled, few are left.
+    """
+    (v_kd, scale_k), (teacher_v_kd, teacher_scale_k) = student, teacher
+    log_targets_tnk = F.log_softmax(
+        torch.addcmul(shift_k, F.linear(teacher_tnd, teacher_v_kd), teacher_scale_k), dim=-1
+    )
+    targets_snk = log_targets_tnk.exp()
+    entropies_tn = -_dot(targets_snk, log_targets_tnk)
+    del log_targets_tnk
+    if pairs_st is not None:
+        targets_snk = torch.einsum("st,tnk->snk", pairs_st, targets_snk)
+    log_softmax_snk = F.log_softmax(F.linear(student_snd, v_kd) * scale_k, dim=-1)
+    losses_sn = -_dot(targets_snk, log_softmax_snk)
+    slopes_snk = log_softmax_snk.exp_()  # of the cross-entropy with respect to row @ v, once the next lines are done
+    if pairs_st is not None:
+        slopes_snk.mul_(pairs_st.sum(dim=1)[:, None, None])
+    slopes_snk.sub_(targets_snk)
+    del targets_snk
+    slopes = torch.mul(slopes_snk, scale_k, out=torch.empty_like(slopes_snk, dtype=v_kd.dtype)).flatten(0, 1)
+    if slopes.dtype == gradient_kd.dtype:
+        gradient_kd.addmm_(slopes.T, weighted_snd.flatten(0, 1))
     else:
-        sum_kd += left_kn @ right_nd
+        gradient_kd.add_(slopes.T @ weighted_snd.flatten(0, 1))
+    return losses_sn, (slopes @ v_kd).view_as(student_snd), entropies_tn
+
+
+def _dot(left_snk: Tensor, right_snk: Tensor) -> Tensor:
+    """Sums of products over the last axis; the first axis of the left may be 1. The products are never stored."""
+    if torch.compiler.is_compiling():
+        return (left_snk * right_snk).sum(dim=-1)
+    return torch.einsum("snk,snk->sn", left_snk, right_snk)
 
 
 def _squeeze(
@@ -230,17 +265,12 @@ def _squeeze(
         return gradient_kd.new_zeros(())
     difference_md = patches_smd[0] - patches_smd[1]
     factor = weight / (len(difference_md) * len(student.v_kd))
-    square_k1 = student.scale_k().square()[:, None]
-    parts = [slice(start, start + GRAM_ROWS) for start in range(0, len(square_k1), GRAM_ROWS)]
-    gram_dd = difference_md.new_zeros(2 * difference_md.shape[1:])
-    for part in parts:
-        gram_dd.addmm_((student.v_kd[part] * square_k1[part]).T, student.v_kd[part])
-    product_md = difference_md @ gram_dd
+    scale_k1 = student.scale_k()[:, None]
+    weight_kd = student.v_kd * scale_k1
+    product_md = difference_md @ (weight_kd.T @ weight_kd)
+    gradient_kd.addmm_(weight_kd.mul_(scale_k1), difference_md.T @ difference_md, alpha=2 * factor)
     gradient_smd[0] += 2 * factor * product_md
     gradient_smd[1] -= 2 * factor * product_md
-    outer_dd = difference_md.T @ difference_md
-    for part in parts:
-        gradient_kd[part].addmm_(student.v_kd[part] * square_k1[part], outer_dd, alpha=2 * factor)
     return factor * (difference_md * product_md).sum()
 
 

@@ -57,7 +57,9 @@ def effective_rank(features_nd: Tensor) -> float:
     """
     if not bool(features_nd.isfinite().all()):
         return math.nan
-    values = torch.linalg.svdvals(features_nd.float())
+    rows_nd = features_nd.double()  # the Gram matrix has the squares of the singular values
+    gram = rows_nd.T @ rows_nd if rows_nd.shape[1] < len(rows_nd) else rows_nd @ rows_nd.T
+    values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
     shares = values / values.sum().clamp_min(1e-12)
     return float(torch.special.entr(shares).sum().exp())
 

@@ -15,7 +15,7 @@ from pipeline.settings import FACTOR_LIMIT, Settings
 from training.backbone.vit import VisionTransformer, VitSettings
 from training.center import Center
 from training.head import HeadSettings, ProjectionHead
-from training.losses import DistillationTarget, PrototypeLosses, Student, Teacher, koleo_loss, prototype_losses
+from training.losses import Classifier, Distillation, PrototypeLosses, koleo_loss, prototype_losses
 from training.masks import MaskedPatches, locate_masked_patches
 from training.pmm import PatchMatching, PmmSettings
 
@@ -111,6 +111,7 @@ class TCoRe(nn.Module):
         prototypes, momentum = settings.head.prototypes, settings.loss.center_momentum
         self.cls_center = Center((1, prototypes), momentum)
         self.patch_center = Center((1, 1, prototypes), momentum)
+        self.compiled = False
         self.train()
 
     def train(self, mode: bool = True) -> "TCoRe":
@@ -119,8 +120,9 @@ class TCoRe(nn.Module):
         self.teacher.eval()
         return self
 
-    def compile_blocks(self) -> None:
-        """Compile the blocks of both backbones with `torch.compile`; parameter names do not change."""
+    def compile_parts(self) -> None:
+        """Compile blocks and prototype losses with `torch.compile`; parameter names do not change."""
+        self.compiled = True
         for branch in (self.student, self.teacher):
             for block in branch.backbone.blocks:
                 block.compile()
@@ -153,23 +155,21 @@ class TCoRe(nn.Module):
         pairs = 2 * (len(cls_sbd) - 2) + 2
         patch_weight = weights.reconstruction if self.pmm else weights.patch
         with_squeeze = len(restored_smd) == 2 and weights.squeeze > 0
-        heads, temperature = self.teacher, teacher_temperature
-        cls = DistillationTarget(
-            Teacher(teacher.cls_2bd, heads.cls_head.last_layer.directions, self.cls_center.flat, temperature),
+        cls = Distillation(
+            cls_sbd,
+            teacher.cls_2bd,
+            self.cls_center.flat,
             torch.full_like(cls_sbd[0, :, 0], weights.cls / (pairs * cls_sbd.shape[1])),
             view_pairs(len(cls_sbd), device),
         )
-        patches = DistillationTarget(
-            Teacher(
-                teacher.patches_md[None],
-                heads.head_of_patches.last_layer.directions,
-                self.patch_center.flat,
-                temperature,
-            ),
+        patches = Distillation(
+            patches_smd,
+            teacher.patches_md[None],
+            self.patch_center.flat,
             patch_weight / len(batch.masks) * masked.weights,
         )
         squeeze_weight = weights.squeeze * batch.masked_loss_scale if with_squeeze else 0.0
-        distilled = self._prototype_losses(cls_sbd, cls, patches_smd, patches, squeeze_weight)
+        distilled = self._prototype_losses(cls, patches, squeeze_weight, teacher_temperature)
         first, second = (
             koleo_loss(crop, across_ranks=weights.koleo_across_ranks) for crop in student_global.cls.chunk(2)
         )
@@ -207,20 +207,22 @@ class TCoRe(nn.Module):
         return rows[: len(cls_nd)], rows[len(cls_nd) :]
 
     def _prototype_losses(
-        self,
-        cls_sbd: Tensor,
-        cls: DistillationTarget,
-        patches_smd: Tensor,
-        patches: DistillationTarget,
-        squeeze_weight: float,
+        self, cls: Distillation, patches: Distillation, squeeze_weight: float, teacher_temperature: float
     ) -> PrototypeLosses:
         """The losses over the prototypes of one head, or of both."""
-        student = Student(self.student.cls_head.last_layer.directions, self.settings.loss.student_temperature)
+
+        def layers(student: ProjectionHead, teacher: ProjectionHead) -> tuple[Classifier, Classifier]:
+            return (
+                Classifier(student.last_layer.directions, self.settings.loss.student_temperature),
+                Classifier(teacher.last_layer.directions, teacher_temperature),
+            )
+
+        of_cls = layers(self.student.cls_head, self.teacher.cls_head)
         if self.student.patch_head is None:
-            return prototype_losses(student, cls_sbd, cls, patches_smd, patches, squeeze_weight)
-        first = prototype_losses(student, cls_sbd, cls, patches_smd[:, :0], patches.without_rows())
-        student = student._replace(prototypes=self.student.patch_head.last_layer.directions)
-        second = prototype_losses(student, cls_sbd[:, :0], cls.without_rows(), patches_smd, patches, squeeze_weight)
+            return prototype_losses(*of_cls, cls, patches, squeeze_weight, self.compiled)
+        of_patches = layers(self.student.head_of_patches, self.teacher.head_of_patches)
+        first = prototype_losses(*of_cls, cls, patches.without_rows(), compiled=self.compiled)
+        second = prototype_losses(*of_patches, cls.without_rows(), patches, squeeze_weight, self.compiled)
         return second._replace(total=first.total + second.total, cls_s=first.cls_s, cls_entropy=first.cls_entropy)
 
     @torch.no_grad()

@@ -93,5 +93,8 @@ def clip_gradients(model: TCoRe, max_norm: float) -> dict[str, Tensor]:
         modules["patch_head"] = model.student.patch_head
     if model.pmm:
         modules["pmm"] = model.pmm
-    norms = {name: nn.utils.clip_grad_norm_(module.parameters(), max_norm) for name, module in modules.items()}
+    norms = {
+        name: nn.utils.clip_grad_norm_(module.parameters(), max_norm, foreach=True)  # not the default of sharded ones
+        for name, module in modules.items()
+    }
     return {name: norm.full_tensor() if isinstance(norm, DTensor) else norm for name, norm in norms.items()}

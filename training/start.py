@@ -1,12 +1,18 @@
 """Start-up of the ranks of a run: devices, communication, and a check that all of them are present."""
 
 import os
+import shutil
 from collections.abc import Mapping
 from importlib.util import find_spec
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, GradientAccumulationPlugin, ProjectConfiguration
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    GradientAccumulationPlugin,
+    ProjectConfiguration,
+)
 
 from pipeline.settings import UserError
 from training.backbone.device import default_device
@@ -43,6 +49,20 @@ def _counted(number: int, name: str) -> str:
     return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
+def missing_compiler(environment: Mapping[str, str], device: str) -> str | None:
+    """What `torch.compile` lacks for a device of this type, as an error, or None."""
+    if device == "cuda" and find_spec("triton") is None:
+        missing, remedy = "Triton", "run `pip install triton`"
+    else:
+        variable, names = ("CC", ("gcc", "clang")) if device == "cuda" else ("CXX", ("g++",))
+        given = environment.get(variable)
+        if any(shutil.which(name, path=environment.get("PATH")) for name in ((given,) if given else names)):
+            return None
+        missing = f"{given or ' or '.join(names)} on the PATH"
+        remedy = f"install it or set {variable} to another compiler"
+    return f"train.compile = true needs {missing}: {remedy}, or train without, with --train.compile false"
+
+
 def start_ranks(command: TrainCommand) -> Accelerator:
     """Connect to the other ranks, if there are any, and print the number of machines and ranks.
 
@@ -60,6 +80,7 @@ def start_ranks(command: TrainCommand) -> Accelerator:
         mixed_precision="no",
         dynamo_backend="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
         log_with=list(command.train.trackers),
         project_config=ProjectConfiguration(str(out), logging_dir=str(out / "tensorboard")),
     )
@@ -71,6 +92,8 @@ def start_ranks(command: TrainCommand) -> Accelerator:
             "train.maps_every needs a model that is not sharded: leave it out with FSDP, and draw the maps of a "
             "checkpoint with `python -m training.attention_maps`"
         )
+    if command.train.compile and (lacking := missing_compiler(os.environ, device)):
+        raise UserError(lacking)
     machines = number_of_machines(os.environ, ranks)
     accelerator.print(f"{_counted(machines, 'machine')}, {_counted(ranks, 'rank')}, {device}", flush=True)
     if device == "cpu":  # launchers leave one thread to a rank

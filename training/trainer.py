@@ -67,7 +67,7 @@ class Trainer:
         core = TCoRe(command.model)
         recompute_activations(core.student.backbone.blocks, train.recompute)
         if train.compile:
-            core.compile_blocks()
+            core.compile_parts()
         self.model, prepared = accelerator.prepare(core, build_optimizer(core, command.optimizer))
         self.optimizer: torch.optim.Optimizer = prepared.optimizer  # without the wrapper that hides `found_inf`
         self.core: TCoRe = accelerator.unwrap_model(self.model)

@@ -5,8 +5,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.scale import PretrainRun, ScaleCommand, demands, first_limit, main, page, search_job, shard_job
+from benchmarks.scale import (
+    PretrainRun,
+    ScaleCommand,
+    demands,
+    first_limit,
+    main,
+    page,
+    roofline,
+    search_job,
+    shard_job,
+    step_rate,
+)
 from pipeline.settings import UserError
+from training.backbone.vit import VitSettings
+from training.model import TCoReSettings
 
 SIZES = {"jpeg_bytes_a_frame": 1000.0, "shard_bytes_a_frame": 1100.0, "index_bytes_a_sample": 50.0}
 RESULTS: dict[str, dict[str, Any]] = {
@@ -20,6 +33,10 @@ RESULTS: dict[str, dict[str, Any]] = {
     "listing": {"inputs": {"1000": {"seconds": 1.0}, "100000": {"seconds": 10.0}}},
     "knn": {"microseconds_a_query_by_rows": {"500": 9.0, "1000": 50.0}, "machine": {"cores": 4}},
     "reader": {"samples_per_core_second": 10.0},
+    "counts": {
+        name: {"clips": 64, "flops": 989e12 * 0.6 * seconds, "compiled": {"step": {"bytes": 3.35e10}}}
+        for name, seconds in (("small", 0.005), ("base", 0.02))
+    },
 }
 RUN = PretrainRun(
     "a", samples=100, epochs=2, batch=64, parameters=10**9, rate=50.0, frames=2.0, frame_bytes=1e6, dataset_bytes=1e9
@@ -62,6 +79,15 @@ def test_jobs_by_hand(tmp_path: Path) -> None:
     core_seconds, times = search_job(asked)
     assert core_seconds == pytest.approx(10_000**2 * 50e-6 * 4 / 1000)
     assert times == {"8 cores for 2 blocks": pytest.approx(core_seconds / 8)}
+
+
+def test_a_step_takes_as_long_as_its_bytes_or_its_products(tmp_path: Path) -> None:
+    asked = command(tmp_path)
+    clips, seconds = roofline(asked, "small", "H200")
+    assert clips == 64
+    assert seconds == pytest.approx((0.01 * 3.35 / 4.8, 0.005))
+    rates = [step_rate(asked, TCoReSettings(backbone=VitSettings(architecture=name))) for name in ("small", "base")]
+    assert rates == pytest.approx([64 / 0.01, 64 / 0.02])
 
 
 def test_the_command_writes_the_page_and_names_what_is_missing(tmp_path: Path) -> None:

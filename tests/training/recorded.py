@@ -2,9 +2,11 @@
 
 import functools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -17,9 +19,11 @@ from training.head import HeadSettings
 from training.model import TCoRe, TCoReSettings
 from training.pmm import PmmSettings
 from training.schedules import StepValues
+from training.start import missing_compiler
 
 TINY_VIT = VitSettings(width=64, depth=2, heads=4, image_size=64, drop_path=0)
 
+needs_compiler = pytest.mark.skipif(bool(missing_compiler(os.environ, "cpu")), reason="no C++ compiler for inductor")
 
 OUR_NAMES = {
     ".dino_head.": ".cls_head.",

@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks import reference_step
-from tests.training.recorded import assert_near, recorded
+from tests.training.recorded import assert_near, needs_compiler, recorded
 from training import losses
-from training.losses import DistillationTarget, Prototypes, Student, Teacher, koleo_loss, prototype_losses
+from training.losses import Classifier, Distillation, Prototypes, koleo_loss, prototype_losses
 from training.model import view_pairs
 
 VIEWS, CLIPS, FRAMES, PATCHES, WIDTH, K = 5, 4, 2, 7, 6, 23
@@ -38,18 +38,15 @@ class Problem:
         for leaf in self.leaves.values():
             leaf.requires_grad_()
 
-    def fused(self, squeeze: float = 20.0) -> losses.PrototypeLosses:
-        prototypes = Prototypes(self.teacher_g, self.teacher_v)
+    def fused(self, squeeze: float = 20.0, compiled: bool = False) -> losses.PrototypeLosses:
         per_clip = torch.full((CLIPS,), 1 / (CLIPS * (2 * VIEWS - 2)), dtype=self.g.dtype)
         return prototype_losses(
-            Student(Prototypes(self.g, self.v), STUDENT),
-            self.cls,
-            DistillationTarget(
-                Teacher(self.teacher_cls, prototypes, self.centers[0], TEACHER), per_clip, view_pairs(VIEWS)
-            ),
-            self.patches,
-            DistillationTarget(Teacher(self.teacher_patches, prototypes, self.centers[1], TEACHER), self.weights),
+            Classifier(Prototypes(self.g, self.v), STUDENT),
+            Classifier(Prototypes(self.teacher_g, self.teacher_v), TEACHER),
+            Distillation(self.cls, self.teacher_cls, self.centers[0], per_clip, view_pairs(VIEWS)),
+            Distillation(self.patches, self.teacher_patches, self.centers[1], self.weights),
             squeeze,
+            compiled,
         )
 
     def reference(self, squeeze: float = 20.0) -> dict[str, Tensor]:
@@ -73,13 +70,12 @@ def gradients(total: Tensor, problem: Problem) -> dict[str, Tensor]:
     return dict(zip(problem.leaves, torch.autograd.grad(total, tuple(problem.leaves.values())), strict=True))
 
 
-@pytest.mark.parametrize("rows_in_a_chunk", [1, 3, 1000])
+@pytest.mark.parametrize("rows_in_a_part", [1, 3, 1000])
 @pytest.mark.parametrize("frames", [1, 2])
 def test_value_and_gradients_are_those_of_k_wide_logits(
-    rows_in_a_chunk: int, frames: int, monkeypatch: pytest.MonkeyPatch
+    rows_in_a_part: int, frames: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(losses.CHUNK, "cpu", rows_in_a_chunk * K)
-    monkeypatch.setattr(losses, "GRAM_ROWS", 5)
+    monkeypatch.setitem(losses.PART, "cpu", rows_in_a_part * K)
     problem = Problem(frames)
     squeeze = 20.0 if frames == 2 else 0.0
     fused, expected = problem.fused(squeeze), problem.reference(squeeze)
@@ -122,6 +118,18 @@ def test_under_autocast_everything_but_products_stays_in_float32() -> None:
     for name, gradient in gradients(fused.total, problem).items():
         assert gradient.dtype == torch.float32
         assert_near(gradient, expected[name], 3e-2)
+
+
+@needs_compiler
+def test_inductor_compiles_the_losses_to_the_same_values() -> None:
+    for patches in (PATCHES, PATCHES + 2):  # another number of masked patches
+        problem = Problem(patches=patches, dtype=torch.float32)
+        eager, compiled = problem.fused(), problem.fused(compiled=True)
+        for ours, expected in zip(compiled, eager, strict=True):
+            torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
+        expected_gradients = gradients(eager.total, problem)
+        for name, gradient in gradients(compiled.total, problem).items():
+            torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_no_masked_patch_costs_nothing() -> None:

@@ -1,9 +1,11 @@
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from pipeline.reader.batch import Batch
 from tests.reference_data import read_json
@@ -17,6 +19,7 @@ from tests.training.recorded import (
     recorded_views,
     without_key_biases,
 )
+from training.losses import _compiled_part
 from training.masks import locate_masked_patches
 from training.model import LossSettings, TCoRe, TCoReSettings
 from training.optimizer import OptimizerSettings, apply_schedule, build_optimizer, clip_gradients
@@ -235,6 +238,26 @@ def test_a_batch_without_masks_trains_all_parameters(drop_path: float) -> None:
     losses["total"].backward()
     assert losses["reconstruction_1"].item() == losses["squeeze"].item() == 0
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_compiled_parts_have_no_breaks_and_are_not_compiled_again_as_masks_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # inductor: see the losses
+    _compiled_part.cache_clear()
+    torch.compiler.reset()
+    counters.clear()
+    backbone = TINY_MODEL.backbone.model_copy(update={"drop_path": 0.3})
+    model = recorded_model(TINY_MODEL.model_copy(update={"backbone": backbone})).train()
+    model.compile_parts()
+    graphs = []
+    for crops, patches in ((3, 5), (4, 3), (2, 6), (5, 4), (6, 7)):
+        masks = torch.zeros(6, 16, dtype=torch.bool)
+        masks[:crops, :patches] = True
+        model(replace(recorded_views(), masks=masks), TEMPERATURE).losses["total"].backward()
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert not counters["graph_break"]
+    assert graphs == [6] * 5  # the losses of CLS tokens and of patches; teacher, global, local and auxiliary crops
 
 
 def test_only_the_student_draws_stochastic_depth() -> None:

@@ -1,8 +1,11 @@
 """Whether all requested ranks are present."""
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
 
-from training.start import missing_ranks, number_of_machines
+from training.start import missing_compiler, missing_ranks, number_of_machines
 
 
 @pytest.mark.parametrize(
@@ -25,3 +28,15 @@ def test_missing_ranks_are_noticed(environment: dict[str, str], ranks: int, expe
 def test_machines_are_counted() -> None:
     assert number_of_machines({}, 1) == 1
     assert number_of_machines({"LOCAL_WORLD_SIZE": "8"}, 16) == 2
+
+
+def test_a_missing_compiler_is_named(tmp_path: Path) -> None:
+    nothing = {"PATH": str(tmp_path)}
+    assert "needs g++ on the PATH: install it or set CXX" in str(missing_compiler(nothing, "cpu"))
+    assert "needs icpx on the PATH" in str(missing_compiler({**nothing, "CXX": "icpx"}, "cpu"))
+    expected = (
+        "gcc or clang on the PATH: install it or set CC" if find_spec("triton") else "Triton: run `pip install tri"
+    )
+    assert expected in str(missing_compiler(nothing, "cuda"))
+    (tmp_path / "g++").touch(mode=0o755)
+    assert missing_compiler(nothing, "cpu") is None

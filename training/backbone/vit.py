@@ -4,6 +4,7 @@ Parameter names are those of DINOv2 with registers, so that weights can be excha
 Shape letters: B images, P patches, R registers, D width, N = 1 + R + P tokens.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -146,10 +147,10 @@ class Block(nn.Module):
             x_bnd = x_bnd + self.ls2(self.mlp(self.norm2(x_bnd)))
         else:
             attended, transformed = kept
-            branch = self.ls1(self.attn(self.norm1(x_bnd[attended])))
+            branch = self.ls1(self.attn(self.norm1(x_bnd.index_select(0, attended))))
             x_bnd = x_bnd.index_add(0, attended, branch.to(x_bnd.dtype), alpha=len(x_bnd) / len(attended))
-            branch = self.ls2(self.mlp(self.norm2(x_bnd[transformed])))
-            x_bnd = x_bnd.index_add(0, transformed, branch.to(x_bnd.dtype), alpha=len(x_bnd) / len(transformed))
+            branch = self.ls2(self.mlp(self.norm2(x_bnd.index_select(0, transformed))))
+            x_bnd.index_add_(0, transformed, branch.to(x_bnd.dtype), alpha=len(x_bnd) / len(transformed))
         return x_bnd
 
 
@@ -209,8 +210,8 @@ class VisionTransformer(nn.Module):
         cls_b1d = (self.cls_token + positions[:, :1]).expand(len(images), -1, -1)
         registers_brd = self.register_tokens.expand(len(images), -1, -1)
         x_bnd = torch.cat([cls_b1d, registers_brd, patches_bpd + positions[:, 1:]], dim=1)
-        for block in self.blocks:
-            x_bnd = block(x_bnd, self._draw_kept(x_bnd))
+        for block, kept in zip(self.blocks, self._draw_kept(x_bnd), strict=True):
+            x_bnd = block(x_bnd, kept)
         x_bnd = self.norm(x_bnd)
         first_patch = 1 + self.settings.registers
         return Tokens(x_bnd[:, 0], x_bnd[:, 1:first_patch], x_bnd[:, first_patch:])
@@ -227,13 +228,14 @@ class VisionTransformer(nn.Module):
         resized = F.interpolate(grid, size=(rows, columns), mode="bicubic", antialias=True)
         return torch.cat([self.pos_embed[:, :1], resized.flatten(2).transpose(1, 2).to(self.pos_embed.dtype)], dim=1)
 
-    def _draw_kept(self, x_bnd: Tensor) -> tuple[Tensor, Tensor] | None:
-        if not self.training or self.settings.drop_path == 0 or not len(x_bnd):
-            return None
-        batch = len(x_bnd)
+    def _draw_kept(self, x_bnd: Tensor) -> Sequence[tuple[Tensor, Tensor] | None]:
+        """The images that each block's branches keep, drawn at once."""
+        depth, batch = len(self.blocks), len(x_bnd)
+        if not self.training or self.settings.drop_path == 0 or not batch:
+            return [None] * depth
         size = max(int(batch * (1 - self.settings.drop_path)), 1)
-        first, second = (torch.randperm(batch, device=x_bnd.device)[:size] for _ in range(2))
-        return first, second
+        orders = torch.rand(2, depth, batch, device=x_bnd.device).argsort(dim=-1)[..., :size]
+        return list(zip(*(order.unbind() for order in orders), strict=True))
 
 
 def initialize_linear(module: nn.Module) -> None:

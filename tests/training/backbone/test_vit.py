@@ -153,6 +153,8 @@ def test_blocks_are_compiled_whole_and_compute_the_same() -> None:
 
     expected = step()
     for block in backbone.blocks:
-        block.compile(backend="aot_eager", fullgraph=True)  # inductor itself compiles in the test on a GPU
+        block.compile(
+            backend="aot_eager", fullgraph=True
+        )  # inductor takes a minute on the CPU: see the losses, and the test on a GPU
     for ours, theirs in zip(step(), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
