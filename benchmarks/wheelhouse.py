@@ -26,6 +26,7 @@ from benchmarks.requirements import of_gpu_benchmarks
 from benchmarks.result import print_table
 from pipeline.files import write_bytes
 from pipeline.settings import Command, UserError, run_command
+from pipeline.versions import installed_versions
 
 THERE = "torch"
 FAISS_STAGE = ("ray[data]",)
@@ -107,6 +108,11 @@ def download(arguments: list[str], folder: Path, python: str) -> None:
 def trim(wheel: Path, target: Path, python: str) -> None:
     """Write a wheel without the extension modules of other Python versions and without C headers."""
     own = python.replace(".", "")
+    with zipfile.ZipFile(wheel) as source:
+        dead = any(_is_dead(name, own) for name in source.namelist())
+    if not dead:
+        wheel.replace(target)
+        return
     with zipfile.ZipFile(wheel) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as result:
         for member in source.infolist():
             if _is_dead(member.filename, own):
@@ -139,7 +145,8 @@ def main(command: WheelhouseCommand) -> None:
         download(["--no-deps", *pins], folder, command.python)
         if command.faiss:
             (folder / "pins").write_text("\n".join(pins))
-            faiss = f"faiss-gpu=={importlib.metadata.version('faiss-cpu')}"
+            (version,) = set(installed_versions(("faiss-cpu", "faiss-gpu")).values())
+            faiss = f"faiss-gpu=={version}"
             download([f"--constraint={folder / 'pins'}", faiss], folder, command.python)
         before = sum(wheel.stat().st_size for wheel in folder.glob("*.whl"))
         for wheel in folder.glob("*.whl"):

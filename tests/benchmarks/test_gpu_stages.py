@@ -16,6 +16,7 @@ from benchmarks.gpu_stages import (
     Stage,
     build_stages,
     describe,
+    gpu_tests,
     read_figures,
     step_name,
 )
@@ -59,6 +60,15 @@ def test_every_program_understands_its_options(device: str, tmp_path: Path) -> N
         assert (paper.device, paper.precision, paper.compile) == ("cuda", "bf16", True)
         assert commands[step_name("small", 64, True)].compile
         assert commands[step_name("small", 256, True)].batch_size == 256
+
+
+def test_tests_are_chosen_by_what_is_there() -> None:
+    folder = Path(__file__).parents[1]
+    chosen = {str(Path(path).relative_to(folder)) for path in gpu_tests(folder, faiss=True)}
+    assert chosen > {"pipeline/reader/test_graph.py", "indexing/test_engines.py", "benchmarks/test_knn.py"}
+    assert "benchmarks/test_gpu_stages.py" not in chosen
+    left = {str(Path(path).relative_to(folder)) for path in gpu_tests(folder, faiss=False)}
+    assert chosen - left == {"indexing/test_engines.py", "benchmarks/test_knn.py"}
 
 
 def test_figures_of_a_benchmark_leave_out_machine_and_versions(tmp_path: Path) -> None:
