@@ -7,6 +7,7 @@ machine's CPU.
 """
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 from unittest import mock
@@ -26,6 +27,7 @@ from pipeline.sampling.views import ViewSettings
 from pipeline.settings import Command, run_command
 from training import losses
 from training.losses import _distil_part
+from training.masks import locate_masked_patches
 from training.model import TCoRe
 from training.optimizer import OptimizerSettings, build_optimizer
 
@@ -78,11 +80,10 @@ def traffic_of(function: Any, arguments: Any, results: Any) -> Traffic:  # noqa:
 class Counting(TorchDispatchMode):
     """Adds up the traffic of all operations, and of those inside the prototype losses."""
 
-    def __init__(self, masks: Tensor) -> None:
+    def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.step, self.losses = Counter[str](), Counter[str]()
         self.in_losses = False
-        self._masked, self._crops = int(masks.sum()), int(masks.any(dim=1).sum())
 
     def add(self, traffic: Traffic) -> None:
         """Count work."""
@@ -90,21 +91,9 @@ class Counting(TorchDispatchMode):
             counter.update(traffic._asdict())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
-        result = self._known_size(func, args)
-        if result is None:
-            result = func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
         self.add(traffic_of(func, (args, kwargs), result))
         return result
-
-    def _known_size(self, func: Any, args: Any) -> Any:  # noqa: ANN401 - a tensor or None
-        """The result of an operation whose size depends on the masks, which fake tensors do not know."""
-        if func is aten.nonzero.default:
-            return args[0].new_empty(self._crops, 1, dtype=torch.int64)
-        if func is aten.index.Tensor and args[1][0].dtype == torch.bool:
-            return args[0].new_empty(self._masked, *args[0].shape[args[1][0].dim() :])
-        if func.overloadpacket is aten.index_put and args[1][0].dtype == torch.bool:
-            return torch.empty_like(args[0])
-        return None
 
 
 def fused_traffic(arguments: tuple[Any, ...], fake_mode: FakeTensorMode) -> Traffic:
@@ -139,7 +128,8 @@ def count_step(architecture: Literal["tiny", "small", "base"], clips: int, compi
     with torch.device("meta"):
         model = TCoRe(model_settings(command))
     masks = random_batch(clips, ViewSettings(global_size=224, local_size=16), "cpu").masks
-    counting = Counting(masks)
+    masked = locate_masked_patches(masks, masks.device)
+    counting = Counting()
     plain = losses.prototype_losses
 
     def counted_losses(*arguments: Any, **options: Any) -> losses.PrototypeLosses:  # noqa: ANN401
@@ -158,10 +148,12 @@ def count_step(architecture: Literal["tiny", "small", "base"], clips: int, compi
         fake_mode,
         mock.patch.dict(losses.PART, cpu=losses.PART["cuda"]),
         mock.patch("training.model.prototype_losses", counted_losses),
+        mock.patch("training.model.locate_masked_patches", return_value=masked),  # of values, which fake tensors lack
         mock.patch.object(losses, "_distil_part", fused_part if compiled else _distil_part),
     ):
         model.to_empty(device="cpu")
-        optimizer, batch = build_optimizer(model, OptimizerSettings()), random_batch(clips, ViewSettings(), "cpu")
+        optimizer = build_optimizer(model, OptimizerSettings())
+        batch = replace(random_batch(clips, ViewSettings(), "cpu"), masks=masks)
         with counting:
             take_step(model, optimizer, batch, bf16=True)  # the first one makes the optimizer's state
             counting.step.clear()

@@ -19,7 +19,7 @@ def test_an_operation_counts_what_it_reads_and_writes() -> None:
 
 
 def test_a_step_counts_its_losses_apart() -> None:
-    counting = Counting(torch.zeros(1, 1, dtype=torch.bool))
+    counting = Counting()
     with counting:
         FLOATS + 1
         counting.in_losses = True
