@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from evaluation.fingerprints import fingerprint
 from pipeline.files import sha256_file
+from pipeline.fingerprints import fingerprint
 from pipeline.reading import read_json, reading
 from pipeline.settings import UserError
 from training.backbone.official import infer_settings, read_teacher_backbone

@@ -1,0 +1,166 @@
+"""Read a folder that `transformers` or timm saved: its tensors, and what its JSON files say. Its code is never run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from pipeline.files import sha256_file
+from pipeline.reading import read_json
+from pipeline.settings import UserError
+from training.backbone.tensor_files import read_tensors
+from training.backbone.transformers_format import CARD, CONFIG, MODEL
+
+ROTARY = "dinov3_vit"
+_NORM_EPS = {"vit": 1e-12, "vit_mae": 1e-12, "dinov2": 1e-6, "dinov2_with_registers": 1e-6}
+"""The types that are mapped to our backbone, and the LayerNorm epsilon of a configuration without one."""
+_KEYS = {
+    "hidden_size": "width",
+    "num_hidden_layers": "depth",
+    "num_attention_heads": "heads",
+    "patch_size": "patch_size",
+    "image_size": "image_size",
+    "layer_norm_eps": "norm_eps",
+    "num_register_tokens": "registers",
+}
+_PREPROCESSOR = "preprocessor_config.json"
+_INDEX = ".index.json"
+
+
+class FolderContent(NamedTuple):
+    """Tensors by name, what the configuration says, and the files that were read."""
+
+    tensors: dict[str, Tensor]
+    said: dict[str, Any]
+    files: list[Path]
+
+
+def model_type(folder: Path) -> str:
+    """The type of the model in a folder: `model_type` of transformers, or "timm".
+
+    Raises:
+        UserError: it is not such a folder.
+    """
+    try:
+        config = read_json(folder / CONFIG)
+    except UserError as error:
+        raise UserError(f"{folder} is a folder without a readable config.json of transformers ({error})") from error
+    if "model_type" in config:
+        return str(config["model_type"])
+    if "pretrained_cfg" in config:
+        return "timm"
+    raise UserError(
+        f"{folder} is not a folder of a transformers model; `python -m training.export {folder} FILE` makes weights "
+        "from a checkpoint"
+    )
+
+
+def read_folder(folder: Path) -> FolderContent:
+    """The tensors and the configuration of a folder whose model our backbone can be.
+
+    Raises:
+        UserError: a file is missing or damaged, holds code, or the model is of another type.
+    """
+    kind = model_type(folder)
+    if kind == ROTARY:
+        raise UserError(
+            f"{folder} has a model of the type {kind}, with rotary positions: it can be evaluated and gives features, "
+            "but cannot be trained or exported here; take one with a position table, such as DINOv2"
+        )
+    if kind not in (*_NORM_EPS, "timm"):
+        allowed = ", ".join((*_NORM_EPS, ROTARY))
+        raise UserError(f"{folder} has a transformers model of the type {kind}; allowed are {allowed}")
+    config, said = read_json(folder / CONFIG), read_preprocessor(folder)
+    files = [folder / CONFIG, *_existing(folder, _PREPROCESSOR)]
+    if kind == "timm":
+        said = {**_normalization(config["pretrained_cfg"], folder / CONFIG), **said, "family": "timm"}
+    else:
+        said |= {"family": kind, "norm_eps": _NORM_EPS[kind], **_said(config, folder / CONFIG), **_card(folder)}
+    weights = tensor_files(folder)
+    tensors = {name: tensor for file in weights for name, tensor in read_tensors(file).items()}
+    return FolderContent(tensors, said, [*files, *weights])
+
+
+def tensor_files(folder: Path) -> list[Path]:
+    """The files with the tensors of a folder: safetensors if there are any, otherwise `pytorch_model.bin`.
+
+    Raises:
+        UserError: there are none, or an index names one that is missing.
+    """
+    for single in (MODEL, "pytorch_model.bin"):
+        if file := _existing(folder, single):
+            return file
+        if _existing(folder, single + _INDEX):
+            index = folder / (single + _INDEX)
+            shards = read_json(index).get("weight_map")
+            names = sorted({Path(str(name)).name for name in shards.values()} if isinstance(shards, dict) else ())
+            if missing := [name for name in names if not (folder / name).is_file()]:
+                raise UserError(f"{folder} has no {missing[0]}, which {index.name} names: copy or download it again")
+            return [folder / name for name in names]
+    raise UserError(f"{folder} has no weights ({MODEL} or pytorch_model.bin)")
+
+
+def read_preprocessor(folder: Path) -> dict[str, Any]:
+    """`mean` and `std` of the pixels as its preprocessor file says; empty without one.
+
+    Raises:
+        UserError: the file is damaged, or does not scale pixels to 0 to 1.
+    """
+    if not _existing(folder, _PREPROCESSOR):
+        return {}
+    path = folder / _PREPROCESSOR
+    content = read_json(path)
+    if not content.get("do_rescale", True) or abs(255 * content.get("rescale_factor", 1 / 255) - 1) > 1e-3:
+        raise UserError(
+            f"{path} does not scale pixels to 0 to 1 (do_rescale, rescale_factor), as all weights here expect"
+        )
+    if not content.get("do_normalize", True):
+        return {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    return _normalization({"mean": content.get("image_mean"), "std": content.get("image_std")}, path)
+
+
+def _normalization(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    said = {}
+    for key in ("mean", "std"):
+        if (value := content.get(key)) is None:
+            continue
+        values = tuple(value) if isinstance(value, list) else (value,) * 3
+        numbers = len(values) == 3 and all(isinstance(number, int | float) for number in values)
+        if not numbers or (key == "std" and min(values) <= 0):
+            raise UserError(f"{path} has {key} = {value} for the pixels, where three numbers are expected")
+        said[key] = values
+    return said
+
+
+def _said(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Settings of ours in a configuration of transformers."""
+    if config.get("hidden_act", "gelu") != "gelu":
+        raise UserError(f"{path} has hidden_act = {config['hidden_act']}; only gelu is supported")
+    said = {}
+    for theirs, ours in _KEYS.items():
+        value = config.get(theirs)
+        if isinstance(value, list) and len(set(value)) == 1:
+            value = value[0]
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UserError(f"{path} has {theirs} = {value}, where a number is expected")
+        said[ours] = value
+    return said
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    """Settings in the card of an unchanged export of this project, which says more than the configuration."""
+    if not _existing(folder, CARD):
+        return {}
+    card = read_json(folder / CARD)
+    files = (MODEL, CONFIG)
+    if card.get("sha256") != {name: sha256_file(folder / name) for name in files if (folder / name).is_file()}:
+        return {}
+    architecture = card.get("architecture")
+    return dict(architecture) if isinstance(architecture, dict) else {}
+
+
+def _existing(folder: Path, name: str) -> list[Path]:
+    return [folder / name] if (folder / name).is_file() else []
