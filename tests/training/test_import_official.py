@@ -52,11 +52,13 @@ class Harmful:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"student": {}}, "no entry `teacher`"),
-        ({"teacher": {"dino_head.mlp.0.weight": torch.zeros(1)}}, "no tensors"),
-        ({"teacher": {"backbone.cls_token": torch.zeros(1, 1, 64)}}, "it has no 'patch_embed.proj.weight'"),
-        ({"teacher": {"backbone.cls_token": torch.full((1, 1, 64), torch.nan)}}, "not a ViT with register tokens"),
-        ({"teacher": {1: torch.zeros(1)}}, "no tensors"),
+        ({"student": {}}, "holds no named tensors"),
+        (
+            {"teacher": {"dino_head.mlp.0.weight": torch.zeros(1)}},
+            r"no tensor patch_embed\.proj\.weight, but teacher\.dino",
+        ),
+        ({"teacher": {"backbone.patch_embed.proj.weight": torch.zeros(64, 3, 16, 16)}}, r"has no blocks\.0"),
+        ({"teacher": {1: torch.zeros(1)}}, "holds no named tensors"),
         ({"teacher": Harmful()}, r"holds .*Harmful, an object that can run code when it is loaded, and only tensors"),
         ({"teacher": {}, "args": Namespace(lr=1)}, r"holds the options of a training program \(argparse\.Namespace\)"),
         ({"teacher": {}, "loss": np.float64(1)}, r"holds numpy\.\S+scalar, an object that can run code"),

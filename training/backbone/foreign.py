@@ -4,7 +4,9 @@
 the difference is folded into the patch embedding. Only tensors are read; no code in a file is ever run.
 """
 
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +15,10 @@ from torch import Tensor
 from pipeline.files import sha256_file
 from pipeline.fingerprints import fingerprint
 from pipeline.sampling.views import IMAGENET_MEAN, IMAGENET_STD
-from training.backbone.families import BackboneOptions, fold_normalization, read_layout, refuse_contradiction
+from training.backbone.families import BackboneOptions, refuse_contradiction
+from training.backbone.layout import fold_normalization, read_layout
 from training.backbone.tensor_files import read_tensors
-from training.backbone.transformers_folder import read_folder
+from training.backbone.transformers_folder import read_folder, source_files
 from training.backbone.vit import VisionTransformer, VitSettings
 from training.backbone.weights import build_backbone, is_export, load_export
 
@@ -25,10 +28,15 @@ __all__ = ["BackboneOptions", "ForeignBackbone", "Normalization", "read_backbone
 class Normalization(NamedTuple):
     """Mean and standard deviation of RGB pixels in 0 to 1."""
 
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     origin: str = "default (ImageNet)"
     """Where the numbers come from."""
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether these are the numbers by which this project normalizes all images."""
+        return (self.mean, self.std) == (IMAGENET_MEAN, IMAGENET_STD)
 
 
 class ForeignBackbone(NamedTuple):
@@ -50,6 +58,19 @@ class ForeignBackbone(NamedTuple):
     card: dict[str, Any]
     """Card of weights that this project exported, otherwise empty."""
 
+    def summary(self) -> list[str]:
+        """How the source was read, in lines for people."""
+        s = self.settings
+        lines = [
+            f"{self.family}: {s.depth} blocks of width {s.width} with {s.heads} heads, {s.registers} registers",
+            f"patches of {s.patch_size} pixels, positions of {s.image_size} (interpolation: {s.interpolation})",
+            f"pixels: mean {self.normalization.mean}, deviation {self.normalization.std}: {self.normalization.origin}",
+            f"{len(self.mapped)} tensors mapped",
+        ]
+        for words, names in (("initial value", self.initial), ("ignored", self.ignored)):
+            lines += [f"{words}: {', '.join(grouped(names))}"] if names else []
+        return lines
+
     @property
     def settings(self) -> VitSettings:
         """Sizes, heads, LayerNorm epsilon, feed-forward form and interpolation of positions."""
@@ -63,8 +84,18 @@ class ForeignBackbone(NamedTuple):
             "family": self.family,
             "normalization": self.normalization._asdict(),
             "source_sha256": self.sha256,
-            "tensors": {"mapped": len(self.mapped), "initial": list(self.initial), "ignored": list(self.ignored)},
+            "tensors": {
+                "mapped": len(self.mapped),
+                "initial": grouped(self.initial),
+                "ignored": grouped(self.ignored),
+            },
         }
+
+
+def grouped(names: Iterable[str]) -> list[str]:
+    """Names with one line for all blocks: `blocks.*.ls1.gamma = 1 (12)`."""
+    counts = Counter(re.sub(r"(blocks|layer)\.\d+\.", r"\1.*.", name) for name in names)
+    return [f"{name} ({count})" if count > 1 else name for name, count in counts.items()]
 
 
 def read_backbone(path: Path, options: BackboneOptions | None = None) -> ForeignBackbone:
@@ -79,34 +110,37 @@ def read_backbone(path: Path, options: BackboneOptions | None = None) -> Foreign
         card, backbone = load_export(path)
         refuse_contradiction(
             backbone.settings.model_dump(),
-            options.model_dump(include={"heads", "image_size", "norm_eps"}, exclude_none=True),
+            options.architecture(),
             path,
         )
         names = tuple(backbone.state_dict())
         return ForeignBackbone(backbone, "t-core", names, (), (), Normalization(), sha256_file(path), card)
     tensors: Mapping[str, Tensor]
     if path.is_dir():
-        tensors, said, files = read_folder(path)
-        sha256 = fingerprint(path, files)
+        tensors, said = read_folder(path)
+        sha256 = fingerprint(path, source_files(path))
     else:
         tensors, said, sha256 = read_tensors(path), {}, sha256_file(path)
     layout = read_layout(tensors, said, options, path)
-    normalization = _normalization(said, options, path)
-    ours = Normalization()
+    normalization = normalization_of(said, options, path)
     adapted = layout.tensors
-    if normalization[:2] != ours[:2]:
-        adapted = fold_normalization(adapted, normalization[:2], ours[:2])
+    if not normalization.is_ours:
+        adapted = fold_normalization(adapted, normalization.mean, normalization.std)
     backbone = build_backbone(layout.settings, adapted, path)
     return ForeignBackbone(
         backbone, layout.family, layout.mapped, layout.initial, layout.ignored, normalization, sha256, {}
     )
 
 
-def _normalization(said: Mapping[str, Any], options: BackboneOptions, source: Path) -> Normalization:
-    refuse_contradiction(said, options.model_dump(include={"mean", "std"}, exclude_none=True), source)
-    given = {key: said.get(key, getattr(options, key)) for key in ("mean", "std")}
-    if all(value is None for value in given.values()):
+def normalization_of(said: Mapping[str, Any], options: BackboneOptions, source: Path) -> Normalization:
+    """The pixel normalization of a source: `mean` and `std` that it states, else the options, else ImageNet's.
+
+    Raises:
+        UserError: the options contradict the source.
+    """
+    given = {key: value for key in ("mean", "std") if (value := getattr(options, key))}
+    refuse_contradiction(said, given, source)
+    values = {**given, **{key: said[key] for key in ("mean", "std") if key in said}}
+    if not values:
         return Normalization()
-    default = Normalization()
-    origin = "preprocessor file" if "mean" in said else "options"
-    return Normalization(given["mean"] or default.mean, given["std"] or default.std, origin)
+    return Normalization(**values, origin="preprocessor file" if "mean" in said else "options")

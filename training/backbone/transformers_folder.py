@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
@@ -13,8 +13,13 @@ from training.backbone.tensor_files import read_tensors
 from training.backbone.transformers_format import CARD, CONFIG, MODEL
 
 ROTARY = "dinov3_vit"
-_NORM_EPS = {"vit": 1e-12, "vit_mae": 1e-12, "dinov2": 1e-6, "dinov2_with_registers": 1e-6}
-"""The types that are mapped to our backbone, and the LayerNorm epsilon of a configuration without one."""
+_TYPES: dict[str, dict[str, object]] = {
+    "vit": {"norm_eps": 1e-12, "interpolation": "plain"},
+    "vit_mae": {"norm_eps": 1e-12, "interpolation": "plain"},
+    "dinov2": {"norm_eps": 1e-6, "interpolation": "plain"},
+    "dinov2_with_registers": {"norm_eps": 1e-6, "interpolation": "antialias"},
+}
+"""The types that our backbone can be, with the default of their configuration and what their code does."""
 _KEYS = {
     "hidden_size": "width",
     "num_hidden_layers": "depth",
@@ -26,14 +31,6 @@ _KEYS = {
 }
 _PREPROCESSOR = "preprocessor_config.json"
 _INDEX = ".index.json"
-
-
-class FolderContent(NamedTuple):
-    """Tensors by name, what the configuration says, and the files that were read."""
-
-    tensors: dict[str, Tensor]
-    said: dict[str, Any]
-    files: list[Path]
 
 
 def model_type(folder: Path) -> str:
@@ -56,8 +53,8 @@ def model_type(folder: Path) -> str:
     )
 
 
-def read_folder(folder: Path) -> FolderContent:
-    """The tensors and the configuration of a folder whose model our backbone can be.
+def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors by name of a folder whose model our backbone can be, and what its JSON files say.
 
     Raises:
         UserError: a file is missing or damaged, holds code, or the model is of another type.
@@ -68,18 +65,20 @@ def read_folder(folder: Path) -> FolderContent:
             f"{folder} has a model of the type {kind}, with rotary positions: it can be evaluated and gives features, "
             "but cannot be trained or exported here; take one with a position table, such as DINOv2"
         )
-    if kind not in (*_NORM_EPS, "timm"):
-        allowed = ", ".join((*_NORM_EPS, ROTARY))
+    if kind not in (*_TYPES, "timm"):
+        allowed = ", ".join((*_TYPES, ROTARY))
         raise UserError(f"{folder} has a transformers model of the type {kind}; allowed are {allowed}")
     config, said = read_json(folder / CONFIG), read_preprocessor(folder)
-    files = [folder / CONFIG, *_existing(folder, _PREPROCESSOR)]
     if kind == "timm":
         said = {**_normalization(config["pretrained_cfg"], folder / CONFIG), **said, "family": "timm"}
     else:
-        said |= {"family": kind, "norm_eps": _NORM_EPS[kind], **_said(config, folder / CONFIG), **_card(folder)}
-    weights = tensor_files(folder)
-    tensors = {name: tensor for file in weights for name, tensor in read_tensors(file).items()}
-    return FolderContent(tensors, said, [*files, *weights])
+        said |= {"family": kind, **_TYPES[kind], **_said(config, folder / CONFIG), **_card(folder)}
+    return {name: tensor for file in tensor_files(folder) for name, tensor in read_tensors(file).items()}, said
+
+
+def source_files(folder: Path) -> list[Path]:
+    """The files that define the model of a folder; raises like `tensor_files`."""
+    return [folder / CONFIG, *_existing(folder, _PREPROCESSOR), *tensor_files(folder)]
 
 
 def tensor_files(folder: Path) -> list[Path]:
