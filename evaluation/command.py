@@ -35,7 +35,7 @@ class ReportSettings(Settings):
     clips: int = Field(default=3, ge=0, le=1000)
     """Number of best and of worst sequences that are shown as animations."""
     attention: bool = False
-    """Show the attention of the last block's CLS token in the first frames (this project's weights and .pth)."""
+    """Show the attention of the last block's CLS token in the first frames (not of DINOv3, nor of a function)."""
 
 
 class DataCommand(Command):

@@ -27,6 +27,7 @@ from pipeline.settings import BATCH_LIMIT, THREAD_LIMIT, WORKER_LIMIT, Command, 
 from pipeline.storage import Folder, Storage, Uri, open_storage
 from training.backbone.families import BackboneOptions
 from training.backbone.frozen import read_frozen
+from training.backbone.source import source_sha256
 
 LOCK = f"{PARTS}.lock"
 
@@ -62,16 +63,18 @@ def main(command: FeaturesCommand) -> None:
     started = time.perf_counter()
     dataset, out = ShardDataset(command.shards), open_storage(command.out)
     read_metadata(out)  # raises if the file is someone else's
-    backbone = read_frozen(command.weights, command.backbone)
-    hashes = {"dataset_hash": dataset.manifest.dataset_hash, "weights_hash": backbone.sha256}
-    options = command.backbone.model_dump(mode="json", exclude_defaults=True)
+    width = read_frozen(command.weights, command.backbone).width
+    hashes = {
+        "dataset_hash": dataset.manifest.dataset_hash,
+        "weights_hash": source_sha256(command.weights, command.backbone),
+    }
     with out.exclusive_lock(LOCK):
-        begin(out, PARTS, {**hashes, "batch_size": command.batch_size, "threads": command.threads, **options})
+        begin(out, PARTS, {**hashes, "batch_size": command.batch_size, "threads": command.threads})
         images = _compute(command, dataset, out)
         seconds = time.perf_counter() - started
         try:
             parts = [part_name(shard) for shard in np.unique(dataset.shard).tolist()]
-            write_features(out, dataset.keys, map(functools.partial(_read_part, out), parts), backbone.width, hashes)
+            write_features(out, dataset.keys, map(functools.partial(_read_part, out), parts), width, hashes)
             out.remove(PARTS)
         except OSError as error:
             raise cannot_write(out, error) from error

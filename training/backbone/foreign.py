@@ -10,15 +10,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
-from pipeline.files import sha256_file
-from pipeline.fingerprints import fingerprint
 from pipeline.sampling.views import IMAGENET_MEAN, IMAGENET_STD
 from training.backbone.families import BackboneOptions, refuse_contradiction
 from training.backbone.layout import fold_normalization, read_layout
+from training.backbone.source import source_sha256
 from training.backbone.tensor_files import read_tensors
-from training.backbone.transformers_folder import read_folder, source_files
+from training.backbone.transformers_folder import read_folder
 from training.backbone.vit import VisionTransformer, VitSettings
 from training.backbone.weights import build_backbone, is_export, load_export
 
@@ -79,8 +76,6 @@ class ForeignBackbone(NamedTuple):
     def record(self) -> dict[str, Any]:
         """For a checkpoint, a card or a result, without any path: how the weights were read, as JSON."""
         return {
-            **self.card,
-            "architecture": self.settings.model_dump(mode="json"),
             "family": self.family,
             "normalization": self.normalization._asdict(),
             "source_sha256": self.sha256,
@@ -89,6 +84,8 @@ class ForeignBackbone(NamedTuple):
                 "initial": grouped(self.initial),
                 "ignored": grouped(self.ignored),
             },
+            **self.card,  # of an export of imported weights: how those were read
+            "architecture": self.settings.model_dump(mode="json"),
         }
 
 
@@ -114,13 +111,8 @@ def read_backbone(path: Path, options: BackboneOptions | None = None) -> Foreign
             path,
         )
         names = tuple(backbone.state_dict())
-        return ForeignBackbone(backbone, "t-core", names, (), (), Normalization(), sha256_file(path), card)
-    tensors: Mapping[str, Tensor]
-    if path.is_dir():
-        tensors, said = read_folder(path)
-        sha256 = fingerprint(path, source_files(path))
-    else:
-        tensors, said, sha256 = read_tensors(path), {}, sha256_file(path)
+        return ForeignBackbone(backbone, "t-core", names, (), (), Normalization(), source_sha256(path), card)
+    tensors, said = read_folder(path) if path.is_dir() else (read_tensors(path), {})
     layout = read_layout(tensors, said, options, path)
     normalization = normalization_of(said, options, path)
     adapted = layout.tensors
@@ -128,7 +120,7 @@ def read_backbone(path: Path, options: BackboneOptions | None = None) -> Foreign
         adapted = fold_normalization(adapted, normalization.mean, normalization.std)
     backbone = build_backbone(layout.settings, adapted, path)
     return ForeignBackbone(
-        backbone, layout.family, layout.mapped, layout.initial, layout.ignored, normalization, sha256, {}
+        backbone, layout.family, layout.mapped, layout.initial, layout.ignored, normalization, source_sha256(path), {}
     )
 
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.fingerprints import fingerprint
 from training.backbone.families import BackboneOptions, refuse_contradiction
 from training.backbone.foreign import normalization_of, read_backbone
 from training.backbone.rotary import RotaryBackbone, read_rotary
-from training.backbone.transformers_folder import ROTARY, model_type, read_preprocessor, source_files
+from training.backbone.source import source_sha256
+from training.backbone.transformers_folder import ROTARY, model_type, read_preprocessor
 from training.backbone.vit import VisionTransformer, random_backbone
 
 
@@ -54,5 +54,6 @@ def _read_rotary(folder: Path, options: BackboneOptions, random_seed: int | None
     normalization = normalization_of(read_preprocessor(folder), options, folder)
     backbone.renormalize(normalization.mean, normalization.std)
     record = {"family": ROTARY, "normalization": normalization._asdict(), "architecture": facts}
-    sha256 = fingerprint(folder, source_files(folder))
-    return FrozenBackbone(backbone, backbone.width, backbone.patch_size, backbone.image_size, record, sha256)
+    return FrozenBackbone(
+        backbone, backbone.width, backbone.patch_size, backbone.image_size, record, source_sha256(folder)
+    )

@@ -11,9 +11,8 @@ from pipeline.reading import read_json, reading
 from pipeline.sampling.views import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.settings import UserError
 from training.backbone.layout import renormalization
+from training.backbone.source import CONFIG, tensor_files
 from training.backbone.tensor_files import check_finite, read_tensors
-from training.backbone.transformers_folder import tensor_files
-from training.backbone.transformers_format import CONFIG
 from training.backbone.vit import Tokens
 
 _KEYS = (

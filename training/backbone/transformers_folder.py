@@ -9,8 +9,9 @@ from torch import Tensor
 from pipeline.files import sha256_file
 from pipeline.reading import read_json
 from pipeline.settings import UserError
+from training.backbone.source import CONFIG, MODEL, PREPROCESSOR, existing, tensor_files
 from training.backbone.tensor_files import read_tensors
-from training.backbone.transformers_format import CARD, CONFIG, MODEL
+from training.backbone.transformers_format import CARD
 
 ROTARY = "dinov3_vit"
 _TYPES: dict[str, dict[str, object]] = {
@@ -29,8 +30,6 @@ _KEYS = {
     "layer_norm_eps": "norm_eps",
     "num_register_tokens": "registers",
 }
-_PREPROCESSOR = "preprocessor_config.json"
-_INDEX = ".index.json"
 
 
 def model_type(folder: Path) -> str:
@@ -76,39 +75,15 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {name: tensor for file in tensor_files(folder) for name, tensor in read_tensors(file).items()}, said
 
 
-def source_files(folder: Path) -> list[Path]:
-    """The files that define the model of a folder; raises like `tensor_files`."""
-    return [folder / CONFIG, *_existing(folder, _PREPROCESSOR), *tensor_files(folder)]
-
-
-def tensor_files(folder: Path) -> list[Path]:
-    """The files with the tensors of a folder: safetensors if there are any, otherwise `pytorch_model.bin`.
-
-    Raises:
-        UserError: there are none, or an index names one that is missing.
-    """
-    for single in (MODEL, "pytorch_model.bin"):
-        if file := _existing(folder, single):
-            return file
-        if _existing(folder, single + _INDEX):
-            index = folder / (single + _INDEX)
-            shards = read_json(index).get("weight_map")
-            names = sorted({Path(str(name)).name for name in shards.values()} if isinstance(shards, dict) else ())
-            if missing := [name for name in names if not (folder / name).is_file()]:
-                raise UserError(f"{folder} has no {missing[0]}, which {index.name} names: copy or download it again")
-            return [folder / name for name in names]
-    raise UserError(f"{folder} has no weights ({MODEL} or pytorch_model.bin)")
-
-
 def read_preprocessor(folder: Path) -> dict[str, Any]:
     """`mean` and `std` of the pixels as its preprocessor file says; empty without one.
 
     Raises:
         UserError: the file is damaged, or does not scale pixels to 0 to 1.
     """
-    if not _existing(folder, _PREPROCESSOR):
+    if not existing(folder, PREPROCESSOR):
         return {}
-    path = folder / _PREPROCESSOR
+    path = folder / PREPROCESSOR
     content = read_json(path)
     if not content.get("do_rescale", True) or abs(255 * content.get("rescale_factor", 1 / 255) - 1) > 1e-3:
         raise UserError(
@@ -151,7 +126,7 @@ def _said(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 def _card(folder: Path) -> dict[str, Any]:
     """Settings in the card of an unchanged export of this project, which says more than the configuration."""
-    if not _existing(folder, CARD):
+    if not existing(folder, CARD):
         return {}
     card = read_json(folder / CARD)
     files = (MODEL, CONFIG)
@@ -159,7 +134,3 @@ def _card(folder: Path) -> dict[str, Any]:
         return {}
     architecture = card.get("architecture")
     return dict(architecture) if isinstance(architecture, dict) else {}
-
-
-def _existing(folder: Path, name: str) -> list[Path]:
-    return [folder / name] if (folder / name).is_file() else []

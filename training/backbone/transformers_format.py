@@ -15,10 +15,11 @@ from torch import Tensor
 from pipeline.files import as_json, atomic_path, refuse_others, sha256_file
 from pipeline.reading import read_json
 from pipeline.settings import UserError
+from training.backbone.source import CONFIG, MODEL
 from training.backbone.tensor_files import write_safetensors
 from training.backbone.vit import VisionTransformer, VitSettings
 
-MODEL, CONFIG, CARD = "model.safetensors", "config.json", "tcore_card.json"
+CARD = "tcore_card.json"
 FILES = (CARD, MODEL, CONFIG)
 """All files of the folder."""
 _NAMES = {
