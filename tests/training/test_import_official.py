@@ -7,11 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.files import sha256_file
 from pipeline.settings import UserError, parse_command
 from tests.reference_data import read_json
+from tests.training.backbone.made import Plan, vit
+from training.backbone.foreign import read_backbone
 from training.backbone.vit import VitSettings
 from training.backbone.weights import load_backbone, read_card
-from training.import_official import ImportCommand, import_official
+from training.import_official import ImportCommand, import_official, main
 
 RECORDED_WIDTH, WIDTH = 384, 128
 
@@ -43,6 +46,24 @@ def test_a_published_teacher_becomes_a_portable_backbone(tmp_path: Path) -> None
     assert {f"backbone.{name}" for name in state} == {name for name in teacher if name.startswith("backbone.")}
     assert all(torch.equal(tensor, teacher[f"backbone.{name}"]) for name, tensor in state.items())
     assert read_card(out)["source"] == "teacher_checkpoint.pth"
+
+
+def test_options_of_weights_of_another_project(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = tmp_path / "dino.pth", tmp_path / "dino.safetensors"
+    torch.save(vit(Plan()), source)
+    words = f"{source} {out} --backbone.family dino --backbone.heads=3 --backbone.mean 0.5,0.5,0.5 --backbone.std 1,1,1"
+    main(parse_command(ImportCommand, words.split()))
+    assert (
+        "initial value: blocks.*.ls1.gamma = 1 (2), blocks.*.ls2.gamma = 1 (2), mask_token = 0"
+        in capsys.readouterr().out
+    )
+    card = read_card(out)
+    assert (card["family"], card["source"], card["source_sha256"]) == ("dino", "dino.pth", sha256_file(source))
+    assert card["normalization"] == {"mean": [0.5] * 3, "std": [1.0] * 3, "origin": "options"}
+    again = read_backbone(out).record()
+    assert {key: again[key] for key in card} == card
+    with pytest.raises(UserError, match=r"backbone\.std .* three numbers, for red, green and blue"):
+        parse_command(ImportCommand, [*words.split()[:-1], "1,2"])
 
 
 class Harmful:
