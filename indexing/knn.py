@@ -45,14 +45,18 @@ def _feature_hashes(command: KnnCommand, dataset: ShardDataset) -> dict[str, str
     return {**dataset_hash, "weights_hash": source_sha256(command.weights, command.backbone)}
 
 
+def feature_options(command: KnnCommand) -> list[str]:
+    """The options of `indexing.features` that compute the features of a search."""
+    names = ("shards", "weights", "out", "batch_size", "threads", "workers")
+    options = [f"--{name}={value}" for name in names if (value := getattr(command, name)) is not None]
+    for name, value in command.backbone.model_dump(mode="json", exclude_defaults=True).items():
+        options.append(f"--backbone.{name}={','.join(map(str, value)) if isinstance(value, list) else value}")
+    return options
+
+
 def _compute_features(command: KnnCommand) -> None:
     """Run `indexing.features` as a separate process: torch and FAISS never share one."""
-    arguments = ("shards", "weights", "out", "batch_size", "threads", "workers")
-    options = [f"--{name}={value}" for name in arguments if (value := getattr(command, name)) is not None]
-    given = command.backbone.model_dump(mode="json", exclude_defaults=True)
-    for name, value in given.items():
-        options.append(f"--backbone.{name}={','.join(map(str, value)) if isinstance(value, list) else value}")
-    status = subprocess.run([sys.executable, "-m", "indexing.features", *options]).returncode
+    status = subprocess.run([sys.executable, "-m", "indexing.features", *feature_options(command)]).returncode
     if status:  # it has printed the reason
         raise SystemExit(status)
 

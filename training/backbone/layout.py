@@ -147,12 +147,18 @@ def _sizes(found: Mapping[str, Tensor], source: Path) -> dict[str, object]:
     if missing:
         raise UserError(f"{source} has no {missing[0]}: it is another architecture or not complete")
     width, _, _, patch_size = found["patch_embed.proj.weight"].shape
+    expanded, reduced = found[needed[1]].shape[0], found.get("blocks.0.mlp.fc2.weight")
+    if reduced is not None and reduced.ndim == 2 and 2 * reduced.shape[1] == expanded:
+        raise UserError(
+            f"{source} is another architecture: blocks.0.mlp.fc1 and fc2 are a gated unit of timm, whose activation "
+            "the file does not say; SwiGLU is read from the files of DINOv2 and transformers"
+        )
     return {
         "width": width,
         "depth": len(numbers),
         "patch_size": patch_size,
         "registers": found["register_tokens"].shape[1] if "register_tokens" in found else 0,
-        "mlp_ratio": found[needed[1]].shape[0] / (2 if swiglu else 1) / width,
+        "mlp_ratio": expanded / (2 if swiglu else 1) / width,
         "mlp": "swiglu" if swiglu else "gelu",
         "class_token": "cls_token" in found,
     }

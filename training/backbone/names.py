@@ -32,7 +32,7 @@ _BACKBONE = re.compile(
     r"cls_token|pos_embed|register_tokens|mask_token|(patch_embed\.proj|norm)\.(weight|bias)"
     r"|blocks\.\d+\.((norm[12]|attn\.(qkv|query|key|value|proj)|mlp\.(fc1|fc2|w12|w3))\.(weight|bias)|ls[12]\.gamma)"
 )
-_OUTSIDE = re.compile(r"mask_token|decoder|head|fc\.|classifier|pooler|pre_logits|attn_pool|to_prior|to_posterior")
+_OUTSIDE = re.compile(r"mask_token|decoder|head|fc\.|classifier|pooler|pre_logits|to_prior|to_posterior")
 """Starts of names beside a backbone that do not change its patch tokens; MAE's mask token belongs to its decoder."""
 _FOREIGN = {
     r"rope|storage_tokens": "rotary positions, as DINOv3: a transformers folder of the type dinov3_vit can be "
@@ -40,6 +40,7 @@ _FOREIGN = {
     r"rel_pos|relative_position": "relative positions, as BEiT",
     r"norm_pre|ln_pre": "a LayerNorm before the blocks, as CLIP",
     r"fc_norm": "average pooling before the final LayerNorm, so that its patch tokens are not normalized",
+    r"attn_pool": "attention pooling, as SigLIP, whose activation the file does not say",
     r"dist_token": "a distillation token, as DeiT",
     r"[qk]_norm|[qv]_bias": "another attention",
     r"mlp\.": "another feed-forward form",

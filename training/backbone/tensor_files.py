@@ -132,7 +132,8 @@ def _refusal(path: Path, error: Exception) -> str:
             return (
                 f"{path} holds the options of a training program (argparse.Namespace) besides its tensors, and only "
                 "tensors are read: save them alone, with `with torch.serialization.safe_globals("
-                "[argparse.Namespace]): torch.save({'teacher': torch.load(FILE)['teacher']}, NEW_FILE)`"
+                "[argparse.Namespace]): torch.save({'teacher': torch.load(FILE)['teacher']}, NEW_FILE)` (in place of "
+                "teacher, the entry that holds the tensors, such as model or state_dict)"
             )
         return (
             f"{path} holds {name[1]}, an object that can run code when it is loaded, and only tensors are read: get a "

@@ -173,6 +173,20 @@ def test_other_pixel_normalization_becomes_part_of_the_patch_embedding(tmp_path:
     assert source.normalization == (mean, std, "options")
 
 
+def test_a_folder_of_timm_says_its_normalization(tmp_path: Path) -> None:
+    said = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.5, 0.5], "input_size": [3, SIZE, SIZE]}
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit_tiny", "pretrained_cfg": said}))
+    save_file({name: tensor.half() for name, tensor in vit(TIMM).items()}, tmp_path / "model.safetensors")
+    source = read(tmp_path, heads=HEADS)
+    assert source.family == "timm"
+    assert source.normalization[:2] == ((0.5, 0.5, 0.5), (0.25, 0.5, 0.5))
+    assert source.backbone.norm.bias.dtype == torch.float32
+    with pytest.raises(
+        UserError, match=r"the option mean = \(0\.4, 0\.4, 0\.4\) contradicts .*, which has \(0\.5, 0\.5, 0\.5\)"
+    ):
+        read(tmp_path, heads=HEADS, mean=(0.4, 0.4, 0.4))
+
+
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32, "patch_size": 16}
 """Sizes of the models of transformers."""
 
@@ -301,7 +315,8 @@ def test_exports_of_other_forms_are_read_back(tmp_path: Path, name: str) -> None
 
 def in_folder(model_type: str, weights: str) -> Callable[[Path], Path]:
     def place(folder: Path) -> Path:
-        (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+        config: dict[str, Any] = {"pretrained_cfg": {}} if model_type == "timm" else {"model_type": model_type}
+        (folder / "config.json").write_text(json.dumps(config))
         return folder / weights
 
     return place
@@ -315,7 +330,7 @@ def in_folder(model_type: str, weights: str) -> Callable[[Path], Path]:
         lambda folder: folder / "weights.safetensors",
         *(
             in_folder(kind, weights)
-            for kind in ("vit", "vit_mae", "dinov2", "dinov2_with_registers", "dinov3_vit")
+            for kind in ("timm", "vit", "vit_mae", "dinov2", "dinov2_with_registers", "dinov3_vit")
             for weights in ("pytorch_model.bin", "model.safetensors")
         ),
     ],
@@ -367,6 +382,12 @@ def without(name: str) -> dict[str, Tensor]:
             r"norm_pre.weight \(a LayerNorm before the blocks, as CLIP",
         ),
         (vit(DINO) | {"fc_norm.weight": torch.ones(8)}, {}, r"fc_norm.weight \(average pooling"),
+        (vit(DINO) | {"attn_pool.latent": torch.ones(8)}, {}, r"attn_pool.latent \(attention pooling, as SigLIP"),
+        (
+            {n: t[:, :48] if "fc2.w" in n else t for n, t in vit(DINO).items()},
+            {"family": "dino"},
+            "a gated unit of timm",
+        ),
         (vit(DINO) | {"temporal_embed": torch.ones(8)}, {}, r"temporal_embed \(an unknown tensor\)"),
         ({"patch_embed.proj.weight": torch.ones(4, 3, 2, 4, 4)}, {}, "its patch embedding is 4x3x2x4x4 .of video."),
         ({"conv1.weight": torch.ones(4, 3, 7, 7)}, {}, "no Vision Transformer: .* but conv1.weight"),
