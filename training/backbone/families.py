@@ -22,7 +22,7 @@ class Family(NamedTuple):
 
 
 _SIZES = {192: 3, 384: 6, 768: 12, 1024: 16}
-FAMILIES: dict[FamilyName, Family] = {
+FAMILIES: dict[str, Family] = {
     "dino": Family("offset", _SIZES),  # vision_transformer.py, interpolate_pos_encoding
     "ibot": Family("offset", _SIZES),  # models/vision_transformer.py
     "dinov2": Family("offset", _SIZES | {1536: 24}),  # dinov2/models/vision_transformer.py
@@ -58,9 +58,9 @@ class BackboneOptions(Settings):
             raise ValueError("must be three numbers, for red, green and blue; a standard deviation is positive")
         return values
 
-    def architecture(self) -> dict[str, object]:
-        """The settings of the backbone among the options that are given."""
-        return self.model_dump(include={"heads", "image_size", "norm_eps"}, exclude_none=True)
+    def given(self) -> dict[str, object]:
+        """The options that are given, but for `part` and `family`, which only choose among what a file leaves open."""
+        return self.model_dump(exclude={"part", "family"}, exclude_defaults=True)
 
 
 def refuse_contradiction(facts: Mapping[str, object], given: Mapping[str, object], source: Path) -> None:
@@ -128,7 +128,7 @@ def choose_heads(said: object, options: BackboneOptions, family: str, width: int
     """
     if said is not None or options.heads is not None:
         return options.heads if said is None else said
-    published = next((known.heads.get(width) for name, known in FAMILIES.items() if name == family), None)
+    published = FAMILIES[family].heads.get(width) if family in FAMILIES else None
     if published and options.family is not None:
         return published
     known = f" (published models of {family} have {published})" if published else ""

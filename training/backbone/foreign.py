@@ -105,11 +105,8 @@ def read_backbone(path: Path, options: BackboneOptions | None = None) -> Foreign
     options = options or BackboneOptions()
     if path.is_file() and is_export(path):
         card, backbone = load_export(path)
-        refuse_contradiction(
-            backbone.settings.model_dump(),
-            options.architecture(),
-            path,
-        )
+        says = {**backbone.settings.model_dump(), "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+        refuse_contradiction(says, options.given(), path)
         names = tuple(backbone.state_dict())
         return ForeignBackbone(backbone, "t-core", names, (), (), Normalization(), source_sha256(path), card)
     tensors, said = read_folder(path) if path.is_dir() else (read_tensors(path), {})
@@ -130,9 +127,8 @@ def normalization_of(said: Mapping[str, Any], options: BackboneOptions, source: 
     Raises:
         UserError: the options contradict the source.
     """
-    given = {key: value for key in ("mean", "std") if (value := getattr(options, key))}
-    refuse_contradiction(said, given, source)
-    values = {**given, **{key: said[key] for key in ("mean", "std") if key in said}}
+    refuse_contradiction(said, options.given(), source)
+    values = {key: value for key, value in {**options.given(), **said}.items() if key in ("mean", "std")}
     if not values:
         return Normalization()
     return Normalization(**values, origin="preprocessor file" if "mean" in said else "options")

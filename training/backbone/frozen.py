@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from training.backbone.families import BackboneOptions, refuse_contradiction
-from training.backbone.foreign import normalization_of, read_backbone
+from training.backbone.foreign import grouped, normalization_of, read_backbone
 from training.backbone.rotary import RotaryBackbone, read_rotary
 from training.backbone.source import source_sha256
 from training.backbone.transformers_folder import ROTARY, model_type, read_preprocessor
@@ -50,10 +50,15 @@ def _read_rotary(folder: Path, options: BackboneOptions, random_seed: int | None
     backbone = read_rotary(folder, random_seed)
     config = backbone.model.config
     facts = {"heads": config.num_attention_heads, "norm_eps": config.layer_norm_eps, "image_size": config.image_size}
-    refuse_contradiction(facts, options.architecture(), folder)
+    refuse_contradiction(facts, options.given(), folder)
     normalization = normalization_of(read_preprocessor(folder), options, folder)
     backbone.renormalize(normalization.mean, normalization.std)
-    record = {"family": ROTARY, "normalization": normalization._asdict(), "architecture": facts}
+    record = {
+        "family": ROTARY,
+        "normalization": normalization._asdict(),
+        "tensors": {"ignored": grouped(backbone.ignored)},
+        "architecture": facts,
+    }
     return FrozenBackbone(
         backbone, backbone.width, backbone.patch_size, backbone.image_size, record, source_sha256(folder)
     )

@@ -80,6 +80,7 @@ def read_layout(
             raise UserError(f"{source} is part of a transformers folder: give the folder, which has its config.json")
         possible = possible_families(names.values(), tensors.keys() - names.keys())
         family = choose_family(possible, options, width, source)
+    _check_shapes(found, width, source)
     facts = _sizes(found, source)
     positions = _positions(found, family, said.get("image_size", options.image_size), source)
     facts["image_size"] = positions.image_size
@@ -91,8 +92,9 @@ def read_layout(
         facts.setdefault("heads", max(width // _AUTHORS_HEAD_WIDTH, 1))
     facts["heads"] = choose_heads(facts.get("heads"), options, family, width, source)
     facts.setdefault("norm_eps", options.norm_eps or 1e-6)
-    facts.setdefault("interpolation", next((f.interpolation for n, f in FAMILIES.items() if n == family), "antialias"))
-    refuse_contradiction(facts, options.architecture(), source)
+    if family in FAMILIES:
+        facts.setdefault("interpolation", FAMILIES[family].interpolation)
+    refuse_contradiction(facts, options.given(), source)
     shape = {key: facts[key] for key in ("width", "depth", "heads")}
     facts["architecture"] = next((name for name, known in ARCHITECTURES.items() if known == shape), None)
     try:
@@ -137,6 +139,20 @@ def _width(weight: Tensor, source: Path) -> int:
     return weight.shape[0]
 
 
+def _check_shapes(found: Mapping[str, Tensor], width: int, source: Path) -> None:
+    """Refuse shapes from which no sizes can be read; all others are compared with the architecture in the end."""
+    for name, tensor in found.items():
+        if name in ("pos_embed", "cls_token", "register_tokens"):
+            fits = tensor.ndim == 3 and tensor.shape[0] == 1 and tensor.shape[2] == width
+        elif re.search(r"attn\.(query|key|value)\.|fc[12]\.weight|w12\.weight", name):
+            fits = tensor.ndim == (1 if name.endswith("bias") else 2) and (width in tensor.shape)
+        else:
+            continue
+        if not fits:
+            shape = "x".join(map(str, tensor.shape))
+            raise UserError(f"{source} is another architecture: {name} is {shape} beside a width of {width}")
+
+
 def _sizes(found: Mapping[str, Tensor], source: Path) -> dict[str, object]:
     """The sizes that the shapes of the tensors show."""
     numbers = {int(match[1]) for name in found if (match := re.match(r"blocks\.(\d+)\.", name))}
@@ -148,7 +164,7 @@ def _sizes(found: Mapping[str, Tensor], source: Path) -> dict[str, object]:
         raise UserError(f"{source} has no {missing[0]}: it is another architecture or not complete")
     width, _, _, patch_size = found["patch_embed.proj.weight"].shape
     expanded, reduced = found[needed[1]].shape[0], found.get("blocks.0.mlp.fc2.weight")
-    if reduced is not None and reduced.ndim == 2 and 2 * reduced.shape[1] == expanded:
+    if reduced is not None and 2 * reduced.shape[1] == expanded:
         raise UserError(
             f"{source} is another architecture: blocks.0.mlp.fc1 and fc2 are a gated unit of timm, whose activation "
             "the file does not say; SwiGLU is read from the files of DINOv2 and transformers"

@@ -1,5 +1,6 @@
 """DINOv3: a frozen backbone with rotary positions, computed by `transformers` from tensors that were read here."""
 
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,17 @@ _KEYS = (
 class RotaryBackbone(nn.Module):
     """A DINOv3 ViT with the output of our backbone; in eval mode and without gradients."""
 
-    def __init__(self, model: Any) -> None:  # noqa: ANN401 - transformers has no types
+    def __init__(self, model: Any, ignored: Iterable[str] = ()) -> None:  # noqa: ANN401 - transformers has no types
         super().__init__()
+        self.ignored = sorted(ignored)
+        """Tensors of the files that are no part of the model."""
         self.model: Any = model
         self.scale: Tensor
         self.shift: Tensor
         config = model.config
-        self.width, self.patch_size, self.image_size = config.hidden_size, config.patch_size, config.image_size
+        self.width, self.patch_size, self.image_size = map(
+            int, (config.hidden_size, config.patch_size, config.image_size)
+        )
         self.registers = config.num_register_tokens
         self.renormalize(IMAGENET_MEAN, IMAGENET_STD)
         self.eval().requires_grad_(False)
@@ -74,4 +79,4 @@ def read_rotary(folder: Path, random_seed: int | None = None) -> RotaryBackbone:
         if missing := sorted(report["missing_keys"]):
             raise UserError(f"the weights in {folder} lack {len(missing)} tensors, such as {missing[0]}")
         check_finite(model.state_dict(), folder)
-    return RotaryBackbone(model)
+        return RotaryBackbone(model, report["unexpected_keys"])

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from pipeline.files import sha256_file
-from pipeline.reading import read_json
+from pipeline.reading import read_json, reading
 from pipeline.settings import UserError
 from training.backbone.source import CONFIG, MODEL, PREPROCESSOR, existing, tensor_files
 from training.backbone.tensor_files import read_tensors
@@ -69,7 +69,8 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"{folder} has a transformers model of the type {kind}; allowed are {allowed}")
     config, said = read_json(folder / CONFIG), read_preprocessor(folder)
     if kind == "timm":
-        said = {**_normalization(config["pretrained_cfg"], folder / CONFIG), **said, "family": "timm"}
+        with reading(folder / CONFIG, "a configuration of timm"):
+            said = {**_normalization(dict(config["pretrained_cfg"]), folder / CONFIG), **said, "family": "timm"}
     else:
         said |= {"family": kind, **_TYPES[kind], **_said(config, folder / CONFIG), **_card(folder)}
     return {name: tensor for file in tensor_files(folder) for name, tensor in read_tensors(file).items()}, said
@@ -85,7 +86,9 @@ def read_preprocessor(folder: Path) -> dict[str, Any]:
         return {}
     path = folder / PREPROCESSOR
     content = read_json(path)
-    if not content.get("do_rescale", True) or abs(255 * content.get("rescale_factor", 1 / 255) - 1) > 1e-3:
+    with reading(path, "a preprocessor configuration of transformers"):
+        scaled = content.get("do_rescale", True) and abs(255 * content.get("rescale_factor", 1 / 255) - 1) < 1e-3
+    if not scaled:
         raise UserError(
             f"{path} does not scale pixels to 0 to 1 (do_rescale, rescale_factor), as all weights here expect"
         )

@@ -392,6 +392,12 @@ def without(name: str) -> dict[str, Tensor]:
         ({"patch_embed.proj.weight": torch.ones(4, 3, 2, 4, 4)}, {}, "its patch embedding is 4x3x2x4x4 .of video."),
         ({"conv1.weight": torch.ones(4, 3, 7, 7)}, {}, "no Vision Transformer: .* but conv1.weight"),
         ({"epoch": 3}, {}, "holds no named tensors"),
+        (vit(DINO) | {"pos_embed": torch.ones(26)}, {"family": "dino"}, "pos_embed is 26 beside a width of 24"),
+        (
+            vit(DINO) | {"blocks.0.mlp.fc1.weight": torch.ones(())},
+            {"family": "dino"},
+            r"mlp.fc1.weight is  beside a width",
+        ),
         (without("pos_embed"), {"family": "dino"}, "has no pos_embed"),
         (
             vit(DINO) | {"pos_embed": torch.ones(1, 7, WIDTH)},
@@ -428,6 +434,7 @@ def test_heads_of_a_published_model_follow_from_a_family_that_is_given(tmp_path:
         ({"num_hidden_layers": 3}, {}, "says depth = 3, but its tensors have 2"),
         ({"num_attention_heads": "many"}, {}, "num_attention_heads = many, where a number is expected"),
         ({}, {"do_rescale": False}, "does not scale pixels to 0 to 1"),
+        ({}, {"rescale_factor": "1/255"}, "is not a preprocessor configuration of transformers"),
         ({}, {"image_mean": [1, 2]}, r"mean = \[1, 2\] for the pixels, where three numbers are expected"),
         ({}, {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0, 0.5]}, "std = .* three numbers are expected"),
     ],
