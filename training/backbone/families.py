@@ -74,12 +74,12 @@ def refuse_contradiction(facts: Mapping[str, object], given: Mapping[str, object
             raise UserError(f"the option {key} = {value} contradicts {source}, which has {facts[key]}: leave it out")
 
 
-def possible_families(names: Collection[str], beside: Collection[str]) -> set[FamilyName]:
+def possible_families(names: Collection[str], prefix: str) -> set[FamilyName]:
     """The families whose code writes such a file.
 
     Args:
         names: of the tensors of the backbone and what stands under the same prefix, without the prefix.
-        beside: other names of the file.
+        prefix: such as "teacher.backbone.".
     """
     decoder = [name for name in names if name.startswith("decoder_blocks.")]
     if "register_tokens" in names:
@@ -93,7 +93,7 @@ def possible_families(names: Collection[str], beside: Collection[str]) -> set[Fa
         return {"dinov2"} if "mask_token" in names else {"timm"}
     if "masked_embed" in names:
         return {"ibot"}
-    if any("head.last_layer" in name for name in beside):
+    if not {"teacher", "student"}.isdisjoint(prefix.split(".")):
         return {"dino"}
     return {"dino", "ibot", "mae", "siam-mae", "timm"}
 

@@ -78,7 +78,7 @@ def read_layout(
     else:
         if any(name.startswith("embeddings.") for name in names.values()):
             raise UserError(f"{source} is part of a transformers folder: give the folder, which has its config.json")
-        possible = possible_families(names.values(), tensors.keys() - names.keys())
+        possible = possible_families(names.values(), prefix)
         family = choose_family(possible, options, width, source)
     _check_shapes(found, width, source)
     facts = _sizes(found, source)

@@ -101,7 +101,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _named_tensors(content: object, prefix: str) -> Iterator[tuple[str, Tensor]]:
     if isinstance(content, Tensor):
-        yield prefix.removesuffix("."), content
+        yield prefix.removesuffix("."), content.detach()
     elif isinstance(content, Mapping):
         for name, value in content.items():
             if isinstance(name, str):

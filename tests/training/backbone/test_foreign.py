@@ -63,6 +63,7 @@ KINDS = {
         },
         ignored=2 + len(vit(DINO)),
     ),
+    "dino, teacher alone": Kind("dino", DINO, lambda s: {"teacher": s}),
     "ibot": Kind("ibot", DINO, lambda s: {"state_dict": s | {"masked_embed": torch.full((1, WIDTH), 0.5)}}),
     "dinov2, released": Kind("dinov2", DINOV2, lambda s: s | MASK),
     "dinov2, swiglu": Kind("dinov2", DINOV2._replace(swiglu=True), lambda s: s | MASK),
