@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.settings import UserError
 from tests.training.backbone.made import DEPTH, HEADS, PATCH, SIZE, WIDTH, Plan, Runs, chunked, prefixed, tokens, vit
@@ -63,7 +63,7 @@ KINDS = {
         },
         ignored=2 + len(vit(DINO)),
     ),
-    "dino, teacher alone": Kind("dino", DINO, lambda s: {"teacher": s}),
+    "dino, teacher alone": Kind("dino", DINO, lambda s: {"teacher": {name: nn.Parameter(t) for name, t in s.items()}}),
     "ibot": Kind("ibot", DINO, lambda s: {"state_dict": s | {"masked_embed": torch.full((1, WIDTH), 0.5)}}),
     "dinov2, released": Kind("dinov2", DINOV2, lambda s: s | MASK),
     "dinov2, swiglu": Kind("dinov2", DINOV2._replace(swiglu=True), lambda s: s | MASK),
@@ -250,6 +250,9 @@ def test_dinov3_is_evaluated_through_transformers_and_not_trained(tmp_path: Path
     pixels = torch.rand(2, 3, 48, 80)
     theirs = (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     assert_same_tokens(frozen.module((pixels - IMAGENET[0]) / IMAGENET[1]), model(theirs).last_hidden_state)
+    drawn_once, drawn_again, other = (read_frozen(tmp_path, random_seed=seed).module(pixels).cls for seed in (1, 1, 2))
+    assert torch.equal(drawn_once, drawn_again)
+    assert not torch.allclose(drawn_once, other)
     with pytest.raises(
         UserError, match=r"dinov3_vit, with rotary positions: it can be evaluated .* but cannot be trained"
     ):
