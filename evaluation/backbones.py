@@ -1,5 +1,7 @@
 """Frozen patch features of frames, from weights of several origins."""
 
+import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from itertools import islice
@@ -9,17 +11,15 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from evaluation.fingerprints import fingerprint
-from pipeline.files import sha256_file
-from pipeline.reading import read_json, reading
+from pipeline.reading import reading
+from pipeline.sampling.views import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.settings import UserError
-from training.backbone.official import infer_settings, read_teacher_backbone
-from training.backbone.tensor_files import check_finite, read_torch
+from training.backbone.families import BackboneOptions
+from training.backbone.frozen import read_frozen
+from training.backbone.layout import renormalization
 from training.backbone.vit import VisionTransformer
-from training.backbone.weights import build_backbone, load_backbone, random_backbone, read_card
 
 Precision = Literal["fp32", "bf16"]
-_DINOV2 = ("dinov2", "dinov2_with_registers")
 
 
 class Extractor(NamedTuple):
@@ -79,79 +79,77 @@ class Checkpoint(NamedTuple):
 
 
 def open_checkpoint(
-    path: Path, name: str, *, device: torch.device, random_seed: int | None = None, precision: Precision = "fp32"
+    path: Path,
+    name: str,
+    *,
+    device: torch.device,
+    options: BackboneOptions | None = None,
+    random_seed: int | None = None,
+    precision: Precision = "fp32",
 ) -> Checkpoint:
-    """Open exported weights (.safetensors), the authors' checkpoint (.pth) or a folder of a transformers Dinov2.
+    """Open weights of any kind: a file or folder that `read_frozen` reads, or a function (see `open_function`).
 
     With a seed, only the architecture is used and the parameters are random.
 
     Raises:
         UserError: the file is missing or does not hold weights of a known kind.
     """
-    if path.is_dir():
-        model, sha256 = _open_transformers(path, random_seed)
-        card: dict[str, Any] = {"transformers": model.config.model_type}
-        registers = getattr(model.config, "num_register_tokens", 0)
-        model.to(device).float().eval().requires_grad_(False)
-        extractor = Extractor(
-            lambda images: model(images).last_hidden_state[:, 1 + registers :],
-            model.config.patch_size,
-            device,
-            precision,
-        )
-        backbone: nn.Module = model
-    else:
-        vit, card, sha256 = _open_file(path)
+    if is_function(path):
         if random_seed is not None:
-            vit = random_backbone(vit.settings, random_seed)
-        vit.to(device).float().eval().requires_grad_(False)
-        extractor, backbone = extractor_of(vit, device, precision), vit
-    origin = {"name": name, "path": str(path), "sha256": sha256, "card": card, "random_init_seed": random_seed}
-    return Checkpoint(name, path, extractor, origin, backbone)
+            raise UserError(f"--random_init needs weights in a file or folder, not a function such as {path}")
+        module, extractor, record = open_function(str(path), device, precision)
+        return Checkpoint(name, path, extractor, {"name": name, "path": str(path), **record}, module)
+    source = read_frozen(path, options, random_seed)
+    backbone = source.module.to(device)
+    extractor = Extractor(lambda images: backbone(images).patches, source.patch_size, device, precision)
+    origin = {"name": name, "path": str(path), "sha256": source.sha256, "card": source.record}
+    return Checkpoint(name, path, extractor, {**origin, "random_init_seed": random_seed}, backbone)
 
 
-def _open_file(path: Path) -> tuple[VisionTransformer, dict[str, Any], str]:
-    if path.suffix in (".pth", ".pt"):
-        tensors = read_teacher_backbone(path)
-        backbone = build_backbone(infer_settings(tensors, path), tensors, path)
-        card = {"part": "teacher", "architecture": backbone.settings.model_dump(mode="json")}
-        return backbone, card, sha256_file(path)
-    backbone = load_backbone(path)
-    return backbone, read_card(path), sha256_file(path)
+class PatchFeatures(NamedTuple):
+    """What a function given as weights returns."""
+
+    module: nn.Module
+    """Holds the parameters; it is put in eval mode and on the device."""
+    patch_tokens: Callable[[Tensor], Tensor]
+    """Normalized images (B, 3, H, W) to patch tokens (B, gh * gw, D), row by row."""
+    patch_size: int
+    """Side of a square patch, pixels."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Mean of RGB pixels in 0 to 1 by which images are normalized."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    """Standard deviation, likewise."""
 
 
-def _open_transformers(path: Path, random_seed: int | None) -> tuple[Any, str]:
-    try:
-        kind = read_json(path / "config.json").get("model_type")
-    except UserError as error:
-        raise UserError(f"{path} is a folder without a readable config.json of transformers ({error})") from error
-    if kind is None:
-        raise UserError(
-            f"{path} is not a folder of a transformers model; `python -m training.export {path} FILE` makes weights "
-            "from a checkpoint"
-        )
-    if kind not in _DINOV2:
-        raise UserError(f"{path} has a transformers model of the type {kind}; allowed are {' and '.join(_DINOV2)}")
-    try:
-        transformers: Any = import_module("transformers")
-    except ImportError as error:
-        raise UserError(f"{path} needs the package transformers: pip install transformers") from error
-    transformers.utils.logging.disable_progress_bar()
-    if random_seed is None and not any(path.glob("*.safetensors")):
-        for file in sorted(path.glob("pytorch_model*.bin")):
-            read_torch(file)  # for a file it refuses, transformers itself advises to run the code in it
-    with reading(f"the model in {path}", "one that transformers can load"):
-        if random_seed is None:
-            model, report = transformers.AutoModel.from_pretrained(
-                path, local_files_only=True, output_loading_info=True
-            )
-            if missing := sorted(report["missing_keys"]):
-                raise UserError(f"the weights in {path} lack {len(missing)} tensors, such as {missing[0]}")
-            check_finite(model.state_dict(), path)
-        else:
-            config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(random_seed)
-                model = transformers.AutoModel.from_config(config)
-    parts = sorted(file for file in path.iterdir() if file.suffix in (".json", ".safetensors", ".bin"))
-    return model, fingerprint(path, parts)
+def is_function(path: Path) -> bool:
+    """Whether weights are given as `package.module:function`."""
+    return bool(re.fullmatch(r"[\w.]+:\w+", str(path))) and not path.exists()
+
+
+def open_function(
+    name: str, device: torch.device, precision: Precision = "fp32"
+) -> tuple[nn.Module, Extractor, dict[str, Any]]:
+    """Call `package.module:function`, which the user names, for a `PatchFeatures`: module, extractor and record.
+
+    Raises:
+        UserError: it cannot be imported, fails, or returns something else.
+    """
+    module_name, _, function = name.partition(":")
+    with reading(f"--weights {name}", "a function that can be called without arguments"):
+        result = getattr(import_module(module_name), function)()
+    if not isinstance(result, PatchFeatures):
+        raise UserError(f"--weights {name} returns a {type(result).__name__}, not evaluation.backbones.PatchFeatures")
+    module = result.module.to(device).eval().requires_grad_(False)
+    scale, shift = (values.float().view(3, 1, 1).to(device) for values in renormalization(result.mean, result.std))
+
+    def patch_tokens(images: Tensor) -> Tensor:
+        return result.patch_tokens(images * scale + shift)
+
+    digest = hashlib.sha256()
+    for key, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{key}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    normalization = {"mean": list(result.mean), "std": list(result.std)}
+    card = {"function": name, "patch_size": result.patch_size, "normalization": normalization}
+    extractor = Extractor(patch_tokens, result.patch_size, device, precision)
+    return module, extractor, {"sha256": digest.hexdigest(), "card": card, "random_init_seed": None}

@@ -37,9 +37,9 @@ def cls_attention(backbone: VisionTransformer, image: Tensor) -> NDArray[np.floa
 def attention_maps(
     checkpoint: Checkpoint, propagation: LabelPropagation[Any], clips: Mapping[str, Clip]
 ) -> dict[str, Picture]:
-    """The first frame of each clip as a heat map of CLS attention; empty for backbones of other projects."""
+    """The first frame of each clip as a heat map of CLS attention; empty for other networks and without CLS token."""
     backbone = checkpoint.backbone
-    if not isinstance(backbone, VisionTransformer):
+    if not isinstance(backbone, VisionTransformer) or not backbone.settings.class_token:
         return {}
     maps = {}
     for name, clip in clips.items():

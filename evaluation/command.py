@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 import torch
 from pydantic import Field, create_model, field_validator
 
-from evaluation.backbones import Checkpoint, Precision, open_checkpoint
+from evaluation.backbones import Checkpoint, Precision, is_function, open_checkpoint
 from evaluation.benchmark import Benchmark, Task
 from pipeline.files import TEMPORARY_PREFIX, remove, write_bytes
 from pipeline.outputs import claim
 from pipeline.settings import BATCH_LIMIT, THREAD_LIMIT, Command, Seed, Settings, UserError
 from pipeline.versions import installed_versions
 from training.backbone.device import default_device
+from training.backbone.families import BackboneOptions
 from training.backbone.numerics import pin_float32
 
 PROGRAM = "python -m evaluation"
@@ -35,7 +36,7 @@ class ReportSettings(Settings):
     clips: int = Field(default=3, ge=0, le=1000)
     """Number of best and of worst sequences that are shown as animations."""
     attention: bool = False
-    """Show the attention of the last block's CLS token in the first frames (this project's weights and .pth)."""
+    """Show the attention of the last block's CLS token in the first frames (not of DINOv3, nor of a function)."""
 
 
 class DataCommand(Command):
@@ -51,7 +52,10 @@ class EvaluationCommand(DataCommand):
     """Options of scoring weights, beside those of the benchmark."""
 
     weights: tuple[Path, ...]
-    """Weights, several separated by commas: exported (.safetensors), the authors' (.pth), or a Dinov2 folder."""
+    """Weights, several separated by commas: exports, files (.pth, .safetensors) of other projects, folders of
+    transformers, or package.module:function (docs/weights.md)."""
+    backbone: BackboneOptions = BackboneOptions()
+    """What the weights do not say."""
     out: Path
     """Folder for result, predictions, contact sheets and report; an earlier result in it is replaced."""
     random_init: bool = False
@@ -148,8 +152,8 @@ def select_device(name: str) -> torch.device:
 
 
 def checkpoint_names(paths: Iterable[Path]) -> list[str]:
-    """A unique name for each file or folder of weights: its own, with that of its folder where needed."""
-    resolved = [path.resolve() for path in paths]
+    """A unique name for each file, folder or function: its own, with that of its folder where needed."""
+    resolved = [Path(str(path).rpartition(":")[2]) if is_function(path) else path.resolve() for path in paths]
     names: list[str] = []
     for path in resolved:
         name = path.stem
@@ -170,7 +174,9 @@ def open_checkpoints(command: EvaluationCommand) -> list[Checkpoint]:
     device = select_device(command.device)
     seed = command.seed if command.random_init else None
     return [
-        open_checkpoint(path, name, device=device, random_seed=seed, precision=command.precision)
+        open_checkpoint(
+            path, name, device=device, options=command.backbone, random_seed=seed, precision=command.precision
+        )
         for path, name in zip(command.weights, checkpoint_names(command.weights), strict=True)
     ]
 

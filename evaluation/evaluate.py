@@ -12,11 +12,11 @@ from tqdm import tqdm
 from evaluation.backbones import Extractor
 from evaluation.background import map_ahead
 from evaluation.benchmark import Array, Clip, LabelPropagation, SequenceResult, Task, frame_name
-from evaluation.fingerprints import fingerprint
 from evaluation.frames import network_input, read_frame
 from evaluation.propagation import propagate
 from evaluation.sequences import check_sequence_name
 from pipeline.files import atomic_path
+from pipeline.fingerprints import fingerprint
 from pipeline.settings import UserError
 
 Results = dict[str, SequenceResult]

@@ -9,10 +9,11 @@ from pydantic import AliasChoices, Field, field_validator, model_validator
 from indexing.job import SearchSettings
 from pipeline.settings import BATCH_LIMIT, THREAD_LIMIT, WORKER_LIMIT, Command
 from pipeline.storage import Folder, Uri
+from training.backbone.families import BackboneOptions
 
 
 class KnnCommand(Command):
-    """Find the k nearest neighbours of every image of a shard dataset under the features of an exported backbone.
+    """Find the k nearest neighbours of every image of a shard dataset under the features of a backbone.
 
     Give either --weights, to compute features, or your own --features. Writes OUT/features.parquet,
     OUT/neighbours.parquet, OUT/report.json and OUT/gallery.html and .png; pre-training on images reads the table with
@@ -25,7 +26,9 @@ class KnnCommand(Command):
     shards: Folder
     """Folder of a shard dataset, on a file system."""
     weights: Path | None = None
-    """Backbone written by `python -m training.export`."""
+    """Backbone: an export, a file (.pth, .safetensors) of another project, or a folder of transformers."""
+    backbone: BackboneOptions = BackboneOptions()
+    """What the weights do not say."""
     features: Path | None = None
     """Features instead of weights: a .npy array (samples, width), or a Parquet file with a column `feature` of lists
     and optionally a column `key`; one vector per sample, in the order of index.parquet. They are scaled to unit length

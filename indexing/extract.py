@@ -1,4 +1,4 @@
-"""Features of the images of one shard: center crops by DALI, the CLS token of an exported backbone by torch."""
+"""Features of the images of one shard: center crops by DALI, the CLS token of a backbone by torch."""
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -19,9 +19,9 @@ from pipeline.reader.graph import NORMALIZATION, decode_frames
 from pipeline.settings import UserError
 from pipeline.storage import Storage
 from training.backbone.device import default_device
+from training.backbone.families import BackboneOptions
+from training.backbone.frozen import FrozenBackbone, read_frozen
 from training.backbone.numerics import pin_float32
-from training.backbone.vit import VisionTransformer
-from training.backbone.weights import load_backbone
 
 PARTS = ".features"
 RESIZE_OVER_CROP = 256 / 224
@@ -51,9 +51,17 @@ def crop_graph(feed: Callable[[], list[Any]], size: int, batch_size: int, thread
 class ShardFeatures:
     """Writes the features of shards. Batches never span two shards, so the bytes of a shard depend on it alone."""
 
-    def __init__(self, shards: Path, weights: Path, out: Storage, batch_size: int, threads: int) -> None:
+    def __init__(
+        self,
+        shards: Path,
+        weights: Path,
+        out: Storage,
+        batch_size: int,
+        threads: int,
+        options: BackboneOptions | None = None,
+    ) -> None:
         self._dataset = ShardDataset(shards)
-        self._weights = weights
+        self._weights, self._options = weights, options
         self._out = out
         self._batch_size, self._threads = batch_size, threads
         self._middle = self._dataset.num_frames // 2
@@ -70,12 +78,14 @@ class ShardFeatures:
         return 0 if self._device.type == "cuda" else None
 
     @cached_property
-    def _backbone(self) -> VisionTransformer:
-        return load_backbone(self._weights).to(self._device)
+    def _backbone(self) -> FrozenBackbone:
+        backbone = read_frozen(self._weights, self._options)
+        backbone.module.to(self._device)
+        return backbone
 
     @cached_property
     def _pipeline(self) -> Pipeline:
-        size = self._backbone.settings.image_size
+        size = self._backbone.image_size
         return crop_graph(lambda: next(self._batches), size, self._batch_size, self._threads, self._device_id)
 
     def _encoded(self, row: int) -> NDArray[np.uint8]:
@@ -106,9 +116,9 @@ class ShardFeatures:
     def features(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
         """(n, D) unit vectors of some rows of the dataset."""
         source = f"the features by {self._weights}"
-        blocks = [np.empty((0, self._backbone.settings.width), np.float16)]
+        blocks = [np.empty((0, self._backbone.width), np.float16)]
         for crops in self._crops(rows):
-            cls = self._backbone(crops).cls.float().cpu().numpy()
+            cls = self._backbone.module(crops).cls.float().cpu().numpy()
             blocks.append(unit_rows(cls, int(rows[sum(map(len, blocks))]), source))
         return np.concatenate(blocks)
 

@@ -1,4 +1,4 @@
-"""Image features of a whole dataset: the CLS token of an exported backbone, one unit vector per sample.
+"""Image features of a whole dataset: the CLS token of a backbone, one unit vector per sample.
 
 Runs as a separate process (`python -m indexing.features`), because torch and the FAISS GPU wheel bring different CUDA
 versions; the search reads its file.
@@ -21,12 +21,13 @@ from indexing.extract import PARTS, ShardFeatures, part_name
 from indexing.resume import begin, cannot_write
 from indexing.store import FEATURES, read_metadata, write_features
 from pipeline.dataset import ShardDataset
-from pipeline.files import sha256_file
 from pipeline.ray.actors import run_on_actors
 from pipeline.ray.session import ray_session
 from pipeline.settings import BATCH_LIMIT, THREAD_LIMIT, WORKER_LIMIT, Command, run_command
 from pipeline.storage import Folder, Storage, Uri, open_storage
-from training.backbone.weights import load_backbone
+from training.backbone.families import BackboneOptions
+from training.backbone.frozen import read_frozen
+from training.backbone.source import source_sha256
 
 LOCK = f"{PARTS}.lock"
 
@@ -43,7 +44,9 @@ class FeaturesCommand(Command):
     shards: Folder
     """Folder of a shard dataset, on a file system."""
     weights: Path
-    """Backbone written by `python -m training.export`."""
+    """Backbone: an export, a file (.pth, .safetensors) of another project, or a folder of transformers."""
+    backbone: BackboneOptions = BackboneOptions()
+    """What the weights do not say."""
     out: Uri
     """Folder for features.parquet, or its address."""
     batch_size: int = Field(64, ge=1, le=BATCH_LIMIT)
@@ -60,8 +63,11 @@ def main(command: FeaturesCommand) -> None:
     started = time.perf_counter()
     dataset, out = ShardDataset(command.shards), open_storage(command.out)
     read_metadata(out)  # raises if the file is someone else's
-    width = load_backbone(command.weights).settings.width
-    hashes = {"dataset_hash": dataset.manifest.dataset_hash, "weights_hash": sha256_file(command.weights)}
+    width = read_frozen(command.weights, command.backbone).width
+    hashes = {
+        "dataset_hash": dataset.manifest.dataset_hash,
+        "weights_hash": source_sha256(command.weights, command.backbone),
+    }
     with out.exclusive_lock(LOCK):
         begin(out, PARTS, {**hashes, "batch_size": command.batch_size, "threads": command.threads})
         images = _compute(command, dataset, out)
@@ -87,6 +93,7 @@ def _compute(command: FeaturesCommand, dataset: ShardDataset, out: Storage) -> i
         out,
         batch_size=command.batch_size,
         threads=command.threads,
+        options=command.backbone,
     )
     cores = None if command.workers is None else command.workers * command.threads
     with tqdm(total=len(dataset), initial=len(dataset) - left, unit="image", desc="features", smoothing=0) as bar:

@@ -24,6 +24,7 @@ from pipeline.files import as_json, sha256_file
 from pipeline.neighbours import NEIGHBOURS, table_metadata, write_neighbours
 from pipeline.settings import UserError, run_command
 from pipeline.storage import Storage, open_storage
+from training.backbone.source import source_sha256
 
 METRIC = "cosine"
 GALLERY, SHEET = "gallery.html", "gallery.png"
@@ -39,16 +40,23 @@ def _feature_hashes(command: KnnCommand, dataset: ShardDataset) -> dict[str, str
         weights_hash = supplied_metadata(command.features).get("weights_hash", "unknown")
         return {**dataset_hash, "weights_hash": weights_hash, "supplied_sha256": sha256_file(command.features)}
     assert command.weights is not None
-    if not command.weights.is_file():
+    if not command.weights.exists():
         raise UserError(f"no weights at {command.weights}: write them with `python -m training.export`")
-    return {**dataset_hash, "weights_hash": sha256_file(command.weights)}
+    return {**dataset_hash, "weights_hash": source_sha256(command.weights, command.backbone)}
+
+
+def feature_options(command: KnnCommand) -> list[str]:
+    """The options of `indexing.features` that compute the features of a search."""
+    names = ("shards", "weights", "out", "batch_size", "threads", "workers")
+    options = [f"--{name}={value}" for name in names if (value := getattr(command, name)) is not None]
+    for name, value in command.backbone.model_dump(mode="json", exclude_defaults=True).items():
+        options.append(f"--backbone.{name}={','.join(map(str, value)) if isinstance(value, list) else value}")
+    return options
 
 
 def _compute_features(command: KnnCommand) -> None:
     """Run `indexing.features` as a separate process: torch and FAISS never share one."""
-    arguments = ("shards", "weights", "out", "batch_size", "threads", "workers")
-    options = [f"--{name}={value}" for name in arguments if (value := getattr(command, name)) is not None]
-    status = subprocess.run([sys.executable, "-m", "indexing.features", *options]).returncode
+    status = subprocess.run([sys.executable, "-m", "indexing.features", *feature_options(command)]).returncode
     if status:  # it has printed the reason
         raise SystemExit(status)
 

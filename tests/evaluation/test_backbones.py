@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
-from evaluation.backbones import Extractor, open_checkpoint
+from evaluation.backbones import Extractor, PatchFeatures, open_checkpoint
+from pipeline.sampling.views import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.settings import UserError
+from training.backbone.families import BackboneOptions
 from training.backbone.vit import VitSettings
 from training.backbone.weights import random_backbone, save_backbone
 
@@ -91,23 +92,57 @@ def test_the_authors_checkpoint_gives_the_features_of_its_teacher(tmp_path: Path
     assert len(opened.origin["sha256"]) == 64
 
 
-@pytest.mark.parametrize("registers", [0, 4])
-def test_a_dinov2_folder_of_transformers_gives_its_patch_tokens(tmp_path: Path, registers: int) -> None:
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
-    if registers:
-        config = transformers.Dinov2WithRegistersConfig(**sizes, num_register_tokens=registers)
-        model = transformers.Dinov2WithRegistersModel(config).eval()
-    else:
-        model = transformers.Dinov2Model(transformers.Dinov2Config(**sizes)).eval()
-    model.save_pretrained(tmp_path / "model")
-    images = torch.randn(2, 3, 28, 42)
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((1,), 3.0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.scale * images.unfold(2, 16, 16).unfold(3, 16, 16).mean((4, 5)).flatten(2).mT
+
+
+def my_network() -> PatchFeatures:
+    network = Network()
+    return PatchFeatures(network, network, patch_size=16, mean=(0.5, 0.4, 0.3), std=(0.5, 0.5, 0.25))
+
+
+def my_mistake() -> Tensor:
+    return torch.zeros(1)
+
+
+def test_a_function_gives_features_of_images_normalized_as_it_says() -> None:
+    opened = open_checkpoint(Path(f"{__name__}:my_network"), "mine", device=CPU)
+    pixels = torch.rand(1, 3, 32, 48)
+    images = (pixels - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    theirs = (pixels - torch.tensor((0.5, 0.4, 0.3)).view(3, 1, 1)) / torch.tensor((0.5, 0.5, 0.25)).view(3, 1, 1)
     with torch.no_grad():
-        expected = model(images).last_hidden_state[:, 1 + registers :].view(2, 2, 3, 32)
-    opened = open_checkpoint(tmp_path / "model", "dinov2", device=CPU)
-    assert opened.extractor.patch_size == 14
-    torch.testing.assert_close(features(opened.extractor, images), expected, rtol=1e-4, atol=1e-5)
-    drawn = open_checkpoint(tmp_path / "model", "dinov2", device=CPU, random_seed=5)
-    assert not torch.allclose(features(drawn.extractor, images), expected, atol=0.1)
+        torch.testing.assert_close(features(opened.extractor, images), Network()(theirs).view(1, 2, 3, 3))
+    assert opened.origin["card"]["function"].endswith(":my_network")
+
+
+@pytest.mark.parametrize(
+    ("name", "seed", "words"),
+    [
+        (f"{__name__}:my_network", 1, "--random_init needs weights in a file or folder"),
+        (f"{__name__}:my_mistake", None, "returns a Tensor, not evaluation.backbones.PatchFeatures"),
+        (f"{__name__}:absent", None, "is not a function that can be called without arguments"),
+        ("no.such.module:f", None, r"is not a function .* \(No module named 'no'"),
+    ],
+)
+def test_functions_that_give_no_features_are_refused(name: str, seed: int | None, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        open_checkpoint(Path(name), "mine", device=CPU, random_seed=seed)
+
+
+def test_options_say_what_a_file_does_not(tmp_path: Path) -> None:
+    state = random_backbone(VitSettings(width=32, depth=1, heads=4, registers=0, image_size=32), 0).state_dict()
+    del state["mask_token"], state["register_tokens"]
+    torch.save({name: tensor for name, tensor in state.items() if "gamma" not in name}, tmp_path / "plain.pth")
+    with pytest.raises(UserError, match="give the option family"):
+        open_checkpoint(tmp_path / "plain.pth", "plain", device=CPU)
+    options = BackboneOptions(family="mae", heads=4)
+    card = open_checkpoint(tmp_path / "plain.pth", "plain", device=CPU, options=options).origin["card"]
+    assert (card["architecture"]["heads"], card["architecture"]["interpolation"]) == (4, "plain")
 
 
 @pytest.mark.parametrize(
@@ -133,7 +168,7 @@ def test_a_model_of_transformers_that_holds_code_is_refused_without_advice_to_ru
     assert "weights_only" not in str(refused.value)
     (tmp_path / "pytorch_model.bin").unlink()
     (tmp_path / "model.safetensors").write_bytes(b"\xff" * 100)
-    with pytest.raises(UserError, match=r"the model in .* is not one that transformers can load"):
+    with pytest.raises(UserError, match=r"model\.safetensors is not a complete safetensors file"):
         open_checkpoint(tmp_path, "w", device=CPU)
 
 

@@ -13,6 +13,9 @@ from pipeline.settings import UserError
 from pipeline.storage import open_storage
 from tests.indexing.conftest import SIZE
 from tests.media import decode
+from tests.training.backbone.made import HEADS, Plan, vit
+from training.backbone.families import BackboneOptions
+from training.backbone.foreign import read_backbone
 from training.backbone.weights import load_backbone, save_backbone
 
 
@@ -41,6 +44,16 @@ def test_features_are_unit_cls_tokens_of_center_crops(image_dataset: Path, weigh
     expected = expected_features(image_dataset, weights)
     assert ((values * expected).sum(axis=1) > 0.98).all()  # DALI and Pillow decode and resize a little differently
     assert ((values @ expected.T).argmax(axis=1) == np.arange(12)).all()
+
+
+def test_weights_of_another_project_give_the_features_of_their_export(image_dataset: Path, tmp_path: Path) -> None:
+    torch.save(vit(Plan()), tmp_path / "dino.pth")
+    options = BackboneOptions(family="dino", heads=HEADS)
+    save_backbone(tmp_path / "export.safetensors", read_backbone(tmp_path / "dino.pth", options).backbone, {})
+    out, rows = open_storage(str(tmp_path)), np.arange(5)
+    foreign = ShardFeatures(image_dataset, tmp_path / "dino.pth", out, batch_size=5, threads=1, options=options)
+    own = ShardFeatures(image_dataset, tmp_path / "export.safetensors", out, batch_size=5, threads=1)
+    np.testing.assert_array_equal(foreign.features(rows), own.features(rows))
 
 
 def test_a_shard_has_the_same_bytes_in_any_order_and_company(

@@ -9,13 +9,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from indexing.command import KnnCommand
 from indexing.extract import PARTS, ShardFeatures, part_name
 from indexing.features import LOCK, FeaturesCommand, main
 from indexing.store import FEATURES
 from pipeline.dataset import ShardDataset
 from pipeline.files import sha256_file
-from pipeline.settings import UserError
+from pipeline.settings import UserError, parse_command
 from pipeline.storage import open_storage
+from training.backbone.families import BackboneOptions
+from training.backbone.source import source_sha256
 from training.backbone.vit import VitSettings, random_backbone
 from training.backbone.weights import save_backbone
 
@@ -38,6 +41,18 @@ def test_a_missing_shard_is_one_sentence(image_dataset: Path, weights: Path, tmp
             (tmp_path / path.name).symlink_to(path)
     with pytest.raises(UserError, match=r"shard-000001\.tar is missing"):
         main(FeaturesCommand(shards=tmp_path, weights=weights, out=str(tmp_path / "out")))
+
+
+def test_the_search_passes_on_what_the_weights_do_not_say() -> None:
+    from indexing.knn import feature_options
+
+    options = "--shards s --out o --weights w.pth --backbone.family mae --backbone.heads 3 --backbone.mean 0.5,0.5,0.5"
+    command = parse_command(KnnCommand, options.split())
+    parsed = parse_command(FeaturesCommand, feature_options(command))
+    assert parsed.backbone == command.backbone == BackboneOptions(family="mae", heads=3, mean=(0.5, 0.5, 0.5))
+    assert (
+        source_sha256(Path(__file__), parsed.backbone) != source_sha256(Path(__file__)) == sha256_file(Path(__file__))
+    )
 
 
 @pytest.mark.slow

@@ -7,11 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.files import sha256_file
 from pipeline.settings import UserError, parse_command
 from tests.reference_data import read_json
+from tests.training.backbone.made import Plan, vit
+from training.backbone.foreign import read_backbone
 from training.backbone.vit import VitSettings
 from training.backbone.weights import load_backbone, read_card
-from training.import_official import ImportCommand, import_official
+from training.import_official import ImportCommand, import_official, main
 
 RECORDED_WIDTH, WIDTH = 384, 128
 
@@ -45,6 +48,24 @@ def test_a_published_teacher_becomes_a_portable_backbone(tmp_path: Path) -> None
     assert read_card(out)["source"] == "teacher_checkpoint.pth"
 
 
+def test_options_of_weights_of_another_project(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = tmp_path / "dino.pth", tmp_path / "dino.safetensors"
+    torch.save(vit(Plan()), source)
+    words = f"{source} {out} --backbone.family dino --backbone.heads=3 --backbone.mean 0.5,0.5,0.5 --backbone.std 1,1,1"
+    main(parse_command(ImportCommand, words.split()))
+    assert (
+        "initial value: blocks.*.ls1.gamma = 1 (2), blocks.*.ls2.gamma = 1 (2), mask_token = 0"
+        in capsys.readouterr().out
+    )
+    card = read_card(out)
+    assert (card["family"], card["source"], card["source_sha256"]) == ("dino", "dino.pth", sha256_file(source))
+    assert card["normalization"] == {"mean": [0.5] * 3, "std": [1.0] * 3, "origin": "options"}
+    again = read_backbone(out).record()
+    assert {key: again[key] for key in card} == card
+    with pytest.raises(UserError, match=r"backbone\.std .* three numbers, for red, green and blue"):
+        parse_command(ImportCommand, [*words.split()[:-1], "1,2"])
+
+
 class Harmful:
     """Any object that is not a tensor."""
 
@@ -52,11 +73,13 @@ class Harmful:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"student": {}}, "no entry `teacher`"),
-        ({"teacher": {"dino_head.mlp.0.weight": torch.zeros(1)}}, "no tensors"),
-        ({"teacher": {"backbone.cls_token": torch.zeros(1, 1, 64)}}, "it has no 'patch_embed.proj.weight'"),
-        ({"teacher": {"backbone.cls_token": torch.full((1, 1, 64), torch.nan)}}, "not a ViT with register tokens"),
-        ({"teacher": {1: torch.zeros(1)}}, "no tensors"),
+        ({"student": {}}, "holds no named tensors"),
+        (
+            {"teacher": {"dino_head.mlp.0.weight": torch.zeros(1)}},
+            r"no tensor patch_embed\.proj\.weight, but teacher\.dino",
+        ),
+        ({"teacher": {"backbone.patch_embed.proj.weight": torch.zeros(64, 3, 16, 16)}}, r"has no blocks\.0"),
+        ({"teacher": {1: torch.zeros(1)}}, "holds no named tensors"),
         ({"teacher": Harmful()}, r"holds .*Harmful, an object that can run code when it is loaded, and only tensors"),
         ({"teacher": {}, "args": Namespace(lr=1)}, r"holds the options of a training program \(argparse\.Namespace\)"),
         ({"teacher": {}, "loss": np.float64(1)}, r"holds numpy\.\S+scalar, an object that can run code"),

@@ -6,7 +6,7 @@ Code in a file is never run. A bad file is a UserError; a full disk is an OSErro
 import errno
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,35 @@ def read_torch(path: Path) -> Any:  # noqa: ANN401 - any saved object
         raise UserError(_refusal(path, error)) from error
 
 
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All floating-point tensors of a safetensors file or a file of `torch.save`, told apart by their content.
+
+    Dicts in dicts become dotted names: `{"teacher": {"norm.bias": ...}}` is `teacher.norm.bias`.
+
+    Raises:
+        UserError: as `read_safetensors` and `read_torch`, or there are no tensors.
+    """
+    check_content(path)
+    with path.open("rb") as stream:
+        head = stream.read(9)
+    pickled = head.startswith((b"PK\x03\x04", b"\x80"))
+    portable = path.suffix == ".safetensors" or head[8:] == b"{"
+    content = read_safetensors(path)[1] if portable and not pickled else read_torch(path)
+    tensors = {name: tensor for name, tensor in _named_tensors(content, "") if tensor.is_floating_point()}
+    if not tensors:
+        raise UserError(f"{path} holds no named tensors: give the weights of a model")
+    return tensors
+
+
+def _named_tensors(content: object, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(content, Tensor):
+        yield prefix.removesuffix("."), content.detach()
+    elif isinstance(content, Mapping):
+        for name, value in content.items():
+            if isinstance(name, str):
+                yield from _named_tensors(value, f"{prefix}{name}.")
+
+
 def check_content(path: Path) -> None:
     """Refuse files that are often mistaken for weights.
 
@@ -103,7 +132,8 @@ def _refusal(path: Path, error: Exception) -> str:
             return (
                 f"{path} holds the options of a training program (argparse.Namespace) besides its tensors, and only "
                 "tensors are read: save them alone, with `with torch.serialization.safe_globals("
-                "[argparse.Namespace]): torch.save({'teacher': torch.load(FILE)['teacher']}, NEW_FILE)`"
+                "[argparse.Namespace]): torch.save({'teacher': torch.load(FILE)['teacher']}, NEW_FILE)` (in place of "
+                "teacher, the entry that holds the tensors, such as model or state_dict)"
             )
         return (
             f"{path} holds {name[1]}, an object that can run code when it is loaded, and only tensors are read: get a "

@@ -1,4 +1,9 @@
-"""Export of the backbone to a folder for `transformers`: Dinov2WithRegistersModel.from_pretrained(folder)."""
+"""Export of the backbone to a folder for `transformers`: AutoModel.from_pretrained(folder).
+
+The model is a Dinov2WithRegistersModel, which interpolates positions with antialiasing as ours do by default; a
+backbone without registers that interpolates without antialiasing is a Dinov2Model. The 0.1 patches that DINO and DINOv2
+add to the sides are not in either: away from the native size tokens differ there slightly.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +15,11 @@ from torch import Tensor
 from pipeline.files import as_json, atomic_path, refuse_others, sha256_file
 from pipeline.reading import read_json
 from pipeline.settings import UserError
+from training.backbone.source import CONFIG, MODEL
 from training.backbone.tensor_files import write_safetensors
 from training.backbone.vit import VisionTransformer, VitSettings
 
-MODEL, CONFIG, CARD = "model.safetensors", "config.json", "tcore_card.json"
+CARD = "tcore_card.json"
 FILES = (CARD, MODEL, CONFIG)
 """All files of the folder."""
 _NAMES = {
@@ -25,22 +31,32 @@ _NAMES = {
     "pos_embed": "embeddings.position_embeddings",
     "register_tokens": "embeddings.register_tokens",
     "mask_token": "embeddings.mask_token",
+    "mlp.w12": "mlp.weights_in",
+    "mlp.w3": "mlp.weights_out",
 }
 
 
 def transformers_config(settings: VitSettings) -> dict[str, Any]:
-    """Content of config.json."""
+    """Content of config.json.
+
+    Raises:
+        UserError: `transformers` has no such model.
+    """
+    if not settings.class_token:
+        raise UserError("transformers has no such model: this backbone has no CLS token")
+    kind = "Dinov2" if _is_dinov2(settings) else "Dinov2WithRegisters"
     return {
-        "architectures": ["Dinov2WithRegistersModel"],
-        "model_type": "dinov2_with_registers",
+        "architectures": [f"{kind}Model"],
+        "model_type": "dinov2" if _is_dinov2(settings) else "dinov2_with_registers",
         "hidden_size": settings.width,
         "num_hidden_layers": settings.depth,
         "num_attention_heads": settings.heads,
-        "mlp_ratio": int(settings.mlp_ratio),
+        "mlp_ratio": _mlp_ratio(settings),
+        "use_swiglu_ffn": settings.mlp == "swiglu",
         "patch_size": settings.patch_size,
         "image_size": settings.image_size,
-        "num_register_tokens": settings.registers,
-        "layer_norm_eps": 1e-6,
+        **({} if _is_dinov2(settings) else {"num_register_tokens": settings.registers}),
+        "layer_norm_eps": settings.norm_eps,
         "qkv_bias": True,
         "hidden_act": "gelu",
         "layerscale_value": settings.layer_scale,
@@ -48,10 +64,29 @@ def transformers_config(settings: VitSettings) -> dict[str, Any]:
     }
 
 
+def _is_dinov2(settings: VitSettings) -> bool:
+    return settings.registers == 0 and settings.interpolation != "antialias"
+
+
+def _mlp_ratio(settings: VitSettings) -> int:
+    """The integer from which `transformers` computes the hidden width of the MLP."""
+
+    def hidden(ratio: int) -> int:
+        width = settings.width * ratio
+        return (int(width * 2 / 3) + 7) // 8 * 8 if settings.mlp == "swiglu" else width
+
+    ratio = next((ratio for ratio in range(1, 1001) if hidden(ratio) == settings.hidden), None)
+    if ratio is None:
+        raise UserError(f"transformers needs an integer mlp_ratio, not {settings.mlp_ratio}")
+    return ratio
+
+
 def transformers_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a `VisionTransformer` under the names of Dinov2WithRegistersModel."""
+    """Tensors of a `VisionTransformer` under the names of Dinov2WithRegistersModel; empty ones are left out."""
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
+        if not tensor.numel():
+            continue
         if name.startswith("norm."):
             renamed[f"layernorm.{name.removeprefix('norm.')}"] = tensor
             continue
@@ -75,8 +110,7 @@ def save_transformers(folder: Path, backbone: VisionTransformer, card: Mapping[s
         UserError: the folder cannot be written or holds other files, or `transformers` does not support the backbone.
     """
     settings = backbone.settings
-    if settings.mlp_ratio != int(settings.mlp_ratio):
-        raise UserError(f"transformers needs an integer mlp_ratio, not {settings.mlp_ratio}")
+    config = transformers_config(settings)
     tensors = {name: tensor.detach().float().cpu() for name, tensor in backbone.state_dict().items()}
     described = {"architecture": settings.model_dump(mode="json"), **card}
     refuse_foreign(folder)
@@ -84,7 +118,7 @@ def save_transformers(folder: Path, backbone: VisionTransformer, card: Mapping[s
         with atomic_path(folder, FILES) as temporary:
             temporary.mkdir()
             write_safetensors(temporary / MODEL, transformers_tensors(tensors), {"format": "pt"})
-            (temporary / CONFIG).write_bytes(as_json(transformers_config(settings)))
+            (temporary / CONFIG).write_bytes(as_json(config))
             hashes = {name: sha256_file(temporary / name) for name in (MODEL, CONFIG)}
             (temporary / CARD).write_bytes(as_json({**described, "sha256": hashes}))
     except OSError as error:

@@ -41,6 +41,15 @@ class VitSettings(Settings):
     """Image side of the position table, pixels; for other sizes it is interpolated."""
     mlp_ratio: float = Field(4.0, gt=0, le=1000)
     """Hidden width of the MLP over D."""
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    """Feed-forward form: two layers with a GELU, or a gated SiLU unit (DINOv2 ViT-g)."""
+    norm_eps: float = Field(1e-6, gt=0, le=1)
+    """Epsilon of the LayerNorms."""
+    class_token: bool = True
+    """Whether there is a CLS token; without it, the mean of the patch tokens takes its place in the output."""
+    interpolation: Literal["antialias", "plain", "offset"] = "antialias"
+    """Bicubic interpolation of the position table: with antialiasing, without, or as DINO and DINOv2 do it: without,
+    by scale factors of sides that are 0.1 patches longer."""
     layer_scale: float = Field(1e-5, gt=0, le=FACTOR_LIMIT)
     """Initial value of the LayerScale factors."""
     drop_path: float = Field(0.1, ge=0, lt=1)
@@ -68,11 +77,21 @@ class VitSettings(Settings):
             raise ValueError(f"patch_size = {self.patch_size} must divide image_size = {self.image_size}")
         return self
 
+    @property
+    def side(self) -> int:
+        """Side of the position table, patches."""
+        return self.image_size // self.patch_size
+
+    @property
+    def hidden(self) -> int:
+        """Hidden width of the MLP."""
+        return round(self.width * self.mlp_ratio)
+
 
 class Tokens(NamedTuple):
     """Output of the backbone, after the final LayerNorm."""
 
-    cls: Tensor  # (B, D)
+    cls: Tensor  # (B, D); without a CLS token, the mean of the patches
     registers: Tensor  # (B, R, D)
     patches: Tensor  # (B, P, D), row-major over the grid
 
@@ -121,17 +140,32 @@ class Mlp(nn.Module):
         return out
 
 
+class SwiGlu(nn.Module):
+    """Gated linear unit: the SiLU of one projection times another, then a linear layer (Shazeer 2020)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.w12 = nn.Linear(width, 2 * hidden)
+        self.w3 = nn.Linear(hidden, width)
+
+    def forward(self, x_bnd: Tensor) -> Tensor:
+        """Map tokens (B, N, D) to (B, N, D)."""
+        gate, value = self.w12(x_bnd).chunk(2, dim=-1)
+        out: Tensor = self.w3(F.silu(gate) * value)
+        return out
+
+
 class Block(nn.Module):
     """Pre-norm transformer block whose two residual branches may run on a subset of the images."""
 
     def __init__(self, settings: VitSettings) -> None:
         super().__init__()
         width = settings.width
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.norm1 = nn.LayerNorm(width, eps=settings.norm_eps)
         self.attn = Attention(width, settings.heads)
         self.ls1 = LayerScale(width, settings.layer_scale)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = Mlp(width, int(width * settings.mlp_ratio))
+        self.norm2 = nn.LayerNorm(width, eps=settings.norm_eps)
+        self.mlp = (SwiGlu if settings.mlp == "swiglu" else Mlp)(width, settings.hidden)
         self.ls2 = LayerScale(width, settings.layer_scale)
 
     def forward(self, x_bnd: Tensor, kept: tuple[Tensor, Tensor] | None = None) -> Tensor:
@@ -173,14 +207,14 @@ class VisionTransformer(nn.Module):
     def __init__(self, settings: VitSettings) -> None:
         super().__init__()
         self.settings = settings
-        width = settings.width
-        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.empty(1, 1 + (settings.image_size // settings.patch_size) ** 2, width))
+        width, class_tokens = settings.width, int(settings.class_token)
+        self.cls_token = nn.Parameter(torch.empty(1, class_tokens, width))
+        self.pos_embed = nn.Parameter(torch.empty(1, class_tokens + settings.side**2, width))
         self.register_tokens = nn.Parameter(torch.empty(1, settings.registers, width))
         self.mask_token = nn.Parameter(torch.zeros(1, width))
         self.patch_embed = PatchEmbed(settings.patch_size, width)
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.depth))
-        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.norm = nn.LayerNorm(width, eps=settings.norm_eps)
         self._initialize()
 
     def _initialize(self) -> None:
@@ -207,26 +241,34 @@ class VisionTransformer(nn.Module):
         if masks is not None:
             patches_bpd = torch.where(masks.unsqueeze(-1), self.mask_token.to(patches_bpd.dtype), patches_bpd)
         positions = self.positions(height // patch_size, width // patch_size)
-        cls_b1d = (self.cls_token + positions[:, :1]).expand(len(images), -1, -1)
+        class_tokens = self.cls_token.shape[1]
+        cls_bcd = (self.cls_token + positions[:, :class_tokens]).expand(len(images), -1, -1)
         registers_brd = self.register_tokens.expand(len(images), -1, -1)
-        x_bnd = torch.cat([cls_b1d, registers_brd, patches_bpd + positions[:, 1:]], dim=1)
+        x_bnd = torch.cat([cls_bcd, registers_brd, patches_bpd + positions[:, class_tokens:]], dim=1)
         for block, kept in zip(self.blocks, self._draw_kept(x_bnd), strict=True):
             x_bnd = block(x_bnd, kept)
         x_bnd = self.norm(x_bnd)
-        first_patch = 1 + self.settings.registers
-        return Tokens(x_bnd[:, 0], x_bnd[:, 1:first_patch], x_bnd[:, first_patch:])
+        first_patch = class_tokens + self.settings.registers
+        patches_bpd = x_bnd[:, first_patch:]
+        cls_bd = x_bnd[:, 0] if class_tokens else patches_bpd.mean(1)
+        return Tokens(cls_bd, x_bnd[:, class_tokens:first_patch], patches_bpd)
 
     def positions(self, rows: int, columns: int) -> Tensor:
         """Position table (1, 1 + rows * columns, D) for a patch grid: CLS first, then the patches, row-major.
 
-        The learned square table is interpolated bicubically with antialiasing, in float32.
+        The learned square table is interpolated bicubically, in float32, as `settings.interpolation` says.
         """
-        side = self.settings.image_size // self.settings.patch_size
+        side, rule, class_tokens = self.settings.side, self.settings.interpolation, self.cls_token.shape[1]
         if (rows, columns) == (side, side):
             return self.pos_embed
-        grid = self.pos_embed[:, 1:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
-        resized = F.interpolate(grid, size=(rows, columns), mode="bicubic", antialias=True)
-        return torch.cat([self.pos_embed[:, :1], resized.flatten(2).transpose(1, 2).to(self.pos_embed.dtype)], dim=1)
+        grid = self.pos_embed[:, class_tokens:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
+        if rule == "offset":
+            factors = ((rows + 0.1) / side, (columns + 0.1) / side)
+            resized = F.interpolate(grid, scale_factor=factors, mode="bicubic")
+        else:
+            resized = F.interpolate(grid, size=(rows, columns), mode="bicubic", antialias=rule == "antialias")
+        patches = resized.flatten(2).transpose(1, 2).to(self.pos_embed.dtype)
+        return torch.cat([self.pos_embed[:, :class_tokens], patches], dim=1)
 
     def _draw_kept(self, x_bnd: Tensor) -> Sequence[tuple[Tensor, Tensor] | None]:
         """The images that each block's branches keep, drawn at once."""

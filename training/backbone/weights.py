@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pipeline.files import atomic_path
@@ -69,12 +70,26 @@ def load_backbone(path: Path) -> VisionTransformer:
     Raises:
         UserError: the file is missing or damaged, or is another kind of file.
     """
+    return load_export(path)[1]
+
+
+def load_export(path: Path) -> tuple[dict[str, Any], VisionTransformer]:
+    """The card and the backbone of a file of `save_backbone`; raises like `load_backbone`."""
     card, tensors = _read(path)
     backbone = build_backbone(_architecture(card, path), tensors, path)
     recorded = card.get("weights_sha256")
     if recorded is not None and recorded != backbone_sha256(backbone):
         raise UserError(f"the weights in {path} are not those that it describes: copy the file again, or {_HINT}")
-    return backbone
+    return card, backbone
+
+
+def is_export(path: Path) -> bool:
+    """Whether a file says that `save_backbone` wrote it."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _CARD in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
 
 
 def build_backbone(settings: VitSettings, tensors: Mapping[str, Tensor], source: Path) -> VisionTransformer:

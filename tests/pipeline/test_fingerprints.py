@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.fingerprints import fingerprint
+from pipeline.fingerprints import fingerprint
 from pipeline.settings import UserError
 
 
