@@ -48,7 +48,8 @@ class KnnCommand(Command):
     threads: int = Field(1, ge=1, le=THREAD_LIMIT)
     """CPU threads of each process that computes features."""
     workers: int | None = Field(None, ge=0, le=WORKER_LIMIT)
-    """Processes that compute features at once; default one per GPU, else cores / threads. 0: one, without Ray."""
+    """Processes that compute features at once; default one per GPU, else cores / threads. 0: one, without Ray, and
+    search.where = local."""
     search: SearchSettings = SearchSettings()
     """How neighbours are searched."""
 
@@ -69,3 +70,14 @@ class KnnCommand(Command):
         if (self.weights is None) == (self.features is None):
             raise ValueError("give either --weights or --features")
         return self
+
+    @model_validator(mode="after")
+    def _no_workers_no_ray(self) -> "KnnCommand":
+        if self.workers == 0 and self.search.where == "ray":
+            raise ValueError("workers = 0 does without Ray and cannot be combined with search.where = ray")
+        return self
+
+    @property
+    def search_settings(self) -> SearchSettings:
+        """The settings of the search; without workers it is local."""
+        return self.search if self.workers != 0 else self.search.model_copy(update={"where": "local"})

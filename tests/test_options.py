@@ -58,14 +58,14 @@ def kinds(annotation: Any) -> Iterator[Any]:
 
 
 def with_values(field: FieldInfo, value: float) -> Iterator[Any]:
-    """The option with a number in each of its places."""
+    """The option with a number at each of its indices."""
     if get_origin(field.annotation) is not tuple:
         yield value
     elif Ellipsis in get_args(field.annotation):
         yield (value,)
     else:
-        for place in range(len(field.default)):
-            yield (*field.default[:place], value, *field.default[place + 1 :])
+        for index in range(len(field.default)):
+            yield (*field.default[:index], value, *field.default[index + 1 :])
 
 
 NUMBERS = [
