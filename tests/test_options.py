@@ -1,4 +1,4 @@
-"""Every number among the options has a range: neither infinity nor a slip of the hand gets further than the parser."""
+"""Every option has a help text, and every number among them a range, which the parser holds infinity to as well."""
 
 import importlib
 import pkgutil
@@ -68,12 +68,23 @@ def with_values(field: FieldInfo, value: float) -> Iterator[Any]:
             yield (*field.default[:index], value, *field.default[index + 1 :])
 
 
+CLASSES = classes()
 NUMBERS = [
     pytest.param(cls, name, id=f"{cls.__name__}.{name}")
-    for cls in classes()
+    for cls in CLASSES
     for name, field in cls.model_fields.items()
     if {int, float} & set(kinds(field.annotation))
 ]
+
+
+def is_group(field: FieldInfo) -> bool:
+    return isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
+
+
+def test_every_option_has_a_help_text() -> None:
+    options = {f"{cls.__name__}.{name}": field for cls in CLASSES for name, field in cls.model_fields.items()}
+    # `--help` shows the docstring of a group of options
+    assert [name for name, field in options.items() if not (field.description or is_group(field))] == []
 
 
 def error_of(cls: type[BaseModel], name: str, value: Any) -> ValidationError:
