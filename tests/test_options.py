@@ -18,10 +18,10 @@ import indexing
 import pipeline
 import training
 from pipeline.presets import Preset
+from pipeline.record import shuffle_rank
 from pipeline.sampling.philox import Stream, uniforms
 from pipeline.settings import Command, Settings, UserError, _describe, parse_command
 from pipeline.shards.command import ShardsCommand
-from pipeline.shards.plan import shuffle_rank
 from training.backbone.vit import VitSettings, random_backbone
 from training.pretrain import PretrainCommand
 from training.step import random_seed

@@ -12,9 +12,9 @@ from pipeline.ray.actors import KEPT, Done, run_on_actors
 from pipeline.settings import UserError
 from pipeline.shards.parts import Part, read_part
 from pipeline.shards.plan import Plan
-from pipeline.shards.rejects import Reason
 from pipeline.shards.shard import ShardTask, write_shard
 from pipeline.shards.versions import check_versions
+from pipeline.spec import Reason
 
 
 class Written(NamedTuple):

@@ -16,7 +16,8 @@ from pipeline.shards.frames import (
     shown_pictures,
     split_jpegs,
 )
-from pipeline.shards.rejects import Reason, Rejected
+from pipeline.shards.rejects import Rejected
+from pipeline.spec import Reason
 from tests.media import decode, jpeg, picture, shown_number, write_clip, write_numbered
 
 ANY_LENGTH = FrameSettings(min_frames=1)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from pipeline.shards.ffmpeg import run_ffmpeg
-from pipeline.shards.frames import FrameSettings, extract_frames, ffmpeg_arguments, split_jpegs
+from pipeline.shards.frames import extract_frames, ffmpeg_arguments, split_jpegs
 from pipeline.shards.treatment import PLAIN, Observer, Treatment, Untreated
+from pipeline.spec import FrameSettings
 from tests.media import decode, numbered, shown_number
 
 ANY_LENGTH = FrameSettings(min_frames=1)
