@@ -31,7 +31,7 @@ class KnnCommand(Command):
     and optionally a column `key`; one vector per sample, in the order of index.parquet. They are scaled to unit length
     and rounded to float16."""
     out: Uri
-    """Folder for the table, or its address such as s3://bucket/folder."""
+    """Folder for the table, or its URI such as s3://bucket/folder."""
     k: int = Field(5, ge=1, le=2000, validation_alias=AliasChoices("k", "neighbours"))
     """Neighbours of an image; the paper uses 5."""
     max_similarity: float | None = Field(None, ge=-1, le=1)

@@ -45,7 +45,7 @@ class FeaturesCommand(Command):
     weights: Path
     """Backbone written by `python -m training.export`."""
     out: Uri
-    """Folder for features.parquet, or its address."""
+    """Folder for features.parquet, or its URI."""
     batch_size: int = Field(64, ge=1, le=BATCH_LIMIT)
     """Images per forward pass."""
     threads: int = Field(1, ge=1, le=THREAD_LIMIT)

@@ -18,7 +18,7 @@ from pipeline.shards.containers.read import read_statement
 from pipeline.shards.ffmpeg import FfmpegError, FfmpegFlood, FfmpegTimeout, memory_file, run_ffmpeg
 from pipeline.shards.images import check_side
 from pipeline.shards.rejects import Rejected
-from pipeline.shards.treatment import PLAIN, Observer, Treatment, Untreated
+from pipeline.shards.treatment import PLAIN, NeedsTreatment, Observer, Treatment
 from pipeline.spec import FrameSettings, Reason
 
 _CONTAINERS = "mov,matroska,avi,flv,mpeg,mpegvideo,mpegts,asf,ogg"
@@ -34,9 +34,9 @@ _REASONS = (
     (r"exceeds specified max pixel count", Reason.TOO_LARGE, "more than max_pixels = {max_pixels} pixels"),
     (r"Cannot allocate memory", Reason.TOO_LARGE, "decoding takes too much memory"),
     (r"does not contain any stream|is not a decoding option", Reason.NOT_MEDIA, "no video stream"),
-    (r"^(Error opening input|the input): Invalid data", Reason.NOT_MEDIA, "no video container that is read"),
+    (r"^(Error opening input|the input): Invalid data", Reason.NOT_MEDIA, "no supported video container"),
     (r"Impossible to convert between the formats", Reason.DECODE_ERROR, "colors that ffmpeg cannot convert"),
-    (r"not on whitelist|Not detecting m3u8", Reason.NOT_MEDIA, "no video container that is read"),
+    (r"not on whitelist|Not detecting m3u8", Reason.NOT_MEDIA, "no supported video container"),
 )
 """ffmpeg's messages with the reason and detail of the reject; all others are decoding errors."""
 
@@ -202,7 +202,7 @@ def _decode_with(treatment: Treatment, file: IO[bytes], settings: FrameSettings)
     be removed meanwhile.
 
     Raises:
-        Untreated: the clip needs another treatment.
+        NeedsTreatment: the clip needs another treatment.
     """
     clip = f"file:/dev/fd/{file.fileno()}"
     observer = Observer(treatment)
@@ -235,7 +235,7 @@ def _decode(file: IO[bytes], settings: FrameSettings) -> _Decoded:
     while True:  # each attempt adds one
         try:
             return _decode_with(treatment, file, settings)
-        except Untreated as error:
+        except NeedsTreatment as error:
             treatment = error.treatment
 
 
