@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from benchmarks.flops import step_flops
 from benchmarks.result import report
-from benchmarks.train import TrainBenchmark, model_settings, random_batch, take_step
+from benchmarks.train import TrainBenchmark, model_settings, random_batch, train_step
 from pipeline.sampling.views import ViewSettings
 from pipeline.settings import Command, run_command
 from training import losses
@@ -155,10 +155,10 @@ def count_step(architecture: Literal["tiny", "small", "base"], clips: int, compi
         optimizer = build_optimizer(model, OptimizerSettings())
         batch = replace(random_batch(clips, ViewSettings(), "cpu"), masks=masks)
         with counting:
-            take_step(model, optimizer, batch, bf16=True)  # the first one makes the optimizer's state
+            train_step(model, optimizer, batch, bf16=True)  # the first one makes the optimizer's state
             counting.step.clear()
             counting.losses.clear()
-            take_step(model, optimizer, batch, bf16=True)
+            train_step(model, optimizer, batch, bf16=True)
     return {"step": dict(counting.step), "losses": dict(counting.losses)}
 
 

@@ -20,7 +20,7 @@ RULE = (
 
 
 def score_table(scores: Table) -> str:
-    """Markdown: mean and standard deviation of each variant in per cent."""
+    """Markdown: mean and standard deviation of each variant in percent."""
     tasks = [task for task, key in MEASURES.items() if key in next(iter(scores.values()))[0]]
     lines = []
     for name in (name for name in (chosen.name for chosen in VARIANTS) if name in scores):
@@ -62,8 +62,8 @@ def section(title: str, setup: dict[str, Any], settings: Sequence[str]) -> list[
     seeds = len(scores["full"])
     parts = [f"## {title}", " ".join(settings), score_table(scores)]
     if seeds < 2:
-        return [*parts, "In per cent, of a single seed, which cannot tell a difference from chance."]
-    spreads = f"Mean ± standard deviation over seeds 0 to {seeds - 1}, in per cent."
+        return [*parts, "In percent, of a single seed, which cannot tell a difference from chance."]
+    spreads = f"Mean ± standard deviation over seeds 0 to {seeds - 1}, in percent."
     return [*parts, spreads, ordering_table(scores), paragraph(scores)]
 
 
@@ -89,13 +89,13 @@ def page(result: dict[str, Any]) -> str:
         note = "Real clips and real DAVIS sequences; the same preset and number of steps."
         parts += section("Real clips", result["real"], [note])
     parts += [
-        "## What it does not say",
+        "## Limitations",
         "Networks, clips and runs are thousands of times smaller than the paper's. An ordering that does not show here "
         "may well show there, and one that shows here proves nothing about the paper's sizes.",
         "The preset is the one kept of ten that were tried, all with the full method; they were scored on the first "
         "six of the sequences that the default settings make: the gain over random weights may be flattered by that "
         "choice. No other variant was trained while choosing, so the orderings were not looked at.",
-        "## Doing it again",
+        "## Reproducing",
         '    make evidence\n    make evidence ARGS="--real_clips CLIPS --real_davis DAVIS"',
         "The first takes about 40 minutes on two cores; both go on where they were interrupted. Where there is a GPU, "
         "runs are ten times as long. CLIPS has a folder of clips for each class, DAVIS has DAVIS-2017's layout.",

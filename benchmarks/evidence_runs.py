@@ -36,7 +36,7 @@ class EvalSetup:
     name: str
     shards: Path
     held_out: dict[str, Path]
-    """Data set of each evaluation task."""
+    """Dataset of each evaluation task."""
     size: tuple[int, int]
     """Height and width of the network's input."""
 

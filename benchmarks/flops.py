@@ -35,12 +35,6 @@ def embedding_flops(vit: VitSettings, patches: int) -> float:
     return 2 * patches * 3 * vit.patch_size**2 * vit.width
 
 
-def forward_flops(vit: VitSettings, height: int, width: int) -> float:
-    """Floating-point operations of an image of height x width through a backbone."""
-    patches = (height // vit.patch_size) * (width // vit.patch_size)
-    return block_flops(vit, patches) + embedding_flops(vit, patches)
-
-
 def step_flops(settings: TCoReSettings, batch_size: int, masked_loss_scale: float = 0.15) -> float:
     """Floating-point operations of a training step's matrix products on `batch_size` clips with two auxiliary frames.
 

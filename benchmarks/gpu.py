@@ -29,7 +29,7 @@ def main() -> int:
         )
         return 2
     if missing:
-        print(f"note: {sys.executable} lacks {names}: stages that need it are left out (`make wheelhouse`)")
+        print(f"note: {sys.executable} lacks {names}: stages that need it are skipped (`make wheelhouse`)")
     from benchmarks.gpu_run import GpuBenchmark, run
     from pipeline.settings import run_command
 

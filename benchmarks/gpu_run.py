@@ -19,14 +19,14 @@ from tqdm import tqdm
 from benchmarks.gpu_stages import SIZES, Stage, absent_package, build_stages, describe, passed_tests, read_figures
 from benchmarks.made_shards import make_shards
 from benchmarks.programs import Programs
-from benchmarks.result import NOT_HERE, print_table, write_result
+from benchmarks.result import UNAVAILABLE, print_table, write_result
 from pipeline.settings import COUNT_LIMIT, Command, UserError
 
 ROOT = Path(__file__).parents[1]
 RESULT = Path("benchmarks/results/gpu.json")
 LINES_KEPT = 12
 
-Status = Literal["done", "failed", "too slow", "not here", "left out"]
+Status = Literal["done", "failed", "too slow", "unavailable", "skipped"]
 
 
 class GpuBenchmark(Command):
@@ -42,7 +42,7 @@ class GpuBenchmark(Command):
     out: Path | None = None
     """Result file; default benchmarks/results/gpu.json, and none in a dry run."""
     limit_s: float = Field(470, gt=0, le=COUNT_LIMIT)
-    """Seconds for all stages; those that would begin later are left out."""
+    """Seconds for all stages; those that would begin later are skipped."""
 
 
 def describe_gpu() -> dict[str, Any]:
@@ -64,10 +64,10 @@ def judge(status: int | None, output: str) -> tuple[Status, str]:
         return "done", ""
     if status is None:
         return "too slow", "\n".join(last)
-    if status == NOT_HERE:
-        return "not here", last[-1] if last else ""
+    if status == UNAVAILABLE:
+        return "unavailable", last[-1] if last else ""
     if package := absent_package(output):
-        return "not here", f"{package} is not installed"
+        return "unavailable", f"{package} is not installed"
     return "failed", "\n".join(last) or f"exit status {status}"
 
 
@@ -84,12 +84,12 @@ def run_stages(
 
     `ends_at` refers to the monotonic clock.
     """
-    programs = Programs(patience_s=5.0)
+    programs = Programs(grace_s=5.0)
     with tqdm(stages, unit="stage") as bar:
         for number, stage in enumerate(bar):
             bar.set_description(stage.name)
             started = time.monotonic()
-            status: Status = "left out"
+            status: Status = "skipped"
             reason = "out of time"
             if started < ends_at:
                 log = work / f"{number}.log"

@@ -19,7 +19,7 @@ _OWN_PACKAGES = frozenset({"benchmarks", "evaluation", "indexing", "pipeline", "
 def gpu_tests(folder: Path, faiss: bool) -> tuple[str, ...]:
     """The files below a folder with tests marked gpu, since the others may need packages that are not there.
 
-    Without `faiss`, those that need it are left out; the stage of the neighbour search says that it is missing.
+    Without `faiss`, those that need it are skipped; the stage of the neighbour search says that it is missing.
     """
     files = {path: path.read_text() for path in sorted(folder.rglob("test_*.py"))}
     marked = {path: content for path, content in files.items() if "@pytest.mark.gpu\n" in content}

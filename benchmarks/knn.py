@@ -21,7 +21,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from benchmarks.programs import call_in_new_process
-from benchmarks.result import NOT_HERE, report
+from benchmarks.result import UNAVAILABLE, report
 from indexing.approximate import recall
 from indexing.budget import peak_memory_gb
 from indexing.engines import Device, cpu_nearest, gpu_count
@@ -209,7 +209,7 @@ def main(command: KnnBenchmark) -> int:
     """Measure, print and write; returns the exit status."""
     if command.device == "gpu" and not gpu_count():
         print("FAISS finds no GPU: that takes an NVIDIA GPU and the wheel of `make setup FAISS=gpu`")
-        return NOT_HERE
+        return UNAVAILABLE
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         features = make_features(command.rows, command.width)

@@ -19,9 +19,9 @@ T = TypeVar("T")
 class Programs:
     """Runs programs, also from several threads; after `stop` all have ended and no more are started."""
 
-    def __init__(self, patience_s: float = 60.0) -> None:
-        """A program that is stopped has `patience_s` seconds to save its state before it is killed."""
-        self._patience_s = patience_s
+    def __init__(self, grace_s: float = 60.0) -> None:
+        """A program that is stopped has `grace_s` seconds to save its state before it is killed."""
+        self._patience_s = grace_s
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
@@ -30,7 +30,7 @@ class Programs:
         self,
         argv: Sequence[str],
         log: Path | None = None,
-        limit_s: float | None = None,
+        timeout_s: float | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> int | None:
         """Run a command; the argument `python` stands for this interpreter.
@@ -53,7 +53,7 @@ class Programs:
                 )
                 self._running.add(process)
             try:
-                return process.wait(limit_s)
+                return process.wait(timeout_s)
             except subprocess.TimeoutExpired:
                 return None
             finally:

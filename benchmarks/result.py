@@ -24,7 +24,7 @@ PACKAGES = (
     "pillow",
     "pyarrow",
 )
-NOT_HERE = 3
+UNAVAILABLE = 3
 """Exit status of a benchmark that cannot run on this machine; its last line is the reason."""
 
 

@@ -98,7 +98,7 @@ def random_batch(batch_size: int, views: ViewSettings, device: str) -> Batch:
     )
 
 
-def take_step(model: TCoRe, optimizer: torch.optim.Optimizer, batch: Batch, bf16: bool) -> None:
+def train_step(model: TCoRe, optimizer: torch.optim.Optimizer, batch: Batch, bf16: bool) -> None:
     """One whole training step."""
     apply_schedule(optimizer, VALUES)
     with torch.autocast(batch.global_crops.device.type, torch.bfloat16, enabled=bf16):
@@ -129,7 +129,7 @@ def build_step(command: StepCommand, form: Form = "ours") -> Callable[[], None]:
         model.compile_parts()
     optimizer = build_optimizer(model, OptimizerSettings())
     batch = random_batch(command.batch_size, ViewSettings(), command.device)
-    return lambda: take_step(model, optimizer, batch, command.precision == "bf16")
+    return lambda: train_step(model, optimizer, batch, command.precision == "bf16")
 
 
 def measure(command: TrainBenchmark, form: Form = "ours") -> dict[str, float]:

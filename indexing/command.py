@@ -34,7 +34,7 @@ class KnnCommand(Command):
     and optionally a column `key`; one vector per sample, in the order of index.parquet. They are scaled to unit length
     and rounded to float16."""
     out: Uri
-    """Folder for the table, or its address such as s3://bucket/folder."""
+    """Folder for the table, or its URI such as s3://bucket/folder."""
     k: int = Field(5, ge=1, le=2000, validation_alias=AliasChoices("k", "neighbours"))
     """Neighbours of an image; the paper uses 5."""
     max_similarity: float | None = Field(None, ge=-1, le=1)
@@ -51,7 +51,8 @@ class KnnCommand(Command):
     threads: int = Field(1, ge=1, le=THREAD_LIMIT)
     """CPU threads of each process that computes features."""
     workers: int | None = Field(None, ge=0, le=WORKER_LIMIT)
-    """Processes that compute features at once; default one per GPU, else cores / threads. 0: one, without Ray."""
+    """Processes that compute features at once; default one per GPU, else cores / threads. 0: one, without Ray, and
+    search.where = local."""
     search: SearchSettings = SearchSettings()
     """How neighbours are searched."""
 
@@ -72,3 +73,14 @@ class KnnCommand(Command):
         if (self.weights is None) == (self.features is None):
             raise ValueError("give either --weights or --features")
         return self
+
+    @model_validator(mode="after")
+    def _no_workers_no_ray(self) -> "KnnCommand":
+        if self.workers == 0 and self.search.where == "ray":
+            raise ValueError("workers = 0 does without Ray and cannot be combined with search.where = ray")
+        return self
+
+    @property
+    def search_settings(self) -> SearchSettings:
+        """The settings of the search; without workers it is local."""
+        return self.search if self.workers != 0 else self.search.model_copy(update={"where": "local"})

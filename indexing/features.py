@@ -48,7 +48,7 @@ class FeaturesCommand(Command):
     backbone: BackboneOptions = BackboneOptions()
     """What the weights do not say."""
     out: Uri
-    """Folder for features.parquet, or its address."""
+    """Folder for features.parquet, or its URI."""
     batch_size: int = Field(64, ge=1, le=BATCH_LIMIT)
     """Images per forward pass."""
     threads: int = Field(1, ge=1, le=THREAD_LIMIT)

@@ -66,16 +66,20 @@ def page(
     popular = report["most_popular_row"]
     nearest = similarity[:, 0]
     sections = [
-        ("Drawn at random", "Edges: green of the query's class, red of another.", random_queries(count, len(rows))),
-        ("Nearest neighbour least similar", "Images that resemble no others.", np.argsort(nearest)[:few].tolist()),
         (
-            "Nearest neighbour most similar",
+            "Drawn at random",
+            "Edges: green for the query's class, red for others.",
+            random_queries(count, len(rows)),
+        ),
+        ("Least similar nearest neighbour", "Images unlike all others.", np.argsort(nearest)[:few].tolist()),
+        (
+            "Most similar nearest neighbour",
             "Duplicates appear here; --max_similarity excludes them.",
             np.argsort(-nearest, kind="stable")[:few].tolist(),
         ),
         (
-            "The most popular image",
-            f"Row {popular} is a neighbour of {report['most_popular_row_appears']} images, of these among others.",
+            "Most popular image",
+            f"Row {popular} is a neighbour of {report['most_popular_row_appears']} images, including these.",
             np.flatnonzero((rows == popular).any(axis=1))[:few].tolist(),
         ),
     ]

@@ -22,7 +22,6 @@ from indexing.resume import begin, cannot_write
 from indexing.search import Block, Neighbours, Queries, Rules, no_neighbours, search_block
 from indexing.store import FeatureFile, unpack
 from pipeline.ray.actors import run_on_actors
-from pipeline.ray.session import ray_session
 from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, FACTOR_LIMIT, THREAD_LIMIT, Settings, UserError
 from pipeline.storage import Storage
 
@@ -34,8 +33,8 @@ _RECALL_QUERIES = 1000
 class SearchSettings(Settings):
     """How neighbours are searched; only `approximate` and `probes` can change the result."""
 
-    where: Literal["auto", "here", "ray"] = "auto"
-    """here: this process. ray: Ray actors over blocks of queries, on CPUs. auto: ray if RAY_ADDRESS is set."""
+    where: Literal["auto", "local", "ray"] = "auto"
+    """local: this process. ray: Ray actors over blocks of queries, on CPUs. auto: ray if RAY_ADDRESS is set."""
     device: Device = "auto"
     """Device of a search in this process. auto: all GPUs that FAISS finds, else the CPU."""
     memory_gb: float = Field(4.0, gt=0, le=FACTOR_LIMIT)
@@ -192,6 +191,8 @@ def _use_ray(settings: SearchSettings) -> bool:
 def _on_ray(out: Storage, settings: SearchSettings, rules: Rules, pending: list[int]) -> Iterator[int]:
     if not pending:
         return
+    from pipeline.ray.session import ray_session  # loads Ray
+
     on_cpu = settings.model_copy(update={"device": "cpu"})
     search = functools.partial(BlockSearch, out, on_cpu, rules, threads=settings.threads)
     with ray_session(None, (pipeline, indexing)):

@@ -152,7 +152,9 @@ def main(command: KnnCommand) -> None:
         return
     with out.exclusive_lock(LOCK):
         feature_seconds = _make_features(command, dataset, out, hashes)
-        result = job.run_search(out, command.search, Rules(command.k, command.max_similarity, groups), identity)
+        result = job.run_search(
+            out, command.search_settings, Rules(command.k, command.max_similarity, groups), identity
+        )
         report = {**identity, **_figures(command, dataset, feature_seconds, result)}
         metadata = {**{key: str(identity[key]) for key in (*hashes, "metric")}, "made_from": made_from}
         try:

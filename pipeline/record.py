@@ -1,11 +1,14 @@
 """The record format: one sample as tar members, one shard as a tar file with byte-stable headers."""
 
+import hashlib
 import json
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+TRIPLET_NAMES = ("past.jpg", "current.jpg", "future.jpg")
+"""Extensions of the frames of a triplet."""
 _BLOCK = tarfile.BLOCKSIZE
 
 
@@ -39,6 +42,11 @@ class Member:
 def frame_names(count: int) -> list[str]:
     """Extensions of a clip's frames: `00.jpg`, ..., `99.jpg`, `100.jpg`, so every clip has a `00.jpg`."""
     return [f"{i:02d}.jpg" for i in range(count)]
+
+
+def shuffle_rank(key: str, seed: int) -> bytes:
+    """Sort key of a sample in the dataset: a keyed hash, so every subset keeps its order."""
+    return hashlib.blake2b(key.encode(), digest_size=16, key=seed.to_bytes(8, "big")).digest()
 
 
 def members(sample: Sample) -> list[tuple[str, bytes]]:

@@ -23,9 +23,9 @@ def in_session(session: int) -> dict[int, str]:
     return result
 
 
-def left_in_session(session: int, patience_s: float = 20.0) -> list[str]:
-    """Processes of a session that are still alive after `patience_s` seconds."""
-    deadline = time.monotonic() + patience_s
+def left_in_session(session: int, timeout_s: float = 20.0) -> list[str]:
+    """Processes of a session that are still alive after `timeout_s` seconds."""
+    deadline = time.monotonic() + timeout_s
     while (alive := list(in_session(session).values())) and time.monotonic() < deadline:
         time.sleep(0.1)
     return alive

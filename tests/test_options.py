@@ -1,4 +1,4 @@
-"""Every number among the options has a range: neither infinity nor a slip of the hand gets further than the parser."""
+"""Every option has a help text, and every number among them a range, which the parser holds infinity to as well."""
 
 import importlib
 import pkgutil
@@ -18,10 +18,10 @@ import indexing
 import pipeline
 import training
 from pipeline.presets import Preset
+from pipeline.record import shuffle_rank
 from pipeline.sampling.philox import Stream, uniforms
 from pipeline.settings import Command, Settings, UserError, _describe, parse_command
 from pipeline.shards.command import ShardsCommand
-from pipeline.shards.plan import shuffle_rank
 from training.backbone.vit import VitSettings, random_backbone
 from training.pretrain import PretrainCommand
 from training.step import random_seed
@@ -58,22 +58,33 @@ def kinds(annotation: Any) -> Iterator[Any]:
 
 
 def with_values(field: FieldInfo, value: float) -> Iterator[Any]:
-    """The option with a number in each of its places."""
+    """The option with a number at each of its indices."""
     if get_origin(field.annotation) is not tuple:
         yield value
     elif Ellipsis in get_args(field.annotation):
         yield (value,)
     else:
-        for place in range(len(field.default)):
-            yield (*field.default[:place], value, *field.default[place + 1 :])
+        for index in range(len(field.default)):
+            yield (*field.default[:index], value, *field.default[index + 1 :])
 
 
+CLASSES = classes()
 NUMBERS = [
     pytest.param(cls, name, id=f"{cls.__name__}.{name}")
-    for cls in classes()
+    for cls in CLASSES
     for name, field in cls.model_fields.items()
     if {int, float} & set(kinds(field.annotation))
 ]
+
+
+def is_group(field: FieldInfo) -> bool:
+    return isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
+
+
+def test_every_option_has_a_help_text() -> None:
+    options = {f"{cls.__name__}.{name}": field for cls in CLASSES for name, field in cls.model_fields.items()}
+    # `--help` shows the docstring of a group of options
+    assert [name for name, field in options.items() if not (field.description or is_group(field))] == []
 
 
 def error_of(cls: type[BaseModel], name: str, value: Any) -> ValidationError:

@@ -35,7 +35,7 @@ class Center(nn.Module):
 
     @torch.no_grad()
     def apply_pending(self) -> None:
-        """Move the center towards the mean of the rows added since the last call; all ranks call this together."""
+        """Move the center toward the mean of the rows added since the last call; all ranks call this together."""
         pending, self._pending = self._pending, None
         if pending is None:
             return

@@ -254,7 +254,7 @@ class TCoRe(nn.Module):
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
-        """Move the teacher towards the student: `teacher = momentum * teacher + (1 - momentum) * student`."""
+        """Move the teacher toward the student: `teacher = momentum * teacher + (1 - momentum) * student`."""
         pairs = zip(self.teacher.parameters(), self.student.parameters(), strict=True)
         teacher, student = (list(parameters) for parameters in zip(*pairs, strict=True))
         torch._foreach_lerp_(teacher, student, 1 - momentum)

@@ -9,6 +9,7 @@ from pipeline.dataset import read_manifest
 from pipeline.differences import differences
 from pipeline.files import as_json, write_bytes
 from pipeline.neighbours import read_neighbours
+from pipeline.presets import preset_name
 from pipeline.reader.settings import ReaderSettings
 from pipeline.reading import read_json
 from pipeline.settings import UserError
@@ -81,7 +82,7 @@ def read_data(settings: ReaderSettings) -> RunData:
 def run_config(command: TrainCommand, data: RunData) -> dict[str, Any]:
     """Content of config.json: all settings of a run, and the hashes of its data."""
     config = command.model_dump(mode="json", include=set(TrainCommand.model_fields) - {"config", "out", "resume"})
-    names = {"preset": command.config and command.config.stem}
+    names = {"preset": command.config and preset_name(command.config)}
     return {**config, **names, "datasets": data.datasets, "neighbours_sha256": data.neighbours}
 
 

@@ -17,7 +17,7 @@ class DemoDataCommand(Command, DemoSettings):  # type: ignore[misc]  # both conf
     program: ClassVar[str] = "python -m benchmarks.demo_data"
 
     out: CliPositionalArg[Path]
-    """Directory to fill: empty, new, or holding the same data set."""
+    """Directory to fill: empty, new, or holding the same dataset."""
     workers: int | None = Field(None, ge=1, le=THREAD_LIMIT)
     """Processes; default: all cores. The data does not depend on it."""
 

@@ -151,7 +151,7 @@ def ellipse(cx: float, cy: float, rx: float, ry: float) -> Shape:
 
 
 def limb(length: float, width: float, taper: float = 0.75) -> Shape:
-    """A rounded bar from the origin downwards (towards +y)."""
+    """A rounded bar from the origin downward (toward +y)."""
     half_turn = np.linspace(0, np.pi, 9)
 
     def outline(size: float) -> Points:

@@ -1,4 +1,4 @@
-"""The jobs of a demo data set and the processes that do them; jobs that are done are not repeated."""
+"""The jobs of a demo dataset and the processes that do them; jobs that are done are not repeated."""
 
 import multiprocessing
 import os
@@ -29,7 +29,7 @@ from pipeline.shards.versions import writer_versions
 GENERATOR_VERSION = 1
 """Raise it when the same settings give other data."""
 RECORD = "demo_data.json"
-"""What the data set is made from and with; written first."""
+"""What the dataset is made from and with; written first."""
 
 CLIP_SIZES = ((340, 256), (340, 256), (340, 256), (320, 240), (426, 240), (256, 340))
 FRAME_RATES = (15, 15, 20)
@@ -38,7 +38,7 @@ _CLIP, _IMAGE, _DAVIS, _VIP, _JHMDB = range(5)  # streams of random numbers
 
 
 class DemoSettings(Settings):
-    """Size of a demo data set."""
+    """Size of a demo dataset."""
 
     seed: Seed = 0
     """Determines every picture."""
@@ -146,7 +146,7 @@ def _held_out_jobs(settings: DemoSettings, out: Path) -> Iterator[Job]:
 
 
 def _write_lists(settings: DemoSettings, out: Path) -> None:
-    """The lists of held-out clips that the real data sets bring along."""
+    """The lists of held-out clips that the real datasets bring along."""
     lists = {
         "davis/ImageSets/2017/val.txt": _davis_names(settings),
         "vip/lists/val_videos.txt": _vip_names(settings),
@@ -195,7 +195,7 @@ def _run_jobs(jobs: list[Job], workers: int) -> None:
 
 
 def _check_folder(out: Path, made_from: dict[str, Any]) -> None:
-    """Make sure that `out` is new or holds (the beginning of) this data set.
+    """Make sure that `out` is new or holds (the beginning of) this dataset.
 
     Raises:
         UserError: it holds something else.
@@ -236,11 +236,11 @@ def _make(settings: DemoSettings, out: Path, workers: int) -> bool:
 
 
 def generate(settings: DemoSettings, out: Path, workers: int | None = None) -> str:
-    """Make the data set in `out`, or what is missing of it; the result does not depend on `workers`.
+    """Make the dataset in `out`, or what is missing of it; the result does not depend on `workers`.
 
     Args:
         settings: what is made.
-        out: a directory that is empty, does not exist, or holds (the beginning of) the same data set.
+        out: a directory that is empty, does not exist, or holds (the beginning of) the same dataset.
         workers: processes; None means one for each core this process may use.
 
     Returns:

@@ -32,7 +32,7 @@ class PreviewCommand(Command):
     program: ClassVar[str] = "python -m pipeline.preview"
 
     dataset: CliPositionalArg[Uri | None] = None
-    """Folder of the dataset, or its address such as s3://bucket/folder."""
+    """Folder of the dataset, or its URI such as s3://bucket/folder."""
     shards: Uri | None = None
     """The same as an option."""
     out: Path = Path("preview")
@@ -46,7 +46,7 @@ class PreviewCommand(Command):
     batch: bool = False
     """Also write OUT/batch.png: a batch of `samples` as the model sees it, with crops, boxes and masks."""
     training: Path | None = None
-    """Preset of a training, or config.json of a run, with the data settings for --batch; default: the paper's."""
+    """Preset of a training, or config.json of a run, with the data settings of --batch; default: the paper's."""
 
     @model_validator(mode="after")
     def _one_dataset(self) -> "PreviewCommand":
@@ -54,9 +54,15 @@ class PreviewCommand(Command):
             raise ValueError("give one dataset to show: python -m pipeline.preview DATASET")
         return self
 
+    @model_validator(mode="after")
+    def _training_is_for_the_batch(self) -> "PreviewCommand":
+        if self.training and not self.batch:
+            raise ValueError("training has the data settings of a batch: give --batch too, or leave --training out")
+        return self
+
     @property
     def uri(self) -> str:
-        """Path or address of the dataset."""
+        """Path or URI of the dataset."""
         return self.dataset or self.shards or ""
 
 
@@ -70,9 +76,9 @@ def _check_out(storage: Storage, out: Path) -> None:
 def main(command: PreviewCommand) -> None:
     """Read the dataset, write the page, the sheet and with --batch the batch, and print their paths."""
     storage = open_storage(command.uri)
-    manifest = read_manifest(command.uri)
+    manifest = read_manifest(storage)
     _check_out(storage, command.out)
-    if command.batch or command.training:  # only these load torch and DALI
+    if command.batch:  # only this loads torch and DALI
         from pipeline.preview.batch import batch_settings, write_batch
 
         settings = batch_settings(command.uri, manifest, command.seed, command.training)

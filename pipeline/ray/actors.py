@@ -6,9 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
-import ray
-from ray.data.exceptions import SystemException
-
 from pipeline.settings import UserError
 
 KEPT = "finished parts are kept, run the same command again to continue"
@@ -71,6 +68,8 @@ def sentence(error: Exception, out: str) -> str:
 
 def root_cause(error: BaseException) -> BaseException:
     """The first error of a chain, without the empty `SystemException` that Ray Data adds to errors of the cluster."""
+    from ray.data.exceptions import SystemException
+
     while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
         if isinstance(cause, SystemException):
             break
@@ -89,8 +88,10 @@ def actors_that_fit(nodes: list[dict[str, float]], cpus: int, gpus: int) -> int:
 def _on_ray(
     actor_arguments: tuple[Callable[[], Worker], str], items: list[int], cpus: int, gpus: bool, workers: int | None
 ) -> Iterator[dict[str, Any]]:
+    import ray  # takes a second; `--workers 0` does without
+
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus = min(cpus, max((int(node.get("CPU", 0)) for node in nodes), default=0) or cpus)  # more would wait for ever
+    cpus = min(cpus, max((int(node.get("CPU", 0)) for node in nodes), default=0) or cpus)  # more would wait forever
     gpu = int(gpus and any(node.get("GPU", 0) for node in nodes))
     most = min(len(items), workers or len(items))
     first = max(1, min(most, actors_that_fit(nodes, cpus, gpu)))
@@ -102,7 +103,13 @@ def _on_ray(
         num_cpus=cpus,
         num_gpus=gpu or None,
     )
-    yield from done.iter_rows()
+    try:
+        yield from done.iter_rows()
+    except ray.exceptions.RayError as error:
+        root = root_cause(error)
+        if not isinstance(root, ray.exceptions.RayError | ModuleNotFoundError):
+            raise
+        raise UserError(sentence(root, actor_arguments[1])) from error
 
 
 def run_on_actors(
@@ -133,14 +140,8 @@ def run_on_actors(
         rows = map(_Actor(make_worker, out), ({"item": item} for item in items))
     else:
         rows = _on_ray((make_worker, out), items, cpus, gpus, workers)
-    try:
-        for row in rows:
-            failure = row.pop("failure")
-            if failure:
-                raise UserError(failure)
-            yield Done(**row)
-    except ray.exceptions.RayError as error:
-        root = root_cause(error)
-        if not isinstance(root, ray.exceptions.RayError | ModuleNotFoundError):
-            raise
-        raise UserError(sentence(root, out)) from error
+    for row in rows:
+        failure = row.pop("failure")
+        if failure:
+            raise UserError(failure)
+        yield Done(**row)

@@ -31,7 +31,7 @@ class Origin(NamedTuple):
 
 
 def is_remote(uri: str) -> bool:
-    """Whether a path or address is in an object store."""
+    """Whether a path or URI is in an object store."""
     return "://" in uri
 
 

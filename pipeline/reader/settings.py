@@ -13,7 +13,7 @@ class MixSettings(Settings):
     """One more dataset to draw from."""
 
     shards: Uri
-    """Folder of a shard dataset, or its address such as s3://bucket/folder."""
+    """Folder of a shard dataset, or its URI such as s3://bucket/folder."""
     weight: float = Field(1.0, gt=0, le=FACTOR_LIMIT)
     """How often it is drawn from, relative to `weight` of the first dataset."""
 
@@ -22,7 +22,7 @@ class ReaderSettings(PlanSettings):
     """Datasets, what is drawn for their samples, and how far ahead they are read."""
 
     shards: Uri
-    """Folder of a shard dataset, or its address such as s3://bucket/folder."""
+    """Folder of a shard dataset, or its URI such as s3://bucket/folder."""
     weight: float = Field(1.0, gt=0, le=FACTOR_LIMIT)
     """How often it is drawn from, relative to the datasets in `mix`."""
     mix: tuple[MixSettings, ...] = ()

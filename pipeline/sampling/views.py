@@ -45,10 +45,13 @@ class ViewSettings(Settings):
     jitter: float = Field(0.8, ge=0, le=1)
     """Probability of color jitter."""
     brightness: float = Field(0.4, ge=0, le=1)
+    """Largest jitter of the brightness: its factor is between 1 - brightness and 1 + brightness."""
     contrast: float = Field(0.4, ge=0, le=1)
+    """Largest jitter of the contrast, likewise."""
     saturation: float = Field(0.2, ge=0, le=1)
+    """Largest jitter of the saturation, likewise."""
     hue: float = Field(0.1, ge=0, le=0.5)
-    """Largest jitter of each; hue in turns of the color wheel."""
+    """Largest shift of the hue in either direction, in turns of the color wheel."""
     gray: float = Field(0.2, ge=0, le=1)
     """Probability that a view becomes grayscale."""
     blur: tuple[Share, Share, Share] = (1.0, 0.1, 0.5)

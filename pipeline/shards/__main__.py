@@ -9,7 +9,7 @@ from pipeline.dataset import INDEX, REJECTS, repair_hint
 from pipeline.settings import UserError, run_command
 from pipeline.shards.command import ShardsCommand
 from pipeline.shards.job import Outcome, ShardJob
-from pipeline.shards.rejects import Reason
+from pipeline.spec import Reason
 
 REJECTS_SHOWN = 5
 

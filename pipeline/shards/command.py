@@ -5,11 +5,9 @@ from typing import Any, ClassVar
 from pydantic import Field, model_validator
 
 from pipeline.settings import COUNT_LIMIT, WORKER_LIMIT, Command, Seed
-from pipeline.shards.frames import FrameSettings
-from pipeline.shards.images import ImageSettings
 from pipeline.shards.shard import Layout
 from pipeline.shards.sources import Media
-from pipeline.shards.triplets import TripletSettings
+from pipeline.spec import FrameSettings, ImageSettings, TripletSettings
 from pipeline.storage import Uri
 
 

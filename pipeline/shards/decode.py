@@ -10,11 +10,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.shards.frame_names import in_order
-from pipeline.shards.frames import FrameSettings, extract_frames
-from pipeline.shards.images import ImageSettings, checked_size, encode_image
+from pipeline.shards.frames import extract_frames
+from pipeline.shards.images import checked_size, encode_image
 from pipeline.shards.plan import Planned
-from pipeline.shards.rejects import Reason, Rejected
+from pipeline.shards.rejects import Rejected
 from pipeline.shards.sources import Media, frame_files
+from pipeline.spec import FrameSettings, ImageSettings, Reason
 from pipeline.storage import Storage
 from pipeline.temporary import full_disk_is_temporary, temporary_folder
 

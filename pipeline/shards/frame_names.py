@@ -6,11 +6,9 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from itertools import pairwise, zip_longest
 from pathlib import PurePosixPath
-from typing import Annotated
 
-from pydantic import AfterValidator
-
-from pipeline.shards.rejects import Reason, Rejected
+from pipeline.shards.rejects import Rejected
+from pipeline.spec import Reason
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _LONGEST_NAME = 255
@@ -18,18 +16,6 @@ _KINDS_SHOWN = 6
 
 Key = tuple[tuple[str, int, str], ...]
 """Sort key of a name: (text, whole number, fraction) for each number in it, so names sort by their numbers."""
-
-
-def _regular_expression(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"is not a regular expression: {error}") from error
-    return pattern
-
-
-NamePattern = Annotated[str, AfterValidator(_regular_expression)]
-"""A regular expression for whole file names."""
 
 
 def _parts(name: str) -> tuple[list[str], list[str]]:

@@ -6,23 +6,20 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 import ffmpeg
 import numpy as np
 from PIL import Image
-from pydantic import Field, model_validator
 
 from pipeline.files import open_regular
-from pipeline.jpeg import MAX_JPEG_SIDE
-from pipeline.settings import Settings
 from pipeline.shards.containers.completeness import missing_part, missing_pictures
 from pipeline.shards.containers.read import read_statement
 from pipeline.shards.ffmpeg import FfmpegError, FfmpegFlood, FfmpegTimeout, memory_file, run_ffmpeg
-from pipeline.shards.frame_names import NamePattern
 from pipeline.shards.images import check_side
-from pipeline.shards.rejects import Reason, Rejected
-from pipeline.shards.treatment import PLAIN, Observer, Treatment, Untreated
+from pipeline.shards.rejects import Rejected
+from pipeline.shards.treatment import PLAIN, NeedsTreatment, Observer, Treatment
+from pipeline.spec import FrameSettings, Reason
 
 _CONTAINERS = "mov,matroska,avi,flv,mpeg,mpegvideo,mpegts,asf,ogg"
 """ffmpeg's demuxers of self-contained files; playlists, scripts and image formats are excluded."""
@@ -37,49 +34,11 @@ _REASONS = (
     (r"exceeds specified max pixel count", Reason.TOO_LARGE, "more than max_pixels = {max_pixels} pixels"),
     (r"Cannot allocate memory", Reason.TOO_LARGE, "decoding takes too much memory"),
     (r"does not contain any stream|is not a decoding option", Reason.NOT_MEDIA, "no video stream"),
-    (r"^(Error opening input|the input): Invalid data", Reason.NOT_MEDIA, "no video container that is read"),
+    (r"^(Error opening input|the input): Invalid data", Reason.NOT_MEDIA, "no supported video container"),
     (r"Impossible to convert between the formats", Reason.DECODE_ERROR, "colors that ffmpeg cannot convert"),
-    (r"not on whitelist|Not detecting m3u8", Reason.NOT_MEDIA, "no video container that is read"),
+    (r"not on whitelist|Not detecting m3u8", Reason.NOT_MEDIA, "no supported video container"),
 )
 """ffmpeg's messages with the reason and detail of the reject; all others are decoding errors."""
-
-
-_MAX_FRAMES = 1_000_000
-_MAX_PIXELS = 2**31 - 1
-"""Largest value that ffmpeg accepts."""
-_MAX_DEADLINE_S = 7 * 24 * 3600
-"""A week; a much longer wait overflows the milliseconds of `poll`."""
-
-
-class FrameSettings(Settings):
-    """How frames are taken from clips."""
-
-    fps: float = Field(2.0, ge=0.001, le=1000)
-    """Frames per second; frame k is the picture that is displayed k/fps seconds after the first."""
-    timing: Literal["exact", "reference"] = "exact"
-    """`reference` decodes only reference pictures and takes the nearest one: faster, but less regular in time, and the
-    last frame may be missing."""
-    short_side: int = Field(256, ge=16, le=MAX_JPEG_SIDE)
-    """Shorter side of a frame in pixels; smaller clips are not enlarged."""
-    quality: int = Field(2, ge=1, le=31)
-    """ffmpeg's JPEG quantizer scale: 1 best, 31 worst; 2 is about Pillow quality 95."""
-    min_frames: int = Field(8, ge=1, le=_MAX_FRAMES)
-    """Clips with fewer frames are rejected; with fewer than 8 the sampling ranges of the method are empty."""
-    max_frames: int = Field(2000, ge=1, le=_MAX_FRAMES)
-    """Clips with more frames are rejected."""
-    max_pixels: int = Field(40_000_000, ge=1, le=_MAX_PIXELS)
-    """Clips whose pictures have more pixels are rejected; 8K has 33 million."""
-    deadline_s: float = Field(600.0, gt=0, le=_MAX_DEADLINE_S)
-    """A clip whose decoding takes longer is rejected."""
-    pattern: NamePattern | None = None
-    r"""With media = frames: regular expression for the names of the frames, such as 'img_\d+\.jpg', if the folders also
-    hold other images."""
-
-    @model_validator(mode="after")
-    def _some_number_of_frames_is_allowed(self) -> "FrameSettings":
-        if self.min_frames > self.max_frames:
-            raise ValueError(f"min_frames = {self.min_frames} is more than max_frames = {self.max_frames}")
-        return self
 
 
 @dataclass(frozen=True)
@@ -243,7 +202,7 @@ def _decode_with(treatment: Treatment, file: IO[bytes], settings: FrameSettings)
     be removed meanwhile.
 
     Raises:
-        Untreated: the clip needs another treatment.
+        NeedsTreatment: the clip needs another treatment.
     """
     clip = f"file:/dev/fd/{file.fileno()}"
     observer = Observer(treatment)
@@ -276,7 +235,7 @@ def _decode(file: IO[bytes], settings: FrameSettings) -> _Decoded:
     while True:  # each attempt adds one
         try:
             return _decode_with(treatment, file, settings)
-        except Untreated as error:
+        except NeedsTreatment as error:
             treatment = error.treatment
 
 

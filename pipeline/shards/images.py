@@ -4,35 +4,21 @@ import io
 import warnings
 
 from PIL import ExifTags, Image, UnidentifiedImageError
-from pydantic import Field
 
 from pipeline.jpeg import MAX_JPEG_SIDE, TURNS, JpegError, TooManyScansError, check_jpeg, check_scans
 from pipeline.orientation import exif_orientation, has_orderly_header, turning_segments, without_segments
-from pipeline.settings import Settings
 from pipeline.shards.pixels import rescale_transparent_color, to_rgb
-from pipeline.shards.rejects import Reason, Rejected
+from pipeline.shards.rejects import Rejected
+from pipeline.spec import ImageSettings, Reason
 
 MIN_SIDE = 16
 """Pictures with a shorter side in pixels are rejected."""
-_PILLOWS_LIMIT = 178_956_970
-"""Largest number of pixels that Pillow opens."""
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 """Formats that Pillow may read: none that run a program or refer to other files (EPS, WMF)."""
 _JPEGS = ("JPEG", "MPO")
 _DECODE_FAULTS = (Exception,)
 """Pillow's decoders raise all kinds of exceptions on broken files."""
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `max_pixels` is checked instead
-
-
-class ImageSettings(Settings):
-    """How still images are converted."""
-
-    short_side: int | None = Field(None, ge=16, le=MAX_JPEG_SIDE)
-    """Shrink larger images to this shorter side in pixels; by default JPEGs are kept byte for byte."""
-    quality: int = Field(95, ge=1, le=100)
-    """Pillow's JPEG quality for re-encoded images."""
-    max_pixels: int = Field(100_000_000, ge=1, le=_PILLOWS_LIMIT)
-    """Images with more pixels are rejected without decoding."""
 
 
 def check_side(size: tuple[int, int]) -> None:

@@ -22,11 +22,11 @@ from pipeline.shards.decode import Inputs
 from pipeline.shards.parts import Part
 from pipeline.shards.plan import Plan, make_plan, read_shard_plan
 from pipeline.shards.publish import publish, reopen
-from pipeline.shards.rejects import Reason
 from pipeline.shards.run import Written, write_missing
 from pipeline.shards.shard import PLAN, ShardTask
 from pipeline.shards.sources import Source, list_sources, open_data
 from pipeline.shards.versions import writer_versions
+from pipeline.spec import Reason
 from pipeline.storage import Storage, open_storage
 from pipeline.temporary import full_disk_is_temporary, temporary_folder
 from pipeline.versions import installed_versions

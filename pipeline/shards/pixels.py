@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, SAMPLEFORMAT, TiffImageFile
 
-from pipeline.shards.rejects import Reason, Rejected
+from pipeline.shards.rejects import Rejected
+from pipeline.spec import Reason
 
 _SIGNED, _WHITE_IS_ZERO = 2, 0
 """TIFF's SampleFormat of signed integers, and its PhotometricInterpretation of negatives."""

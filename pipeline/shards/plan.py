@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from pipeline.paths import path_bytes, path_text
+from pipeline.record import shuffle_rank
 from pipeline.settings import UserError
 from pipeline.shards.sources import NO_CLASS, Listing, Media, Source
 from pipeline.storage import Storage
@@ -62,11 +63,6 @@ class Plan:
 def readable(path: str) -> str:
     r"""A path as plain text: bytes that are not UTF-8 become `\xNN`, backslashes `\\`."""
     return path_bytes(path).replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
-
-
-def shuffle_rank(key: str, seed: int) -> bytes:
-    """Sort key of a sample in the dataset: a keyed hash, so every subset keeps its order."""
-    return hashlib.blake2b(key.encode(), digest_size=16, key=seed.to_bytes(8, "big")).digest()
 
 
 def default_samples_per_shard(media: Media, inputs: int) -> int:

@@ -9,13 +9,12 @@ from tqdm import tqdm
 
 from pipeline.dataset import PARTS
 from pipeline.ray.actors import KEPT, Done, run_on_actors
-from pipeline.ray.session import ray_session
 from pipeline.settings import UserError
 from pipeline.shards.parts import Part, read_part
 from pipeline.shards.plan import Plan
-from pipeline.shards.rejects import Reason
 from pipeline.shards.shard import ShardTask, write_shard
 from pipeline.shards.versions import check_versions
+from pipeline.spec import Reason
 
 
 class Written(NamedTuple):
@@ -76,7 +75,10 @@ def write_missing(plan: Plan, task: ShardTask, versions: dict[str, str], retry: 
         stack.callback(task.out.clean)
         bar = stack.enter_context(tqdm(total=plan.inputs, initial=kept, unit=unit, desc="shards", smoothing=0))
         if pending:
-            stack.enter_context(ray_session(workers))
+            if workers != 0:
+                from pipeline.ray.session import ray_session  # loads Ray
+
+                stack.enter_context(ray_session(workers))
             make_writer = functools.partial(_Writer, task, versions, retry)
             for done in run_on_actors(make_writer, pending, str(task.out), workers=workers):
                 tasks.append(done)

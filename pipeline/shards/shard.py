@@ -19,8 +19,9 @@ from pipeline.shards.decode import Decoded, Inputs, Seconds, decode, timed
 from pipeline.shards.parts import Part, read_index_part, read_part, write_part
 from pipeline.shards.plan import Planned, read_shard_plan, readable
 from pipeline.shards.previous import Entry, PreviousShard, open_previous
-from pipeline.shards.rejects import Reason, Rejected
-from pipeline.shards.triplets import TripletSettings, triplet_samples
+from pipeline.shards.rejects import Rejected
+from pipeline.shards.triplets import triplet_samples
+from pipeline.spec import Reason, TripletSettings
 from pipeline.storage import Storage
 
 Layout = Literal["frames", "triplets"]

@@ -64,7 +64,7 @@ PLAIN = Treatment()
 """The treatment of ordinary clips."""
 
 
-class Untreated(Exception):  # noqa: N818 - not a fault: decoding starts over
+class NeedsTreatment(Exception):  # noqa: N818 - not a fault: decoding starts over
     """The clip needs another treatment than the current one."""
 
     def __init__(self, treatment: Treatment) -> None:
@@ -84,10 +84,10 @@ class Observer:
         """Read one line.
 
         Raises:
-            Untreated: the clip needs another treatment.
+            NeedsTreatment: the clip needs another treatment.
         """
         if _INTERLACED.match(line):
-            raise Untreated(replace(self.treatment, deinterlace=True))
+            raise NeedsTreatment(replace(self.treatment, deinterlace=True))
         if stream := _STREAM.match(line):
             self._track_ids.setdefault(stream[1], int(stream[2], 16) if stream[2] else int(stream[1]))
         elif mapping := _MAPPING.match(line):
@@ -95,7 +95,7 @@ class Observer:
         if (encoded := _ENCODED.match(line)) and (transfer := encoded[2].decode(errors="replace")) in _HDR:
             primaries = encoded[1].decode(errors="replace")
             primaries = "bt2020" if primaries in ("unknown", "reserved") else primaries
-            raise Untreated(replace(self.treatment, transfer=transfer, primaries=primaries))
+            raise NeedsTreatment(replace(self.treatment, transfer=transfer, primaries=primaries))
 
     @property
     def track_id(self) -> int | None:

@@ -3,23 +3,12 @@
 from dataclasses import replace
 
 import numpy as np
-from pydantic import Field
 
-from pipeline.record import Sample
+from pipeline.record import TRIPLET_NAMES, Sample, shuffle_rank
 from pipeline.sampling.philox import Stream, uniforms
 from pipeline.sampling.sandwich import SandwichSettings, draw_frames, draws_needed
-from pipeline.settings import Settings
-from pipeline.shards.plan import shuffle_rank
 
 _SANDWICH = SandwichSettings()
-MEMBERS = ("past.jpg", "current.jpg", "future.jpg")
-
-
-class TripletSettings(Settings):
-    """Settings of the layout `triplets`."""
-
-    per_clip: int = Field(4, ge=1, le=100)
-    """Triplets per clip, drawn with the ranges of the paper."""
 
 
 def draw_triplets(key: str, frames: int, seed: int, count: int) -> list[tuple[int, int, int]]:
@@ -39,6 +28,6 @@ def triplet_samples(clip: Sample, seed: int, count: int) -> list[Sample]:
     for number, drawn in enumerate(draw_triplets(clip.key, len(clip.frames), seed, count)):
         times = [clip.fields["times_s"][frame] for frame in drawn]
         fields = {**clip.fields, "clip": clip.key, "num_frames": len(clip.frames), "frames": drawn, "times_s": times}
-        frames = [(name, clip.frames[frame][1]) for name, frame in zip(MEMBERS, drawn, strict=True)]
+        frames = [(name, clip.frames[frame][1]) for name, frame in zip(TRIPLET_NAMES, drawn, strict=True)]
         samples.append(replace(clip, key=f"{clip.key}-{number:02d}", frames=frames, fields=fields, class_member=False))
     return samples

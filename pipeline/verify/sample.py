@@ -10,8 +10,7 @@ from typing import Any
 from pipeline.dataset import INDEX, MANIFEST, Manifest
 from pipeline.jpeg import JpegError, check_jpeg
 from pipeline.orientation import has_orderly_header, turning_segments
-from pipeline.record import Member, frame_names
-from pipeline.shards.triplets import MEMBERS
+from pipeline.record import TRIPLET_NAMES, Member, frame_names
 
 Row = dict[str, Any]
 TRIPLET_KEY = re.compile(r"(.+)-(\d\d)")
@@ -84,7 +83,7 @@ def _check_facts(facts: Row, manifest: Manifest) -> tuple[int, list[str]]:
     if manifest.layout == "frames":
         return len(times), faults
     past, current, future = facts["frames"]
-    if not 0 <= past <= current <= future < facts["num_frames"] or len(times) != len(MEMBERS):
+    if not 0 <= past <= current <= future < facts["num_frames"] or len(times) != len(TRIPLET_NAMES):
         faults.append(f"json has the frames {facts['frames']} at {times} of a clip of {facts['num_frames']}")
     named = TRIPLET_KEY.fullmatch(facts["key"])
     if named is None or named[1] != facts["clip"]:
@@ -95,7 +94,7 @@ def _check_facts(facts: Row, manifest: Manifest) -> tuple[int, list[str]]:
 def _extensions(row: Row, manifest: Manifest) -> list[str]:
     """Extensions of the members of an index row's sample, in order."""
     if manifest.layout == "triplets":
-        return [*MEMBERS, "json"]
+        return [*TRIPLET_NAMES, "json"]
     return [*(["jpg"] if manifest.media == "images" else frame_names(row["num_frames"])), "cls", "json"]
 
 

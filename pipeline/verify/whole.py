@@ -12,13 +12,9 @@ from pydantic import ValidationError
 
 from pipeline.dataset import INDEX, INDEX_SCHEMA, MANIFEST, PARTS, REJECTS, REJECTS_SCHEMA, Manifest, Shard
 from pipeline.files import TEMPORARY_PREFIX, sha256_file
-from pipeline.record import dali_index_file
+from pipeline.record import dali_index_file, shuffle_rank
 from pipeline.settings import Settings
-from pipeline.shards.frames import FrameSettings
-from pipeline.shards.images import ImageSettings
-from pipeline.shards.plan import shuffle_rank
-from pipeline.shards.rejects import Reason
-from pipeline.shards.triplets import TripletSettings
+from pipeline.spec import FrameSettings, ImageSettings, Reason, TripletSettings
 from pipeline.storage import Storage
 from pipeline.verify.finding import Finding, Report
 from pipeline.verify.sample import TRIPLET_KEY

@@ -56,7 +56,7 @@ class Forks(Programs):
         self,
         argv: Sequence[str],
         log: Path | None = None,
-        limit_s: float | None = None,
+        timeout_s: float | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> int | None:
         status, message = program(argv, environment).result()

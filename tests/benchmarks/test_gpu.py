@@ -51,5 +51,5 @@ def test_a_package_of_some_stages_is_no_reason_to_stop(
         gpu.main()
     assert not ended.value.code
     printed = capsys.readouterr().out
-    assert "lacks nvidia-dali-cuda130, scipy: stages that need it are left out" in printed
+    assert "lacks nvidia-dali-cuda130, scipy: stages that need it are skipped" in printed
     assert "--limit_s" in printed

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.gpu_run import GpuBenchmark, check_tests, judge, run, run_stages, stage_environment
 from benchmarks.gpu_stages import Stage
-from benchmarks.result import NOT_HERE
+from benchmarks.result import UNAVAILABLE
 from pipeline.settings import UserError
 
 
@@ -29,7 +29,7 @@ def test_a_stage_that_fails_does_not_end_the_others(tmp_path: Path) -> None:
     bad_record, absent, good_record = run_stages(stages, tmp_path, time.monotonic() + 600, {})
     assert (bad_record["status"], bad_record["reason"]) == ("failed", "it broke")
     assert bad_record["figures"] == {"images_per_second": 5.0}, "results of a failed stage are kept"
-    assert (absent["status"], absent["reason"]) == ("not here", "no_such_package is not installed")
+    assert (absent["status"], absent["reason"]) == ("unavailable", "no_such_package is not installed")
     assert (good_record["status"], good_record["reason"]) == ("done", "")
 
 
@@ -52,10 +52,10 @@ def test_the_result_is_written_after_each_stage(tmp_path: Path) -> None:
     assert next(records)["name"] == "one", "a record comes before the next stage starts"
 
 
-def test_stages_after_the_time_limit_are_left_out(tmp_path: Path) -> None:
+def test_stages_after_the_time_limit_are_skipped(tmp_path: Path) -> None:
     stage = Stage("one", "features", ("-c", f"open({str(tmp_path / 'ran')!r}, 'w')"), 60, tmp_path / "none")
     (record,) = run_stages([stage], tmp_path, time.monotonic() - 1, {})
-    assert (record["status"], record["figures"]) == ("left out", {})
+    assert (record["status"], record["figures"]) == ("skipped", {})
     assert not (tmp_path / "ran").exists()
 
 
@@ -66,11 +66,11 @@ def test_scripts_find_the_packages_where_the_project_is_not_installed(monkeypatc
     assert "CUDA_VISIBLE_DEVICES" not in stage_environment(on_gpu=True)
 
 
-def test_the_result_names_the_stages_that_were_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_result_names_the_stages_that_were_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "gpu.json"
     assert run(GpuBenchmark(device="cpu", out=out, limit_s=1e-3)) == 0
     result = json.loads(out.read_text())
-    assert {stage["status"] for stage in result["stages"]} == {"left out"}
+    assert {stage["status"] for stage in result["stages"]} == {"skipped"}
     assert result["device"] == "cpu"
     assert "torch" in result["versions"]
     printed = capsys.readouterr().out
@@ -85,9 +85,9 @@ def test_the_result_names_the_stages_that_were_left_out(tmp_path: Path, capsys: 
         (None, "step 3\rstep 4\n", ("too slow", "step 3\nstep 4")),
         (1, "", ("failed", "exit status 1")),
         (2, "a\n\nerror: no such folder\n", ("failed", "a\nerror: no such folder")),
-        (NOT_HERE, "looking\nFAISS finds no GPU\n", ("not here", "FAISS finds no GPU")),
-        (1, "Traceback\nModuleNotFoundError: No module named 'ray'\n", ("not here", "ray is not installed")),
-        (1, "/usr/bin/python3: No module named pytest\n", ("not here", "pytest is not installed")),
+        (UNAVAILABLE, "looking\nFAISS finds no GPU\n", ("unavailable", "FAISS finds no GPU")),
+        (1, "Traceback\nModuleNotFoundError: No module named 'ray'\n", ("unavailable", "ray is not installed")),
+        (1, "/usr/bin/python3: No module named pytest\n", ("unavailable", "pytest is not installed")),
         (1, "No module named 'pipeline.gone'", ("failed", "No module named 'pipeline.gone'")),
         (1, "No module named 'ray'\nRuntimeError: x", ("failed", "No module named 'ray'\nRuntimeError: x")),
     ],

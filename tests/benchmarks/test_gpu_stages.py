@@ -115,9 +115,9 @@ def record(kind: str, figures: dict[str, Any], status: str = "done", reason: str
             record("tests", {"tests": 5, "failures": 1, "errors": 2, "skipped": 1}, "failed", "x\nE 1"),
             "1 passed, 1 failed, 2 errors, 1 skipped; failed: E 1",
         ),
-        (record("neighbours", {}, "not here", "FAISS finds no GPU"), "not here: FAISS finds no GPU"),
+        (record("neighbours", {}, "unavailable", "FAISS finds no GPU"), "unavailable: FAISS finds no GPU"),
         (record("evaluation", {}, "too slow", "interrupted"), "stopped after 45 s"),
-        (record("evaluation", {}, "left out", "out of time"), "left out: out of time"),
+        (record("evaluation", {}, "skipped", "out of time"), "skipped: out of time"),
     ],
 )
 def test_a_stage_in_one_line(stage: dict[str, Any], line: str) -> None:

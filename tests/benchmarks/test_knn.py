@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from benchmarks.knn import FEATURES, IMAGENET, KnnBenchmark, beside_cpu, main, make_features
-from benchmarks.result import NOT_HERE
+from benchmarks.result import UNAVAILABLE
 from indexing.engines import gpu_count
 
 
@@ -37,7 +37,7 @@ def test_neighbours_are_compared_with_those_of_the_cpu(tmp_path: Path) -> None:
 def test_a_missing_gpu_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if gpu_count():
         pytest.skip("this machine has a GPU that FAISS can use")
-    assert main(KnnBenchmark(device="gpu", out=tmp_path / "knn.json")) == NOT_HERE
+    assert main(KnnBenchmark(device="gpu", out=tmp_path / "knn.json")) == UNAVAILABLE
     assert "FAISS finds no GPU" in capsys.readouterr().out
     assert not (tmp_path / "knn.json").exists()
 

@@ -45,7 +45,7 @@ def test_a_program_gets_its_words_and_environment_and_its_output_is_kept(tmp_pat
 
 def test_a_program_that_is_too_slow_ends_with_all_that_it_started(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    assert Programs(patience_s=0.5).run(("python", "-c", WITH_A_CHILD), log, limit_s=1.5) is None
+    assert Programs(grace_s=0.5).run(("python", "-c", WITH_A_CHILD), log, timeout_s=1.5) is None
     child = int(log.read_text().split()[0])
     deadline = time.monotonic() + 20
     while is_alive(child) and time.monotonic() < deadline:

@@ -125,13 +125,13 @@ def test_reader_shows_the_pixels_of_the_neighbours_in_the_table(table: Path, ima
         for batch in loader:
             plan = batch.plan
             assert len(batch.auxiliary) == 1
-            for place, row in enumerate(plan.rows.tolist()):
-                neighbour = int(plan.source_rows[place, 1])
+            for index, row in enumerate(plan.rows.tolist()):
+                neighbour = int(plan.source_rows[index, 1])
                 assert neighbour in rows[row]
                 drawn.add((row, neighbour))
-                top, left, height, width = (float(edge[place, -2]) for edge in plan.boxes)
+                top, left, height, width = (float(edge[index, -2]) for edge in plan.boxes)
                 box = (left, top, left + width, top + height)
-                shown = (255 * (batch.auxiliary[0][place] * std + mean)).numpy().transpose(1, 2, 0)
+                shown = (255 * (batch.auxiliary[0][index] * std + mean)).numpy().transpose(1, 2, 0)
                 crops = [np.asarray(p.resize((64, 64), Image.Resampling.BICUBIC, box), float) for p in pictures]
                 away = [np.abs(shown - crop).mean() for crop in crops]
                 assert int(np.argmin(away)) == neighbour
@@ -215,11 +215,24 @@ def test_foreign_files_are_not_replaced(name: str, frames: Path, tmp_path: Path)
         ("--features f.npy -k 0", "k = .*must be at least 1"),
         ("--features f.npy --search.where ray --search.approximate", "ray cannot be combined with search.approximate"),
         ("--features f.npy --search.where ray --search.device gpu", "ray cannot be combined with search.device = gpu"),
+        (
+            "--features f.npy --search.where ray --workers 0",
+            "workers = 0 .* cannot be combined with search.where = ray",
+        ),
     ],
 )
 def test_bad_options_are_one_sentence(words: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse_command(KnnCommand, ["--shards", "s", "--out", "o", *words.split()])
+
+
+def test_without_workers_the_search_is_local(frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # where no cluster answers
+    write_npy(tmp_path / "f.npy", unit_vectors(40))
+    knn(shards=frames, features=tmp_path / "f.npy", out=tmp_path, k=2, gallery=0, workers=0)
+    assert (tmp_path / NEIGHBOURS).is_file()
+    with pytest.raises(UserError, match="no Ray cluster answers at RAY_ADDRESS"):
+        knn(shards=frames, features=tmp_path / "f.npy", out=tmp_path, k=3, gallery=0)
 
 
 @pytest.mark.parametrize("option", ["-k", "--k", "--neighbours"])

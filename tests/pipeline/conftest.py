@@ -13,7 +13,7 @@ settings.load_profile("no_deadline")
 def triplet_dataset(clip_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Layout `triplets` of `clip_tree` (2 triplets of each of 6 clips, in 3 shards)."""
     from pipeline.shards.__main__ import main
-    from pipeline.shards.triplets import TripletSettings
+    from pipeline.spec import TripletSettings
     from tests.pipeline.shards.jobs import shards_command
 
     out = tmp_path_factory.mktemp("shards") / "triplets"

@@ -17,7 +17,8 @@ import webdataset
 from PIL import Image
 
 from pipeline.dataset import ShardDataset
-from pipeline.shards.frames import FrameSettings, extract_frames
+from pipeline.shards.frames import extract_frames
+from pipeline.spec import FrameSettings
 from tests.media import decode
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"

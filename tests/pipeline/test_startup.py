@@ -1,4 +1,4 @@
-"""Ctrl-C while a program imports its libraries."""
+"""What happens while a program imports its libraries: Ctrl-C, and which of them it loads."""
 
 import os
 import subprocess
@@ -45,3 +45,11 @@ def test_other_programs_keep_their_own_handling(tmp_path: Path) -> None:
         "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
     )
     subprocess.run([sys.executable, program], check=True, preexec_fn=heed_ctrl_c)
+
+
+def test_programs_load_ray_torch_and_dali_only_when_they_need_them() -> None:
+    program = (
+        "import sys, indexing.knn, pipeline.shards.__main__, pipeline.verify.__main__\n"
+        "print({'nvidia', 'ray', 'torch'} & set(sys.modules))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True) == "set()\n"

@@ -11,10 +11,9 @@ import pytest
 from pipeline import temporary
 from pipeline.settings import UserError
 from pipeline.shards.decode import Inputs, decode
-from pipeline.shards.frames import FrameSettings
-from pipeline.shards.images import ImageSettings
 from pipeline.shards.plan import Planned, make_plan
 from pipeline.shards.sources import Listing, Source
+from pipeline.spec import FrameSettings, ImageSettings
 from pipeline.storage import LocalStorage, open_storage
 from pipeline.temporary import full_disk_is_temporary, short_folder, temporary_folder
 

@@ -100,9 +100,9 @@ def run_ranks(function: Callable[[int, Path], None], folder: Path, ranks: int = 
         assert status == 0, message
 
 
-def still_running(word: str, patience_s: float = 20.0) -> list[str]:
-    """Command lines with `word` of the processes that are still alive after `patience_s` seconds."""
-    deadline = time.monotonic() + patience_s
+def still_running(word: str, timeout_s: float = 20.0) -> list[str]:
+    """Command lines with `word` of the processes that are still alive after `timeout_s` seconds."""
+    deadline = time.monotonic() + timeout_s
     while (alive := list(_command_lines(word))) and time.monotonic() < deadline:
         time.sleep(0.1)
     return alive

@@ -37,7 +37,7 @@ OFFICIAL_TERMS = {
 }
 
 
-def take_step(model: TCoRe, optimizer: torch.optim.Optimizer, views: Batch, values: StepValues, clip: float) -> Any:
+def train_step(model: TCoRe, optimizer: torch.optim.Optimizer, views: Batch, values: StepValues, clip: float) -> Any:
     apply_schedule(optimizer, values)
     optimizer.zero_grad()
     losses = model(views, values.teacher_temperature).losses
@@ -126,7 +126,7 @@ def test_gradients_are_the_recorded_ones(gradients: dict[str, Tensor]) -> None:
 def test_state_after_one_step_is_the_recorded_one() -> None:
     model = recorded_model()
     optimizer = build_optimizer(model, OptimizerSettings())
-    take_step(model, optimizer, recorded_views(), recorded_values(), recorded("train_step")["hp/clip"].item())
+    train_step(model, optimizer, recorded_views(), recorded_values(), recorded("train_step")["hp/clip"].item())
     after = {name.removeprefix("after/"): value for name, value in recorded("train_step_after").items()}
     state = model.state_dict()
     assert state.keys() == after.keys()
@@ -148,7 +148,7 @@ def test_eight_steps_follow_the_recorded_trajectory() -> None:
     model = recorded_model()
     optimizer = build_optimizer(model, OptimizerSettings())
     for step in range(8):
-        losses, norms = take_step(model, optimizer, (even, odd)[step % 2], schedules.at(step), clip=8.0)
+        losses, norms = train_step(model, optimizer, (even, odd)[step % 2], schedules.at(step), clip=8.0)
         for name, (official, weight) in OFFICIAL_TERMS.items():
             expected = weight * recording[f"trace/{official}"][step].item()
             assert losses[name].item() == pytest.approx(expected, rel=1e-4), (step, name)

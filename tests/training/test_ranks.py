@@ -46,7 +46,7 @@ def part_of_rank(views: Batch, rank: int) -> Batch:
     return Batch(pick(views.global_crops), pick(views.local_crops), auxiliary, masks, share)
 
 
-def take_step(model: TCoRe, forward: Any, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor], Any]:
+def train_step(model: TCoRe, forward: Any, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor], Any]:
     """Terms and gradient norms of one whole step, and its optimizer."""
     optimizer = build_optimizer(model, OptimizerSettings())
     apply_schedule(optimizer, VALUES)
@@ -64,7 +64,7 @@ def run_rank(rank: int, folder: Path) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     batch = part_of_rank(global_batch(), rank)
     model = recorded_model(ACROSS)
-    losses, norms, _ = take_step(model, DistributedDataParallel(model), batch)
+    losses, norms, _ = train_step(model, DistributedDataParallel(model), batch)
     result: dict[str, Any] = {"losses": losses, "norms": norms, "state": model.state_dict()}
 
     sharded = recorded_model(ACROSS)
@@ -73,7 +73,7 @@ def run_rank(rank: int, folder: Path) -> None:
         for block in branch.backbone.blocks:
             fully_shard(block, mesh=mesh)
     fully_shard(sharded, mesh=mesh)
-    _, sharded_norms, optimizer = take_step(sharded, sharded, batch)
+    _, sharded_norms, optimizer = train_step(sharded, sharded, batch)
     path = save_checkpoint(folder, 1, sharded, optimizer, {}, writes=rank == 0)
     distributed.barrier()
     content = read_checkpoint(path, {}, state_shapes(sharded))
@@ -95,7 +95,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Any]:
     model = recorded_model(ACROSS)
-    losses, norms, _ = take_step(model, model, global_batch())
+    losses, norms, _ = train_step(model, model, global_batch())
     return {"losses": losses, "norms": norms, "state": model.state_dict()}
 
 

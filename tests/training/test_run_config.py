@@ -79,6 +79,19 @@ def test_settings_that_cannot_change_the_result_may_differ() -> None:
 
 
 @pytest.mark.parametrize(
+    ("config", "preset"),
+    [
+        (None, None),
+        ("configs/paper-vits16-k400.yaml", "paper-vits16-k400"),
+        ("configs/ablations.yaml:past-only", "ablations:past-only"),
+        ("configs/ablations.yaml:mask-ratio-0.2-0.6", "ablations:mask-ratio-0.2-0.6"),
+    ],
+)
+def test_the_preset_is_recorded_by_name(config: str | None, preset: str | None) -> None:
+    assert run_config(settings(config=config), DATA)["preset"] == preset
+
+
+@pytest.mark.parametrize(
     ("data", "difference"),
     [
         (RunData(DATA.datasets[:1], None, 6), r"datasets\.1\.dataset_hash = 'b' \(recorded\), None \(now\)"),
@@ -113,7 +126,7 @@ def test_data_is_identified_by_content_and_weight(clip_dataset: Path, other_data
     assert data.datasets[0] == {"dataset_hash": read_manifest(clip_dataset).dataset_hash, "weight": 2.0}
     assert data.datasets[1] == {"dataset_hash": read_manifest(other_dataset).dataset_hash, "weight": 0.5}
     assert data.samples == 6 + 12
-    assert not run_differences(*(run_config(settings(data=place.model_dump()), data) for place in (first, second)))
+    assert not run_differences(*(run_config(settings(data=reader.model_dump()), data) for reader in (first, second)))
 
 
 def test_neighbours_are_identified_by_their_rows(other_dataset: Path, clip_dataset: Path, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def by_pixel_color(first: Frame, image: Array) -> Array:
 
 @pytest.mark.parametrize("number", [0, 3])
 def test_objects_stay_visible_and_color_does_not_track_them(number: int) -> None:
-    scene = davis_scene([0, 2, number], number)  # sequences of the default data set
+    scene = davis_scene([0, 2, number], number)  # sequences of the default dataset
     first, *later = (render_annotated(scene, t) for t in (*HELD_OUT_TIMES[::8], HELD_OUT_TIMES[-1]))
     for frame in (first, later[-1]):
         assert set(np.unique(frame.objects)) == set(range(3 + number % 2))

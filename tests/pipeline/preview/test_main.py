@@ -66,6 +66,13 @@ def test_the_dataset_is_an_argument_or_an_option() -> None:
             parse_command(PreviewCommand, arguments)
 
 
+def test_the_settings_of_a_training_are_for_a_batch() -> None:
+    words = ["a/b", "--training", "configs/tiny.yaml"]
+    assert parse_command(PreviewCommand, [*words, "--batch"]).training == Path("configs/tiny.yaml")
+    with pytest.raises(UserError, match=r"training has the data settings of a batch: give --batch too"):
+        parse_command(PreviewCommand, words)
+
+
 def test_torch_and_dali_are_not_imported(image_dataset: Path, tmp_path: Path) -> None:
     program = (
         "import sys, time; started = time.perf_counter(); import pipeline\n"

@@ -4,7 +4,8 @@ import re
 import pytest
 
 from pipeline.shards.frame_names import in_order
-from pipeline.shards.rejects import Reason, Rejected
+from pipeline.shards.rejects import Rejected
+from pipeline.spec import Reason
 
 
 def numbers(form: str, count: int = 12) -> list[str]:

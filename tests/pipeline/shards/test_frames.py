@@ -10,13 +10,13 @@ from pipeline.shards.ffmpeg import FfmpegTimeout, run_ffmpeg
 from pipeline.shards.frames import (
     Clock,
     Frames,
-    FrameSettings,
     extract_frames,
     ffmpeg_arguments,
     shown_pictures,
     split_jpegs,
 )
-from pipeline.shards.rejects import Reason, Rejected
+from pipeline.shards.rejects import Rejected
+from pipeline.spec import FrameSettings, Reason
 from tests.media import decode, jpeg, picture, shown_number, write_clip, write_numbered
 
 ANY_LENGTH = FrameSettings(min_frames=1)
@@ -220,7 +220,7 @@ def test_every_fault_has_its_reason(tmp_path: Path) -> None:
     assert str(reject(tmp_path / "empty.mp4")) == "unreadable: the file is empty"
     assert str(reject(tmp_path / "pipe.mp4")) == "unreadable: not a regular file"
     assert str(reject(tmp_path)) == "unreadable: Is a directory"
-    assert str(reject(tmp_path / "page.mp4")) == "not_media: no video container that is read"
+    assert str(reject(tmp_path / "page.mp4")) == "not_media: no supported video container"
     assert str(reject(tmp_path / "sound.mp4")) == "not_media: no video stream"
     assert str(reject(tmp_path / "sound.mp4", FrameSettings(timing="reference"))) == "not_media: no video stream"
     assert str(reject(tmp_path / "cut.mp4")) == "decode_error: moov atom not found"
@@ -265,7 +265,7 @@ def test_any_file_name(tmp_path: Path, name: str | bytes) -> None:
     write_numbered(tmp_path / "plain.mp4", 24).rename(clip)
     assert numbers(extract_frames(clip, ANY_LENGTH)) == [0, 6, 12, 18]
     clip.write_text("<html>")
-    assert str(reject(clip)) == "not_media: no video container that is read"
+    assert str(reject(clip)) == "not_media: no supported video container"
 
 
 # Files that refer to other files or URLs
@@ -303,7 +303,7 @@ def test_scripts_open_nothing_else(tmp_path: Path, canary: tuple[Path, str], kin
     clip = (tmp_path / name).with_suffix(f".{kind}" if name == "clip.kind" else "")
     for target in (canary[0].name, *map(str, canary)):
         clip.write_text(SCRIPTS[kind].format(target))
-        assert str(reject(clip, FrameSettings(deadline_s=20))) == "not_media: no video container that is read"
+        assert str(reject(clip, FrameSettings(deadline_s=20))) == "not_media: no supported video container"
 
 
 def box(kind: bytes, content: bytes) -> bytes:

@@ -10,8 +10,9 @@ from PIL import Image, ImageOps
 
 from pipeline.jpeg import MOST_SCANS
 from pipeline.orientation import has_orderly_header
-from pipeline.shards.images import ImageSettings, checked_size, encode_image
-from pipeline.shards.rejects import Reason, Rejected
+from pipeline.shards.images import checked_size, encode_image
+from pipeline.shards.rejects import Rejected
+from pipeline.spec import ImageSettings, Reason
 from tests.media import app1, decode, exif_block, jpeg, picture, with_segments
 
 PIXELS = picture(60, 84, seed=1)

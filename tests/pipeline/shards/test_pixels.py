@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.shards.images import ImageSettings, encode_image
+from pipeline.shards.images import encode_image
 from pipeline.shards.rejects import Rejected
+from pipeline.spec import ImageSettings
 from tests.media import decode
 
 RAMP = np.tile(np.arange(64, dtype=np.uint8) * 4 + 3, (48, 1))

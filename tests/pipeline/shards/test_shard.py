@@ -16,13 +16,13 @@ import pytest
 from pipeline.dataset import PARTS
 from pipeline.files import sha256_file
 from pipeline.shards.decode import Inputs
-from pipeline.shards.frames import FrameSettings, extract_frames
-from pipeline.shards.images import ImageSettings
+from pipeline.shards.frames import extract_frames
 from pipeline.shards.parts import read_index_part, read_part, read_rejects_part
 from pipeline.shards.plan import make_plan
 from pipeline.shards.shard import PLAN, ShardTask, write_shard
 from pipeline.shards.sources import Media, list_sources, open_data
-from pipeline.shards.triplets import TripletSettings, draw_triplets
+from pipeline.shards.triplets import draw_triplets
+from pipeline.spec import FrameSettings, ImageSettings, TripletSettings
 from pipeline.storage import Storage, open_storage
 from tests.media import decode, jpeg, picture, write_clip, write_image
 from tests.pipeline.shards.test_tars import tar_of, tar_with

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from pipeline.shards.ffmpeg import run_ffmpeg
-from pipeline.shards.frames import FrameSettings, extract_frames, ffmpeg_arguments, split_jpegs
-from pipeline.shards.treatment import PLAIN, Observer, Treatment, Untreated
+from pipeline.shards.frames import extract_frames, ffmpeg_arguments, split_jpegs
+from pipeline.shards.treatment import PLAIN, NeedsTreatment, Observer, Treatment
+from pipeline.spec import FrameSettings
 from tests.media import decode, numbered, shown_number
 
 ANY_LENGTH = FrameSettings(min_frames=1)
@@ -154,7 +155,7 @@ def test_only_log_lines_about_streams_count(line: str, needed: str | None) -> No
     if needed is None:
         Observer(PLAIN)(line.encode())
         return
-    with pytest.raises(Untreated) as result:
+    with pytest.raises(NeedsTreatment) as result:
         Observer(PLAIN)(line.encode())
     assert result.value.treatment.primaries == needed
 

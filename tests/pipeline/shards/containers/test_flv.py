@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.shards.containers.completeness import Extent
-from pipeline.shards.frames import FrameSettings, extract_frames
+from pipeline.shards.frames import extract_frames
 from pipeline.shards.rejects import Rejected
+from pipeline.spec import FrameSettings
 from tests.pipeline.shards.containers.cuts import fault, statement, write
 
 

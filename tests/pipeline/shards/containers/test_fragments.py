@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.shards.frames import FrameSettings, extract_frames
-from pipeline.shards.rejects import Reason, Rejected
+from pipeline.shards.frames import extract_frames
+from pipeline.shards.rejects import Rejected
+from pipeline.spec import FrameSettings, Reason
 from tests.pipeline.shards.containers.cuts import boxes, fault, statement, without_fragments, write
 
 LAST = {4}

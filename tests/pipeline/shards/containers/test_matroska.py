@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.shards.containers.completeness import Statement
-from pipeline.shards.frames import FrameSettings, extract_frames
-from pipeline.shards.rejects import Reason, Rejected
+from pipeline.shards.frames import extract_frames
+from pipeline.shards.rejects import Rejected
+from pipeline.spec import FrameSettings, Reason
 from tests.pipeline.shards.containers.cuts import fault, statement, write
 
 SEGMENT, INFO, CUES, CLUSTER = b"\x18\x53\x80\x67", b"\x15\x49\xa9\x66", b"\x1c\x53\xbb\x6b", b"\x1f\x43\xb6\x75"

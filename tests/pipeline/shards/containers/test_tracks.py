@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from pipeline.shards.containers.tracks import Edit, Track, pictures_s
-from pipeline.shards.frames import FrameSettings, extract_frames
+from pipeline.shards.frames import extract_frames
 from pipeline.shards.rejects import Rejected
+from pipeline.spec import FrameSettings
 from tests.pipeline.shards.containers.cuts import statement, write
 
 

@@ -1,0 +1,104 @@
+"""What a dataset records of how it was made: the settings of its frames, images and triplets, and why inputs fail."""
+
+import re
+from enum import Enum
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from pipeline.jpeg import MAX_JPEG_SIDE
+from pipeline.settings import Settings
+
+_MAX_FRAMES = 1_000_000
+_MAX_PIXELS = 2**31 - 1
+"""Largest value that ffmpeg accepts."""
+_MAX_DEADLINE_S = 7 * 24 * 3600
+"""A week; a much longer wait overflows the milliseconds of `poll`."""
+_PILLOWS_LIMIT = 178_956_970
+"""Largest number of pixels that Pillow opens."""
+
+
+def _regular_expression(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"is not a regular expression: {error}") from error
+    return pattern
+
+
+NamePattern = Annotated[str, AfterValidator(_regular_expression)]
+"""A regular expression for whole file names."""
+
+
+class FrameSettings(Settings):
+    """How frames are taken from clips."""
+
+    fps: float = Field(2.0, ge=0.001, le=1000)
+    """Frames per second; frame k is the picture that is displayed k/fps seconds after the first."""
+    timing: Literal["exact", "reference"] = "exact"
+    """`reference` decodes only reference pictures and takes the nearest one: faster, but less regular in time, and the
+    last frame may be missing."""
+    short_side: int = Field(256, ge=16, le=MAX_JPEG_SIDE)
+    """Shorter side of a frame in pixels; smaller clips are not enlarged."""
+    quality: int = Field(2, ge=1, le=31)
+    """ffmpeg's JPEG quantizer scale: 1 best, 31 worst; 2 is about Pillow quality 95."""
+    min_frames: int = Field(8, ge=1, le=_MAX_FRAMES)
+    """Clips with fewer frames are rejected; with fewer than 8 the sampling ranges of the method are empty."""
+    max_frames: int = Field(2000, ge=1, le=_MAX_FRAMES)
+    """Clips with more frames are rejected."""
+    max_pixels: int = Field(40_000_000, ge=1, le=_MAX_PIXELS)
+    """Clips whose pictures have more pixels are rejected; 8K has 33 million."""
+    deadline_s: float = Field(600.0, gt=0, le=_MAX_DEADLINE_S)
+    """A clip whose decoding takes longer is rejected."""
+    pattern: NamePattern | None = None
+    r"""With media = frames: regular expression for the names of the frames, such as 'img_\d+\.jpg', if the folders also
+    hold other images."""
+
+    @model_validator(mode="after")
+    def _some_number_of_frames_is_allowed(self) -> "FrameSettings":
+        if self.min_frames > self.max_frames:
+            raise ValueError(f"min_frames = {self.min_frames} is more than max_frames = {self.max_frames}")
+        return self
+
+
+class ImageSettings(Settings):
+    """How still images are converted."""
+
+    short_side: int | None = Field(None, ge=16, le=MAX_JPEG_SIDE)
+    """Shrink larger images to this shorter side in pixels; by default JPEGs are kept byte for byte."""
+    quality: int = Field(95, ge=1, le=100)
+    """Pillow's JPEG quality for re-encoded images."""
+    max_pixels: int = Field(100_000_000, ge=1, le=_PILLOWS_LIMIT)
+    """Images with more pixels are rejected without decoding."""
+
+
+class TripletSettings(Settings):
+    """Settings of the layout `triplets`."""
+
+    per_clip: int = Field(4, ge=1, le=100)
+    """Triplets per clip, drawn with the ranges of the paper."""
+
+
+class Reason(str, Enum):
+    """Why an input was rejected, as written to `rejects.parquet`."""
+
+    UNREADABLE = "unreadable"
+    """The file could not be opened or read."""
+    NOT_MEDIA = "not_media"
+    """Not a picture or video of a supported format: a web page, a playlist, a drawing, only audio."""
+    DECODE_ERROR = "decode_error"
+    """ffmpeg or Pillow could not decode it to its end."""
+    TIMEOUT = "timeout"
+    """Decoding exceeded its deadline."""
+    MIXED_NAMES = "mixed_names"
+    """By their names, a folder of frames holds images of several kinds, or two with the same number."""
+    TOO_SHORT = "too_short"
+    """Fewer frames than `min_frames`."""
+    TOO_LONG = "too_long"
+    """More frames than `max_frames`."""
+    TOO_SMALL = "too_small"
+    """A side of the picture has fewer than 16 pixels."""
+    TOO_LARGE = "too_large"
+    """More pixels, bytes or JPEG scans than allowed."""
+    DUPLICATE_KEY = "duplicate_key"
+    """Another input has the same file name; the first in path order is kept."""
