@@ -34,7 +34,7 @@ class PropagationSettings(Settings):
     radius: float = Field(default=20.0, gt=0, le=FACTOR_LIMIT)
     """Cells of previous frames count only within this distance, in cells."""
     neighborhood: Literal["open-circle", "circle", "square"] = "open-circle"
-    """Within: Euclidean distance less than the radius, or at most the radius; or rows and columns at most the radius."""
+    """Within: a Euclidean distance less than or (circle) at most the radius, or rows and columns at most the radius."""
     limit_first_frame: bool = False
     """Cells of the first frame, too, count only within the radius."""
     pad_context: bool = True
