@@ -144,6 +144,7 @@ def make_record(
     lines = "".join(f"{name} {hashes.get(name)}\n" for name in sorted(results))
     return {
         "task": task.name,
+        "title": task.title,
         "complete": all(result.status == "scored" for result in results.values()),
         **summarize(task, results),
         "sequences": sequences,

@@ -50,7 +50,9 @@ def bilinear(frame: NDArray[np.uint8], size: Size) -> Floats:
     v, u = v[:, None, None], u[None, :, None]
     pixels = frame.astype(float)
     upper = pixels[top][:, left] * (1 - u) + pixels[top][:, right] * u
-    return upper * (1 - v) + (pixels[bottom][:, left] * (1 - u) + pixels[bottom][:, right] * u) * v
+    lower = pixels[bottom][:, left] * (1 - u) + pixels[bottom][:, right] * u
+    result: Floats = upper * (1 - v) + lower * v
+    return result
 
 
 def unit_features(pictures: list[Floats]) -> Floats:
@@ -61,7 +63,8 @@ def unit_features(pictures: list[Floats]) -> Floats:
         tokens = patch_filter_extractor().patch_tokens(image)[0].double().numpy()
         rows.append(tokens.reshape(picture.shape[0] // PATCH, picture.shape[1] // PATCH, -1))
     features = np.stack(rows)
-    return features / np.linalg.norm(features, axis=-1, keepdims=True)
+    unit: Floats = features / np.linalg.norm(features, axis=-1, keepdims=True)
+    return unit
 
 
 def naive_propagation(features: Floats, first: Floats, *, square: bool, temperature: float) -> list[Floats]:
@@ -132,9 +135,15 @@ def test_masks_are_those_of_a_naive_version(
             assert (np.asarray(image) != mask).mean() < 1e-4  # float32 decides a few pixels on an edge
 
 
+def chosen(*words: str) -> MaskPropagation:
+    command = parse_command(evaluation_command(DAVIS), ["--data", "d", "--weights", "w", "--out", "o", *words])
+    propagation = chosen_propagation(DAVIS, command)
+    assert isinstance(propagation, MaskPropagation)
+    return propagation
+
+
 def sized(clip_size: Size, name: str, patch_size: int) -> Size:
-    command = evaluation_command(DAVIS)(data=Path("d"), weights="w", out=Path("o"), protocol=name)  # type: ignore[arg-type]
-    propagation = chosen_propagation(DAVIS, command).fitted(patch_size)
+    propagation = chosen("--protocol", name).fitted(patch_size)
     frames = [Frame(Path("0.jpg"), clip_size, 1)]
     return propagation.network_size(MaskClip("one", frames, [], [0], {}, np.zeros(clip_size, np.uint8), (0, 1)))
 
@@ -148,13 +157,6 @@ def test_network_sizes_of_davis() -> None:
     assert sized((1152, 480), "dinov3", 16) == (2304, 960)
 
 
-def chosen(*words: str) -> MaskPropagation:
-    command = parse_command(evaluation_command(DAVIS), ["--data", "d", "--weights", "w", "--out", "o", *words])
-    propagation = chosen_propagation(DAVIS, command)
-    assert isinstance(propagation, MaskPropagation)
-    return propagation
-
-
 def test_options_of_the_command_line_win_over_the_preset() -> None:
     assert chosen() == MaskPropagation()
     changed = chosen("--protocol", "dino", "--propagation.top_k", "7", "--size", "480,880")
@@ -166,7 +168,8 @@ def test_options_of_the_command_line_win_over_the_preset() -> None:
 
 @pytest.mark.parametrize("benchmark", [VIP, JHMDB])
 def test_a_benchmark_without_the_protocol_refuses_it(benchmark: Any) -> None:
-    command = evaluation_command(benchmark)(data=Path("d"), weights="w", out=Path("o"), protocol="dino")  # type: ignore[arg-type]
+    options = ["--data", "d", "--weights", "w", "--out", "o", "--protocol", "dino"]
+    command = parse_command(evaluation_command(benchmark), options)
     with pytest.raises(UserError, match=f"--protocol dino: {benchmark.title} has no such protocol; allowed: t-core"):
         chosen_propagation(benchmark, command)
 
