@@ -244,17 +244,20 @@ def protocol(task: Task, propagation: LabelPropagation[Any] | None = None) -> di
     return {**constants, **task.scoring.constants}
 
 
-def protocol_name(task: Task, propagation: LabelPropagation[Any], name: str = T_CORE) -> str:
+def protocol_name(task: Task, propagation: LabelPropagation[Any] | None = None, name: str = T_CORE) -> str:
     """Name of the protocol with the options that are not its own: `dino, changed: propagation.top_k=7`.
 
     Args:
         task: data set and scoring.
-        propagation: as chosen by the user, before `fitted`.
+        propagation: as chosen by the user, before `fitted`; None for predictions from disk.
         name: the protocol it was chosen from.
     """
-    own = preset(type(propagation), propagation.protocols, name, task.title)
-    changed = [
-        *changes(propagation, own),
+    changed = []
+    if propagation is None:
+        name = "predictions from disk"
+    else:
+        changed += changes(propagation, preset(type(propagation), propagation.protocols, name, task.title))
+    changed += [
         *changes(task.dataset, type(task.dataset)(data=task.dataset.data)),
         *changes(task.scoring, type(task.scoring)(), "scoring."),
     ]

@@ -113,7 +113,7 @@ def run_predictions(benchmark: Benchmark, command: ScoreCommand) -> int:
         "versions": software(),
         "predictions": {"path": str(predictions)},
     }
-    constants = {"name": "predictions from disk", **protocol(task)}
+    constants = {"name": protocol_name(task), **protocol(task)}
     record = make_record(task, results, hashes, constants, origin)
     runs = [Contender(predictions.resolve().name, record, results, predictions, {})]
     print(table(task.scoring.columns, results, record["scores"]))

@@ -166,6 +166,12 @@ def test_options_of_the_command_line_win_over_the_preset() -> None:
     assert changed.resampling == "dino"
 
 
+def test_one_option_of_a_group_leaves_the_others_at_the_values_of_the_benchmark() -> None:
+    options = ["--data", "d", "--weights", "w", "--out", "o", "--propagation.n_context", "5"]
+    propagation = chosen_propagation(VIP, parse_command(evaluation_command(VIP), options)).propagation
+    assert (propagation.n_context, propagation.top_k) == (5, 10)
+
+
 @pytest.mark.parametrize("benchmark", [VIP, JHMDB])
 def test_a_benchmark_without_the_protocol_refuses_it(benchmark: Any) -> None:
     options = ["--data", "d", "--weights", "w", "--out", "o", "--protocol", "dino"]
