@@ -252,7 +252,7 @@ def protocol_name(task: Task, propagation: LabelPropagation[Any] | None = None, 
         propagation: as chosen by the user, before `fitted`; None for predictions from disk.
         name: the protocol it was chosen from.
     """
-    changed = []
+    changed: list[str] = []
     if propagation is None:
         name = "predictions from disk"
     else:

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard, ModelCardData
 
+from evaluation.davis import DAVIS
 from pipeline.settings import UserError, parse_command
+from tests.evaluation.trees import evaluate, moving_squares, write_sequence
 from tests.training.recorded import seal
 from tests.training.test_export import checkpoint_of_a_run
 from training.export import ExportCommand, export, main
@@ -74,6 +76,19 @@ def test_the_card_beside_the_weights_is_one_of_the_hub(tmp_path: Path, kind: Any
     written = b"".join(path.read_bytes() for path in [*tmp_path.glob("tiny*"), *out.glob("*")] if path.is_file())
     for secret in (*SECRETS, str(tmp_path)):
         assert secret.encode() not in written
+
+
+def test_a_result_of_the_evaluation_goes_into_the_card(tmp_path: Path) -> None:
+    checkpoint, out = checkpoint_of_a_run(tmp_path), tmp_path / "w.safetensors"
+    export(checkpoint, out, "teacher")
+    frames, masks = moving_squares(3)
+    write_sequence(tmp_path / "data", "one", frames, dict(enumerate(masks)))
+    record = evaluate(DAVIS, tmp_path / "data", weights=out, size=(96, 160))
+    export(checkpoint, out, "teacher", scores=[tmp_path / "out" / "davis.json"])
+    (measured, *_) = head((tmp_path / "w.README.md").read_text()).eval_results or []
+    assert measured.metric_value == pytest.approx(100 * record["scores"]["J&F-Mean"], abs=0.005)
+    assert (measured.dataset_name, measured.dataset_config) == ("DAVIS-2017", "t-core, changed: size=96,160")
+    assert measured.dataset_revision == record["data"]["sha256"]
 
 
 def test_the_program_prints_where_the_card_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
