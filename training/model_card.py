@@ -148,6 +148,8 @@ def _training(card: Mapping[str, Any]) -> str:
         rows[f"data set {number}"] = f"hash `{dataset['dataset_hash']}`, weight {dataset['weight']}"
     if card.get("neighbours_sha256"):
         rows["neighbours"] = f"hash `{card['neighbours_sha256']}`"
+    if card.get("init"):
+        rows["initial weights"] = f"{card['init']['source']}, hash `{card['init']['source_sha256']}`"
     rows["weights"] = f"hash `{card['weights_sha256']}`"
     rows |= {f"last {key}": value for key, value in (card.get("logged") or {}).items() if key != "step"}
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())

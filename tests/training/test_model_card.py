@@ -11,7 +11,7 @@ from tests.evaluation.trees import evaluate, moving_squares, write_sequence
 from tests.training.recorded import seal
 from tests.training.test_export import checkpoint_of_a_run
 from training.export import ExportCommand, export, main
-from training.model_card import save_model_card
+from training.model_card import model_card, save_model_card
 
 SECRETS = ("/secret", "home/someone", "s3://", "C:\\data")
 
@@ -141,6 +141,17 @@ def test_a_card_that_somebody_has_edited_stays(tmp_path: Path, kind: Any) -> Non
     with pytest.raises(UserError, match="give another name"):
         export(checkpoint, out, "teacher", kind)
     assert path.read_text() == edited
+
+
+def test_initial_weights_are_named_with_their_hash() -> None:
+    sizes = {"width": 384, "depth": 12, "heads": 6, "patch_size": 16, "image_size": 224}
+    card = {"architecture": sizes, "part": "teacher", "weights_sha256": "ab", "steps": 7}
+    card["init"] = {"source": "dino.pth", "source_sha256": "cd" * 32}
+    text = model_card("w", card, [], "unknown", "portable")
+    assert f"| initial weights | dino.pth, hash `{'cd' * 32}` |" in text
+    assert "No license has been chosen" in text
+    assert "Not scored." in text
+    assert head(text).license == "unknown"
 
 
 def test_another_file_is_no_card(tmp_path: Path) -> None:
