@@ -18,22 +18,24 @@ def propagate_fully(features: Tensor, first_labels: Tensor, settings: Propagatio
     """Soft labels (gh, gw, L) of each frame of features (T, gh, gw, D), with real copies of the first frame."""
     height, width = first_labels.shape[:2]
     cells = torch.cartesian_prod(torch.arange(height), torch.arange(width)).to(features.device).float()
-    outside = torch.cdist(cells, cells) >= settings.radius
+    distance = torch.cdist(cells, cells, p=torch.inf if settings.neighborhood == "square" else 2.0)
+    outside = distance >= settings.radius if settings.neighborhood == "open-circle" else distance > settings.radius
     unit = F.normalize(features.float(), dim=-1).flatten(1, 2)
-    sources = [unit[0]] * settings.n_context
-    labels = [first_labels.flatten(0, 1)] * settings.n_context
-    sources.append(unit[0])
-    labels.append(labels[0])
+    first = first_labels.flatten(0, 1)
+    previous = [(unit[0], first)] * (settings.n_context if settings.pad_context else 0)
+    if settings.pad_context:
+        previous.append((unit[0], first))
+    soft = [first]
     for query in unit[1:]:
-        context = [unit[0], *sources[-settings.n_context :]]
-        affinity = query @ torch.cat(context).T
-        affinity[:, len(cells) :].masked_fill_(outside.repeat(1, settings.n_context), -torch.inf)
+        context = [(unit[0], first), *previous[-settings.n_context :]]
+        affinity = query @ torch.cat([source for source, _ in context]).T
+        limited = 0 if settings.limit_first_frame else len(cells)
+        affinity[:, limited:].masked_fill_(outside.repeat(1, len(context))[:, limited:], -torch.inf)
         best = affinity.topk(min(settings.top_k, affinity.shape[1]))
         weights = (best.values / settings.temperature).softmax(-1)
-        stored = torch.cat([labels[0], *labels[-settings.n_context :]])
-        labels.append((weights[..., None] * stored[best.indices]).sum(1))
-        sources.append(query)
-    return [soft.view(height, width, -1) for soft in labels[settings.n_context :]]
+        soft.append((weights[..., None] * torch.cat([labels for _, labels in context])[best.indices]).sum(1))
+        previous.append((query, soft[-1]))
+    return [labels.view(height, width, -1) for labels in soft]
 
 
 def boundary_measure_by_dilation(truth: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> float:

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluation.frames import Frame
+from evaluation.frames import Frame, Resampling
 from evaluation.propagation import PropagationSettings
+from evaluation.protocols import T_CORE, Values, changes, preset
 from evaluation.sequences import chosen_sequences
 from pipeline.settings import Settings
 
@@ -178,7 +179,18 @@ class Scoring(Settings, ABC, Generic[ClipT]):
 class LabelPropagation(Settings, ABC, Generic[ClipT]):
     """How labels of a clip's first frame are put on the patch grid, and predictions read from it."""
 
+    protocols: ClassVar[Mapping[str, Values]] = {T_CORE: {}}
+    """Presets of the options by the name of the protocol; the defaults are those of T-CoRe."""
+
     propagation: PropagationSettings
+
+    def fitted(self, patch_size: int) -> "LabelPropagation[ClipT]":
+        """The settings for a network with this patch size; by default they do not depend on it."""
+        return self
+
+    def frame_resampling(self) -> Resampling:
+        """How frames are resized for the network."""
+        return T_CORE
 
     @abstractmethod
     def smallest_size(self) -> tuple[int, int]:
@@ -186,7 +198,7 @@ class LabelPropagation(Settings, ABC, Generic[ClipT]):
 
     @abstractmethod
     def network_size(self, clip: ClipT) -> tuple[int, int]:
-        """Height and width to which the clip's frames are stretched for the network."""
+        """Height and width to which the clip's frames are resized for the network."""
 
     @abstractmethod
     def first_labels(self, clip: ClipT, grid: tuple[int, int]) -> Tensor:
@@ -230,6 +242,26 @@ def protocol(task: Task, propagation: LabelPropagation[Any] | None = None) -> di
         constants |= propagation.model_dump(mode="json", exclude={"propagation"})
         constants["propagation"] = propagation.propagation.model_dump(mode="json")
     return {**constants, **task.scoring.constants}
+
+
+def protocol_name(task: Task, propagation: LabelPropagation[Any] | None = None, name: str = T_CORE) -> str:
+    """Name of the protocol with the options that are not its own: `dino, changed: propagation.top_k=7`.
+
+    Args:
+        task: data set and scoring.
+        propagation: as chosen by the user, before `fitted`; None for predictions from disk.
+        name: the protocol it was chosen from.
+    """
+    changed: list[str] = []
+    if propagation is None:
+        name = "predictions from disk"
+    else:
+        changed += changes(propagation, preset(type(propagation), propagation.protocols, name, task.title))
+    changed += [
+        *changes(task.dataset, type(task.dataset)(data=task.dataset.data)),
+        *changes(task.scoring, type(task.scoring)(), "scoring."),
+    ]
+    return f"{name}, changed: {', '.join(changed)}" if changed else name
 
 
 def mean_row(rows: Sequence[Mapping[str, float]]) -> Scores:

@@ -44,6 +44,7 @@ def attention_maps(
     maps = {}
     for name, clip in clips.items():
         frame = read_frame(clip.frames[0].path, clip.frames[0].orientation)
-        image = network_input(frame, propagation.network_size(clip)).to(checkpoint.extractor.device)
+        image = network_input(frame, propagation.network_size(clip), propagation.frame_resampling())
+        image = image.to(checkpoint.extractor.device)
         maps[name] = heat(frame, cls_attention(backbone, image))
     return maps

@@ -11,7 +11,8 @@ import torch
 from pydantic import Field, create_model, field_validator
 
 from evaluation.backbones import Checkpoint, Precision, is_function, open_checkpoint
-from evaluation.benchmark import Benchmark, Task
+from evaluation.benchmark import Benchmark, LabelPropagation, Task
+from evaluation.protocols import T_CORE, overlaid, preset
 from pipeline.files import TEMPORARY_PREFIX, remove, write_bytes
 from pipeline.outputs import claim
 from pipeline.settings import BATCH_LIMIT, THREAD_LIMIT, Command, Seed, Settings, UserError
@@ -46,6 +47,8 @@ class DataCommand(Command):
     """Threads that decode ahead of the network, and that score and write behind it."""
     report: ReportSettings = ReportSettings()
     """The report and the contact sheets."""
+    compare: tuple[Path, ...] = ()
+    """Result files of earlier runs on this benchmark, to be shown in the same tables."""
 
 
 class EvaluationCommand(DataCommand):
@@ -58,6 +61,8 @@ class EvaluationCommand(DataCommand):
     """What the weights do not say."""
     out: Path
     """Folder for result, predictions, contact sheets and report; an earlier result in it is replaced."""
+    protocol: str = T_CORE
+    """Preset of the options of label propagation: t-core; for masks of objects also dino or dinov3."""
     random_init: bool = False
     """Take only the architecture from the weights and draw random parameters, as a baseline."""
     seed: Seed = 0
@@ -127,6 +132,17 @@ def _with_parts(
 def part(command: Command, kind: type[SettingsT]) -> SettingsT:
     """The settings of one part from a command that has them among its own."""
     return kind(**{name: getattr(command, name) for name in kind.model_fields})
+
+
+def chosen_propagation(benchmark: Benchmark, command: EvaluationCommand) -> LabelPropagation[Any]:
+    """The settings of the command's protocol, with the options that the command was given on top.
+
+    Raises:
+        UserError: the benchmark has no such protocol.
+    """
+    kind = benchmark.propagation
+    own = preset(kind, kind.protocols, command.protocol, benchmark.title)
+    return overlaid(own, command.model_dump(include=set(kind.model_fields), exclude_unset=True))
 
 
 def bind(benchmark: Benchmark, command: DataCommand) -> Task:

@@ -14,7 +14,7 @@ from torch import distributed
 from tqdm import tqdm
 
 from evaluation.backbones import extractor_of
-from evaluation.benchmark import Clip, Task, protocol
+from evaluation.benchmark import Clip, Task, protocol, protocol_name
 from evaluation.davis import DAVIS, Davis, DavisScoring
 from evaluation.evaluate import Results, evaluate_clips, open_clips, propagated, summarize
 from evaluation.frames import Size
@@ -116,7 +116,10 @@ class DavisDuringTraining:
                         "part": "teacher",
                         "step": step,
                         "davis": scores,
-                        "protocol": protocol(self._task, self._propagation),
+                        "protocol": {
+                            "name": protocol_name(self._task, self._propagation),
+                            **protocol(self._task, self._propagation),
+                        },
                     }
                     save_backbone(self._out / BEST, backbone, card)
         return {} if scores is None else {f"davis/{column}": scores[column] for column in DavisScoring.columns}

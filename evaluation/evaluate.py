@@ -40,11 +40,11 @@ def propagated(propagation: LabelPropagation[Any], extractor: Extractor, batch_s
     """Predictions for every frame by label propagation; frames are decoded ahead, and only a few are in memory."""
 
     def predict(clip: Clip, pool: Executor) -> Iterator[tuple[int, Array]]:
-        size = propagation.network_size(clip)
+        size, resampling = propagation.network_size(clip), propagation.frame_resampling()
         labels = propagation.first_labels(clip, extractor.grid(size))
         images = map_ahead(
             pool,
-            lambda frame: network_input(read_frame(frame.path, frame.orientation), size),
+            lambda frame: network_input(read_frame(frame.path, frame.orientation), size, resampling),
             clip.frames,
             2 * batch_size,
         )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -32,9 +32,12 @@ def _two_numbers(size: object) -> object:
     return size
 
 
-_Side = Annotated[int, Field(ge=1, le=2**14)]
-Size = Annotated[tuple[_Side, _Side], BeforeValidator(_two_numbers)]
+Side = Annotated[int, Field(ge=1, le=2**14)]
+Size = Annotated[tuple[Side, Side], BeforeValidator(_two_numbers)]
 """Height and width in pixels; also the type of options."""
+
+Resampling = Literal["t-core", "dino", "dinov3"]
+"""Whose way of resizing frames and masks: see `network_input` and `evaluation.labels`."""
 
 _MOST_KINDS = 3
 
@@ -201,11 +204,19 @@ def image_size(path: Path) -> Size:
         raise UserError(f"cannot read the image {path}: {error}") from error
 
 
-def network_input(frame: NDArray[np.uint8], size: Size) -> Tensor:
-    """Stretch an RGB frame (H, W, 3) to `size` and normalize it: float32 (3, height, width).
+def network_input(frame: NDArray[np.uint8], size: Size, resampling: Resampling = "t-core") -> Tensor:
+    """Resize an RGB frame (H, W, 3) to `size` and normalize it: float32 (3, height, width).
 
-    Bilinear without antialiasing, on values 0..1 without rounding, then ImageNet mean and standard deviation.
+    t-core: bilinear without antialiasing, without rounding. dino: the same, rounded to 8 bits as by OpenCV. dinov3:
+    Pillow's bicubic, antialiased and rounded to 8 bits. Then ImageNet mean and standard deviation.
     """
-    image = torch.tensor(frame).permute(2, 0, 1)[None].float() / 255
-    resized = F.interpolate(image, size=size, mode="bilinear", align_corners=False)[0]
+    if resampling == "dinov3":
+        frame = np.asarray(Image.fromarray(frame).resize(size[::-1], Image.Resampling.BICUBIC))
+    image = torch.tensor(frame).permute(2, 0, 1)[None].float()
+    if resampling == "dinov3":
+        resized = image[0] / 255
+    elif resampling == "dino":
+        resized = F.interpolate(image, size=size, mode="bilinear", align_corners=False)[0].round() / 255
+    else:
+        resized = F.interpolate(image / 255, size=size, mode="bilinear", align_corners=False)[0]
     return (resized - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(IMAGENET_STD)[:, None, None]

@@ -5,16 +5,19 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from evaluation.benchmark import Array, Clip, Dataset, LabelPropagation, Scoring, frame_name
 from evaluation.frames import (
     VOID,
     Frame,
+    Resampling,
+    Side,
     Size,
     image_size,
     list_pictures,
@@ -23,10 +26,25 @@ from evaluation.frames import (
     read_mask,
     shown_size,
 )
-from evaluation.labels import labels_to_mask, mask_to_labels
+from evaluation.labels import (
+    labels_to_mask,
+    labels_to_mask_of_dino,
+    labels_to_mask_of_dinov3,
+    mask_to_labels,
+    mask_to_labels_of_dino,
+    mask_to_labels_of_dinov3,
+)
 from evaluation.pictures import overlay, save_mask
 from evaluation.propagation import PropagationSettings
+from evaluation.protocols import MASK_PROTOCOLS
 from pipeline.settings import UserError
+
+
+def _one_or_two_numbers(size: object) -> object:
+    if isinstance(size, list | tuple) and len(size) not in (1, 2):
+        raise ValueError("must be a height and a width, as in 480,880, or the shorter side alone")
+    return size
+
 
 Mask = NDArray[np.uint8]
 _MOST_LISTED = 10
@@ -207,27 +225,67 @@ class MaskScoring(Scoring[MaskClip]):
 
 
 class MaskPropagation(LabelPropagation[MaskClip]):
-    """One channel of soft labels for each id, at one network size for all clips."""
+    """One channel of soft labels for each id."""
 
-    size: Size = (480, 880)
-    """Height and width to which frames are stretched for the network, e.g. --size 480,880; multiples of the patch."""
+    protocols: ClassVar = MASK_PROTOCOLS
+
+    size: Annotated[tuple[Side, ...], BeforeValidator(_one_or_two_numbers)] = (480, 880)
+    """Height and width to which frames are stretched, e.g. --size 480,880; one number: the shorter side."""
+    side_multiple: int | None = Field(default=None, ge=1, le=2**16)
+    """With one number, sides are rounded to multiples of this; by default, of the patch size."""
+    rounding: Literal["down", "up"] = "down"
+    """Down: of the longer side, which keeps the aspect ratio roughly. Up: of both sides."""
+    resampling: Resampling = "t-core"
+    """Whose way of resizing frames and masks, and of reading masks from the patch grid."""
     propagation: PropagationSettings = PropagationSettings()
 
+    def fitted(self, patch_size: int) -> "MaskPropagation":
+        """With the patch size as the multiple, if none is given."""
+        if len(self.size) == 2 or self.side_multiple is not None:
+            return self
+        return self.model_copy(update={"side_multiple": patch_size})
+
+    def frame_resampling(self) -> Resampling:
+        """That of the protocol."""
+        return self.resampling
+
     def smallest_size(self) -> Size:
-        """The one size."""
-        return self.size
+        """The one size, or the shorter side and the step of the longer one."""
+        return (self.size[0], self.size[1]) if len(self.size) == 2 else (self._short(), self._multiple())
 
     def network_size(self, clip: MaskClip) -> Size:
-        """The one size."""
-        return self.size
+        """The one size, or that of the first frame with its shorter side resized to the given one."""
+        if len(self.size) == 2:
+            return self.size[0], self.size[1]
+        height, width = clip.frames[0].size
+        longer = self._rounded(self._short() * max(height, width), min(height, width))
+        return (self._short(), longer) if height <= width else (longer, self._short())
+
+    def _multiple(self) -> int:
+        return self.side_multiple or 1
+
+    def _short(self) -> int:
+        return self._rounded(self.size[0], 1) if self.rounding == "up" else self.size[0]
+
+    def _rounded(self, numerator: int, denominator: int) -> int:
+        step = denominator * self._multiple()
+        steps = -(-numerator // step) if self.rounding == "up" else max(1, numerator // step)
+        return steps * self._multiple()
 
     def first_labels(self, clip: MaskClip, grid: Size) -> Tensor:
         """One channel for each id of the first mask."""
-        return mask_to_labels(clip.first_mask, clip.ids, self.network_size(clip), grid)
+        if self.resampling == "t-core":
+            return mask_to_labels(clip.first_mask, clip.ids, self.network_size(clip), grid)
+        one_hot = mask_to_labels_of_dino if self.resampling == "dino" else mask_to_labels_of_dinov3
+        return one_hot(clip.first_mask, clip.ids, grid)
 
     def predict(self, clip: MaskClip, labels: Tensor) -> Array:
         """Index mask of the size of the first mask."""
-        return labels_to_mask(labels, clip.ids, self.network_size(clip), size_of(clip.first_mask))
+        size = size_of(clip.first_mask)
+        if self.resampling == "dinov3":
+            return labels_to_mask_of_dinov3(labels, clip.ids, size)
+        read = labels_to_mask_of_dino if self.resampling == "dino" else labels_to_mask
+        return read(labels, clip.ids, self.network_size(clip), size)
 
 
 def _listed(clip: MaskClip, ids: Mapping[int, frozenset[int]]) -> str:

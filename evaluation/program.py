@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluation.benchmark import Benchmark, Clip, Task, protocol
+from evaluation.benchmark import Benchmark, Clip, Task, protocol, protocol_name
 from evaluation.cls_attention import attention_maps
 from evaluation.command import (
     CHECKPOINTS,
@@ -17,13 +17,14 @@ from evaluation.command import (
     EvaluationCommand,
     ScoreCommand,
     bind,
+    chosen_propagation,
     open_checkpoints,
-    part,
     prepare_output,
     select_device,
     software,
     write_result,
 )
+from evaluation.comparison import Row, mismatches, read_rows, row
 from evaluation.evaluate import (
     Opened,
     Results,
@@ -46,17 +47,19 @@ def run_weights(benchmark: Benchmark, command: EvaluationCommand) -> int:
     Raises:
         UserError: a problem that concerns every sequence, e.g. in the weights or the folders.
     """
-    task, propagation = bind(benchmark, command), part(command, benchmark.propagation)
-    names = _names(task)
+    task, chosen = bind(benchmark, command), chosen_propagation(benchmark, command)
+    name = protocol_name(task, chosen, command.protocol)
+    names, earlier = _names(task), read_rows(command.compare, task.name, task.scoring.columns)
     checkpoints = open_checkpoints(command)
     for checkpoint in checkpoints:
-        checkpoint.extractor.grid(propagation.smallest_size())
+        checkpoint.extractor.grid(chosen.fitted(checkpoint.extractor.patch_size).smallest_size())
     prepare_output(command.out, task.dataset.data, task.name)
     opened = open_clips(task, names)
     hashes = clip_hashes(task, opened)
     several, runs = len(checkpoints) > 1, []
     for checkpoint in checkpoints:
         out = command.out / CHECKPOINTS / checkpoint.name if several else command.out
+        propagation = chosen.fitted(checkpoint.extractor.patch_size)
         predict = propagated(propagation, checkpoint.extractor, command.batch_size)
         label = checkpoint.name if several else ""
         started = time.perf_counter()
@@ -68,7 +71,8 @@ def run_weights(benchmark: Benchmark, command: EvaluationCommand) -> int:
             "precision": command.precision,
             "device": str(select_device(command.device)),
         }
-        constants = {**protocol(task, propagation), "patch_size": checkpoint.extractor.patch_size}
+        patch_size = checkpoint.extractor.patch_size
+        constants = {"name": name, **protocol(task, propagation), "patch_size": patch_size}
         record = make_record(task, results, hashes, constants, origin)
         write_result(out / f"{task.name}.json", record)
         maps = {}
@@ -78,10 +82,10 @@ def run_weights(benchmark: Benchmark, command: EvaluationCommand) -> int:
         if several:
             print(f"\n{checkpoint.name}")
         print(table(task.scoring.columns, results, record["scores"]))
+    print(f"Protocol: {name}")
     if command.report.enabled:
-        _show(task, opened, runs, command.out, command.report.clips)
-    if several:
-        print(f"\n{comparison(task.scoring.columns, {run.name: run.record['scores'] for run in runs})}")
+        _show(task, opened, runs, command.out, command.report.clips, earlier)
+    _print_comparison(task, runs, earlier)
     print(f"Results, predictions and pictures: {command.out}")
     return _status(runs)
 
@@ -93,7 +97,7 @@ def run_predictions(benchmark: Benchmark, command: ScoreCommand) -> int:
         UserError: a problem that concerns every sequence.
     """
     task, out, predictions = bind(benchmark, command), command.out, command.predictions
-    names = _names(task)
+    names, earlier = _names(task), read_rows(command.compare, task.name, task.scoring.columns)
     if not predictions.is_dir():
         raise UserError(f"--predictions {predictions} is not a folder")
     if out is not None:
@@ -109,14 +113,16 @@ def run_predictions(benchmark: Benchmark, command: ScoreCommand) -> int:
         "versions": software(),
         "predictions": {"path": str(predictions)},
     }
-    record = make_record(task, results, hashes, protocol(task), origin)
+    constants = {"name": protocol_name(task), **protocol(task)}
+    record = make_record(task, results, hashes, constants, origin)
     runs = [Contender(predictions.resolve().name, record, results, predictions, {})]
     print(table(task.scoring.columns, results, record["scores"]))
     if out is not None:
         write_result(out / f"{task.name}.json", record)
         if command.report.enabled:
-            _show(task, opened, runs, out, command.report.clips)
+            _show(task, opened, runs, out, command.report.clips, earlier)
         print(f"Result and pictures: {out}")
+    _print_comparison(task, runs, earlier)
     return _status(runs)
 
 
@@ -138,6 +144,7 @@ def make_record(
     lines = "".join(f"{name} {hashes.get(name)}\n" for name in sorted(results))
     return {
         "task": task.name,
+        "title": task.title,
         "complete": all(result.status == "scored" for result in results.values()),
         **summarize(task, results),
         "sequences": sequences,
@@ -163,7 +170,18 @@ def _shown(opened: Opened, results: Results) -> dict[str, Clip]:
     return {name: clip for name, clip in opened.items() if isinstance(clip, Clip) and results[name].status != "failed"}
 
 
-def _show(task: Task, opened: Opened, runs: Sequence[Contender], out: Path, num_clips: int) -> None:
+def _print_comparison(task: Task, runs: Sequence[Contender], earlier: Sequence[Row]) -> None:
+    """The table of several models, and why they may not compare."""
+    rows = [*(row(run.name, run.record) for run in runs), *earlier]
+    if len(rows) > 1:
+        print(f"\n{comparison(task.scoring.columns, rows)}")
+        for sentence in mismatches(rows):
+            print(f"note: {sentence}")
+
+
+def _show(
+    task: Task, opened: Opened, runs: Sequence[Contender], out: Path, num_clips: int, earlier: Sequence[Row]
+) -> None:
     """Write contact sheets and the report."""
     clips: dict[str, Clip] = {}
     for run in runs:
@@ -172,4 +190,4 @@ def _show(task: Task, opened: Opened, runs: Sequence[Contender], out: Path, num_
         clips |= shown
         for name, clip in shown.items():
             save_sheet(folder / f"{name}.png", task, clip, run.predictions / name)
-    write_report(out / REPORT, task, clips, runs, num_clips)
+    write_report(out / REPORT, task, clips, runs, num_clips, earlier)

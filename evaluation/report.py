@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from evaluation.benchmark import Clip, Task, frame_name
+from evaluation.comparison import Row, mismatches, row
 from evaluation.evaluate import Results, mean_over_time
 from evaluation.pictures import Picture, shrink
 from evaluation.sheets import drawn_prediction, drawn_truth
@@ -41,15 +42,25 @@ Figure = tuple[str, str]
 
 
 def write_report(
-    path: Path, task: Task, clips: Mapping[str, Clip], contenders: Sequence[Contender], num_clips: int
+    path: Path,
+    task: Task,
+    clips: Mapping[str, Clip],
+    contenders: Sequence[Contender],
+    num_clips: int,
+    earlier: Sequence[Row] = (),
 ) -> None:
-    """Write the page, atomically; `num_clips` of the best and of the worst sequences are animated."""
+    """Write the page, atomically; `num_clips` of the best and of the worst sequences are animated.
+
+    The scores of `earlier` runs are in the first table only.
+    """
     columns = task.scoring.columns
     order = ranked(columns[0], contenders[0].results)
     half = MOST_PICTURED // 2
     pictured = set(order) if len(order) <= MOST_PICTURED else {*order[:half], *order[-half:]}
     results = [(name, result) for contender in contenders for name, result in contender.results.items()]
-    scores = {one.name: one.record["scores"][columns[0]] for one in contenders if one.record["scores"]}
+    rows = [*(row(contender.name, contender.record) for contender in contenders), *earlier]
+    incomparable = mismatches(rows)
+    scores = {one.name: one.scores[columns[0]] for one in rows if one.scores}
     over_time = [mean_over_time(contender.results) for contender in contenders]
     count = min(num_clips, len(order) // 2)
     page = render(
@@ -61,7 +72,11 @@ def write_report(
         detail=task.scoring.detail,
         contenders=contenders,
         problems={name: result.reason for name, result in results if result.status != "scored"},
-        best=[name for name, score in scores.items() if score == max(scores.values())] if len(scores) > 1 else [],
+        rows=rows,
+        incomparable=incomparable,
+        best=[name for name, score in scores.items() if score == max(scores.values())]
+        if len(scores) > 1 and not incomparable
+        else [],
         curves=curves(over_time, "share of the sequence") if any(over_time) else "",
         extremes=[
             ("Best sequences", _animations(task, clips, contenders, order[:count])),

@@ -1,8 +1,9 @@
 """Scores as text tables for the terminal, in percent."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from evaluation.benchmark import Scores
+from evaluation.comparison import Row
 from evaluation.evaluate import Results
 
 _TOTAL = "all together"
@@ -27,11 +28,11 @@ def table(columns: Sequence[str], results: Results, total: Scores | None) -> str
     return "\n".join(lines)
 
 
-def comparison(columns: Sequence[str], scores: Mapping[str, Scores | None]) -> str:
-    """The overall scores, a line for each checkpoint."""
-    width, cell = _widths(columns, (*scores, "percent"))
-    lines = [_line("percent", columns, width, cell)]
-    lines += [_line(name, _percent(columns, row), width, cell) for name, row in scores.items()]
+def comparison(columns: Sequence[str], rows: Sequence[Row]) -> str:
+    """The overall scores, a line for each model, with its protocol."""
+    width, cell = _widths(columns, (*(row.name for row in rows), "percent"))
+    lines = [f"{_line('percent', columns, width, cell)}  protocol"]
+    lines += [f"{_line(row.name, _percent(columns, row.scores), width, cell)}  {row.protocol}" for row in rows]
     return "\n".join(lines)
 
 

@@ -1,26 +1,31 @@
 """`python -m training.export CHECKPOINT OUT.safetensors`: portable backbone weights from a training checkpoint.
 
 The card in the file holds the architecture, the preset and all settings of the run, the hashes of the data (but no
-path), the number of steps, and the last logged metrics.
+path), the number of steps, and the last logged metrics. A model card for people is written beside the weights.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import CliPositionalArg
 
 from pipeline.files import sha256_file
 from pipeline.settings import Command, UserError, run_command
-from training.backbone.transformers_format import save_transformers
+from training.backbone.timm_format import save_timm
+from training.backbone.transformers_format import README, save_transformers
 from training.backbone.vit import VitSettings
 from training.backbone.weights import backbone_sha256, build_backbone, save_backbone
 from training.checkpoint import MODEL, Content, load_checkpoint
 from training.metrics import METRICS, read_metrics
+from training.model_card import Format, model_card, read_result, refuse_edited, save_model_card
 from training.run_config import CONFIG
 
 DATA = ("datasets", "neighbours_sha256")
 """Settings of a run that identify its data."""
+_LOCATIONS = ("shards", "neighbours", "cache")
+"""Settings that are places, even if they are a name without a slash."""
 
 
 class ExportCommand(Command):
@@ -34,20 +39,27 @@ class ExportCommand(Command):
     """File to write, for example teacher.safetensors."""
     part: Literal["teacher", "student"] = "teacher"
     """Evaluation and the published weights use the teacher."""
-    format: Literal["portable", "transformers"] = "portable"
-    """portable: one file. transformers: a folder OUT for Dinov2WithRegistersModel.from_pretrained."""
+    format: Format = "portable"
+    """portable: one file. transformers: a folder OUT for AutoModel.from_pretrained. timm: a folder for timm."""
+    scores: tuple[Path, ...] = ()
+    """Result files of `python -m evaluation` on these weights, for the model card, separated by commas."""
+    license: str = Field(default="unknown", pattern=r"^[a-z0-9][a-z0-9.+-]*$")
+    """License of the weights in the model card, an identifier of the Hugging Face Hub such as apache-2.0."""
 
 
 def export(
     checkpoint: Path,
     out: Path,
     part: Literal["teacher", "student"],
-    format: Literal["portable", "transformers"] = "portable",  # noqa: A002 - the name of the option
+    format: Format = "portable",  # noqa: A002 - the name of the option
+    scores: Sequence[Path] = (),
+    license: str = "unknown",  # noqa: A002 - the name of the option
 ) -> str:
-    """Write the backbone of `part` to `out` and return its SHA-256.
+    """Write the backbone of `part` to `out`, and its model card; return the SHA-256 of the weights.
 
     Raises:
-        UserError: the checkpoint is damaged, its weights do not match its settings, or OUT holds something else.
+        UserError: the checkpoint is damaged, its weights do not match its settings, OUT holds something else, or a
+            result file is about other weights.
     """
     content = load_checkpoint(checkpoint, optimizer=False)
     try:
@@ -59,24 +71,52 @@ def export(
     tensors = {name.removeprefix(prefix): tensor for name, tensor in named.items() if name.startswith(prefix)}
     backbone = build_backbone(settings, tensors, checkpoint / MODEL)
     sha256 = backbone_sha256(backbone)
-    save = save_transformers if format == "transformers" else save_backbone
-    save(out, backbone, {**card(content), "part": part, "weights_sha256": sha256})
+    origin = {**card(content), "part": part, "weights_sha256": sha256}
+    results = [read_result(path, sha256) for path in scores]
+    described = {"architecture": settings.model_dump(mode="json"), **origin}
+    text = model_card(out.stem if format == "portable" else out.name, described, results, license, format)
+    if format == "portable":
+        refuse_edited(_readme(out, format))
+        save_backbone(out, backbone, origin)
+        save_model_card(_readme(out, format), text)
+    else:
+        (save_transformers if format == "transformers" else save_timm)(out, backbone, origin, text)
     return sha256
+
+
+def _readme(out: Path, format: Format) -> Path:  # noqa: A002 - the name of the option
+    """The model card: in the folder, or beside the file."""
+    return out.with_name(f"{out.stem}.README.md") if format == "portable" else out / README
 
 
 def card(content: Content) -> dict[str, Any]:
     """Origin of the weights, without any path of this machine."""
     config = content.config
     settings = {key: value for key, value in config.items() if key not in ("preset", *DATA)}
-    locations = ("shards", "weight", "mix", "neighbours", "cache")
-    settings["data"] = {key: value for key, value in config.get("data", {}).items() if key not in locations}
-    return {
+    settings["data"] = {key: value for key, value in config.get("data", {}).items() if key not in ("weight", "mix")}
+    origin = {
         "preset": config.get("preset"),
         **{key: config.get(key) for key in DATA},
         "steps": content.step,
         "config": settings,
         "logged": _logged(content.path.resolve().parent.parent, content.step),
     }
+    published: dict[str, Any] = _without_paths(origin)
+    return published
+
+
+def _without_paths(value: Any) -> Any:  # noqa: ANN401 - any JSON
+    """A JSON value without the members whose value is a path or an address, and without those of `_LOCATIONS`."""
+    if isinstance(value, Mapping):
+        kept = {key: item for key, item in value.items() if key not in _LOCATIONS and not _is_path(item)}
+        return {key: _without_paths(item) for key, item in kept.items()}
+    if isinstance(value, list | tuple):
+        return [_without_paths(item) for item in value if not _is_path(item)]
+    return value
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and ("/" in value or "\\" in value)
 
 
 def _logged(run: Path, step: int) -> dict[str, Any]:
@@ -90,9 +130,10 @@ def _logged(run: Path, step: int) -> dict[str, Any]:
 
 def main(command: ExportCommand) -> None:
     """Export the weights and print what was written."""
-    sha256 = export(command.checkpoint, command.out, command.part, command.format)
+    sha256 = export(command.checkpoint, command.out, command.part, command.format, command.scores, command.license)
     of_file = f"file hash {sha256_file(command.out)[:12]}, " if command.out.is_file() else ""
     print(f"{command.part} backbone of {command.checkpoint} -> {command.out} ({of_file}content hash {sha256[:12]})")
+    print(f"model card: {_readme(command.out, command.format)}")
 
 
 if __name__ == "__main__":

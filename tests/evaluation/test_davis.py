@@ -14,7 +14,7 @@ from evaluation.pictures import save_mask
 from evaluation.program import run_predictions
 from pipeline.settings import UserError
 from tests.evaluation import trees
-from tests.evaluation.trees import moving_squares, score, store_turned, write_sequence
+from tests.evaluation.trees import T_CORE, moving_squares, score, store_turned, write_sequence
 from tests.reference_data import read_arrays
 
 pytestmark = pytest.mark.usefixtures("patch_filter")
@@ -68,7 +68,8 @@ def test_results_are_complete_repeatable_and_replaced_by_the_next_run(data: Path
     assert set(result["sequences"]["one"]["details"]) == {"1", "2"}
     assert set(result["sequences"]["one"]["over_time"]) == {"00001", "00002", "00003"}
     assert 0 < result["scores"]["J&F-Mean"] < 1
-    assert result["protocol"]["propagation"] == {"n_context": 20, "top_k": 7, "radius": 20.0, "temperature": 0.7}
+    assert result["protocol"]["name"] == "t-core, changed: size=96,160"
+    assert result["protocol"]["propagation"] == T_CORE
     assert result["protocol"]["scoring"] == {"boundary_tolerance": 0.008, "recall_threshold": 0.5, "decay_bins": 4}
     assert result["complete"]
     assert len(result["data"]["sha256"]) == 64

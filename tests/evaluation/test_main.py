@@ -45,7 +45,7 @@ def test_davis_from_weights_to_scores(
         (("vip", "--data", ".", "--weights", "w", "--out", "x"), "lists/val_videos.txt"),
         (("jhmdb", "--data", ".", "--weights", "w", "--out", "x"), "no clips of the split 1"),
         (("davis", "--data", "nowhere", "--weights", "none", "--out", "x"), "--data nowhere is not a folder"),
-        (("davis", "--data", ".", "--weights", "w", "--out", "x", "--size", "96"), "must be a height and a width"),
+        (("davis", "--data", ".", "--weights", "w", "--out", "x", "--size", "1,2,3"), "must be a height and a width"),
     ],
 )
 def test_bad_command_lines_end_in_one_sentence(

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,22 +57,41 @@ def test_weights_and_their_cells_are_the_recorded_ones() -> None:
         )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     grid=st.tuples(st.integers(1, 9), st.integers(1, 14)),
     frames=st.integers(1, 7),
     n_context=st.integers(1, 4),
     top_k=st.integers(1, 12),
     radius=st.sampled_from([0.5, 1.0, 2.0, 2.5, 5.0, 50.0]),
+    shape=st.sampled_from(["open-circle", "circle", "square"]),
+    limit_first_frame=st.booleans(),
+    pad_context=st.booleans(),
     seed=st.integers(0, 1000),
 )
 def test_equals_the_full_affinity_matrix(
-    grid: tuple[int, int], frames: int, n_context: int, top_k: int, radius: float, seed: int
+    grid: tuple[int, int],
+    frames: int,
+    n_context: int,
+    top_k: int,
+    radius: float,
+    shape: Any,
+    limit_first_frame: bool,
+    pad_context: bool,
+    seed: int,
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(frames, *grid, 6, generator=generator)
     first = torch.rand(*grid, 3, generator=generator)
-    options = PropagationSettings(n_context=n_context, top_k=top_k, radius=radius, temperature=0.2)
+    options = PropagationSettings(
+        n_context=n_context,
+        top_k=top_k,
+        radius=radius,
+        temperature=0.2,
+        neighborhood=shape,
+        limit_first_frame=limit_first_frame,
+        pad_context=pad_context,
+    )
     soft = list(propagate(features, first, options))
     torch.testing.assert_close(soft, propagate_fully(features, first, options), rtol=0, atol=1e-5)
 

@@ -11,7 +11,7 @@ from benchmarks.demo_data import trees as demo_trees
 from evaluation.vip import VIP, network_size
 from evaluation.vip_scores import confusion, mean_iou
 from tests.evaluation import trees
-from tests.evaluation.trees import moving_squares, score, write_vip_clip
+from tests.evaluation.trees import T_CORE, moving_squares, score, write_vip_clip
 from tests.reference_data import read_arrays
 
 pytestmark = pytest.mark.usefixtures("patch_filter")
@@ -60,7 +60,7 @@ def test_scores_are_those_of_all_frames_together_and_per_video_in_either_layout(
     assert np.sum(result["confusion"]) == 2 * 4 * 96 * 160
     known = [iou["IoU"] for iou in result["details"].values() if iou["IoU"] is not None]
     assert np.mean(known) == pytest.approx(result["scores"]["mIoU"])
-    assert result["protocol"]["propagation"] == {"n_context": 20, "top_k": 10, "radius": 20.0, "temperature": 0.7}
+    assert result["protocol"]["propagation"] == {**T_CORE, "top_k": 10}
     assert result["protocol"]["score"] == "mIoU over all frames of all clips"
 
     page = (data.parent / "out" / "report.html").read_text()

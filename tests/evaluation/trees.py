@@ -22,6 +22,16 @@ from tests.reference_data import read_arrays
 
 Frames = NDArray[np.uint8]
 NO_REPORT = {"enabled": False}
+T_CORE = {
+    "n_context": 20,
+    "top_k": 7,
+    "radius": 20.0,
+    "neighborhood": "open-circle",
+    "limit_first_frame": False,
+    "pad_context": True,
+    "temperature": 0.7,
+}
+"""Constants of propagation in the protocol of T-CoRe."""
 
 
 def evaluate(benchmark: Benchmark, data: Path, /, *, status: int = 0, **options: Any) -> dict[str, Any]:

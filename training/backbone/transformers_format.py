@@ -5,7 +5,7 @@ backbone without registers that interpolates without antialiasing is a Dinov2Mod
 add to the sides are not in either: away from the native size tokens differ there slightly.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,17 @@ from torch import Tensor
 
 from pipeline.files import as_json, atomic_path, refuse_others, sha256_file
 from pipeline.reading import read_json
+from pipeline.sampling.views import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.settings import UserError
 from training.backbone.source import CONFIG, MODEL
 from training.backbone.tensor_files import write_safetensors
 from training.backbone.vit import VisionTransformer, VitSettings
 
 CARD = "tcore_card.json"
-FILES = (CARD, MODEL, CONFIG)
+README, PREPROCESSOR = "README.md", "preprocessor_config.json"
+FILES = (CARD, MODEL, CONFIG, PREPROCESSOR, README)
 """All files of the folder."""
+Tensors = Mapping[str, Tensor]
 _NAMES = {
     "attn.proj": "attention.output.dense",
     "ls1.gamma": "layer_scale1.lambda1",
@@ -103,26 +106,76 @@ def transformers_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def save_transformers(folder: Path, backbone: VisionTransformer, card: Mapping[str, Any]) -> None:
-    """Write config.json, model.safetensors (float32) and tcore_card.json, with the hashes of both, atomically.
+def preprocessor_config(settings: VitSettings) -> dict[str, Any]:
+    """Content of preprocessor_config.json: the whole shorter side, the central square, ImageNet normalization."""
+    side = settings.image_size
+    return {
+        "image_processor_type": "BitImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": side},
+        "resample": 3,  # bicubic
+        "do_center_crop": True,
+        "crop_size": {"height": side, "width": side},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(IMAGENET_MEAN),
+        "image_std": list(IMAGENET_STD),
+    }
+
+
+def save_transformers(folder: Path, backbone: VisionTransformer, card: Mapping[str, Any], readme: str = "") -> None:
+    """Write config.json, preprocessor_config.json, model.safetensors (float32), README.md and tcore_card.json.
 
     Raises:
         UserError: the folder cannot be written or holds other files, or `transformers` does not support the backbone.
     """
     settings = backbone.settings
-    config = transformers_config(settings)
+    configs = {CONFIG: transformers_config(settings), PREPROCESSOR: preprocessor_config(settings)}
+    save_folder(folder, backbone, card, transformers_tensors, configs, readme)
+
+
+def save_folder(
+    folder: Path,
+    backbone: VisionTransformer,
+    card: Mapping[str, Any],
+    convert: Callable[[Tensors], Tensors],
+    configs: Mapping[str, object],
+    readme: str,
+) -> None:
+    """Write a folder for a library, atomically: its files, and the card with their hashes.
+
+    Args:
+        folder: to write; an unchanged earlier export in it is replaced.
+        backbone: its tensors are written as float32.
+        card: origin of the weights.
+        convert: from the tensors of a `VisionTransformer` to those of the library.
+        configs: content of JSON files by name.
+        readme: text of README.md; without text there is no such file.
+
+    Raises:
+        UserError: the folder cannot be written or holds other files.
+    """
     tensors = {name: tensor.detach().float().cpu() for name, tensor in backbone.state_dict().items()}
-    described = {"architecture": settings.model_dump(mode="json"), **card}
+    described = {"architecture": backbone.settings.model_dump(mode="json"), **card}
     refuse_foreign(folder)
     try:
         with atomic_path(folder, FILES) as temporary:
             temporary.mkdir()
-            write_safetensors(temporary / MODEL, transformers_tensors(tensors), {"format": "pt"})
-            (temporary / CONFIG).write_bytes(as_json(config))
-            hashes = {name: sha256_file(temporary / name) for name in (MODEL, CONFIG)}
-            (temporary / CARD).write_bytes(as_json({**described, "sha256": hashes}))
+            write_safetensors(temporary / MODEL, dict(convert(tensors)), {"format": "pt"})
+            for name, content in configs.items():
+                (temporary / name).write_bytes(as_json(content))
+            if readme:
+                (temporary / README).write_text(readme, "utf-8")
+            (temporary / CARD).write_bytes(as_json({**described, "sha256": _hashes(temporary)}))
     except OSError as error:
         raise UserError(f"cannot write the weights {folder}: {error.strerror or error}") from error
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """Hashes of the files beside the card."""
+    return {name: sha256_file(folder / name) for name in FILES if name != CARD and (folder / name).is_file()}
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -137,8 +190,7 @@ def refuse_foreign(folder: Path) -> None:
         return
     refuse_others(folder, FILES)
     try:
-        written = read_json(folder / CARD).get("sha256")
-        same = written == {name: sha256_file(folder / name) for name in (MODEL, CONFIG)}
+        same = read_json(folder / CARD).get("sha256") == _hashes(folder)
     except (OSError, UserError):
         same = False
     if not same:

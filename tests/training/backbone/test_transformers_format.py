@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 from torch import Tensor
 
 from pipeline.settings import UserError
@@ -44,6 +46,19 @@ def test_transformers_loads_the_folder_without_any_code_of_ours(tmp_path: Path, 
     assert json.loads((tmp_path / "weights" / "tcore_card.json").read_text())["part"] == "teacher"
 
 
+def test_its_image_processor_gives_normalized_images_of_the_native_size(tmp_path: Path) -> None:
+    backbone = recorded_backbone("teacher.backbone.")
+    side = backbone.settings.image_size
+    save_transformers(tmp_path / "weights", backbone, {})
+    picture = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "weights")
+    pixels = processor(Image.fromarray(picture), return_tensors="pt")["pixel_values"]
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    np.testing.assert_allclose(pixels[0].permute(1, 2, 0), (picture / 255 - mean) / std, atol=1e-5)
+    wide = processor(Image.fromarray(np.repeat(picture, 2, 1)), return_tensors="pt")["pixel_values"]
+    assert wide.shape == (1, 3, side, side)
+
+
 def test_every_tensor_of_the_authors_weights_is_mapped(tmp_path: Path) -> None:
     from tests.training.test_import_official import made_up_teacher
 
@@ -55,6 +70,7 @@ def test_every_tensor_of_the_authors_weights_is_mapped(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "hf").iterdir()} == {
         "config.json",
         "model.safetensors",
+        "preprocessor_config.json",
         "tcore_card.json",
     }
 

@@ -1,0 +1,164 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard, ModelCardData
+
+from evaluation.davis import DAVIS
+from pipeline.settings import UserError, parse_command
+from tests.evaluation.trees import evaluate, moving_squares, write_sequence
+from tests.training.recorded import seal
+from tests.training.test_export import checkpoint_of_a_run
+from training.export import ExportCommand, export, main
+from training.model_card import model_card, save_model_card
+
+SECRETS = ("/secret", "home/someone", "s3://", "C:\\data")
+
+
+def head(text: str) -> ModelCardData:
+    """The head of a model card as the Hub's library reads it."""
+    data = ModelCard(text).data
+    assert isinstance(data, ModelCardData)
+    return data
+
+
+def result_file(path: Path, weights_sha256: str, **changes: Any) -> Path:
+    """A result file as `python -m evaluation` writes it, paths of the machine included."""
+    sequence = {"status": "scored"}
+    record = {
+        "task": "davis",
+        "title": "DAVIS-2017",
+        "scores": {"J&F-Mean": 0.6471, "J-Mean": 0.635},
+        "sequences": {"dog": sequence, "cows": sequence, "gone": {"status": "failed"}},
+        "protocol": {"name": "dino, changed: size=240", "data": "/secret/davis"},
+        "data": {"path": "/secret/davis", "sha256": "ab" * 32},
+        "weights": {"path": "/secret/w", "card": {"weights_sha256": weights_sha256}, "random_init_seed": None},
+    }
+    path.write_text(json.dumps(record | changes))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["portable", "transformers", "timm"])
+def test_the_card_beside_the_weights_is_one_of_the_hub(tmp_path: Path, kind: Any) -> None:
+    checkpoint = checkpoint_of_a_run(tmp_path)
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["model"]["init"] = {"file": "/secret/dino.pth", "sha256": "cd" * 32}
+    config["data"]["somewhere"] = ["home/someone/x", "s3://bucket/y", "C:\\data"]
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    seal(checkpoint)
+    out = tmp_path / ("tiny.safetensors" if kind == "portable" else "tiny")
+    sha256 = export(checkpoint, out, "teacher", kind)
+    scored = result_file(tmp_path / "davis.json", sha256)
+    assert export(checkpoint, out, "teacher", kind, [scored], "cc-by-nc-4.0") == sha256  # replaces the first card
+    text = (tmp_path / "tiny.README.md" if kind == "portable" else out / "README.md").read_text()
+    data = head(text)
+    assert data.license == "cc-by-nc-4.0"
+    assert data.library_name == {"portable": "tcore-pipeline"}.get(kind, kind)
+    assert data.model_name == "tiny"
+    assert data.eval_results is not None
+    assert [(r.dataset_name, r.dataset_config, r.metric_type, r.metric_value) for r in data.eval_results] == [
+        ("DAVIS-2017", "dino, changed: size=240", "J&F-Mean", 64.71),
+        ("DAVIS-2017", "dino, changed: size=240", "J-Mean", 63.5),
+    ]
+    for content in (
+        "paper-tiny",
+        "`abc`",
+        "`def`",
+        sha256,
+        "2 of 3",
+        "loss/total",
+        "cd" * 32,
+        "@inproceedings",
+        "faces",
+    ):
+        assert content in text
+    written = b"".join(path.read_bytes() for path in [*tmp_path.glob("tiny*"), *out.glob("*")] if path.is_file())
+    for secret in (*SECRETS, str(tmp_path)):
+        assert secret.encode() not in written
+
+
+def test_a_result_of_the_evaluation_goes_into_the_card(tmp_path: Path) -> None:
+    checkpoint, out = checkpoint_of_a_run(tmp_path), tmp_path / "w.safetensors"
+    export(checkpoint, out, "teacher")
+    frames, masks = moving_squares(3)
+    write_sequence(tmp_path / "data", "one", frames, dict(enumerate(masks)))
+    record = evaluate(DAVIS, tmp_path / "data", weights=out, size=(96, 160))
+    export(checkpoint, out, "teacher", scores=[tmp_path / "out" / "davis.json"])
+    (measured, *_) = head((tmp_path / "w.README.md").read_text()).eval_results or []
+    assert measured.metric_value == pytest.approx(100 * record["scores"]["J&F-Mean"], abs=0.005)
+    assert (measured.dataset_name, measured.dataset_config) == ("DAVIS-2017", "t-core, changed: size=96,160")
+    assert measured.dataset_revision == record["data"]["sha256"]
+
+
+def test_the_program_prints_where_the_card_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(checkpoint_of_a_run(tmp_path)), str(tmp_path / "w.safetensors"), "--license", "mit"]
+    main(parse_command(ExportCommand, words))
+    assert "w.README.md" in capsys.readouterr().out
+    assert head((tmp_path / "w.README.md").read_text()).license == "mit"
+    with pytest.raises(UserError, match="license"):
+        parse_command(ExportCommand, [*words[:3], "not a license: really"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"weights": {"card": {"weights_sha256": "0" * 64}, "random_init_seed": None}},
+            "scores of weights 00000000000",
+        ),
+        ({"weights": {"card": {}, "random_init_seed": None}}, "scores of weights without a hash, not of those"),
+        ({"weights": {"card": {}, "random_init_seed": 3}}, "scores of random weights"),
+        ({"weights": None}, "not a result file"),
+        ({"scores": None}, "no sequence could be scored"),
+        ({"sequences": 3}, "not a result file"),
+    ],
+)
+def test_scores_of_other_weights_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    checkpoint, out = checkpoint_of_a_run(tmp_path), tmp_path / "w.safetensors"
+    sha256 = export(checkpoint, out, "teacher")
+    before = (tmp_path / "w.README.md").read_bytes()
+    with pytest.raises(UserError, match=f"--scores .*r.json: {message}"):
+        export(checkpoint, out, "teacher", scores=[result_file(tmp_path / "r.json", sha256, **changes)])
+    assert (tmp_path / "w.README.md").read_bytes() == before
+
+
+def test_predictions_from_disk_are_not_scores_of_weights(tmp_path: Path) -> None:
+    record = json.loads(result_file(tmp_path / "r.json", "").read_text())
+    del record["weights"]
+    (tmp_path / "r.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="no result of scoring weights"):
+        export(checkpoint_of_a_run(tmp_path), tmp_path / "w.safetensors", "teacher", scores=[tmp_path / "r.json"])
+
+
+@pytest.mark.parametrize("kind", ["portable", "timm"])
+def test_a_card_that_somebody_has_edited_stays(tmp_path: Path, kind: Any) -> None:
+    checkpoint, out = checkpoint_of_a_run(tmp_path), tmp_path / ("w.safetensors" if kind == "portable" else "w")
+    export(checkpoint, out, "teacher", kind)
+    path = tmp_path / "w.README.md" if kind == "portable" else out / "README.md"
+    edited = path.read_text().replace("## Scores", "My own words.\n\n## Scores")
+    path.write_text(edited)
+    with pytest.raises(UserError, match="give another name"):
+        export(checkpoint, out, "teacher", kind)
+    assert path.read_text() == edited
+
+
+def test_initial_weights_are_named_with_their_hash() -> None:
+    sizes = {"width": 384, "depth": 12, "heads": 6, "patch_size": 16, "image_size": 224}
+    card = {"architecture": sizes, "part": "teacher", "weights_sha256": "ab", "steps": 7}
+    card["init"] = {"source": "dino.pth", "source_sha256": "cd" * 32}
+    text = model_card("w", card, [], "unknown", "portable")
+    assert f"| initial weights | dino.pth, hash `{'cd' * 32}` |" in text
+    assert "No license has been chosen" in text
+    assert "Not scored." in text
+    assert head(text).license == "unknown"
+
+
+def test_another_file_is_no_card(tmp_path: Path) -> None:
+    for content in (b"# Notes\n", b"\xff\xfe"):
+        (tmp_path / "README.md").write_bytes(content)
+        with pytest.raises(UserError, match="is no model card as this program writes it"):
+            save_model_card(tmp_path / "README.md", "text")
+    (tmp_path / "README.md").write_bytes(b"")
+    save_model_card(tmp_path / "README.md", "text")
+    assert (tmp_path / "README.md").read_text() == "text"

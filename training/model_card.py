@@ -1,0 +1,221 @@
+"""The model card of exported weights: a README.md with the YAML head that the Hugging Face Hub reads.
+
+It holds no path of this machine: of result files only benchmark, protocol, scores and hashes are taken.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import yaml
+
+from pipeline.files import write_bytes
+from pipeline.reading import read_json
+from pipeline.settings import UserError
+
+Format = Literal["portable", "transformers", "timm"]
+CITATION = """\
+@inproceedings{liu2025tcore,
+  title     = {When the Future Becomes the Past: Taming Temporal Correspondence for Self-supervised Video
+               Representation Learning},
+  author    = {Liu, Yang and Xu, Qianqian and Wen, Peisong and Dai, Siran and Huang, Qingming},
+  booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  pages     = {24033--24044},
+  year      = {2025}
+}"""
+_LOADING = {
+    "portable": """\
+from training.backbone.weights import load_backbone  # of tcore-pipeline
+
+tokens = load_backbone("{name}.safetensors")(images)  # .cls, .registers, .patches""",
+    "transformers": """\
+from transformers import AutoImageProcessor, AutoModel
+
+processor, model = AutoImageProcessor.from_pretrained("{name}"), AutoModel.from_pretrained("{name}")
+tokens = model(**processor(image, return_tensors="pt")).last_hidden_state  # CLS, registers, patches""",
+    "timm": """\
+import timm
+
+model = timm.create_model("local-dir:{name}", pretrained=True).eval()
+tokens = model.forward_features(images)  # CLS, registers, patches""",
+}
+_LIBRARIES = {"portable": "tcore-pipeline", "transformers": "transformers", "timm": "timm"}
+
+
+class Result(NamedTuple):
+    """What a result file of `python -m evaluation` says about some weights."""
+
+    task: str
+    title: str
+    protocol: str
+    scores: dict[str, float]
+    """Fractions."""
+    sequences: str
+    """How many of them are scored."""
+    data: str
+    """Hash of the sequences."""
+
+
+def read_result(path: Path, weights_sha256: str) -> Result:
+    """The scores in a result file.
+
+    Raises:
+        UserError: the file is missing, is no result file, holds no scores, or is about other weights.
+    """
+    record = read_json(path)
+    try:
+        if "weights" not in record or "card" not in record["weights"]:
+            raise UserError(f"--scores {path}: no result of scoring weights with `python -m evaluation`")
+        weights = record["weights"]
+        scored = weights["card"].get("weights_sha256")
+        if scored != weights_sha256 or weights["random_init_seed"] is not None:
+            known = f"weights {scored[:12]}" if scored else "weights without a hash"
+            known = "random weights" if weights["random_init_seed"] is not None else known
+            raise UserError(
+                f"--scores {path}: scores of {known}, not of those that are exported ({weights_sha256[:12]}): export "
+                "first, score that file, and export again with --scores"
+            )
+        if not record["scores"]:
+            raise UserError(f"--scores {path}: no sequence could be scored")
+        done = sum(sequence["status"] == "scored" for sequence in record["sequences"].values())
+        return Result(
+            task=str(record["task"]),
+            title=str(record.get("title", record["task"])),
+            protocol=str(record["protocol"].get("name", "not recorded")),
+            scores={str(name): float(value) for name, value in record["scores"].items()},
+            sequences=f"{done} of {len(record['sequences'])}",
+            data=str(record["data"]["sha256"]),
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"--scores {path}: not a result file of `python -m evaluation`") from error
+
+
+def model_card(name: str, card: Mapping[str, Any], results: Sequence[Result], license: str, format: Format) -> str:  # noqa: A002 - as the options
+    """The text of the model card.
+
+    Args:
+        name: of the file or folder with the weights.
+        card: their origin, as it is stored with them.
+        results: scores of these weights.
+        license: an identifier of the Hub, e.g. apache-2.0.
+        format: how the weights are stored.
+    """
+    head: dict[str, Any] = {
+        "library_name": _LIBRARIES[format],
+        "license": license,
+        "pipeline_tag": "image-feature-extraction",
+        "tags": ["t-core", "self-supervised-learning", "video", "vision-transformer"],
+    }
+    if results:
+        head["model-index"] = [{"name": name, "results": [_indexed(result) for result in results]}]
+    size = card["architecture"]
+    sections = [
+        f"# {name}",
+        f"A Vision Transformer (width {size['width']}, {size['depth']} blocks, {size['heads']} heads, patches of "
+        f"{size['patch_size']} pixels, images of {size['image_size']}) pre-trained without labels by T-CoRe with "
+        f"tcore-pipeline; the {card['part']} of the run. Images are RGB in 0 to 1, normalized by the ImageNet mean and "
+        "standard deviation.",
+        f"```python\n{_LOADING[format].format(name=name)}\n```",
+        "## Training",
+        _training(card),
+        "## Scores",
+        _scores(results),
+        "## Data, people and license",
+        _terms(license),
+        "## Citation",
+        f"```bibtex\n{CITATION}\n```",
+    ]
+    text = f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n" + "\n\n".join(sections) + "\n"
+    return f"{text}\n{_mark(text)}\n"
+
+
+def _indexed(result: Result) -> dict[str, Any]:
+    """A result as the Hub's model-index has it; values in percent."""
+    return {
+        "task": {"type": "label-propagation", "name": "Label propagation with frozen features"},
+        "dataset": {"type": result.task, "name": result.title, "config": result.protocol, "revision": result.data},
+        "metrics": [
+            {"type": name, "name": name, "value": round(100 * value, 2)} for name, value in result.scores.items()
+        ],
+    }
+
+
+def _training(card: Mapping[str, Any]) -> str:
+    rows = {"preset": card.get("preset") or "none", "training steps": card.get("steps", "unknown")}
+    for number, dataset in enumerate(card.get("datasets") or [], start=1):
+        rows[f"data set {number}"] = f"hash `{dataset['dataset_hash']}`, weight {dataset['weight']}"
+    if card.get("neighbours_sha256"):
+        rows["neighbours"] = f"hash `{card['neighbours_sha256']}`"
+    if card.get("init"):
+        rows["initial weights"] = f"{card['init']['source']}, hash `{card['init']['source_sha256']}`"
+    rows["weights"] = f"hash `{card['weights_sha256']}`"
+    rows |= {f"last {key}": value for key, value in (card.get("logged") or {}).items() if key != "step"}
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    settings = json.dumps(card.get("config", {}), indent=2)
+    return (
+        f"| | |\n|---|---|\n{table}\n\n"
+        f"<details><summary>All settings</summary>\n\n```json\n{settings}\n```\n\n</details>"
+    )
+
+
+def _scores(results: Sequence[Result]) -> str:
+    if not results:
+        return "Not scored."
+    rows = "\n".join(
+        f"| {result.title} | {result.protocol} | "
+        + ", ".join(f"{name} {100 * value:.1f}" for name, value in result.scores.items())
+        + f" | {result.sequences} | `{result.data[:12]}` |"
+        for result in results
+    )
+    return (
+        "Label propagation with frozen features, percent. Scores of different protocols do not compare.\n\n"
+        f"| benchmark | protocol | scores | sequences | data hash |\n|---|---|---|---|---|\n{rows}"
+    )
+
+
+def _terms(license: str) -> str:  # noqa: A002 - as the option
+    chosen = (
+        "No license has been chosen for these weights: without one, nobody else may use them."
+        if license == "unknown"
+        else f"The weights are under the license `{license}`."
+    )
+    return (
+        f"{chosen} The terms of the data they were trained on apply beside it; some data sets allow research only. "
+        "Videos and pictures of people show faces and places, mostly without their consent to this use: do not use the "
+        "features to identify people."
+    )
+
+
+def _mark(text: str) -> str:
+    return f"<!-- written by training.export: {hashlib.sha256(text.encode()).hexdigest()} -->"
+
+
+def refuse_edited(path: Path) -> None:
+    """Check that the file may be replaced: it is absent, empty, or a model card as it was written.
+
+    Raises:
+        UserError: it is anything else.
+    """
+    if not path.exists():
+        return
+    try:
+        content = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        content = "another file"
+    text, _, mark = content.rstrip("\n").rpartition("\n")
+    if content and mark != _mark(text):
+        raise UserError(
+            f"{path} exists and is no model card as this program writes it: move it away, or give another name"
+        )
+
+
+def save_model_card(path: Path, text: str) -> None:
+    """Write a model card, atomically.
+
+    Raises:
+        UserError: it would replace a file that was edited or is another one.
+    """
+    refuse_edited(path)
+    write_bytes(path, text.encode())
