@@ -128,12 +128,14 @@ def _said(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _card(folder: Path) -> dict[str, Any]:
-    """Settings in the card of an unchanged export of this project, which says more than the configuration."""
+    """Settings in the card of an export of this project whose model is unchanged; it says more than the configuration."""
     if not existing(folder, CARD):
         return {}
     card = read_json(folder / CARD)
-    files = (MODEL, CONFIG)
-    if card.get("sha256") != {name: sha256_file(folder / name) for name in files if (folder / name).is_file()}:
+    recorded = card.get("sha256")
+    if not isinstance(recorded, dict) or any(
+        not (folder / name).is_file() or recorded.get(name) != sha256_file(folder / name) for name in (MODEL, CONFIG)
+    ):
         return {}
     architecture = card.get("architecture")
     return dict(architecture) if isinstance(architecture, dict) else {}
