@@ -4,6 +4,7 @@ The card in the file holds the architecture, the preset and all settings of the 
 path), the number of steps, and the last logged metrics.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,10 +18,10 @@ from training.backbone.vit import VitSettings
 from training.backbone.weights import backbone_sha256, build_backbone, save_backbone
 from training.checkpoint import MODEL, Content, load_checkpoint
 from training.metrics import METRICS, read_metrics
-from training.run_config import CONFIG
+from training.run_config import CONFIG, ORIGIN
 
-DATA = ("datasets", "neighbours_sha256")
-"""Settings of a run that identify its data."""
+_LOCATIONS = {"data": ("shards", "weight", "mix", "neighbours", "cache"), "model": ("init",)}
+"""Settings by their group that hold paths, or belong to the data."""
 
 
 class ExportCommand(Command):
@@ -66,16 +67,24 @@ def export(
 
 def card(content: Content) -> dict[str, Any]:
     """Origin of the weights, without any path of this machine."""
-    config = content.config
-    settings = {key: value for key, value in config.items() if key not in ("preset", *DATA)}
-    locations = ("shards", "weight", "mix", "neighbours", "cache")
-    settings["data"] = {key: value for key, value in config.get("data", {}).items() if key not in locations}
+    return {
+        **_described(content.config),
+        "steps": content.step,
+        "logged": _logged(content.path.resolve().parent.parent, content.step),
+    }
+
+
+def _described(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run and of the run that it branched from, without paths."""
+    settings = {key: value for key, value in config.items() if key not in ("preset", "branched_from", *ORIGIN)}
+    for group, locations in _LOCATIONS.items():
+        settings[group] = {key: value for key, value in config.get(group, {}).items() if key not in locations}
+    branch = config.get("branched_from")
     return {
         "preset": config.get("preset"),
-        **{key: config.get(key) for key in DATA},
-        "steps": content.step,
+        **{key: config.get(key) for key in ORIGIN},
         "config": settings,
-        "logged": _logged(content.path.resolve().parent.parent, content.step),
+        "branched_from": branch and {**branch, **_described(branch["config"])},
     }
 
 

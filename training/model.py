@@ -4,6 +4,7 @@ Shape letters: B clips, S views of the student, P patches, M masked patches of t
 """
 
 import copy
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
@@ -58,6 +59,10 @@ class TCoReSettings(Settings):
     """auxiliary: without auxiliary branch, the teacher sees the views of the auxiliary frame (paper, table 3b)."""
     loss: LossSettings = LossSettings()
     """Weights and temperatures of the objective."""
+    init: Path | None = None
+    """Weights that the backbones of student and teacher begin with; its sizes follow from them. Default: random."""
+    freeze_backbone_epochs: int | None = Field(None, ge=1, le=1_000_000)
+    """Epochs at the start in which only heads and Patch Matching Module are trained. Default: none."""
 
     @model_validator(mode="after")
     def _check(self) -> "TCoReSettings":
@@ -112,6 +117,11 @@ class TCoRe(nn.Module):
         self.cls_center = Center((1, prototypes), momentum)
         self.patch_center = Center((1, 1, prototypes), momentum)
         self.train()
+
+    def initialize_backbones(self, backbone: VisionTransformer) -> None:
+        """Give student and teacher the weights of a backbone with the same settings."""
+        for branch in (self.student, self.teacher):
+            branch.backbone.load_state_dict(backbone.state_dict())
 
     def train(self, mode: bool = True) -> "TCoRe":
         """Set the mode of the student; the teacher stays in eval mode."""

@@ -1,0 +1,180 @@
+"""Where the weights of a run come from: random numbers, the backbone `model.init`, or a checkpoint of another run.
+
+The run records it in its settings, as `init` and `branched_from`. A run that continues takes it from there, so neither
+source is needed again.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from pydantic import ValidationError
+
+from pipeline.files import sha256_file
+from pipeline.reading import read_json
+from pipeline.sampling.views import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.settings import UserError
+from training.backbone.vit import VisionTransformer, VitSettings
+from training.backbone.weights import load_backbone
+from training.checkpoint import checkpoints, describe_checkpoint
+from training.command import TrainCommand
+from training.distributed import raise_on_all_ranks
+from training.model import TCoReSettings
+from training.resume import branches
+from training.run_config import CONFIG, RESTORE_CONFIG
+
+CommandT = TypeVar("CommandT", bound=TrainCommand)
+Color = tuple[float, float, float]
+
+_OF_TRAINING = frozenset({"architecture", "drop_path"})
+"""Options of the backbone that do not follow from its weights: a name of other options, and stochastic depth."""
+
+
+class Source(NamedTuple):
+    """Weights of a backbone from a file or folder."""
+
+    backbone: VisionTransformer
+    sha256: str
+    mean: Color
+    std: Color
+    """Mean and standard deviation by which its pixels, from 0 to 1, are normalized."""
+
+
+class Origin(NamedTuple):
+    """Where the weights of a run come from."""
+
+    init: dict[str, Any] | None = None
+    """Name, hash and pixel normalization of the weights that student and teacher begin with."""
+    branched_from: dict[str, Any] | None = None
+    """Step, hashes and settings of the checkpoint that the run begins with."""
+    backbone: VisionTransformer | None = None
+    """The initial backbone; None if the weights are random, or those of a checkpoint."""
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The part of config.json that says where the weights come from."""
+        return {"init": self.init, "branched_from": self.branched_from}
+
+
+def read_source(path: Path) -> Source:
+    """Read the weights of `model.init`.
+
+    Raises:
+        UserError: they are missing, damaged or of an unknown kind.
+    """
+    return Source(load_backbone(path), sha256_file(path), IMAGENET_MEAN, IMAGENET_STD)
+
+
+@torch.no_grad()
+def take_imagenet_pixels(source: Source) -> VisionTransformer:
+    """The backbone of a source for pixels that are normalized by the mean and deviation of ImageNet, as here all are.
+
+    Another normalization is an affine map of each channel, so it can be absorbed by the patch embedding, which is
+    linear and pads nothing: the tokens of an image stay the same.
+    """
+    if (source.mean, source.std) == (IMAGENET_MEAN, IMAGENET_STD):
+        return source.backbone
+    mean, std, given_mean, given_std = (
+        torch.tensor(values, dtype=torch.float64)[:, None, None]
+        for values in (source.mean, source.std, IMAGENET_MEAN, IMAGENET_STD)
+    )
+    embedding = source.backbone.patch_embed.proj
+    weight = embedding.weight.double()
+    assert embedding.bias is not None
+    embedding.bias.copy_(embedding.bias + (weight * ((given_mean - mean) / std)).sum((1, 2, 3)))
+    embedding.weight.copy_(weight * (given_std / std))
+    return source.backbone
+
+
+def find_origin(accelerator: Accelerator, command: CommandT) -> tuple[CommandT, Origin]:
+    """Find where the weights of a run come from, and read `model.init` if the run begins; all ranks call this.
+
+    Returns the command with the sizes of that backbone, and the origin.
+
+    Raises:
+        UserError: the source cannot be used, differs between machines, or contradicts an option.
+    """
+    main = accelerator.is_main_process
+    recorded = raise_on_all_ranks(accelerator, lambda: recorded_settings(command) if main else None)
+    (recorded,) = broadcast_object_list([recorded])
+    fitted, origin = raise_on_all_ranks(accelerator, lambda: origin_of(command, recorded))
+    (init,) = broadcast_object_list([origin.init])
+
+    def check_same() -> None:
+        if origin.init != init:
+            raise UserError(f"model.init = {command.model.init} holds other weights on this machine than on the first")
+
+    raise_on_all_ranks(accelerator, check_same)
+    if origin.init and origin.backbone is not None:
+        accelerator.print(f"student and teacher begin with {command.model.init} (SHA-256 {origin.init['sha256'][:12]})")
+    return fitted, origin
+
+
+def recorded_settings(command: TrainCommand) -> dict[str, Any] | None:
+    """The settings of the run that `command` continues or branches from, None if it begins anew.
+
+    Those of a run that begins as a branch name the checkpoint under `branched_from`.
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    begun = bool(checkpoints(command.out))
+    if branches(command):
+        step, sha256, config = describe_checkpoint(Path(command.resume))
+        return {**config, "branched_from": {"step": step, "sha256": sha256, "config": config}}
+    if command.resume != "auto" and not command.train.branch:
+        return describe_checkpoint(Path(command.resume)).config
+    return read_json(command.out / CONFIG, RESTORE_CONFIG) if begun else None
+
+
+def origin_of(command: CommandT, recorded: Mapping[str, Any] | None) -> tuple[CommandT, Origin]:
+    """The command with the sizes of the backbone that it begins with, and the origin of its weights.
+
+    Args:
+        command: options of the run.
+        recorded: settings of the run that it continues or branches from.
+
+    Raises:
+        UserError: the source cannot be used, or contradicts an option.
+    """
+    path = command.model.init
+    if recorded is not None:
+        origin = Origin(recorded.get("init"), recorded.get("branched_from"))
+        if origin.init is None:
+            return command, origin
+        model = recorded["model"]
+        if command.train.branch and path is not None and str(path) != model["init"]:
+            raise UserError(f"model.init = {path}: a branch begins with the weights of {command.resume}, leave it out")
+        name, sizes = str(model["init"]), VitSettings.model_validate(model["backbone"])
+    elif path is not None:
+        source = read_source(path)
+        init = {"name": path.name, "sha256": source.sha256, "mean": list(source.mean), "std": list(source.std)}
+        origin = Origin(init, backbone=take_imagenet_pixels(source))
+        name, sizes = str(path), source.backbone.settings
+    else:
+        return command, Origin()
+    return command.model_copy(update={"model": fit_model(command.model, sizes, name)}), origin
+
+
+def fit_model(model: TCoReSettings, sizes: VitSettings, source: str) -> TCoReSettings:
+    """The model with a backbone of the given `sizes`, those of the weights `source`.
+
+    Raises:
+        UserError: an option that was given contradicts them.
+    """
+    given = model.backbone
+    for key in sorted(given.model_fields_set - _OF_TRAINING):
+        if getattr(given, key) != getattr(sizes, key):
+            raise UserError(
+                f"model.backbone.{key} = {getattr(given, key)}, but the weights {source} have {getattr(sizes, key)}: "
+                "leave the option out, it follows from them"
+            )
+    backbone = sizes.model_copy(update={"drop_path": given.drop_path})
+    try:
+        return TCoReSettings.model_validate({**dict(model), "backbone": backbone})
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UserError(f"the backbone of {source} does not fit the model: {reason}") from error
