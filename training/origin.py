@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from pydantic import ValidationError
 
 from pipeline.files import sha256_file
 from pipeline.reading import read_json
-from pipeline.sampling.views import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.settings import UserError
 from training.backbone.vit import VisionTransformer, VitSettings
 from training.backbone.weights import load_backbone
@@ -27,27 +25,16 @@ from training.resume import branches
 from training.run_config import CONFIG, RESTORE_CONFIG
 
 CommandT = TypeVar("CommandT", bound=TrainCommand)
-Color = tuple[float, float, float]
 
 _OF_TRAINING = frozenset({"architecture", "drop_path"})
 """Options of the backbone that do not follow from its weights: a name of other options, and stochastic depth."""
-
-
-class Source(NamedTuple):
-    """Weights of a backbone from a file or folder."""
-
-    backbone: VisionTransformer
-    sha256: str
-    mean: Color
-    std: Color
-    """Mean and standard deviation by which its pixels, from 0 to 1, are normalized."""
 
 
 class Origin(NamedTuple):
     """Where the weights of a run come from."""
 
     init: dict[str, Any] | None = None
-    """Name, hash and pixel normalization of the weights that student and teacher begin with."""
+    """Name and hash of the weights that student and teacher begin with."""
     branched_from: dict[str, Any] | None = None
     """Step, hashes and settings of the checkpoint that the run begins with."""
     backbone: VisionTransformer | None = None
@@ -59,34 +46,13 @@ class Origin(NamedTuple):
         return {"init": self.init, "branched_from": self.branched_from}
 
 
-def read_source(path: Path) -> Source:
-    """Read the weights of `model.init`.
+def read_source(path: Path) -> tuple[VisionTransformer, dict[str, Any]]:
+    """The backbone of `model.init`, for pixels normalized as those of the reader, and what identifies it.
 
     Raises:
-        UserError: they are missing, damaged or of an unknown kind.
+        UserError: the weights are missing, damaged or of an unknown kind.
     """
-    return Source(load_backbone(path), sha256_file(path), IMAGENET_MEAN, IMAGENET_STD)
-
-
-@torch.no_grad()
-def take_imagenet_pixels(source: Source) -> VisionTransformer:
-    """The backbone of a source for pixels that are normalized by the mean and deviation of ImageNet, as here all are.
-
-    Another normalization is an affine map of each channel, so it can be absorbed by the patch embedding, which is
-    linear and pads nothing: the tokens of an image stay the same.
-    """
-    if (source.mean, source.std) == (IMAGENET_MEAN, IMAGENET_STD):
-        return source.backbone
-    mean, std, given_mean, given_std = (
-        torch.tensor(values, dtype=torch.float64)[:, None, None]
-        for values in (source.mean, source.std, IMAGENET_MEAN, IMAGENET_STD)
-    )
-    embedding = source.backbone.patch_embed.proj
-    weight = embedding.weight.double()
-    assert embedding.bias is not None
-    embedding.bias.copy_(embedding.bias + (weight * ((given_mean - mean) / std)).sum((1, 2, 3)))
-    embedding.weight.copy_(weight * (given_std / std))
-    return source.backbone
+    return load_backbone(path), {"source": path.name, "source_sha256": sha256_file(path)}
 
 
 def find_origin(accelerator: Accelerator, command: CommandT) -> tuple[CommandT, Origin]:
@@ -109,7 +75,8 @@ def find_origin(accelerator: Accelerator, command: CommandT) -> tuple[CommandT, 
 
     raise_on_all_ranks(accelerator, check_same)
     if origin.init and origin.backbone is not None:
-        accelerator.print(f"student and teacher begin with {command.model.init} (SHA-256 {origin.init['sha256'][:12]})")
+        sha256 = origin.init["source_sha256"]
+        accelerator.print(f"student and teacher begin with {command.model.init} (SHA-256 {sha256[:12]})")
     return fitted, origin
 
 
@@ -150,10 +117,9 @@ def origin_of(command: CommandT, recorded: Mapping[str, Any] | None) -> tuple[Co
             raise UserError(f"model.init = {path}: a branch begins with the weights of {command.resume}, leave it out")
         name, sizes = str(model["init"]), VitSettings.model_validate(model["backbone"])
     elif path is not None:
-        source = read_source(path)
-        init = {"name": path.name, "sha256": source.sha256, "mean": list(source.mean), "std": list(source.std)}
-        origin = Origin(init, backbone=take_imagenet_pixels(source))
-        name, sizes = str(path), source.backbone.settings
+        backbone, init = read_source(path)
+        origin = Origin(init, backbone=backbone)
+        name, sizes = str(path), backbone.settings
     else:
         return command, Origin()
     return command.model_copy(update={"model": fit_model(command.model, sizes, name)}), origin
