@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 from pydantic import ValidationError
 
 from pipeline.files import sha256_file
-from pipeline.reading import read_json
+from pipeline.reading import read_json, reading
 from pipeline.settings import UserError
 from training.backbone.vit import VisionTransformer, VitSettings
 from training.backbone.weights import load_backbone
@@ -110,12 +110,13 @@ def origin_of(command: CommandT, recorded: Mapping[str, Any] | None) -> tuple[Co
     path = command.model.init
     if recorded is not None:
         origin = Origin(recorded.get("init"), recorded.get("branched_from"))
+        with reading(f"the recorded settings of {command.out}", "those of a run", RESTORE_CONFIG):
+            given, sizes = recorded["model"].get("init"), VitSettings.model_validate(recorded["model"]["backbone"])
+        if command.train.branch and path is not None and str(path) != given:
+            raise UserError(f"model.init = {path}: a branch begins with the weights of a checkpoint, leave it out")
         if origin.init is None:
             return command, origin
-        model = recorded["model"]
-        if command.train.branch and path is not None and str(path) != model["init"]:
-            raise UserError(f"model.init = {path}: a branch begins with the weights of {command.resume}, leave it out")
-        name, sizes = str(model["init"]), VitSettings.model_validate(model["backbone"])
+        name = str(origin.init["source"])
     elif path is not None:
         backbone, init = read_source(path)
         origin = Origin(init, backbone=backbone)

@@ -56,6 +56,7 @@ def main(command: PretrainCommand) -> int:
         check_shapes(command)
         stack.enter_context(exclusive_run(accelerator, command.out))
         trainer = Trainer(command, accelerator, origin, build_evaluator(command, accelerator))
+        del origin  # the model has its weights
         if trainer.done >= trainer.last_step:
             accelerator.print(f"nothing is left to do: all {trainer.last_step} steps are done")
             return 0

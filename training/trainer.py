@@ -96,7 +96,7 @@ class Trainer:
         if origin.backbone is not None and content is None:
             core.initialize_backbones(origin.backbone)
         optimizer = build_optimizer(core, command.optimizer)
-        # the optimizer has the state of those parameters only that were not frozen in all steps
+        # parameters that have been frozen in all steps so far have no state in the optimizer
         trained = self.frozen_steps == 0 if content is None else has_optimizer_state(content, "student.backbone.")
         core.student.backbone.requires_grad_(trained)
         self.model, prepared = accelerator.prepare(core, optimizer)
@@ -181,12 +181,11 @@ class Trainer:
 
     def _train_backbone(self, trained: bool) -> None:
         """Freeze the student's backbone or end that; all ranks call this."""
-        parameters = list(self.core.student.backbone.parameters())
-        if parameters[0].requires_grad == trained:
+        backbone = self.core.student.backbone
+        if next(backbone.parameters()).requires_grad == trained:
             return
-        for parameter in parameters:
-            parameter.requires_grad_(trained)
-        if isinstance(self.model, DistributedDataParallel):  # it reduces the gradients that were needed when it began
+        backbone.requires_grad_(trained)
+        if isinstance(self.model, DistributedDataParallel):  # which chose the gradients to reduce when it was built
             del self.model
             self.accelerator.free_memory()
             self.model = self.accelerator.prepare_model(self.core)

@@ -210,6 +210,8 @@ def test_without_a_branch_the_refusal_names_the_way(
     message = refusal(tmp_path / "new", resume=checkpoints(adapted)[-1])
     assert differs in message
     assert "add --train.branch true" in message
+    again = {"train.branch": True, "resume": checkpoints(adapted)[-1], "model.init": source.with_name("other")}
+    assert "a branch begins with the weights of a checkpoint, leave it out" in refusal(tmp_path / "new", **again)
     assert "train.branch needs the checkpoint" in refusal(tmp_path / "new", **{"train.branch": True})
     other = {"train.branch": True, "resume": checkpoints(adapted)[-1], "model.head.prototypes": 32}
     assert "does not match the model (cls_center.center" in refusal(tmp_path / "new", **other)
