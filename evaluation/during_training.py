@@ -5,6 +5,7 @@ Each rank evaluates its share of the sequences. The results are gathered, and ev
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,14 @@ class DavisDuringTraining:
         """Whether to evaluate after `step` steps."""
         return step % self._settings.every == 0 or step == last_step
 
-    def evaluate(self, backbone: VisionTransformer, step: int) -> dict[str, float]:
+    def evaluate(
+        self, backbone: VisionTransformer, step: int, origin: Mapping[str, Any] | None = None
+    ) -> dict[str, float]:
         """Score the backbone after `step` steps; all ranks call this. Empty if a sequence fails.
 
         Rank 0 appends a line to `evaluations.jsonl`, dropping those of this and later steps, and writes the weights to
-        `best.safetensors` if J&F is the highest so far. The random state and the backbone's mode are unchanged.
+        `best.safetensors`, with `origin` in their card, if J&F is the highest so far. The random state and the
+        backbone's mode are unchanged.
         """
         started = time.perf_counter()
         was_training = backbone.training
@@ -113,6 +117,7 @@ class DavisDuringTraining:
                 tqdm.write(f"step {step}: DAVIS J&F {100 * scores['J&F-Mean']:.2f}")
                 if scores["J&F-Mean"] > self.best():
                     card = {
+                        **(origin or {}),
                         "part": "teacher",
                         "step": step,
                         "davis": scores,

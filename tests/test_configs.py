@@ -20,7 +20,7 @@ from training.model import TCoRe
 from training.optimizer import build_optimizer
 from training.pretrain import PretrainCommand
 from training.run_config import check_shapes
-from training.schedules import StepValues
+from training.schedules import Schedules, StepValues, build_schedules, frozen_steps
 from training.step import StepSettings, forward_backward_step, update_student
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -114,6 +114,23 @@ def test_sizes_of_the_papers_models() -> None:
         with torch.device("meta"):
             backbone = VisionTransformer(load(preset).model.backbone)
         assert round(sum(p.numel() for p in backbone.parameters()) / 1e6) in (millions, millions - 1)
+
+
+def test_a_released_backbone_is_adapted_at_a_low_rate() -> None:
+    def schedules(preset: str) -> Schedules:
+        command = load(preset)
+        return build_schedules(command.schedule, command.train.epochs, 100, command.train.total_batch_size)
+
+    command, adapt, paper = (
+        load("adapt-vits16.yaml"),
+        schedules("adapt-vits16.yaml"),
+        schedules("paper-vits16-k400.yaml"),
+    )
+    assert command.model.backbone.model_fields_set == set()  # the sizes follow from the weights
+    assert adapt.lr.peak == pytest.approx(paper.lr.peak / 10)
+    assert adapt.pmm_lr.peak == pytest.approx(paper.pmm_lr.peak)
+    thawed = adapt.at(frozen_steps(command.model.freeze_backbone_epochs, command.train.epochs, 100))
+    assert 0 < thawed.lr < 0.3 * adapt.lr.peak
 
 
 def test_defaults_are_the_papers() -> None:

@@ -9,8 +9,9 @@ This is the state of all ranks, since random numbers and data are functions of s
 are gathered, so a run can continue on any number of ranks, with DDP or FSDP2.
 """
 
+import contextlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +40,16 @@ FILES = (STATE, MODEL, OPTIMIZER, CONFIG)
 _NAME = re.compile(r"step-(\d{8})")
 _GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _FULL = StateDictOptions(full_state_dict=True)
+
+
+class Description(NamedTuple):
+    """What a checkpoint says about itself."""
+
+    step: int
+    sha256: dict[str, str]
+    """Hashes of its other files by name."""
+    config: dict[str, Any]
+    """Settings of the run."""
 
 
 class Content(NamedTuple):
@@ -98,6 +109,25 @@ def remove_outdated(run: Path, keep: int, keep_every: int | None = None) -> None
         remove_files(paths[step], FILES)
 
 
+def describe_checkpoint(path: Path) -> Description:
+    """Read step, hashes and settings of a checkpoint; its tensors are not read.
+
+    Raises:
+        UserError: there is no checkpoint, or these files are damaged.
+    """
+    if (path / CHECKPOINTS).is_dir():
+        raise UserError(f"{path} is the folder of a run: give one of {path / CHECKPOINTS}/step-*")
+    if not (path / STATE).is_file():
+        raise UserError(f"{path} is not a training checkpoint: it has no {STATE}")
+    with _damage_named(path):
+        state = read_json(path / STATE)
+        recorded, step = state.get("sha256"), state.get("step")
+        if not isinstance(recorded, dict) or not isinstance(step, int):
+            raise UserError(f"{STATE} does not hold the step and the hashes of the other files")
+        _check_hash(path / CONFIG, recorded)
+        return Description(step, recorded, read_json(path / CONFIG))
+
+
 def load_checkpoint(path: Path, optimizer: bool = True) -> Content:
     """Read a checkpoint, verify the hashes of its files, and check that all weights are finite.
 
@@ -106,38 +136,46 @@ def load_checkpoint(path: Path, optimizer: bool = True) -> Content:
     Raises:
         UserError: there is no checkpoint, or it is damaged.
     """
-    if (path / CHECKPOINTS).is_dir():
-        raise UserError(f"{path} is the folder of a run: give one of {path / CHECKPOINTS}/step-*")
-    if not (path / STATE).is_file():
-        raise UserError(f"{path} is not a training checkpoint: it has no {STATE}")
-    try:
-        state = read_json(path / STATE)
-        recorded, step = state.get("sha256"), state.get("step")
-        if not isinstance(recorded, dict) or not isinstance(step, int):
-            raise UserError(f"{STATE} does not hold the step and the hashes of the other files")
-        for name in (MODEL, OPTIMIZER, CONFIG) if optimizer else (MODEL, CONFIG):
-            if sha256_file(path / name) != recorded.get(name):
-                raise UserError(f"{name} has changed since it was written")
-        config = read_json(path / CONFIG)
+    step, recorded, config = describe_checkpoint(path)
+    with _damage_named(path):
+        for name in (MODEL, OPTIMIZER) if optimizer else (MODEL,):
+            _check_hash(path / name, recorded)
         model = read_safetensors(path / MODEL)[1]
         content = Content(path, step, config, model, read_torch(path / OPTIMIZER) if optimizer else {})
-    except OSError as error:
-        raise UserError(f"the checkpoint {path} is damaged ({error.filename}: {error.strerror})") from error
-    except UserError as error:
-        raise UserError(f"the checkpoint {path} is damaged ({error})") from error
     check_finite(content.model, path)
     return content
 
 
-def read_checkpoint(path: Path, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Content:
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Context whose errors say that the checkpoint is damaged."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"the checkpoint {path} is damaged ({error.filename}: {error.strerror})") from error
+    except UserError as error:
+        raise UserError(f"the checkpoint {path} is damaged ({error})") from error
+
+
+def _check_hash(file: Path, recorded: Mapping[str, str]) -> None:
+    if sha256_file(file) != recorded.get(file.name):
+        raise UserError(f"{file.name} has changed since it was written")
+
+
+def read_checkpoint(path: Path, config: Mapping[str, Any] | None, shapes: Mapping[str, tuple[int, ...]]) -> Content:
     """Read a checkpoint and check that it belongs to a run with `config` and a model state of these `shapes`.
+
+    Without `config`, as for a branch, the settings of its run may be any.
 
     Raises:
         UserError: it is damaged, of another run, or does not match the model.
     """
     content = load_checkpoint(path)
-    if difference := run_differences(content.config, config):
-        raise UserError(f"the checkpoint {path} is of a run with other settings: {difference}")
+    if config is not None and (difference := run_differences(content.config, config)):
+        raise UserError(
+            f"the checkpoint {path} is of a run with other settings: {difference}. "
+            "To continue its weights, optimizer and centers under the new ones, add --train.branch true"
+        )
     saved = {name: tuple(tensor.shape) for name, tensor in content.model.items()}
     if wrong := sorted(name for name in saved.keys() | shapes.keys() if saved.get(name) != shapes.get(name)):
         raise UserError(f"the checkpoint {path} does not match the model ({wrong[0]} and {len(wrong) - 1} more)")
@@ -147,7 +185,19 @@ def read_checkpoint(path: Path, config: Mapping[str, Any], shapes: Mapping[str, 
 def restore(content: Content, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Load the state of a checkpoint into model and optimizer; all ranks call this."""
     set_model_state_dict(model, dict(content.model), options=_FULL)
-    set_optimizer_state_dict(model, optimizer, content.optimizer, options=_FULL)
+    state = {"state": content.optimizer["state"], "param_groups": _parameter_groups(model, optimizer)}
+    set_optimizer_state_dict(model, optimizer, state, options=_FULL)
+
+
+def has_optimizer_state(content: Content, prefix: str) -> bool:
+    """Whether the optimizer has updated any parameter whose name begins with `prefix`."""
+    return any(name.startswith(prefix) for name in content.optimizer["state"])
+
+
+def _parameter_groups(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """The groups of the optimizer with the names of their parameters: the settings of this run, not the saved ones."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return [{**group, "params": [names[member] for member in group["params"]]} for group in optimizer.param_groups]
 
 
 def state_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

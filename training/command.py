@@ -47,6 +47,8 @@ class TrainSettings(Settings):
     """Also keep the checkpoints at multiples of this number of steps."""
     nonfinite_steps: int = Field(1, ge=1, le=COUNT_LIMIT)
     """Number of steps with a non-finite loss or gradient that stops the run; the ones before are skipped."""
+    branch: bool = False
+    """Whether a new run continues weights, optimizer and centers of the checkpoint `resume` under other settings."""
 
 
 class TrainCommand(Command):

@@ -20,12 +20,12 @@ from training.backbone.weights import backbone_sha256, build_backbone, save_back
 from training.checkpoint import MODEL, Content, load_checkpoint
 from training.metrics import METRICS, read_metrics
 from training.model_card import Format, model_card, read_result, refuse_edited, save_model_card
-from training.run_config import CONFIG
+from training.run_config import CONFIG, ORIGIN
 
-DATA = ("datasets", "neighbours_sha256")
-"""Settings of a run that identify its data."""
 _LOCATIONS = ("shards", "neighbours", "cache")
-"""Settings that are places, even if they are a name without a slash."""
+"""Settings that are paths or URIs, even if they are a name without a slash."""
+_NOT_SETTINGS = {"data": ("weight", "mix"), "model": ("init", "init_options")}
+"""Settings by their group that `ORIGIN` describes without paths."""
 
 
 class ExportCommand(Command):
@@ -91,18 +91,28 @@ def _readme(out: Path, format: Format) -> Path:  # noqa: A002 - the name of the 
 
 def card(content: Content) -> dict[str, Any]:
     """Origin of the weights, without any path of this machine."""
-    config = content.config
-    settings = {key: value for key, value in config.items() if key not in ("preset", *DATA)}
-    settings["data"] = {key: value for key, value in config.get("data", {}).items() if key not in ("weight", "mix")}
-    origin = {
-        "preset": config.get("preset"),
-        **{key: config.get(key) for key in DATA},
-        "steps": content.step,
-        "config": settings,
-        "logged": _logged(content.path.resolve().parent.parent, content.step),
-    }
-    published: dict[str, Any] = _without_paths(origin)
+    published: dict[str, Any] = _without_paths(
+        {
+            **_described(content.config),
+            "steps": content.step,
+            "logged": _logged(content.path.resolve().parent.parent, content.step),
+        }
+    )
     return published
+
+
+def _described(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run and of the run that it branched from."""
+    settings = {key: value for key, value in config.items() if key not in ("preset", "branched_from", *ORIGIN)}
+    for group, others in _NOT_SETTINGS.items():
+        settings[group] = {key: value for key, value in config.get(group, {}).items() if key not in others}
+    branch = config.get("branched_from")
+    return {
+        "preset": config.get("preset"),
+        **{key: config.get(key) for key in ORIGIN},
+        "config": settings,
+        "branched_from": branch and {**branch, **_described(branch["config"])},
+    }
 
 
 def _without_paths(value: Any) -> Any:  # noqa: ANN401 - any JSON

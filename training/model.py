@@ -4,6 +4,7 @@ Shape letters: B clips, S views of the student, P patches, M masked patches of t
 """
 
 import copy
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.reader.batch import Batch
 from pipeline.settings import FACTOR_LIMIT, Settings
+from training.backbone.families import BackboneOptions
 from training.backbone.vit import VisionTransformer, VitSettings
 from training.center import Center
 from training.head import HeadSettings, ProjectionHead
@@ -58,6 +60,12 @@ class TCoReSettings(Settings):
     """auxiliary: without auxiliary branch, the teacher sees the views of the auxiliary frame (paper, table 3b)."""
     loss: LossSettings = LossSettings()
     """Weights and temperatures of the objective."""
+    init: Path | None = None
+    """Weights that the backbones of student and teacher begin with; its sizes follow from them. Default: random."""
+    init_options: BackboneOptions = BackboneOptions()
+    """What the file `init` does not say."""
+    freeze_backbone_epochs: int | None = Field(None, ge=1, le=1_000_000)
+    """Epochs at the start in which only heads and Patch Matching Module are trained. Default: none."""
 
     @model_validator(mode="after")
     def _check(self) -> "TCoReSettings":
@@ -113,6 +121,11 @@ class TCoRe(nn.Module):
         self.patch_center = Center((1, 1, prototypes), momentum)
         self.compiled = False
         self.train()
+
+    def initialize_backbones(self, backbone: VisionTransformer) -> None:
+        """Give student and teacher the weights of a backbone with the same settings."""
+        for branch in (self.student, self.teacher):
+            branch.backbone.load_state_dict(backbone.state_dict())
 
     def train(self, mode: bool = True) -> "TCoRe":
         """Set the mode of the student; the teacher stays in eval mode."""

@@ -87,14 +87,18 @@ def apply_schedule(optimizer: torch.optim.Optimizer, values: StepValues) -> None
 
 
 def clip_gradients(model: TCoRe, max_norm: float) -> dict[str, Tensor]:
-    """Clip the gradients of each module to an L2 norm of `max_norm`; returns the norms before clipping, by module."""
+    """Clip the gradients of each module to an L2 norm of `max_norm`; returns the norms before clipping, by module.
+
+    A frozen module has none.
+    """
     modules: dict[str, nn.Module] = {"backbone": model.student.backbone, "head": model.student.cls_head}
     if model.student.patch_head:
         modules["patch_head"] = model.student.patch_head
     if model.pmm:
         modules["pmm"] = model.pmm
+    trained = {name: module for name, module in modules.items() if any(p.requires_grad for p in module.parameters())}
     norms = {
         name: nn.utils.clip_grad_norm_(module.parameters(), max_norm, foreach=True)  # not the default of sharded ones
-        for name, module in modules.items()
+        for name, module in trained.items()
     }
     return {name: norm.full_tensor() if isinstance(norm, DTensor) else norm for name, norm in norms.items()}

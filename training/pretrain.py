@@ -12,6 +12,7 @@ from pipeline.settings import UserError, run_command
 from training.checkpoint import checkpoints
 from training.command import TrainCommand
 from training.distributed import exclusive_run
+from training.origin import find_origin
 from training.run_config import check_shapes
 from training.signals import SignalHandler, exit_status
 from training.start import start_ranks
@@ -49,11 +50,13 @@ def build_evaluator(command: PretrainCommand, accelerator: Accelerator) -> Davis
 
 def main(command: PretrainCommand) -> int:
     """Train to the end, from the newest checkpoint if there is one; returns the exit status."""
-    check_shapes(command)
     with SignalHandler() as signals, contextlib.ExitStack() as stack:
         accelerator = start_ranks(command)
+        command, origin = find_origin(accelerator, command)
+        check_shapes(command)
         stack.enter_context(exclusive_run(accelerator, command.out))
-        trainer = Trainer(command, accelerator, build_evaluator(command, accelerator))
+        trainer = Trainer(command, accelerator, origin, build_evaluator(command, accelerator))
+        del origin  # the model has its weights
         if trainer.done >= trainer.last_step:
             accelerator.print(f"nothing is left to do: all {trainer.last_step} steps are done")
             return 0

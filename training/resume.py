@@ -1,18 +1,29 @@
-"""Resume a run: the main rank chooses a checkpoint, and all ranks restore it."""
+"""The checkpoint that a run continues from: the main rank chooses it, and all ranks read it."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch import nn
 
 from pipeline.settings import UserError
-from training.checkpoint import Content, checkpoints, read_checkpoint, restore, state_shapes
+from training.checkpoint import Content, checkpoints, read_checkpoint
 from training.command import TrainCommand
 from training.distributed import raise_on_all_ranks
+
+
+def branches(command: TrainCommand) -> bool:
+    """Whether a run begins as a branch of another one; once it has checkpoints, it continues from its own.
+
+    Raises:
+        UserError: the checkpoint to branch from is not given.
+    """
+    if not command.train.branch or checkpoints(command.out):
+        return False
+    if command.resume == "auto":
+        raise UserError("train.branch needs the checkpoint to branch from: --resume RUN/checkpoints/step-N")
+    return True
 
 
 def newest_usable(
@@ -34,37 +45,41 @@ def newest_usable(
     return None, refused
 
 
-def resume(
+def find_checkpoint(
     accelerator: Accelerator,
     command: TrainCommand,
     config: Mapping[str, Any],
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-) -> int:
-    """Restore model and optimizer from the checkpoint that `command.resume` asks for; all ranks call this.
+    shapes: Mapping[str, tuple[int, ...]],
+) -> Content | None:
+    """Read the checkpoint that `command.resume` asks for, None if there is none; all ranks call this.
 
-    Returns the number of steps done, 0 if there is no checkpoint.
+    Args:
+        accelerator: of the run.
+        command: options of the run.
+        config: settings of the run, which those of the checkpoint must equal unless the run branches from it.
+        shapes: names and unsharded shapes of the model's state.
 
     Raises:
         UserError: the checkpoint is damaged, or of another run or model.
     """
-    shapes = state_shapes(model)
 
-    def choose() -> Content | None:
+    def choose() -> tuple[Content | None, bool]:
         if not accelerator.is_main_process:
-            return None
-        if command.resume != "auto":
-            return read_checkpoint(Path(command.resume), config, shapes)
+            return None, False
+        if branches(command):
+            return read_checkpoint(Path(command.resume), None, shapes), True
+        if command.resume != "auto" and not command.train.branch:
+            return read_checkpoint(Path(command.resume), config, shapes), False
         content, refused = newest_usable(checkpoints(command.out), config, shapes)
         for reason in refused:
             print(f"refused: {reason}", flush=True)
-        return content
+        return content, False
 
-    content = raise_on_all_ranks(accelerator, choose)
-    (path,) = broadcast_object_list([content and str(content.path)])
+    content, branch = raise_on_all_ranks(accelerator, choose)
+    path, branch = broadcast_object_list([content and str(content.path), branch])
     if path is None:
-        return 0
-    content = raise_on_all_ranks(accelerator, lambda: content or read_checkpoint(Path(path), config, shapes))
-    restore(content, model, optimizer)
-    accelerator.print(f"continuing from {path}")
-    return content.step
+        return None
+    expected = None if branch else config
+    content = raise_on_all_ranks(accelerator, lambda: content or read_checkpoint(Path(path), expected, shapes))
+    accelerator.print(f"{'branching' if branch else 'continuing'} from {path}")
+    return content

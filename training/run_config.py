@@ -16,6 +16,10 @@ from pipeline.settings import UserError
 from training.command import TrainCommand
 
 CONFIG = "config.json"
+ORIGIN = ("datasets", "neighbours_sha256", "init")
+"""Keys of the settings of a run that identify its data and initial weights, without any path."""
+RESTORE_CONFIG = "Restore it or choose another --out"
+"""What to do when the settings of a run cannot be read."""
 WRITTEN = (CONFIG, "checkpoints", "metrics.jsonl", "nonfinite", "attention")
 """Files and folders of a run, besides those of its evaluator."""
 
@@ -41,6 +45,7 @@ FREE_SETTINGS = frozenset(
         "train.keep_checkpoints",
         "train.keep_every",
         "train.nonfinite_steps",
+        "train.branch",  # `branched_from` is what it has led to
     }
 )
 """Settings that may change when a run is continued."""
@@ -80,7 +85,7 @@ def read_data(settings: ReaderSettings) -> RunData:
 
 
 def run_config(command: TrainCommand, data: RunData) -> dict[str, Any]:
-    """Content of config.json: all settings of a run, and the hashes of its data."""
+    """Content of config.json, without the origin of the weights: all settings of a run, and the hashes of its data."""
     config = command.model_dump(mode="json", include=set(TrainCommand.model_fields) - {"config", "out", "resume"})
     names = {"preset": command.config and preset_name(command.config)}
     return {**config, **names, "datasets": data.datasets, "neighbours_sha256": data.neighbours}
@@ -107,15 +112,18 @@ def check_run_folder(out: Path, config: dict[str, Any], begun: bool, files: Sequ
     path = out / CONFIG
     try:
         if existing := [name for name in (*WRITTEN, *files) if (out / name).exists()]:
-            hint = "Restore it or choose another --out"
-            recorded = read_json(path, hint) if CONFIG in existing else {}
+            recorded = read_json(path, RESTORE_CONFIG) if CONFIG in existing else {}
             if not recorded.keys() >= {"model", "data", "train"}:
                 raise UserError(
                     f"{out} holds {existing[0]}, which would be replaced, but no {CONFIG} of a training run: "
                     "choose another --out"
                 )
             if begun and (difference := run_differences(recorded, config)):
-                raise UserError(f"{out} holds a run with other settings: {difference}. Choose another --out")
+                raise UserError(
+                    f"{out} holds a run with other settings: {difference}. Choose another --out, or continue the "
+                    "weights, optimizer and centers of its checkpoint under the new ones: "
+                    f"--resume {out}/checkpoints/step-N --out NEW --train.branch true"
+                )
         write_bytes(path, as_json(config))
     except OSError as error:
         raise UserError(f"cannot write the run folder {out}: {error.strerror}") from error

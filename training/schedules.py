@@ -93,6 +93,20 @@ class Schedules:
         )
 
 
+def frozen_steps(frozen_epochs: int | None, epochs: int, steps_per_epoch: int) -> int:
+    """Number of steps at the start of a run in which the backbone is frozen.
+
+    Raises:
+        UserError: it would never be trained.
+    """
+    if (frozen_epochs or 0) >= epochs:
+        raise UserError(
+            f"model.freeze_backbone_epochs = {frozen_epochs} leaves none of the {epochs} epochs of the run to train "
+            "the backbone: freeze it for fewer, or lengthen the run"
+        )
+    return (frozen_epochs or 0) * steps_per_epoch
+
+
 def build_schedules(settings: ScheduleSettings, epochs: int, steps_per_epoch: int, total_batch_size: int) -> Schedules:
     """Schedules of a run of `epochs * steps_per_epoch` steps with `total_batch_size` clips in the global batch.
 

@@ -2,10 +2,12 @@
 
 import contextlib
 import time
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.reader.batch import PlannedBatch
 from pipeline.reader.loader import Loader
@@ -13,17 +15,26 @@ from pipeline.sampling.plan import BatchPlan
 from pipeline.settings import UserError
 from training.attention_maps import draw_maps
 from training.backbone.vit import VisionTransformer
-from training.checkpoint import CHECKPOINTS, checkpoints, remove_outdated, save_checkpoint
+from training.checkpoint import (
+    CHECKPOINTS,
+    checkpoints,
+    has_optimizer_state,
+    remove_outdated,
+    restore,
+    save_checkpoint,
+    state_shapes,
+)
 from training.command import TrainCommand
 from training.distributed import Attempt, HostCopy, all_reduce_max, raise_on_all_ranks
 from training.metrics import Progress, diagnostics
 from training.model import TCoRe
 from training.nonfinite import FOLDER, broken_parts, write_report
 from training.optimizer import build_optimizer
+from training.origin import Origin
 from training.recompute import recompute_activations
-from training.resume import resume
-from training.run_config import check_run_folder, read_data, run_config
-from training.schedules import StepValues, build_schedules
+from training.resume import find_checkpoint
+from training.run_config import ORIGIN, check_run_folder, read_data, run_config
+from training.schedules import StepValues, build_schedules, frozen_steps
 from training.signals import SignalHandler
 from training.step import StepResult, StepSettings, forward_backward_step, random_seed, update_student
 
@@ -40,16 +51,27 @@ class Evaluator(Protocol):
         """Whether to evaluate after `step` steps."""
         ...
 
-    def evaluate(self, backbone: VisionTransformer, step: int) -> dict[str, float]:
-        """Scores of the backbone after `step` steps, by name; all ranks call this."""
+    def evaluate(self, backbone: VisionTransformer, step: int, origin: Mapping[str, Any]) -> dict[str, float]:
+        """Scores of the backbone after `step` steps, by name; all ranks call this.
+
+        `origin` identifies data and initial weights of the run in the files that are written.
+        """
         ...
 
 
 class Trainer:
     """A run in progress: model, optimizer, data and folder, and the number of steps done."""
 
-    def __init__(self, command: TrainCommand, accelerator: Accelerator, evaluator: Evaluator | None = None) -> None:
+    def __init__(
+        self,
+        command: TrainCommand,
+        accelerator: Accelerator,
+        origin: Origin,
+        evaluator: Evaluator | None = None,
+    ) -> None:
         """Build everything and restore the checkpoint to continue from; no other run may use the folder.
+
+        `command` and `origin` are the result of `find_origin`.
 
         Raises:
             UserError: settings, data or checkpoints do not fit together.
@@ -57,21 +79,31 @@ class Trainer:
         train = command.train
         self.command, self.out, self.accelerator, self.evaluator = command, command.out, accelerator, evaluator
         self.data = raise_on_all_ranks(accelerator, lambda: read_data(command.data))
-        self.config = run_config(command, self.data)
+        self.config = run_config(command, self.data) | origin.recorded
         raise_on_all_ranks(accelerator, self._check_folder)
         steps_per_epoch = train.steps_per_epoch or max(1, self.data.samples // train.total_batch_size)
         self.last_step = train.epochs * steps_per_epoch
         self.schedules = build_schedules(command.schedule, train.epochs, steps_per_epoch, train.total_batch_size)
+        self.frozen_steps = frozen_steps(command.model.freeze_backbone_epochs, train.epochs, steps_per_epoch)
         self.step_settings = StepSettings(command.optimizer.clip, train.micro_batch_size, train.precision == "bf16")
         torch.manual_seed(train.seed)
         core = TCoRe(command.model)
         recompute_activations(core.student.backbone.blocks, train.recompute)
         if train.compile:
             core.compile_parts()
-        self.model, prepared = accelerator.prepare(core, build_optimizer(core, command.optimizer))
+        content = find_checkpoint(accelerator, command, self.config, state_shapes(core))
+        self.done = self.saved = content.step if content else 0
+        if origin.backbone is not None and content is None:
+            core.initialize_backbones(origin.backbone)
+        optimizer = build_optimizer(core, command.optimizer)
+        # parameters that have been frozen in all steps so far have no state in the optimizer
+        trained = self.frozen_steps == 0 if content is None else has_optimizer_state(content, "student.backbone.")
+        core.student.backbone.requires_grad_(trained)
+        self.model, prepared = accelerator.prepare(core, optimizer)
         self.optimizer: torch.optim.Optimizer = prepared.optimizer  # without the wrapper that hides `found_inf`
         self.core: TCoRe = accelerator.unwrap_model(self.model)
-        self.done = self.saved = resume(accelerator, command, self.config, self.core, self.optimizer)
+        if content is not None:
+            restore(content, self.core, self.optimizer)
         self.nonfinite = 0
         self._batch: Attempt[PlannedBatch | None]
         self._failed = 0
@@ -124,6 +156,7 @@ class Trainer:
         that, whether the step is finite, and whether the next batch could be read. Its result is the only thing that
         the host waits for in a step, and the device has the update of the student to do meanwhile.
         """
+        self._train_backbone(self.done >= self.frozen_steps)
         batch = self._take_batch()
         plan, values = batch.plan, self.schedules.at(self.done)
         torch.manual_seed(random_seed(self.command.train.seed, self.done, self.accelerator.process_index))
@@ -145,6 +178,17 @@ class Trainer:
         self.done += 1
         self._log(progress, result, values, bool(not_finite))
         return signal
+
+    def _train_backbone(self, trained: bool) -> None:
+        """Freeze the student's backbone or end that; all ranks call this."""
+        backbone = self.core.student.backbone
+        if next(backbone.parameters()).requires_grad == trained:
+            return
+        backbone.requires_grad_(trained)
+        if isinstance(self.model, DistributedDataParallel):  # which chose the gradients to reduce when it was built
+            del self.model
+            self.accelerator.free_memory()
+            self.model = self.accelerator.prepare_model(self.core)
 
     def _read(self, loader: Loader, progress: Progress) -> None:
         """Read the batch of the next step; after the last step there is none."""
@@ -226,5 +270,6 @@ class Trainer:
         """Score the teacher, if it is due; all ranks call this."""
         if self.evaluator is not None and self.evaluator.is_due(self.done, self.last_step):
             started = time.perf_counter()
-            scores = self.evaluator.evaluate(self.core.teacher.backbone, self.done)
+            origin = {key: self.config[key] for key in ORIGIN}
+            scores = self.evaluator.evaluate(self.core.teacher.backbone, self.done, origin)
             progress.evaluated(self.done, scores, time.perf_counter() - started)

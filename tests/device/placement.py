@@ -39,6 +39,7 @@ from training.backbone.vit import VitSettings
 from training.backbone.weights import random_backbone, save_backbone
 from training.checkpoint import CHECKPOINTS, checkpoints
 from training.metrics import read_metrics
+from training.origin import Origin
 from training.pretrain import PretrainCommand
 from training.signals import SignalHandler
 from training.start import start_ranks
@@ -113,7 +114,7 @@ def fit(command: PretrainCommand, waits: list[str]) -> list[list[str]]:
             return signal
 
     with SignalHandler() as signals:
-        Counted(command, start_ranks(command)).fit(signals)
+        Counted(command, start_ranks(command), Origin()).fit(signals)
     return of_steps
 
 

@@ -14,7 +14,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["training.pretrain", "training.launch", "tests.training.forks"])
+FORKS.set_forkserver_preload(
+    ["training.pretrain", "training.launch", "tests.training.forks", "torch._dynamo"]  # AdamW imports the last one
+)
 
 
 class Fork:

@@ -1,6 +1,7 @@
 import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,6 +53,18 @@ def test_round_trip_restores_model_optimizer_and_step(tmp_path: Path) -> None:
     for name in ("exp_avg", "exp_avg_sq", "step"):
         ours, theirs = (o.state_dict()["state"][0][name] for o in (optimizer, other_optimizer))
         assert torch.equal(ours, theirs)
+
+
+def test_hyperparameters_are_those_of_the_run_and_not_of_the_checkpoint(tmp_path: Path) -> None:
+    path = save(tmp_path, seed=1)
+    model = nn.Linear(4, 2)
+    groups: list[dict[str, Any]] = [{"params": [model.bias], "lr": 0.5}, {"params": [model.weight], "lr": 0.25}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.5, 0.75))
+    restore(read(path), model, optimizer)
+    assert [(group["lr"], *group["betas"]) for group in optimizer.param_groups] == [(0.5, 0.5, 0.75), (0.25, 0.5, 0.75)]
+    expected = state(seed=1)[1].state_dict()["state"]  # the weight comes first
+    assert torch.equal(optimizer.state[model.weight]["exp_avg"], expected[0]["exp_avg"])
+    assert torch.equal(optimizer.state[model.bias]["exp_avg"], expected[1]["exp_avg"])
 
 
 def test_restored_state_reaches_an_optimizer_that_has_made_no_step(tmp_path: Path) -> None:

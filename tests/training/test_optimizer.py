@@ -97,5 +97,7 @@ def test_modules_are_clipped_each_by_itself() -> None:
         [p.grad.norm() for p in model.student.backbone.parameters() if p.grad is not None]
     ).norm()
     assert backbone_norm.item() == pytest.approx(0.5, rel=1e-4)
+    model.student.backbone.requires_grad_(False)
+    assert clip_gradients(model, 0.5).keys() == {"head"}
     assert model.student.cls_head.last_layer.weight_g.grad is not None
     assert model.student.cls_head.last_layer.weight_g.grad.flatten().tolist() == pytest.approx([1e-4] * 8)

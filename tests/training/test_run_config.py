@@ -71,7 +71,9 @@ def test_a_run_replaces_no_other_files(tmp_path: Path, name: str) -> None:
 
 
 def test_settings_that_cannot_change_the_result_may_differ() -> None:
-    first, other = (run_config(settings(out=out, train={"log_every": n}), DATA) for out, n in (("a", 1), ("b", 9)))
+    first, other = (
+        run_config(settings(out=out, train={"log_every": n, "branch": n > 1}), DATA) for out, n in (("a", 1), ("b", 9))
+    )
     assert first != other
     assert run_differences(first, other) == ""
     assert run_differences(first, run_config(settings(train={"seed": 1}), DATA)) == "train.seed = 0 (recorded), 1 (now)"

@@ -2,7 +2,7 @@ import pytest
 
 from pipeline.settings import UserError
 from tests.training.recorded import recorded
-from training.schedules import Schedules, ScheduleSettings, build_schedules
+from training.schedules import Schedules, ScheduleSettings, build_schedules, frozen_steps
 
 FULL = build_schedules(ScheduleSettings(), epochs=400, steps_per_epoch=936, total_batch_size=256)
 TINY = build_schedules(
@@ -41,3 +41,9 @@ def test_a_warm_up_longer_than_the_run_is_refused() -> None:
     with pytest.raises(UserError, match=r"schedule\.warmup_epochs = 20 is longer than the run of 10 epochs"):
         build_schedules(ScheduleSettings(), epochs=10, steps_per_epoch=5, total_batch_size=8)
     build_schedules(ScheduleSettings(), epochs=20, steps_per_epoch=5, total_batch_size=8)
+
+
+def test_a_freeze_of_the_backbone_ends_within_the_run() -> None:
+    assert [frozen_steps(epochs, 3, 5) for epochs in (None, 1, 2)] == [0, 5, 10]
+    with pytest.raises(UserError, match=r"model\.freeze_backbone_epochs = 3 leaves none of the 3 epochs"):
+        frozen_steps(3, 3, 5)
