@@ -43,7 +43,8 @@ def result_file(path: Path, weights_sha256: str, **changes: Any) -> Path:
 def test_the_card_beside_the_weights_is_one_of_the_hub(tmp_path: Path, kind: Any) -> None:
     checkpoint = checkpoint_of_a_run(tmp_path)
     config = json.loads((checkpoint / "config.json").read_text())
-    config["model"]["init"] = {"file": "/secret/dino.pth", "sha256": "cd" * 32}
+    config["model"]["init"] = "/secret/dino.pth"
+    config["init"] = {"source": "dino.pth", "source_sha256": "cd" * 32}
     config["data"]["somewhere"] = ["home/someone/x", "s3://bucket/y", "C:\\data"]
     (checkpoint / "config.json").write_text(json.dumps(config))
     seal(checkpoint)

@@ -128,7 +128,7 @@ def _said(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _card(folder: Path) -> dict[str, Any]:
-    """Settings in the card of an export of this project whose model is unchanged; the configuration says less."""
+    """Settings in the card of an export of this project whose model is unchanged."""
     if not existing(folder, CARD):
         return {}
     card = read_json(folder / CARD)
