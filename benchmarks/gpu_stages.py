@@ -4,16 +4,17 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from benchmarks.gpu import is_installed
 from training.metrics import METRICS, read_metrics
 
 Figures = dict[str, Any]
 _ABSENT = re.compile(r"No module named '?([\w.]+)'?\s*$")
 _OWN_PACKAGES = frozenset({"benchmarks", "evaluation", "indexing", "pipeline", "tests", "training"})
+_MARKED = re.compile(r"^(@|pytestmark = .*)pytest\.mark\.gpu\b", re.MULTILINE)
 
 
 def gpu_tests(folder: Path, faiss: bool) -> tuple[str, ...]:
@@ -22,7 +23,7 @@ def gpu_tests(folder: Path, faiss: bool) -> tuple[str, ...]:
     Without `faiss`, those that need it are skipped; the stage of the neighbour search says that it is missing.
     """
     files = {path: path.read_text() for path in sorted(folder.rglob("test_*.py"))}
-    marked = {path: content for path, content in files.items() if "@pytest.mark.gpu\n" in content}
+    marked = {path: content for path, content in files.items() if _MARKED.search(content)}
     return tuple(str(path) for path, content in marked.items() if faiss or "FAISS" not in content)
 
 
@@ -59,7 +60,7 @@ SIZES = {
         run="--config=configs/paper-vits16-k400.yaml --train.total_batch_size=64 --train.compile=true "
         "--train.epochs=1 --train.steps_per_epoch=100 --train.log_every=20 "
         "--schedule.warmup_epochs=0 --schedule.freeze_last_layer_epochs=0",
-        tests=("-m", "gpu", *gpu_tests(Path("tests"), find_spec("faiss") is not None)),
+        tests=("-m", "gpu", *gpu_tests(Path("tests"), is_installed("faiss"))),
         profile="--architecture=small --batch_size=64 --precision=bf16",
         features="--images=8192 --batch_size=256",
         neighbours="--device=gpu --rows=1281167 --block=8192 --rounds=5",

@@ -137,10 +137,11 @@ def roofline_table(command: ScaleCommand) -> str:
     rows = []
     for architecture, title in (("small", "ViT-S/16"), ("base", "ViT-B/16")):
         clips, _ = roofline(command, architecture, command.gpu)
+        launches = figure(command, "bench-counts", "counts.json", architecture, "eager", "step", "launches")
         times = [roofline(command, architecture, gpu)[1] for gpu in BYTES_A_SECOND]
         cells = [" / ".join(number(1e3 * seconds) for seconds in pair) for pair in times]
-        rows.append([f"{title}, {clips} clips", *cells])
-    return table(["ms for bytes / for products", *BYTES_A_SECOND], rows)
+        rows.append([f"{title}, {clips} clips", *cells, f"{launches:,}"])
+    return table(["ms for bytes / for products", *BYTES_A_SECOND, "kernels, eager"], rows)
 
 
 def dataset_bytes(command: ScaleCommand, media: str) -> float:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
 
@@ -56,7 +57,7 @@ def missing_compiler(environment: Mapping[str, str], device: str) -> str | None:
     else:
         variable, names = ("CC", ("gcc", "clang")) if device == "cuda" else ("CXX", ("g++",))
         given = environment.get(variable)
-        if any(shutil.which(name, path=environment.get("PATH")) for name in ((given,) if given else names)):
+        if any(shutil.which(name, path=environment.get("PATH")) for name in (names if given is None else (given,))):
             return None
         missing = f"{given or ' or '.join(names)} on the PATH"
         remedy = f"install it or set {variable} to another compiler"
@@ -75,6 +76,8 @@ def start_ranks(command: TrainCommand) -> Accelerator:
         raise UserError("train.trackers has wandb, which is not installed: run `pip install wandb` or leave it out")
     pin_float32()
     out = command.out
+    # PyTorch has renamed the option below; Accelerate knows its old name alone.
+    warnings.filterwarnings("ignore", "broadcast_buffers is deprecated", FutureWarning)
     accelerator = Accelerator(
         cpu=default_device() == "cpu",  # or several ranks would not be connected
         mixed_precision="no",

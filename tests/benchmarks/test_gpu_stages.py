@@ -65,7 +65,12 @@ def test_every_program_understands_its_options(device: str, tmp_path: Path) -> N
 def test_tests_are_chosen_by_what_is_there() -> None:
     folder = Path(__file__).parents[1]
     chosen = {str(Path(path).relative_to(folder)) for path in gpu_tests(folder, faiss=True)}
-    assert chosen > {"pipeline/reader/test_graph.py", "indexing/test_engines.py", "benchmarks/test_knn.py"}
+    assert chosen > {
+        "device/test_placement.py",
+        "pipeline/reader/test_graph.py",
+        "indexing/test_engines.py",
+        "benchmarks/test_knn.py",
+    }
     assert "benchmarks/test_gpu_stages.py" not in chosen
     left = {str(Path(path).relative_to(folder)) for path in gpu_tests(folder, faiss=False)}
     assert chosen - left == {"indexing/test_engines.py", "benchmarks/test_knn.py"}

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 import torch
 from PIL import Image
 
@@ -227,6 +228,7 @@ def test_bad_options_are_one_sentence(words: str, message: str) -> None:
 
 
 def test_without_workers_the_search_is_local(frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # another test's session would be used
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # where no cluster answers
     write_npy(tmp_path / "f.npy", unit_vectors(40))
     knn(shards=frames, features=tmp_path / "f.npy", out=tmp_path, k=2, gallery=0, workers=0)

@@ -40,3 +40,4 @@ def test_a_missing_compiler_is_named(tmp_path: Path) -> None:
     assert expected in str(missing_compiler(nothing, "cuda"))
     (tmp_path / "g++").touch(mode=0o755)
     assert missing_compiler(nothing, "cpu") is None
+    assert "needs g++ on the PATH" in str(missing_compiler({**nothing, "CXX": ""}, "cpu")), "set, but to nothing"
