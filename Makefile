@@ -30,6 +30,8 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[$(FAISS),dev]" \
 	  || { echo "error: the packages could not be installed; pip says why above" >&2; exit 2; }
+	@# Programs start twice as fast compiled; this uses all cores, pip only one. Templates of Python 2 do not compile.
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 	@touch $(STAMP)
 
 demo: $(STAMP) ## Run the whole flow on synthetic data in demo/ and print a table (about 5 minutes on 2 cores)
