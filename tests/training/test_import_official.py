@@ -16,19 +16,15 @@ from training.backbone.vit import VitSettings
 from training.backbone.weights import load_backbone, read_card
 from training.import_official import ImportCommand, import_official, main
 
-RECORDED_WIDTH, WIDTH = 384, 128
+WIDTH = 384
 
 
 def made_up_teacher() -> dict[str, Tensor]:
-    """The published tensors of ViT-S/16, with a third of their width and 4 of their 12 blocks."""
+    """The published tensors of ViT-S/16, with 4 of their 12 blocks and a small head."""
     published = read_json("checkpoint_keys")["vits16"]["teacher_checkpoint"]["teacher"]
     generator = torch.Generator().manual_seed(0)
-
-    def reduced(size: int) -> int:
-        return size * WIDTH // RECORDED_WIDTH if size % RECORDED_WIDTH == 0 else min(size, 256)
-
     return {
-        name: torch.randn([reduced(size) for size in shape], generator=generator) * 0.1
+        name: torch.randn([size if size % WIDTH == 0 else min(size, 256) for size in shape], generator=generator) * 0.1
         for name, shape in published.items()
         if not name.startswith(tuple(f"backbone.blocks.{block}." for block in range(4, 12)))
     }
@@ -41,7 +37,7 @@ def test_a_published_teacher_becomes_a_portable_backbone(tmp_path: Path) -> None
     command = parse_command(ImportCommand, [str(source), str(out)])
     import_official(command.checkpoint, command.out)
     backbone = load_backbone(out)
-    assert backbone.settings == VitSettings(width=WIDTH, depth=4, heads=2)
+    assert backbone.settings == VitSettings(width=WIDTH, depth=4, heads=6)
     state = backbone.state_dict()
     assert {f"backbone.{name}" for name in state} == {name for name in teacher if name.startswith("backbone.")}
     assert all(torch.equal(tensor, teacher[f"backbone.{name}"]) for name, tensor in state.items())
@@ -111,9 +107,16 @@ def test_missing_torn_and_incomplete_files_are_refused(tmp_path: Path) -> None:
         assert "weights_only" not in str(refused.value), "never advise to run what is in a file"
     del teacher["backbone.blocks.2.ls1.gamma"]
     torch.save({"teacher": teacher}, source)
-    torch.save({"teacher": {**teacher, "backbone.blocks.2.ls1.gamma": torch.full((128,), torch.inf)}}, source)
+    torch.save({"teacher": {**teacher, "backbone.blocks.2.ls1.gamma": torch.full((WIDTH,), torch.inf)}}, source)
     with pytest.raises(UserError, match=r"NaN or infinity in blocks\.2\.ls1\.gamma"):
         import_official(source, tmp_path / "out.safetensors")
     torch.save({"teacher": teacher}, source)
-    with pytest.raises(UserError, match=r"blocks\.2\.ls1\.gamma is absent where 128 is expected"):
+    with pytest.raises(UserError, match=r"blocks\.2\.ls1\.gamma is absent where 384 is expected"):
         import_official(source, tmp_path / "out.safetensors")
+
+
+def test_heads_of_a_width_that_was_not_published_are_asked_for(tmp_path: Path) -> None:
+    state = vit(Plan(scales=True, registers=4))
+    torch.save({"teacher": {f"backbone.{name}": tensor for name, tensor in state.items()}}, tmp_path / "own.pth")
+    with pytest.raises(UserError, match=r"does not say how many attention heads its blocks of width \d+ have"):
+        import_official(tmp_path / "own.pth", tmp_path / "out.safetensors")

@@ -28,8 +28,8 @@ from training.backbone.names import backbone_prefixes, is_backbone, our_name, wh
 from training.backbone.vit import ARCHITECTURES, VitSettings
 
 _AUTHORS = "teacher.backbone."
-_AUTHORS_HEAD_WIDTH = 64
-"""Of all models of the code of T-CoRe and DINOv2; their training checkpoints do not say it."""
+_AUTHORS_HEADS = {384: 6, 768: 12}
+"""Heads of the published models of T-CoRe by width; their files do not say it."""
 
 
 class Layout(NamedTuple):
@@ -88,8 +88,8 @@ def read_layout(
         if said.get(key, value) != value:
             raise UserError(f"{source} says {key} = {said[key]}, but its tensors have {value}")
     facts |= {key: value for key, value in said.items() if key in VitSettings.model_fields}
-    if family == "dinov2_with_registers" and prefix == _AUTHORS and options.heads is None:
-        facts.setdefault("heads", max(width // _AUTHORS_HEAD_WIDTH, 1))
+    if family == "dinov2_with_registers" and prefix == _AUTHORS and width in _AUTHORS_HEADS and options.heads is None:
+        facts.setdefault("heads", _AUTHORS_HEADS[width])
     facts["heads"] = choose_heads(facts.get("heads"), options, family, width, source)
     facts.setdefault("norm_eps", options.norm_eps or 1e-6)
     if family in FAMILIES:
