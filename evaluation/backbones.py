@@ -50,13 +50,20 @@ class Extractor(NamedTuple):
         """Yield features (gh, gw, D) of images (3, H, W) of one size, in batches of at most `batch_size`.
 
         Raises:
-            UserError: the features are not finite.
+            UserError: the features are not finite, or not one for each patch.
         """
         remaining = iter(images)
         while batch := list(islice(remaining, batch_size)):
             height, width = self.grid((batch[0].shape[1], batch[0].shape[2]))
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 tokens = self.patch_tokens(torch.stack(batch).to(self.device))
+            expected = (len(batch), height * width)
+            if not isinstance(tokens, Tensor) or tokens.ndim != 3 or tokens.shape[:2] != expected:
+                given = tuple(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
+                raise UserError(
+                    f"the network gives {given} for {len(batch)} images; expected is a tensor {(*expected, 'D')}: the "
+                    "tokens of the patches, row by row, without CLS and registers"
+                )
             if not tokens.isfinite().all():
                 raise UserError("the weights give features that are NaN or infinite; they cannot be evaluated")
             yield from tokens.reshape(len(batch), height, width, -1)

@@ -150,6 +150,8 @@ def _training(card: Mapping[str, Any]) -> str:
         rows["neighbours"] = f"hash `{card['neighbours_sha256']}`"
     if card.get("init"):
         rows["initial weights"] = f"{card['init']['source']}, hash `{card['init']['source_sha256']}`"
+    if branch := card.get("branched_from"):
+        rows["continues"] = f"step {branch['step']} of a run with other settings, hash `{branch['sha256']}`"
     rows["weights"] = f"hash `{card['weights_sha256']}`"
     rows |= {f"last {key}": value for key, value in (card.get("logged") or {}).items() if key != "step"}
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())

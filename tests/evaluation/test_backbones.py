@@ -1,6 +1,7 @@
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,6 +76,14 @@ def test_broken_weights_are_refused_by_what_they_give() -> None:
         features(extractor, torch.zeros(1, 3, 16, 16))
 
 
+@pytest.mark.parametrize(
+    "tokens", [lambda images: images, lambda images: images.new_zeros(1, 2, 8), lambda images: (1,)]
+)
+def test_anything_but_one_token_a_patch_is_refused(tokens: Any) -> None:
+    with pytest.raises(UserError, match=r"expected is a tensor \(1, 1, 'D'\)"):
+        features(Extractor(tokens, 16, CPU), torch.zeros(1, 3, 16, 16))
+
+
 def write_official(path: Path, settings: VitSettings, seed: int) -> None:
     state = random_backbone(settings, seed).state_dict()
     teacher = {f"backbone.{name}": tensor for name, tensor in state.items()} | {"dino_head.mlp.0.weight": torch.ones(2)}
@@ -87,7 +96,8 @@ def test_the_authors_checkpoint_gives_the_features_of_its_teacher(tmp_path: Path
     images = torch.randn(2, 3, 32, 48)
     with torch.no_grad():
         expected = random_backbone(settings, seed=3)(images).patches.view(2, 2, 3, 64)
-    opened = open_checkpoint(tmp_path / "teacher.pth", "official", device=CPU)
+    options = BackboneOptions(heads=1)
+    opened = open_checkpoint(tmp_path / "teacher.pth", "official", device=CPU, options=options)
     torch.testing.assert_close(features(opened.extractor, images), expected, rtol=1e-4, atol=1e-5)
     assert len(opened.origin["sha256"]) == 64
 

@@ -148,7 +148,9 @@ def test_initial_weights_are_named_with_their_hash() -> None:
     sizes = {"width": 384, "depth": 12, "heads": 6, "patch_size": 16, "image_size": 224}
     card = {"architecture": sizes, "part": "teacher", "weights_sha256": "ab", "steps": 7}
     card["init"] = {"source": "dino.pth", "source_sha256": "cd" * 32}
+    card["branched_from"] = {"step": 4, "sha256": "ef" * 32}
     text = model_card("w", card, [], "unknown", "portable")
+    assert f"| continues | step 4 of a run with other settings, hash `{'ef' * 32}` |" in text
     assert f"| initial weights | dino.pth, hash `{'cd' * 32}` |" in text
     assert "No license has been chosen" in text
     assert "Not scored." in text

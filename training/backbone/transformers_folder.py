@@ -70,7 +70,14 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     config, said = read_json(folder / CONFIG), read_preprocessor(folder)
     if kind == "timm":
         with reading(folder / CONFIG, "a configuration of timm"):
-            said = {**_normalization(dict(config["pretrained_cfg"]), folder / CONFIG), **said, "family": "timm"}
+            arguments = dict(config.get("model_args") or {})
+            heads = {"heads": int(arguments["num_heads"])} if "num_heads" in arguments else {}
+            said = {
+                **_normalization(dict(config["pretrained_cfg"]), folder / CONFIG),
+                **said,
+                "family": "timm",
+                **heads,
+            }
     else:
         said |= {"family": kind, **_TYPES[kind], **_said(config, folder / CONFIG), **_card(folder)}
     return {name: tensor for file in tensor_files(folder) for name, tensor in read_tensors(file).items()}, said

@@ -174,11 +174,15 @@ def test_other_pixel_normalization_becomes_part_of_the_patch_embedding(tmp_path:
     assert source.normalization == (mean, std, "options")
 
 
-def test_a_folder_of_timm_says_its_normalization(tmp_path: Path) -> None:
+def test_a_folder_of_timm_says_its_normalization_and_heads(tmp_path: Path) -> None:
     said = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.5, 0.5], "input_size": [3, SIZE, SIZE]}
-    (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit_tiny", "pretrained_cfg": said}))
+    config = {"architecture": "vit_tiny", "pretrained_cfg": said, "model_args": {"num_heads": HEADS}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     save_file({name: tensor.half() for name, tensor in vit(TIMM).items()}, tmp_path / "model.safetensors")
-    source = read(tmp_path, heads=HEADS)
+    source = read(tmp_path)
+    assert source.settings.heads == HEADS
+    with pytest.raises(UserError, match=f"the option heads = {2 * HEADS} contradicts"):
+        read(tmp_path, heads=2 * HEADS)
     assert source.family == "timm"
     assert source.normalization[:2] == ((0.5, 0.5, 0.5), (0.25, 0.5, 0.5))
     assert source.backbone.norm.bias.dtype == torch.float32
