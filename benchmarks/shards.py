@@ -31,7 +31,7 @@ from pipeline.shards.__main__ import main as run_shards
 from pipeline.shards.command import ShardsCommand
 from pipeline.shards.ffmpeg import ffmpeg_path, run_ffmpeg
 from pipeline.shards.frames import ffmpeg_arguments
-from pipeline.shards.sources import Media, media_of
+from pipeline.shards.media import Media, media_of
 from pipeline.spec import FrameSettings
 
 WORKERS = 2

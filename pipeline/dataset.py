@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.reading import reading
 from pipeline.settings import UserError
+from pipeline.spec import Keys
 from pipeline.storage import Storage, open_storage
 
 FORMAT_VERSION: Literal[1] = 1
@@ -71,6 +72,8 @@ class Manifest(BaseModel):
     """Frame or image settings that the bytes depend on."""
     seed: int
     samples_per_shard: int
+    keys: Keys = "stem"
+    """Datasets of earlier versions do not record it."""
     inputs: int
     samples: int
     frames: int

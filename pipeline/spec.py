@@ -26,6 +26,9 @@ def _regular_expression(pattern: str) -> str:
     return pattern
 
 
+Keys = Literal["auto", "stem", "path"]
+"""How samples are named after the paths of their inputs (see pipeline/shards/keys.py)."""
+
 NamePattern = Annotated[str, AfterValidator(_regular_expression)]
 """A regular expression for whole file names."""
 
@@ -101,4 +104,4 @@ class Reason(str, Enum):
     TOO_LARGE = "too_large"
     """More pixels, bytes or JPEG scans than allowed."""
     DUPLICATE_KEY = "duplicate_key"
-    """Another input has the same file name; the first in path order is kept."""
+    """Another input has the same key; the first in path order is kept."""

@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 from pydantic import Field, model_validator
 
 from pipeline.settings import COUNT_LIMIT, WORKER_LIMIT, Command, Seed
+from pipeline.shards.media import Media
 from pipeline.shards.shard import Layout
-from pipeline.shards.sources import Media
-from pipeline.spec import FrameSettings, ImageSettings, TripletSettings
+from pipeline.spec import FrameSettings, ImageSettings, Keys, TripletSettings
 from pipeline.storage import Uri
 
 
@@ -15,24 +15,30 @@ class ShardsCommand(Command):
     """Decode clips (Kinetics) or images (ImageNet) into WebDataset shards with one index.
 
     DATA is a folder whose first sub-folders are the classes; or a .tar, possibly of tars, such as
-    ILSVRC2012_img_train.tar; or a text file with a path, or a path, a tab and a class, on each line. DATA and OUT may
-    be URIs such as s3://bucket/folder. Inputs that cannot be used are listed in OUT/rejects.parquet and do not stop the
-    job. Interrupt it at any time: the same command continues and gives the same bytes. If RAY_ADDRESS is set, the job
-    runs on that Ray cluster, otherwise on this machine.
+    ILSVRC2012_img_train.tar, or a folder of tars; or a list: a text file with a path, or a path, a tab and a class, on
+    each line, or a CSV with columns such as path, class, start and end. DATA and OUT may be URIs such as
+    s3://bucket/folder. Inputs that cannot be used are listed in OUT/rejects.parquet and do not stop the job. Interrupt
+    it at any time: the same command continues and gives the same bytes. If RAY_ADDRESS is set, the job runs on that Ray
+    cluster, otherwise on this machine.
     """
 
     program: ClassVar[str] = "python -m pipeline.shards"
 
     data: Uri
-    """Folder of class folders, .tar, or text file of paths."""
+    """Folder of class folders or of tars, .tar, or list of paths."""
     out: Uri
     """Folder for the dataset: new, or with the same job, unfinished or finished."""
     media: Media | None = None
     """What to take when DATA holds both clips and images. `frames`: folders of images, CLASS/CLIP/00000.jpg, are clips
     whose frames were already extracted at frames.fps; they are packed as they are."""
     annotations: Uri | None = None
-    """Kinetics annotation CSV (label,youtube_id,time_start,time_end,split): DATA holds ID_START_END.mp4 files, and the
-    CSV lists which of them to take, with their classes."""
+    """List of which clips of the folder DATA to take, with their classes: Kinetics' CSV
+    (label,youtube_id,time_start,time_end,split) of files ID_START_END.mp4 or ID.mp4; a CSV or JSON with columns such as
+    video_id, label, start, end; or a text file of paths below DATA."""
+    keys: Keys = "auto"
+    """Names of the samples. stem: the file name without extension. path: the percent-encoded path below DATA, so that
+    no two inputs share a key. auto: the stem of names as in Kinetics (ID_000001_000011) and ImageNet
+    (n01440764_10026), otherwise the path."""
     name: str = Field("shard", pattern=r"^[A-Za-z0-9_-]+$")
     """Shard files are called NAME-000000.tar, NAME-000001.tar, ..."""
     split: str = "train"

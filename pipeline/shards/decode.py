@@ -12,9 +12,11 @@ from typing import Any
 from pipeline.shards.frame_names import in_order
 from pipeline.shards.frames import extract_frames
 from pipeline.shards.images import checked_size, encode_image
+from pipeline.shards.media import Media
 from pipeline.shards.plan import Planned
 from pipeline.shards.rejects import Rejected
-from pipeline.shards.sources import Media, frame_files
+from pipeline.shards.sources import frame_files
+from pipeline.shards.tars import tar_in_path
 from pipeline.spec import FrameSettings, ImageSettings, Reason
 from pipeline.storage import Storage
 from pipeline.temporary import full_disk_is_temporary, temporary_folder
@@ -61,8 +63,8 @@ def timed(seconds: Seconds, stage: str) -> Iterator[None]:
 
 def _bytes(inputs: Inputs, source: Planned, seconds: Seconds) -> bytes:
     with timed(seconds, "fetch"):
-        if source.span is not None and inputs.tar is not None:
-            return inputs.root.read(inputs.tar, source.span)
+        if source.span is not None:
+            return inputs.root.read(inputs.tar or tar_in_path(source.path), source.span)
         return inputs.root.read(source.path)
 
 

@@ -32,8 +32,8 @@ from pipeline.temporary import full_disk_is_temporary, temporary_folder
 from pipeline.versions import installed_versions
 
 JOB, LOCK = f"{PARTS}/job.json", f"{PARTS}/lock"
-_URIS = ("data", "annotations")
-"""Keys of a job's identity that may change if the inputs stay the same."""
+_OF_INPUTS = ("data", "annotations", "keys")
+"""Settings in a job's identity that may change if the inputs and their keys stay the same."""
 _INPUTS = ("inputs", "classes", "source_fingerprint")
 """Fields of the manifest that depend on the inputs."""
 
@@ -142,7 +142,9 @@ class ShardJob:
         """List all inputs and write the plan of the shards to `target`."""
         command = self.command
         try:
-            listing = list_sources(self._data, command.media, self._annotations, command.split, command.frames.pattern)
+            listing = list_sources(
+                self._data, command.media, self._annotations, command.split, command.frames.pattern, command.keys
+            )
         except OSError as error:
             raise _cannot_read(command.data, error) from error
         listing.sources = _readable(listing.sources, command.data)
@@ -169,6 +171,7 @@ class ShardJob:
             "settings": {group: identity[group] for group in groups},
             "seed": command.seed,
             "samples_per_shard": plan.samples_per_shard,
+            "keys": command.keys,
             "inputs": plan.inputs,
             "classes": plan.classes,
             "source_fingerprint": plan.fingerprint,
@@ -178,12 +181,12 @@ class ShardJob:
         """The plan of the unfinished job; its inputs may have been moved, or be spelled differently."""
         with reading(f"{self.out}/{JOB}", "valid JSON", f"Remove {self.out}/{PARTS} to start over"):
             job = json.loads(self.out.read(JOB))
-            recorded, plan = dict(job["identity"]), Plan(**job["plan"])
+            recorded, plan = {"keys": "stem", **job["identity"]}, Plan(**job["plan"])
         identity = self._identity()
         advice = "Give those again to continue it, or choose another --out"
-        if difference := differences(recorded, identity, ignored=_URIS):
+        if difference := differences(recorded, identity, ignored=_OF_INPUTS):
             raise UserError(f"{self.out} holds an unfinished job with other settings: {difference}. {advice}")
-        moved = differences(*({key: values[key] for key in _URIS} for values in (recorded, identity)))
+        moved = differences(*({key: values[key] for key in _OF_INPUTS} for values in (recorded, identity)))
         if moved and not self._lists_the_same(plan):
             raise UserError(f"{self.out} holds an unfinished job with other inputs: {moved}. {advice}")
         print(f"continuing the job in {self.out} with the {plan.inputs} inputs that it listed when it began")
@@ -215,8 +218,9 @@ class ShardJob:
         if self.command.retry_rejects or damaged:
             header["versions"] = {**manifest.versions, **self._versions}
         recorded = {key: getattr(manifest, key) for key in header}
-        difference = [differences(recorded, header, ignored=_INPUTS)]
-        if any(recorded[key] != header[key] for key in _INPUTS):
+        has_others = any(recorded[key] != header[key] for key in _INPUTS)
+        difference = [differences(recorded, header, ignored=_INPUTS if has_others else (*_INPUTS, "keys"))]
+        if has_others:
             difference.append(f"{manifest.inputs} inputs (recorded), {header['inputs']} other inputs (now)")
         if message := "; ".join(filter(None, difference)):
             raise UserError(

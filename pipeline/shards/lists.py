@@ -1,28 +1,37 @@
-"""Parsing of lists of paths and annotation tables as editors, spreadsheets and other programs write them."""
+"""Parsing of lists of paths as editors, spreadsheets and other programs write them."""
 
 import codecs
-import csv
 import io
 import itertools
 import re
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO, NamedTuple
+from pathlib import PurePosixPath
+from typing import BinaryIO
 
 from pipeline.settings import UserError
+from pipeline.shards.media import CLIP_EXTENSIONS, IMAGE_EXTENSIONS, media_of
+from pipeline.shards.tables import Row, csv_rows, is_header, json_rows, make_cut, milliseconds
 
-_DELIMITERS = ",;\t"
-_STATED_DELIMITER = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
-"""First line by which spreadsheets state the delimiter."""
+_FORMS = "PATH, PATH<tab>CLASS, PATH NUMBER"
+_ALLOWED = f"allowed are {_FORMS}, or a first line that names columns, such as path<tab>class<tab>start<tab>end"
+_SUPPORTED = "|".join(map(re.escape, sorted(CLIP_EXTENSIONS | IMAGE_EXTENSIONS)))
+_CLASS_NUMBER = re.compile(rf"(.*({_SUPPORTED}))\s*[ ,;]\s*(\d+)\s*", re.IGNORECASE)
+"""A path and the number of its class, as most training programs for clips read them."""
+_PATH_AND_MORE = re.compile(rf".*({_SUPPORTED})[ ,;|:\"'\])}}>][^.]*", re.IGNORECASE)
+"""A line with further text after the path of a supported file."""
 _QUOTED = re.compile(r"""(?:file\s+)?((["']).*\2)\s*""")
 """A path in quotes, possibly after the word `file` of ffmpeg's concat lists."""
-_TIME = r"[\d:.]+(us|ms|s)?"
+_TIME = r"([\d:.]+)(us|ms|s)?"
+_UNITS_PER_S = {None: 1, "s": 1, "ms": 1000, "us": 1_000_000}
 _DIRECTIVE = re.compile(
     rf"ffconcat version [\d.]+|duration {_TIME}|stream|"
     r"(chapter|exact_stream_id|file_packet_meta(data)?|option|stream_(codec|extradata|meta)) [^.]*"
 )
 """A line of ffmpeg's concat lists that names no file and does not cut one."""
 _PART = re.compile(rf"(inpoint|outpoint) {_TIME}")
+"""A line that cuts the file of the line before."""
 _OTHER_FORMATS = {
     "a line of a checksum program": re.compile(r"[0-9a-f]{32,128} [ *].+", re.IGNORECASE),
     "a line of `ls -l`": re.compile(r"[-bcdlps][-rwxsStT]{9}[.+@]? +\d+ .+"),
@@ -30,17 +39,6 @@ _OTHER_FORMATS = {
 }
 _NUMBERED = re.compile(r"\s*\d[\d.,:]*[KMGTP]?[.):]?\s+(\S.*)")
 """A number and a path, or a path that begins with a number."""
-
-
-class AnnotatedClip(NamedTuple):
-    """One row of a Kinetics annotation file."""
-
-    stem: str
-    """File name of the clip without its extension."""
-    label: str
-    """Its class, or empty."""
-    split: str
-    """Its split, or empty."""
 
 
 def text_lines(stream: BinaryIO, name: str) -> Iterator[str]:
@@ -63,7 +61,7 @@ def text_lines(stream: BinaryIO, name: str) -> Iterator[str]:
         raise UserError(f"{name} begins like UTF-16 text but is not ({error.reason}): save it as UTF-8") from error
 
 
-def unquoted(text: str, where: str) -> str:
+def _unquoted(text: str, where: str) -> str:
     """The path or class in a column of a list, which may be in quotes or have the form `file 'PATH'`.
 
     Raises:
@@ -83,73 +81,100 @@ def unquoted(text: str, where: str) -> str:
     return text
 
 
-def is_directive(text: str, where: str) -> bool:
-    """Whether this is a line of an ffmpeg concat list that names no file.
-
-    Raises:
-        UserError: it selects a part of a file; the message calls the line `where`.
-    """
-    line = " ".join(text.split())
-    if _PART.fullmatch(line):
-        raise UserError(f"{where}: {line!r} selects a part of a clip; only whole clips can be used: cut it first")
-    return _DIRECTIVE.fullmatch(line) is not None
+def _in_part(row: Row | None, part: re.Match[str], where: str) -> Row:
+    """The file before a line `inpoint TIME` or `outpoint TIME`, with that limit."""
+    if row is None:
+        raise UserError(f"{where}: {part[0]!r} follows no file")
+    start, end = row.cut or (0, None)
+    time = round(milliseconds(part[2], where) / _UNITS_PER_S[part[3]])
+    start, end = (time, end) if part[1] == "inpoint" else (start, time)
+    return row._replace(cut=make_cut(start, end, where))
 
 
-def refuse_other_formats(text: str, where: str, is_file: Callable[[str], bool]) -> None:
-    """Refuse a line of another format than the two allowed ones; `is_file` is called only if it decides.
+def _refuse_other_formats(text: str, where: str, is_file: Callable[[str], bool]) -> None:
+    """Refuse a line of another format than the allowed ones; `is_file` is called only if it decides.
 
     Raises:
         UserError: the line looks like another format; the message calls it `where`.
     """
-    allowed = "allowed are PATH or PATH<tab>CLASS"
     if text.startswith("#"):
         raise UserError(
             f"{where}: {text!r} may be a comment or a path: remove the line, or write ./ before a path that begins so"
         )
     for what, form in _OTHER_FORMATS.items():
         if form.fullmatch(text.strip()):
-            raise UserError(f"{where}: {text!r} looks like {what}; {allowed}")
+            raise UserError(f"{where}: {text!r} looks like {what}; {_ALLOWED}")
     numbered = _NUMBERED.fullmatch(text)
     if numbered and not is_file(text) and is_file(numbered[1]):
-        raise UserError(f"{where}: {text!r} is not a file but {numbered[1]!r} is; {allowed}")
+        raise UserError(f"{where}: {text!r} is not a file but {numbered[1]!r} is; {_ALLOWED}")
     if "\\" in text and not is_file(text):
         raise UserError(f"{where}: {text!r} has backslashes and is not a file; paths have / between folders")
 
 
-def annotated_clips(lines: Iterable[str], name: str) -> Iterator[AnnotatedClip]:
-    """Rows of a Kinetics annotation file with commas, semicolons or tabs between columns.
+def _list_row(line: str, where: str, is_file: Callable[[str], bool], any_extension: bool) -> Row | None:
+    """The input that a line names; None if it names no file."""
+    given, _, class_name = line.partition("\t")
+    if "\t" in class_name:
+        raise UserError(f"{where}: more than two columns; {_ALLOWED}")
+    if not class_name and (numbered := _CLASS_NUMBER.fullmatch(given)):
+        given, class_name = numbered[1], numbered[3]
+    text = _unquoted(given, where)
+    path = str(PurePosixPath(text))  # without ./ and //
+    if given[0] in "\"'":
+        class_name = _unquoted(class_name, where)
+    if media_of(class_name.strip()):
+        raise UserError(f"{where}: the second column, {class_name!r}, is a path; {_ALLOWED}")
+    if not media_of(path) and (media_of(re.split("[ ,;]", path)[0]) or _PATH_AND_MORE.fullmatch(path)):
+        raise UserError(f"{where}: {given!r} has no tab; {_ALLOWED}")
+    if "://" in given:
+        raise UserError(f"{where}: {given!r} is a URI; allowed are paths, relative to the folder of the list")
+    if _DIRECTIVE.fullmatch(" ".join(given.split())) or (given.startswith("#") and not media_of(path)):
+        return None
+    if text == given and (any_extension or media_of(path)):
+        _refuse_other_formats(given, where, is_file)
+    return Row(where, path, class_name.strip())
+
+
+def _list_rows(
+    lines: Iterable[str], name: str, is_file: Callable[[str], bool], any_extension: bool, ignored: Counter[str]
+) -> Iterator[Row]:
+    """Inputs of lines PATH, PATH<tab>CLASS or PATH NUMBER, possibly in quotes, and of ffmpeg's concat lists."""
+    last: Row | None = None
+    for number, line in enumerate(lines, start=1):
+        where, line = f"{name}, line {number}", line.rstrip("\r\n")
+        if not line.partition("\t")[0].strip():
+            continue
+        if part := _PART.fullmatch(" ".join(line.split())):
+            last = _in_part(last, part, where)
+        elif (row := _list_row(line, where, is_file, any_extension)) is None:
+            ignored["lines that name no file"] += 1
+        else:
+            if last is not None:
+                yield last
+            last = row
+    if last is not None:
+        yield last
+
+
+def read_rows(
+    lines: Iterator[str], name: str, is_file: Callable[[str], bool], any_extension: bool, ignored: Counter[str]
+) -> Iterator[Row]:
+    """Inputs of the list or table `name`, whose first line says which of the two it is.
+
+    Args:
+        lines: its lines.
+        name: its path; names ending in .json or .jsonl are JSON.
+        is_file: whether a path exists; called only where that decides what a line means.
+        any_extension: whether files with other extensions than the supported ones are inputs.
+        ignored: counts lines that name no file.
 
     Raises:
-        UserError: columns are missing, or a row cannot be read; names the line.
+        UserError: a line cannot be read, or has another format; names the line.
     """
-    lines = iter(lines)
-    header = next(lines, "")
-    stated = _STATED_DELIMITER.fullmatch(header)
-    above = 1 if stated else 0
-    header = next(lines, "") if stated else header
-    delimiter = stated[1] if stated else max(_DELIMITERS, key=header.count)
-    table = csv.reader(itertools.chain([header], lines), delimiter=delimiter, skipinitialspace=True, strict=True)
-    line = above + 1
-    try:
-        columns = [column.strip().lower() for column in next(table, [])]
-        if missing := {"youtube_id", "time_start", "time_end"} - set(columns):
-            raise UserError(
-                f"{name} has no column {', '.join(sorted(missing))}; a Kinetics annotation file has the columns "
-                "label,youtube_id,time_start,time_end,split"
-            )
-        while True:
-            line = above + table.line_num + 1  # where the row begins; with an open quote it spans several lines
-            row = next(table, None)
-            if row is None:
-                return
-            if any("\n" in value or "\r" in value for value in row):
-                raise csv.Error("a value spans several lines")
-            if row:
-                values = dict(zip(columns, map(str.strip, row), strict=False))
-                start, end = (int(float(values[column])) for column in ("time_start", "time_end"))
-                stem = f"{values['youtube_id']}_{start:06d}_{end:06d}"
-                yield AnnotatedClip(stem, values.get("label", ""), values.get("split", ""))
-    except csv.Error as error:
-        raise UserError(f"{name}, line {line}: {error}; perhaps a quote is not closed") from error
-    except (KeyError, ValueError, OverflowError) as error:
-        raise UserError(f"{name}, line {line}: time_start and time_end must be seconds") from error
+    if name.lower().endswith((".json", ".jsonl")):
+        return json_rows(lines, name)
+    first = next(lines, "")
+    lines = itertools.chain([first], lines)
+    if is_header(first) or (name.lower().endswith(".csv") and not re.search(_SUPPORTED, first, re.IGNORECASE)):
+        return csv_rows(lines, name)
+    return _list_rows(lines, name, is_file, any_extension, ignored)

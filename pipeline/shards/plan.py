@@ -15,7 +15,8 @@ from tqdm import tqdm
 from pipeline.paths import path_bytes, path_text
 from pipeline.record import shuffle_rank
 from pipeline.settings import UserError
-from pipeline.shards.sources import NO_CLASS, Listing, Media, Source
+from pipeline.shards.media import NO_CLASS, Media
+from pipeline.shards.sources import Listing, Source
 from pipeline.storage import Storage
 from pipeline.temporary import temporary_database
 

@@ -1,51 +1,38 @@
 """The inputs of a job: one `Source` per clip or image, listed from a folder, a tar or a text file of paths."""
 
 import csv
-import posixpath
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Literal
-from urllib.parse import quote_from_bytes
 
-from pipeline.paths import path_bytes
 from pipeline.settings import UserError
-from pipeline.shards.lists import (
-    AnnotatedClip,
-    annotated_clips,
-    is_directive,
-    refuse_other_formats,
-    text_lines,
-    unquoted,
-)
-from pipeline.shards.tars import is_hidden, tar_entries
-from pipeline.shards.unpacked import Entry
+from pipeline.shards.clip_files import ClipFiles
+from pipeline.shards.keys import sample_key
+from pipeline.shards.lists import read_rows, text_lines
+from pipeline.shards.media import NO_CLASS, Media, class_of, extension, is_hidden, media_of
+from pipeline.shards.tables import Cut, Row
+from pipeline.shards.tars import tar_entries, tar_in_path
+from pipeline.spec import Keys
 from pipeline.storage import Storage, open_storage
+from pipeline.temporary import temporary_database
 
-Media = Literal["clips", "images", "frames"]
-CLIP_EXTENSIONS = frozenset(
-    [".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"]
-)
-IMAGE_EXTENSIONS = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"])
-LIST_EXTENSIONS = frozenset([".list", ".lst", ".txt", ".tsv"])
+LIST_EXTENSIONS = frozenset([".csv", ".json", ".jsonl", ".list", ".lst", ".tsv", ".txt"])
 CLASS_NAMES = "labels.txt"
 """File beside or above the class folders with rows `FOLDER,NAME`: the name of each class."""
-_PATH_AND_MORE = re.compile(
-    rf".*({'|'.join(map(re.escape, sorted(CLIP_EXTENSIONS | IMAGE_EXTENSIONS)))})[ ,;|:\"'\])}}>][^.]*", re.IGNORECASE
-)
-"""A line with further text after the path of a supported file."""
-NO_CLASS = ""
-"""Class of inputs that have none; their label is -1."""
+CLASS_NUMBERS = "classInd.txt"
+"""File of UCF101 beside its lists with rows `NUMBER NAME`: the class of each number."""
 
 
 @dataclass(frozen=True)
 class Source:
     """One input: its `path` below the data root (a folder for `frames`), sample key, class and kind.
 
-    An input in a tar has a `span` (first byte, number of bytes), and `path` is its name in the tar. A `fault` is the
-    reason why it cannot be read, such as a link in a tar to a missing file.
+    An input in a tar has a `span` (first byte, number of bytes), and `path` is its name in the tar, in a folder of tars
+    after the path of the tar. A `fault` is the reason why it cannot be read, such as a link in a tar to a missing file.
+    If only a part of a clip is wanted, `cut` is its start and end in milliseconds from the beginning of the file (end
+    None: to its end); several inputs may then have the same path and key.
     """
 
     path: str
@@ -54,25 +41,26 @@ class Source:
     media: Media
     span: tuple[int, int] | None = None
     fault: str = ""
+    cut: Cut | None = None
 
 
 @dataclass(frozen=True)
 class Data:
-    """The opened DATA of a job: a folder, a tar or a text file of paths."""
+    """The opened DATA of a job: a folder, a tar or a list."""
 
     uri: str
     """As the user gave it."""
     root: Storage
     """Folder that the paths of sources are relative to."""
     file: str | None
-    """Name of the tar or text file below the root; None for a folder."""
+    """Name of the tar or list below the root; None for a folder."""
     location: str
     """Canonical path or URI."""
 
     @property
     def tar(self) -> str | None:
         """Name of the tar below the root; None for other data."""
-        return self.file if self.file is not None and _extension(self.file) == ".tar" else None
+        return self.file if self.file is not None and extension(self.file) == ".tar" else None
 
 
 @dataclass
@@ -88,49 +76,54 @@ class Listing:
     """Class names that differ from the names of their folders."""
 
 
-def sample_key(name: str) -> str:
-    """A file name without its extension as a WebDataset key (no dot, no separator).
-
-    All other bytes are percent-encoded, so that different names have different keys.
-    """
-    return quote_from_bytes(path_bytes(name), safe="").replace(".", "%2E").replace("~", "%7E")
-
-
-def _extension(path: str) -> str:
-    return PurePosixPath(path).suffix.lower()
-
-
-def media_of(path: str) -> Media | None:
-    """The kind of a file by its extension; None if it is not supported."""
-    extension = _extension(path)
-    return "clips" if extension in CLIP_EXTENSIONS else "images" if extension in IMAGE_EXTENSIONS else None
-
-
-def class_of(path: str) -> str:
-    """The first folder of a relative path; for paths that begin with / or .., the folder of the file."""
-    first, *others = PurePosixPath(posixpath.normpath(path)).parts
-    if first in ("/", "//", ".."):
-        return "" if len(others) < 2 else others[-2]
-    return first if others else NO_CLASS
-
-
-def _file(path: str, media: Media, class_name: str, span: tuple[int, int] | None = None, fault: str = "") -> Source:
-    return Source(path, sample_key(PurePosixPath(path).stem), class_name, media, span, fault)
-
-
 def _kind_of_file(path: str) -> str:
     """The kind under which a skipped file is counted."""
-    return "hidden files" if is_hidden(path) else _extension(path)[:16] or "files without extension"
+    return "hidden files" if is_hidden(path) else extension(path)[:16] or "files without extension"
 
 
-def _files(entries: Iterable[Entry], media: Media | None, ignored: Counter[str]) -> Iterator[Source]:
-    """Files with a supported extension; the first folder of the path is the class, at any depth."""
-    for path, span, fault in entries:
-        kind = media_of(path)
-        if kind and media in (None, kind) and not is_hidden(path):
-            yield _file(path, kind, class_of(path), span, fault)
-        else:
-            ignored[_kind_of_file(path)] += 1
+def _media(path: str, media: Media | None, ignored: Counter[str]) -> Media | None:
+    """The kind of a file that is an input; others are counted in `ignored`."""
+    kind = media_of(path)
+    if kind and media in (None, kind) and not is_hidden(path):
+        return kind
+    ignored[_kind_of_file(path)] += 1
+    return None
+
+
+def _tar_files(root: Storage, tar: str, media: Media | None, keys: Keys, ignored: Counter[str]) -> Iterator[Source]:
+    """Inputs in one tar, which is the whole DATA."""
+    for path, span, fault, class_name in tar_entries(root, tar, ignored):
+        if kind := _media(path, media, ignored):
+            named = class_of(path) if class_name is None else class_name
+            yield Source(path, sample_key(path, keys), named, kind, span, fault)
+
+
+def _files_of_tars(
+    root: Storage, tars: Iterable[str], media: Media | None, keys: Keys, ignored: Counter[str]
+) -> Iterator[Source]:
+    """Inputs in the tars of a folder, as if each `X.tar` were a folder X."""
+    for tar in tars:
+        for path, span, fault, class_name in tar_entries(root, tar, ignored):
+            if kind := _media(path, media, ignored):
+                unpacked = f"{tar[: -len('.tar')]}/{path.lstrip('/')}"
+                named = class_of(unpacked) if class_name is None else class_name
+                yield Source(f"{tar}/{path}", sample_key(unpacked, keys), named, kind, span, fault)
+
+
+def _files(root: Storage, media: Media | None, keys: Keys, ignored: Counter[str]) -> Iterator[Source]:
+    """Files with a supported extension below a folder, or if it has none but tars, those in the tars."""
+    tars = []
+    has_files = False
+    for path in root.walk():
+        if extension(path) == ".tar" and not is_hidden(path) and tar_in_path(f"{path}/") == path:
+            tars.append(path)
+        elif kind := _media(path, media, ignored):
+            has_files = True
+            yield Source(path, sample_key(path, keys), class_of(path), kind)
+    if has_files and tars:
+        ignored[".tar"] += len(tars)
+    elif tars:
+        yield from _files_of_tars(root, sorted(tars), media, keys, ignored)
 
 
 def frame_files(paths: Iterable[str], pattern: str | None) -> Iterator[str]:
@@ -139,7 +132,7 @@ def frame_files(paths: Iterable[str], pattern: str | None) -> Iterator[str]:
     return (p for p in paths if media_of(p) == "images" and not is_hidden(p) and matches(PurePosixPath(p).name))
 
 
-def _frame_folders(paths: Iterable[str], pattern: str | None, ignored: Counter[str]) -> Iterator[Source]:
+def _frame_folders(paths: Iterable[str], pattern: str | None, keys: Keys, ignored: Counter[str]) -> Iterator[Source]:
     """One clip for each folder that directly contains frames."""
     last = None
     for path in paths:
@@ -148,7 +141,7 @@ def _frame_folders(paths: Iterable[str], pattern: str | None, ignored: Counter[s
             unmatched = pattern is not None and any(frame_files([path], None))
             ignored["images that frames.pattern does not match" if unmatched else _kind_of_file(path)] += 1
         elif folder != last:  # the files of a folder are listed in a row
-            yield Source(folder, sample_key(PurePosixPath(folder).name), class_of(folder), "frames")
+            yield Source(folder, sample_key(folder, keys, is_folder=True), class_of(folder), "frames")
             last = folder
 
 
@@ -171,71 +164,67 @@ def _file_test(root: Storage) -> Callable[[str], bool]:
     return is_file
 
 
-def _listed(
-    lines: Iterable[str], name: str, root: Storage, media: Media | None, ignored: Counter[str]
-) -> Iterator[Source]:
-    """Inputs of lines `PATH` or `PATH<tab>CLASS`, possibly in quotes; the default class is that of the path.
+def _below(root: Storage, path: str) -> str:
+    """An absolute path as one relative to the root, if it lies there: its key must not depend on where the data are."""
+    for folder in (root.uri, root.location):
+        if path.startswith(f"{folder.rstrip('/')}/"):
+            return path[len(folder.rstrip("/")) + 1 :]
+    return path
 
-    If `media` is given, extensions do not matter. Messages call the list `name`.
-    """
-    is_file = _file_test(root)
-    for number, line in enumerate(lines, start=1):
-        given, _, class_name = line.rstrip("\r\n").partition("\t")
-        if not given.strip():
-            continue
-        where = f"{name}, line {number}"
-        if "\t" in class_name:
-            raise UserError(f"{where}: more than two columns; allowed are PATH or PATH<tab>CLASS")
-        text = unquoted(given, where)
-        path = str(PurePosixPath(text))  # without ./ and //
-        if given[0] in "\"'":
-            class_name = unquoted(class_name, where)
-        if media_of(class_name.strip()):
+
+def _checked_cut(row: Row, kind: Media) -> Cut | None:
+    if row.cut and kind != "clips":
+        raise UserError(f"{row.where}: start and end are for clips; {row.name} is an image")
+    return row.cut
+
+
+def _listed(
+    rows: Iterable[Row], root: Storage, media: Media | None, split: str, keys: Keys, ignored: Counter[str]
+) -> Iterator[Source]:
+    """Inputs of a list; the default class is that of the path. If `media` is given, extensions do not matter."""
+    for row in _of_split(rows, split, ignored):
+        path = str(PurePosixPath(row.name))
+        if row.stems or not (row.is_path or extension(path)):
             raise UserError(
-                f"{where}: the second column, {class_name!r}, is a path; allowed are PATH or PATH<tab>CLASS"
+                f"{row.where}: {row.name!r} is the name of a clip, not a path: give the folder of the clips as DATA "
+                "and this file as --annotations"
             )
-        if not media_of(path) and (media_of(re.split("[ ,;]", path)[0]) or _PATH_AND_MORE.fullmatch(path)):
-            raise UserError(f"{where}: {given!r} has no tab; allowed are PATH or PATH<tab>CLASS")
-        if "://" in given:
-            raise UserError(f"{where}: {given!r} is a URI; allowed are paths, relative to the folder of the list")
         kind = media or media_of(path)
-        if is_directive(given, where) or (given.startswith("#") and not media_of(path)):
-            ignored["lines that name no file"] += 1
-            continue
-        if kind and text == given:
-            refuse_other_formats(given, where, is_file)
         if kind and not is_hidden(path):
-            yield _file(path, kind, class_name.strip() or class_of(path))
+            key = sample_key(_below(root, path), keys)
+            yield Source(path, key, row.class_name or class_of(path), kind, cut=_checked_cut(row, kind))
         else:
             ignored[_kind_of_file(path)] += 1
 
 
-def _annotated(
-    clips: Iterable[AnnotatedClip], files: dict[str, list[str]], split: str, ignored: Counter[str]
-) -> Iterator[Source]:
-    """Clips of an annotation file; `files` maps file names without extension to the paths that have them.
-
-    All paths of one name are inputs with one key, and the first that decodes is the sample. Clips without a file remain
-    inputs and become rejects.
-    """
-    named = set()
-    for clip in clips:
-        if clip.split.casefold() not in ("", split.casefold()):
-            ignored[f"rows of split {clip.split}"] += 1
+def _of_split(rows: Iterable[Row], split: str, ignored: Counter[str]) -> Iterator[Row]:
+    """Rows of this split or of none; case is ignored."""
+    for row in rows:
+        if row.split.casefold() in ("", split.casefold()):
+            yield row
         else:
-            named.add(clip.stem)
-            for path in files.get(clip.stem, [f"{clip.stem}.mp4"]):
-                yield _file(path, "clips", clip.label or NO_CLASS)
-    if unnamed := sum(len(paths) for stem, paths in files.items() if stem not in named):
-        ignored["clips that the annotations do not name"] = unnamed
+            ignored[f"rows of split {row.split}"] += 1
 
 
-def _clips_by_stem(paths: Iterable[str], ignored: Counter[str]) -> dict[str, list[str]]:
-    """Clips by their file names without extension; other files are counted in `ignored`."""
-    files: dict[str, list[str]] = {}
-    for source in _files((Entry(path) for path in paths), "clips", ignored):
-        files.setdefault(PurePosixPath(source.path).stem, []).append(source.path)
-    return files
+def _annotated(rows: Iterable[Row], root: Storage, split: str, keys: Keys, ignored: Counter[str]) -> Iterator[Source]:
+    """Clips in a folder that a list names by path or by file name without extension.
+
+    All files of one clip are inputs, and if they have one key, the first that decodes is the sample. Clips without a
+    file remain inputs and become rejects.
+    """
+    clips = (path for path in root.walk() if _media(path, "clips", ignored))
+    with temporary_database() as database:
+        files = ClipFiles(database, clips)
+        for row in _of_split(rows, split, ignored):
+            paths = files.of_names(row.stems) if row.stems else files.of_path(row.name)
+            class_name = row.class_name or (class_of(row.name) if row.is_path else NO_CLASS)
+            missing = row.stems[0] if row.stems else row.name
+            for path in paths or [missing if media_of(missing) else f"{missing}.mp4"]:
+                by_stem = keys == "auto" and row.stems
+                key = sample_key(path, "stem" if by_stem else keys)
+                yield Source(path, key, class_name, "clips", cut=row.cut)
+        if unnamed := files.unnamed():
+            ignored["clips that the annotations do not name"] = unnamed
 
 
 def _lines(storage: Storage, name: str) -> Iterator[str]:
@@ -257,6 +246,22 @@ def _class_names(folders: Iterable[Storage]) -> dict[str, str]:
     return {}
 
 
+def _with_class_names(rows: Iterable[Row], folder: Storage) -> Iterator[Row]:
+    """Rows whose numbers of classes are replaced by the names that a classInd.txt of UCF101 in `folder` gives them."""
+    if folder.size(CLASS_NUMBERS) is None:
+        return iter(rows)
+    words = (line.split(maxsplit=1) for line in _lines(folder, CLASS_NUMBERS))
+    names = {pair[0]: pair[1].strip() for pair in words if len(pair) > 1}
+    return (row._replace(class_name=names.get(row.class_name, row.class_name)) for row in rows)
+
+
+def _rows(file: tuple[Storage, str], root: Storage, any_extension: bool, ignored: Counter[str]) -> Iterator[Row]:
+    """Rows of the list `file`, whose paths are relative to `root`."""
+    folder, name = file
+    rows = read_rows(_lines(folder, name), f"{folder}/{name}", _file_test(root), any_extension, ignored)
+    return _with_class_names(rows, folder)
+
+
 def open_data(uri: str) -> Data:
     """Open the DATA of a job.
 
@@ -269,9 +274,9 @@ def open_data(uri: str) -> Data:
         if storage.is_missing():
             raise UserError(f"the data folder {uri} does not exist or is not a folder")
         return Data(uri, storage, None, storage.location)
-    if _extension(name) not in LIST_EXTENSIONS | {".tar"}:
+    if extension(name) not in LIST_EXTENSIONS | {".tar"}:
         raise UserError(
-            f"{uri} is neither a folder, nor an uncompressed .tar, nor a text file of paths "
+            f"{uri} is neither a folder, nor an uncompressed .tar, nor a list of paths "
             f"({', '.join(sorted(LIST_EXTENSIONS))})"
         )
     return Data(uri, parent, name, storage.location)
@@ -283,18 +288,20 @@ def list_sources(
     annotations: Storage | None = None,
     split: str = "train",
     pattern: str | None = None,
+    keys: Keys = "auto",
 ) -> Listing:
-    """List the inputs in a folder, in an uncompressed tar (possibly of tars), or in a text file of paths.
+    """List the inputs in a folder, possibly of tars, in an uncompressed tar, possibly of tars, or in a list.
 
     Args:
         data: opened data.
         media: kind of inputs; None takes every clip and image. `frames` takes folders of images as clips.
-        annotations: Kinetics annotation CSV that names clips and their classes; `data` is then the folder of clips.
-        split: split of the rows of `annotations` to take.
+        annotations: list that names clips in the folder `data`, and their classes.
+        split: split of the rows of a list or of `annotations` to take.
         pattern: regular expression for the names of frames; folders without a matching image are not clips.
+        keys: how samples are named (see pipeline/shards/keys.py).
 
     Raises:
-        UserError: `data` does not fit the other arguments; a list or CSV is malformed (raised while `sources` is read).
+        UserError: `data` does not fit the other arguments; a list is malformed (raised while `sources` is read).
     """
     root = data.root
     listing = Listing(data.uri, iter(()))
@@ -303,18 +310,19 @@ def list_sources(
         if annotations is not None or media == "frames":
             raise UserError(f"{data.uri} is a file; annotations and media = frames need a folder")
         if data.tar is not None:
-            listing.sources = _files(tar_entries(root, data.tar, ignored), media, ignored)
+            listing.sources = _tar_files(root, data.tar, media, keys, ignored)
         else:
-            listing.sources = _listed(_lines(root, data.file), data.uri, root, media, ignored)
+            rows = _rows((root, data.file), root, media is not None, ignored)
+            listing.sources = _listed(rows, root, media, split, keys, ignored)
         return listing
     listing.names = _class_names((root, root.split()[0]))
     if annotations is not None:
-        files = _clips_by_stem(root.walk(), ignored)
-        listing.sources = _annotated(
-            annotated_clips(_lines(*annotations.split()), str(annotations)), files, split, ignored
-        )
+        if media not in (None, "clips"):
+            raise UserError(f"annotations name clips; media is {media}")
+        rows = _rows(annotations.split(), root, False, ignored)
+        listing.sources = _annotated(rows, root, split, keys, ignored)
     elif media == "frames":
-        listing.sources = _frame_folders(root.walk(), pattern, ignored)
+        listing.sources = _frame_folders(root.walk(), pattern, keys, ignored)
     else:
-        listing.sources = _files((Entry(path) for path in root.walk()), media, ignored)
+        listing.sources = _files(root, media, keys, ignored)
     return listing

@@ -5,6 +5,7 @@ import posixpath
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
+from itertools import groupby, islice
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from pipeline.paths import path_text
 from pipeline.settings import UserError
+from pipeline.shards.media import NO_CLASS, class_of, is_hidden
 from pipeline.shards.unpacked import Entry, UnpackedFiles
 from pipeline.storage import Storage
 from pipeline.temporary import temporary_database
@@ -19,6 +21,11 @@ from pipeline.temporary import temporary_database
 _BLOCK = tarfile.BLOCKSIZE
 _DEEPEST = 16
 """Depth to which tars in tars are read; links could form a cycle."""
+_OF_WEBDATASET = frozenset(["cls", "json", "txt"])
+"""Extensions of the files beside the media of a WebDataset sample, as img2dataset and video2dataset write them."""
+_MOST_MEMBERS = 10_000
+"""Members that the files of one WebDataset sample can be; more with one beginning of the name are of none."""
+_MOST_CLASS_BYTES = 1000
 _DUMPED_FOLDER = b"D"
 """Type flag of folders in GNU's incremental tars."""
 
@@ -61,6 +68,8 @@ class _Reader:
 
     def __init__(self, stream: BinaryIO, files: UnpackedFiles, ignored: Counter[str], bar: "tqdm[Any]") -> None:
         self._stream, self._files, self._ignored, self._bar = stream, files, ignored, bar
+        self.inner_folders: set[str] = set()
+        """Folders that stand for inner tars."""
 
     def read_all(self, name: str) -> None:
         """Read the tar, then the tars that it contains once all members are known, and so on.
@@ -71,10 +80,12 @@ class _Reader:
         self._read(0, self._stream.seek(0, io.SEEK_END), "", name)
         for _ in range(_DEEPEST):
             tars = self._files.take_inner()
-            for path, span, fault in tars:
+            for path, span, fault, _ in tars:
                 if span is None:
                     raise UserError(f"{path} in {name} cannot be read: {fault}")
-                self._read(span[0], sum(span), path[: -len(".tar")], f"{path} in {name}")
+                folder = path[: -len(".tar")]
+                self.inner_folders.add(folder)
+                self._read(span[0], sum(span), folder, f"{path} in {name}")
             if not tars:
                 return
         raise UserError(f"{name} holds tars in tars, more than {_DEEPEST} deep: unpack it")
@@ -138,14 +149,32 @@ class _Reader:
             self._ignored["devices and other special files"] += 1
 
 
-def is_hidden(path: str) -> bool:
-    """Whether a file or a folder above it is hidden; of an absolute path, only the last folder counts.
+def tar_in_path(path: str) -> str:
+    """The tar in the path of an input in a folder of tars: its first part that ends in .tar."""
+    return path[: path.lower().index(".tar/") + len(".tar")]
 
-    Hidden are names that begin with a dot, and `@eaDir`, the folders of thumbnails on Synology's servers.
-    """
-    parts = PurePosixPath(path).parts
-    parts = parts[-2:] if path.startswith("/") else parts
-    return any((part.startswith(".") and part != "..") or part == "@eaDir" for part in parts)
+
+def _sample(path: str) -> tuple[str, str]:
+    """Folder and key of the WebDataset sample to which a member belongs: its name up to the first dot."""
+    folder, _, name = path.rpartition("/")
+    return folder, name.partition(".")[0]
+
+
+def _with_classes(members: list[Entry], stream: BinaryIO, inner_folders: set[str]) -> Iterator[Entry]:
+    """Members that may be of one WebDataset sample, with its class if they are."""
+    beside = {entry.path.rpartition(".")[2].lower(): entry for entry in members}
+    if len(members) < 2 or beside.keys().isdisjoint(_OF_WEBDATASET) or not _sample(members[0].path)[1]:
+        yield from members
+        return
+    if span := beside.get("cls", Entry("")).span:
+        stream.seek(span[0])
+        text = stream.read(min(span[1], _MOST_CLASS_BYTES)).decode(errors="replace").strip()
+        class_name = NO_CLASS if text == "-1" else text
+    else:
+        path = members[0].path
+        outer = next((folder for folder in map(str, PurePosixPath(path).parents) if folder in inner_folders), "")
+        class_name = class_of(path[len(outer) :].lstrip("/") if outer else path)
+    yield from (entry._replace(class_name=class_name) for entry in members)
 
 
 def tar_entries(storage: Storage, name: str, ignored: Counter[str]) -> Iterator[Entry]:
@@ -154,6 +183,9 @@ def tar_entries(storage: Storage, name: str, ignored: Counter[str]) -> Iterator[
     The files of an inner `X.tar` have paths `X/...`, as in `ILSVRC2012_img_train.tar`, where X is the class. Of members
     with the same name the last counts, as when the tar is unpacked, but inner tars of one name are merged. Concatenated
     tars are read one after the other. Other members than files are counted in `ignored`.
+
+    A file `KEY.*` beside which lies `KEY.cls`, `KEY.json` or `KEY.txt` is of a WebDataset: its class is the text of
+    `KEY.cls`, without one the first folder in its own tar.
 
     Raises:
         UserError: the tar or one in it is damaged, cut off or compressed.
@@ -164,7 +196,11 @@ def tar_entries(storage: Storage, name: str, ignored: Counter[str]) -> Iterator[
         tqdm(desc=f"reading {name}", unit=" members", delay=3) as bar,
     ):
         files = UnpackedFiles(database)
-        _Reader(stream, files, ignored, bar).read_all(f"{storage}/{name}")
+        reader = _Reader(stream, files, ignored, bar)
+        reader.read_all(f"{storage}/{name}")
         if replaced := files.replaced():
             ignored["members that a later one of the same name replaces"] += replaced
-        yield from files.entries(ignored)
+        for _, members in groupby(files.entries(ignored), key=lambda entry: _sample(entry.path)):
+            sample = list(islice(members, _MOST_MEMBERS))
+            yield from _with_classes(sample, stream, reader.inner_folders) if len(sample) < _MOST_MEMBERS else sample
+            yield from members  # noqa: B031 - the rest, after islice

@@ -22,6 +22,8 @@ class Entry(NamedTuple):
     """In a tar: first byte and number of bytes."""
     fault: str = ""
     """Why it cannot be read, if known."""
+    class_name: str | None = None
+    """The class that a WebDataset tar gives it; None in other tars, and outside of tars."""
 
 
 def _normal(path: str) -> bytes:

@@ -79,7 +79,7 @@ def test_a_sample_is_a_clip(clip_dataset: Path, clip_tree: Path) -> None:
     facts = json.loads(sample["json"])
     assert facts["class_name"] == "riding"
     assert facts["times_s"] == frames.times_s
-    assert "with%2Edot%20and%20space" in samples
+    assert "waving%20hands%2Fwith%2Edot%20and%20space%2Emp4" in samples
 
 
 def test_webdataset_reads_clips(

@@ -10,9 +10,9 @@ import pytest
 
 from pipeline.shards.decode import Inputs, decode
 from pipeline.shards.ffmpeg import run_ffmpeg
+from pipeline.shards.media import Media
 from pipeline.shards.plan import Planned
 from pipeline.shards.rejects import Rejected
-from pipeline.shards.sources import Media
 from pipeline.spec import FrameSettings, ImageSettings, Reason
 from pipeline.storage import LocalStorage, open_storage
 from tests.media import exif_block, jpeg, picture, with_segments, write_image

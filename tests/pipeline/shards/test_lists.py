@@ -1,65 +1,60 @@
-import io
+from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 
 from pipeline.settings import UserError
-from pipeline.shards.lists import annotated_clips, text_lines, unquoted
-
-TABLE = "label,youtube_id,time_start,time_end,split\nrun,-a,1,11,train\nleap frog,b,20,30,val\n"
-CLIPS = [("-a_000001_000011", "run", "train"), ("b_000020_000030", "leap frog", "val")]
+from pipeline.shards.lists import read_rows
 
 
-def clips(content: str | bytes) -> list[tuple[str, ...]]:
-    stream = io.BytesIO(content if isinstance(content, bytes) else content.encode())
-    return [tuple(clip) for clip in annotated_clips(text_lines(stream, "a.csv"), "a.csv")]
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        TABLE,
-        TABLE.replace(",", ";"),
-        TABLE.replace(",", "\t"),
-        "sep=,\n" + TABLE,
-        '"sep=;"\r\n' + TABLE.replace(",", ";").replace("\n", "\r\n"),
-        TABLE.replace("label,youtube_id", "Label, YouTube_ID").replace(",", ", "),
-        TABLE.replace(",1,11,", ",1.0,11.04,"),
-        TABLE.replace("leap frog", '"leap frog"').replace("label", '"label"'),
-        TABLE.replace("\n", "\n\n"),
-        TABLE.replace("train\n", "train,,\n"),
-        TABLE.encode("utf-8-sig"),
-        TABLE.encode("utf-16"),
-        b"\xfe\xff" + TABLE.encode("utf-16-be"),
-    ],
-)
-def test_annotations_of_any_spreadsheet(content: str | bytes) -> None:
-    assert clips(content) == CLIPS
-
-
-def test_columns_may_be_missing_and_in_any_order() -> None:
-    assert clips("time_end,youtube_id,time_start\n11,-a,1\n") == [("-a_000001_000011", "", "")]
-    assert clips('label,youtube_id,time_start,time_end\n"a, ""b"" \'c",x,1,2\n')[0][1] == 'a, "b" \'c'
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("", "a.csv has no column time_end, time_start, youtube_id"),
-        (TABLE + 'run,"c,1,2,val\n' + 3 * "run,d,1,2,val\n", "line 4: unexpected end of data; perhaps a quote"),
-        (TABLE + 'run,"c,1,2,val\nrun,d,1,2,"val"\n', "line 4: .*; perhaps a quote is not closed"),
-        (TABLE + 'run,"c,1,2,val\nrun,d",1,2,val\n', "line 4: a value spans several lines; perhaps a quote"),
-        ("sep=,\n" + TABLE + "run,c,one,2,val\n", "line 5: time_start and time_end must be seconds"),
-        (TABLE + "run,c,1,inf,val\n", "line 4: time_start and time_end must be seconds"),
-        (TABLE + "run, fast,c,1,2,val\n", "line 4: time_start and time_end must be seconds"),
-        (TABLE.encode("utf-16-le"), "a.csv, line 1: contains a NUL byte; it must be UTF-8 text"),
-        (b"\xff\xfe" + b"a\x00b", "a.csv begins like UTF-16 text but is not"),
-    ],
-)
-def test_malformed_tables_are_named(content: str | bytes, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        clips(content)
+def rows(*lines: str, name: str = "list.txt") -> list[tuple[object, ...]]:
+    """Name, class and part of each input."""
+    result = read_rows(iter([f"{line}\n" for line in lines]), name, lambda path: False, False, Counter())
+    return [(row.name, row.class_name, row.cut) for row in result]
 
 
 @pytest.mark.parametrize("text", ["a b.mp4", "it's.mp4", "'a'.mp4", "profile x.mp4", "files/a.mp4", "\udcff.mp4"])
 def test_paths_without_quotes_stay(text: str) -> None:
-    assert unquoted(text, "list") == text
+    assert rows(text) == [(text, "", None)]
+
+
+@pytest.mark.parametrize("line", ["a b/c d.mp4 17", "a b/c d.mp4,17", "a b/c d.mp4; 17 ", "a b/c d.mp4\t17"])
+def test_a_number_behind_a_path_is_its_class(line: str) -> None:
+    assert rows(line) == [("a b/c d.mp4", "17", None)]
+    assert rows(line, name="train.csv") == [("a b/c d.mp4", "17", None)]
+
+
+def test_concat_lists_cut_their_files() -> None:
+    lines = ["ffconcat version 1.0", "file 'a.mp4'", "inpoint 00:01:02.5", "outpoint 70s", "file 'a.mp4'", "inpoint 90"]
+    assert rows(*lines, "file 'b.mp4'", "outpoint 1500ms", "duration 3", "file 'c.mp4'") == [
+        ("a.mp4", "", (62500, 70000)),
+        ("a.mp4", "", (90000, None)),
+        ("b.mp4", "", (0, 1500)),
+        ("c.mp4", "", None),
+    ]
+    with pytest.raises(UserError, match=r"list\.txt, line 1: 'inpoint 2' follows no file"):
+        rows("inpoint 2")
+    with pytest.raises(UserError, match=r"line 3: the end, 1 s, is not after the start, 2 s"):
+        rows("file 'a.mp4'", "inpoint 2", "outpoint 1")
+
+
+def test_the_first_line_tells_a_table_from_a_list() -> None:
+    assert rows("path\tclass\tstart\tend", "a b.mp4\tX\t1\t2.5") == [("a b.mp4", "X", (1000, 2500))]
+    assert rows("path", "a.mp4") == [("a.mp4", "", None)]
+    assert rows("path/a.mp4") == [("path/a.mp4", "", None)]
+    with pytest.raises(UserError, match=r"more than two columns; .* such as path<tab>class<tab>start<tab>end"):
+        rows("a.mp4\tX\t1\t2.5")
+    with pytest.raises(UserError, match=r"clips\.csv has no column of files; allowed are path, file, "):
+        rows("url,label", "http://x,run", name="clips.csv")
+
+
+def test_lists_are_read_one_line_at_a_time() -> None:
+    def endless(first: str, line: str) -> Iterator[str]:
+        yield first
+        while True:
+            yield line
+
+    for first, line in (("a.mp4\n", "a.mp4\n"), ("path,start\n", "a.mp4,1\n"), ("[\n", '{"path": "a.mp4"},\n')):
+        name = "list.json" if first == "[\n" else "list.txt"
+        result = read_rows(endless(first, line), name, lambda path: False, False, Counter())
+        assert [next(result).name for _ in range(10)] == ["a.mp4"] * 10

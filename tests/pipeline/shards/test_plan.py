@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.settings import UserError
+from pipeline.shards.media import Media
 from pipeline.shards.plan import Plan, Planned, default_samples_per_shard, make_plan, read_shard_plan, readable
-from pipeline.shards.sources import Listing, Media, Source
+from pipeline.shards.sources import Listing, Source
 from pipeline.storage import open_storage
 
 

@@ -17,10 +17,11 @@ from pipeline.dataset import PARTS
 from pipeline.files import sha256_file
 from pipeline.shards.decode import Inputs
 from pipeline.shards.frames import extract_frames
+from pipeline.shards.media import Media
 from pipeline.shards.parts import read_index_part, read_part, read_rejects_part
 from pipeline.shards.plan import make_plan
 from pipeline.shards.shard import PLAN, ShardTask, write_shard
-from pipeline.shards.sources import Media, list_sources, open_data
+from pipeline.shards.sources import list_sources, open_data
 from pipeline.shards.triplets import draw_triplets
 from pipeline.spec import FrameSettings, ImageSettings, TripletSettings
 from pipeline.storage import Storage, open_storage
@@ -32,7 +33,7 @@ def one_shard(data: Path, out: Path, media: Media | None = None, **changes: Any)
     """A planned job with all inputs in shard 0."""
     storage, opened = open_storage(str(out)), open_data(str(data))
     with storage.atomic_write(PLAN) as path:
-        plan = make_plan(list_sources(opened, media), 0, 1000, path)
+        plan = make_plan(list_sources(opened, media, keys="stem"), 0, 1000, path)
     inputs = Inputs(opened.root, opened.tar, plan.media, FrameSettings(), ImageSettings())
     return replace(ShardTask(inputs, storage, "shard", 0, "frames", TripletSettings()), **changes)
 

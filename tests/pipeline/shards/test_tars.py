@@ -42,7 +42,7 @@ def read_tar(folder: Path, tar: bytes) -> tuple[dict[str, bytes | str], Counter[
     (folder / "data.tar").write_bytes(tar)
     storage, ignored = open_storage(str(folder)), Counter[str]()
     entries = tar_entries(storage, "data.tar", ignored)
-    return {path: storage.read("data.tar", span) if span else fault for path, span, fault in entries}, ignored
+    return {path: storage.read("data.tar", span) if span else fault for path, span, fault, _ in entries}, ignored
 
 
 def classes(folder: Path, tar: bytes) -> tuple[dict[str, str], Counter[str]]:
@@ -194,12 +194,12 @@ def test_nested_tar_of_imagenet_is_listed_in_place(tmp_path: Path) -> None:
     (tmp_path / "train.tar").write_bytes(tar_of({**inner, "readme.txt": b"hello", "./n3/loose.JPEG": b"x" * 1000}))
     storage = open_storage(str(tmp_path))
     entries = tar_entries(storage, "train.tar", Counter())
-    read = {path: storage.read("train.tar", span) for path, span, _ in entries}
+    read = {path: storage.read("train.tar", span) for path, span, *_ in entries}
     assert read == {**contents, "readme.txt": b"hello", "n3/loose.JPEG": b"x" * 1000}
     listing = list_sources(open_data(str(tmp_path / "train.tar")))
     assert {(s.key, s.class_name) for s in listing.sources} == {
         *((Path(path).stem, path.split("/")[0]) for path in contents),
-        ("loose", "n3"),
+        ("n3%2Floose%2EJPEG", "n3"),
     }
     assert listing.ignored == {".txt": 1}
 
