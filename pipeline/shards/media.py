@@ -15,7 +15,9 @@ NO_CLASS = ""
 
 def extension(path: str) -> str:
     """The extension of a file in lower case, with its dot; empty if it has none."""
-    return PurePosixPath(path).suffix.lower()
+    name = path[path.rfind("/") + 1 :]  # pathlib would take half of the time of listing
+    dot = name.rfind(".")
+    return name[dot:].lower() if 0 < dot < len(name) - 1 else ""
 
 
 def media_of(path: str) -> Media | None:

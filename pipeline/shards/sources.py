@@ -164,12 +164,9 @@ def _file_test(root: Storage) -> Callable[[str], bool]:
     return is_file
 
 
-def _below(root: Storage, path: str) -> str:
-    """An absolute path as one relative to the root, if it lies there: its key must not depend on where the data are."""
-    for folder in (root.uri, root.location):
-        if path.startswith(f"{folder.rstrip('/')}/"):
-            return path[len(folder.rstrip("/")) + 1 :]
-    return path
+def _below(folders: Iterable[str], path: str) -> str:
+    """An absolute path as one relative to that of the folders in which it lies; other paths stay as they are."""
+    return next((path[len(folder) :] for folder in folders if path.startswith(folder)), path)
 
 
 def _checked_cut(row: Row, kind: Media) -> Cut | None:
@@ -181,7 +178,11 @@ def _checked_cut(row: Row, kind: Media) -> Cut | None:
 def _listed(
     rows: Iterable[Row], root: Storage, media: Media | None, split: str, keys: Keys, ignored: Counter[str]
 ) -> Iterator[Source]:
-    """Inputs of a list; the default class is that of the path. If `media` is given, extensions do not matter."""
+    """Inputs of a list; the default class is that of the path. If `media` is given, extensions do not matter.
+
+    Keys of files below the root do not depend on where it is, even if the list gives absolute paths.
+    """
+    roots = {f"{root.uri.rstrip('/')}/", f"{root.location.rstrip('/')}/"}
     for row in _of_split(rows, split, ignored):
         path = str(PurePosixPath(row.name))
         if row.stems or not (row.is_path or extension(path)):
@@ -191,7 +192,7 @@ def _listed(
             )
         kind = media or media_of(path)
         if kind and not is_hidden(path):
-            key = sample_key(_below(root, path), keys)
+            key = sample_key(_below(roots, path), keys)
             yield Source(path, key, row.class_name or class_of(path), kind, cut=_checked_cut(row, kind))
         else:
             ignored[_kind_of_file(path)] += 1
