@@ -67,9 +67,8 @@ def _advice(command: ShardsCommand, outcome: Outcome) -> str:
     """What to do about many rejects, by the most frequent reason."""
     most = max(outcome.reasons, key=lambda reason: outcome.reasons[reason])
     if most == Reason.DUPLICATE_KEY.value and command.annotations is None:
-        if command.media == "frames":
-            return "Most have the same folder name as another input: give the folder of each clip a unique name"
-        return "Most have the same file name as another input: are these frames of clips? Take them with --media frames"
+        advice = "Most have the same name as another input. If they are no copies, give --keys path and a new OUT"
+        return advice if command.media == "frames" else f"{advice}; if they are frames of clips, --media frames"
     if most == Reason.MIXED_NAMES.value:
         return "Most hold images of several kinds: choose the frames with --frames.pattern, in a new OUT"
     return "If that is expected, raise --max_reject_fraction and run the same command again"

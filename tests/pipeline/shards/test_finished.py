@@ -1,12 +1,13 @@
 """A second run of a finished job."""
 
+import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from pipeline.dataset import read_manifest
+from pipeline.dataset import MANIFEST, read_manifest
 from pipeline.settings import UserError
 from pipeline.shards.__main__ import main
 from tests.media import write_image
@@ -22,6 +23,22 @@ def test_it_is_left_alone_unless_settings_differ(
     assert contents(image_dataset) == before
     with pytest.raises(UserError, match=r"settings: samples_per_shard = 4 \(recorded\), 2 \(now\)\. Choose"):
         main(shards_command(image_tree, image_dataset, samples_per_shard=2))
+
+
+def test_a_dataset_of_a_version_without_keys_has_stems(
+    image_tree: Path, image_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(image_dataset, out)
+    manifest = json.loads((out / MANIFEST).read_text())
+    assert manifest.pop("keys") == "auto"
+    (out / MANIFEST).write_text(json.dumps(manifest))
+    assert read_manifest(out).keys == "stem"
+    main(shards_command(image_tree, out, samples_per_shard=4))
+    assert "already there" in capsys.readouterr().out, "auto gives the same keys"
+    difference = r"keys = 'stem' \(recorded\), 'path' \(now\); 12 inputs \(recorded\), 12 other inputs \(now\)"
+    with pytest.raises(UserError, match=f"settings: {difference}"):
+        main(shards_command(image_tree, out, samples_per_shard=4, keys="path"))
 
 
 def test_other_inputs_are_counted(image_tree: Path, image_dataset: Path, tmp_path: Path) -> None:

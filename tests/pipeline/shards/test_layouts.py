@@ -126,7 +126,7 @@ def test_parts_of_whole_videos(tmp_path: Path) -> None:
     data = tmp_path / "videos"
     make(data, "v_3l7quTy4c2s.mp4", "P01/videos/P01_01.MP4", "uid-1.mp4", "a/Xyz12345678.webm")
     tables = {
-        "activitynet.csv": "video-id,label-name,start-time,end-time\n3l7quTy4c2s,Zumba,0.01,24.5\n3l7quTy4c2s,Yoga,30,40\n",
+        "activitynet.csv": "video-id,label-name,start-time,end-time\n3l7quTy4c2s,Zumba,0.01,24.5\n3l7quTy4c2s,,30,40\n",
         "epic.csv": "narration_id,video_id,start_timestamp,stop_timestamp\nP01_01_0,P01_01,00:00:01.089,00:00:02.95\n",
         "egoclip.csv": "video_uid\tclip_start\tclip_end\tclip_text\nuid-1\t3.5\t7.25\tC picks, a cup\n",
         "clips.csv": "clip_uid,video_uid,video_start_sec,video_end_sec\nc,uid-1,0,300.0\n",
@@ -137,7 +137,7 @@ def test_parts_of_whole_videos(tmp_path: Path) -> None:
         (tmp_path / name).write_text(content)
         result[name] = cuts(data, tmp_path / name)
     assert result == {
-        "activitynet.csv": [("v_3l7quTy4c2s.mp4", "Zumba", (10, 24500)), ("v_3l7quTy4c2s.mp4", "Yoga", (30000, 40000))],
+        "activitynet.csv": [("v_3l7quTy4c2s.mp4", "Zumba", (10, 24500)), ("v_3l7quTy4c2s.mp4", "", (30000, 40000))],
         "epic.csv": [("P01/videos/P01_01.MP4", "", (1089, 2950))],
         "egoclip.csv": [("uid-1.mp4", "", (3500, 7250))],
         "clips.csv": [("uid-1.mp4", "", (0, 300000))],

@@ -39,8 +39,12 @@ def test_spare_files_of_an_annotated_clip_do_not_count_as_rejects(clip_dataset: 
 @pytest.mark.parametrize(
     ("reasons", "options", "expected"),
     [
-        ({"duplicate_key": 9, "unreadable": 1}, {}, "Take them with --media frames"),
-        ({"duplicate_key": 9}, {"media": "frames"}, "give the folder of each clip a unique name"),
+        (
+            {"duplicate_key": 9, "unreadable": 1},
+            {},
+            "and a new OUT; if they are frames of clips, --media frames",
+        ),
+        ({"duplicate_key": 9}, {"media": "frames"}, "If they are no copies, give --keys path and a new OUT"),
         ({"mixed_names": 9, "too_short": 8}, {"media": "frames"}, "with --frames.pattern, in a new OUT"),
         ({"duplicate_key": 9}, {"annotations": "k.csv"}, "raise --max_reject_fraction"),
         ({"too_short": 9}, {}, "raise --max_reject_fraction"),

@@ -109,6 +109,13 @@ def test_clips_in_a_tar(tmp_path: Path) -> None:
     write_shard(0, task)
     frames = extract_frames(tmp_path / "a.mp4", FrameSettings())
     assert members(tmp_path / "out" / "shard-000000.tar")["a.03.jpg"] == frames.jpegs[3]
+    (tmp_path / "tars" / "part.1").mkdir(parents=True)
+    (tmp_path / "clips.tar").rename(tmp_path / "tars" / "part.1" / "00000.TAR")
+    task = one_shard(tmp_path / "tars", tmp_path / "again")
+    write_shard(0, task)
+    in_tars = members(tmp_path / "again" / "shard-000000.tar")
+    assert in_tars["a.03.jpg"] == frames.jpegs[3]
+    assert json.loads(in_tars["a.json"])["source"] == "part.1/00000.TAR/riding/a.mp4"
 
 
 def test_folders_of_frames_are_packed_byte_for_byte_in_order_of_number(tmp_path: Path) -> None:

@@ -50,6 +50,18 @@ def test_a_job_continues_however_its_data_is_spelled_and_after_it_was_moved(
     assert (plan.shards, part.samples) == (1, 12)
 
 
+def test_a_job_of_a_version_without_keys_has_stems(clip_tree: Path, image_tree: Path, tmp_path: Path) -> None:
+    for name, data in (("clips", clip_tree), ("images", image_tree)):
+        ShardJob(shards_command(data, tmp_path / name, keys="stem")).begin()
+        recorded = json.loads((tmp_path / name / JOB).read_text())
+        del recorded["identity"]["keys"]
+        (tmp_path / name / JOB).write_text(json.dumps(recorded))
+    assert ShardJob(shards_command(image_tree, tmp_path / "images")).begin().inputs == 12, "auto gives the same keys"
+    assert ShardJob(shards_command(clip_tree, tmp_path / "clips", keys="stem")).begin().inputs == 8
+    with pytest.raises(UserError, match=r"other inputs: keys = 'stem' \(recorded\), 'auto' \(now\)\. Give those again"):
+        ShardJob(shards_command(clip_tree, tmp_path / "clips")).begin()
+
+
 def test_other_data_is_refused_without_advice_to_remove_the_job(image_tree: Path, tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
     shutil.copytree(image_tree, data)
