@@ -46,6 +46,7 @@ def sample_key(path: str, keys: Keys, *, is_folder: bool = False) -> str:
 
     `auto` is the stem for names of Kinetics and ImageNet, otherwise the path. A folder's name has no extension.
     """
-    name = PurePosixPath(path).name if is_folder else PurePosixPath(path).stem
+    file = PurePosixPath(path)
+    name = file.name if is_folder else file.stem
     by_stem = keys == "stem" or (keys == "auto" and _UNIQUE_NAME.fullmatch(name))
     return encoded(name) if by_stem else _path_key(path)

@@ -184,7 +184,7 @@ def _listed(
     """
     roots = {f"{root.uri.rstrip('/')}/", f"{root.location.rstrip('/')}/"}
     for row in _of_split(rows, split, ignored):
-        path = str(PurePosixPath(row.name))
+        path = row.name
         if row.stems or not (row.is_path or extension(path)):
             raise UserError(
                 f"{row.where}: {row.name!r} is the name of a clip, not a path: give the folder of the clips as DATA "

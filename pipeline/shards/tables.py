@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from pipeline.settings import UserError
@@ -41,7 +42,7 @@ class Row(NamedTuple):
     where: str
     """File and line, for messages."""
     name: str
-    """Path, or a file name without its extension."""
+    """Path without ./ and //, or a file name without its extension."""
     class_name: str = ""
     split: str = ""
     cut: Cut | None = None
@@ -98,9 +99,12 @@ class _Fields:
         Raises:
             UserError: it names none, or has a time that is none; the message calls the line `where`.
         """
-        name, class_name, start, end, split = (values.get(self.columns.get(meaning, ""), "") for meaning in _COLUMNS)
+        name, class_name, start, end, split = (
+            values.get(self.columns[meaning], "") if meaning in self.columns else "" for meaning in _COLUMNS
+        )
         if not name:
             raise UserError(f"{where}, column {self.columns['name']}: is empty")
+        name = str(PurePosixPath(name))
         timed = self._is_kinetics
         start_ms = milliseconds(start, f"{where}, column {self.columns['start']}") if start or timed else 0
         end_ms = milliseconds(end, f"{where}, column {self.columns['end']}") if end or timed else None
@@ -115,17 +119,17 @@ def _without_names(where: str) -> str:
     return f"{where} has no column of files; allowed are {', '.join(_COLUMNS['name'])}"
 
 
-def _cells(line: str, delimiter: str) -> list[str]:
-    return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
-
-
 def _delimiter(header: str) -> str:
     return max(_DELIMITERS, key=header.count)
 
 
 def is_header(line: str) -> bool:
     """Whether this is the first line of a table: one that states its delimiter, or names a column of paths or ids."""
-    return bool(_STATED_DELIMITER.fullmatch(line)) or "name" in _Fields(_cells(line, _delimiter(line))).columns
+    try:
+        cells = next(csv.reader([line], delimiter=_delimiter(line), skipinitialspace=True), [])
+    except csv.Error:  # a very long line
+        return False
+    return bool(_STATED_DELIMITER.fullmatch(line)) or "name" in _Fields(cells).columns
 
 
 def csv_rows(lines: Iterable[str], name: str) -> Iterator[Row]:

@@ -153,7 +153,7 @@ def test_parts_of_whole_videos(tmp_path: Path) -> None:
 
 def test_a_list_of_parts_beside_the_videos(tmp_path: Path) -> None:
     (tmp_path / "parts.csv").write_text(
-        f"path,start,end,split\nday1/cam.mp4,0,10,train\nday1/cam.mp4,600,,train\n{tmp_path}/day2/cam.mp4,,,\nx.mp4,,,val\n"
+        f"path,start,end,split\n./day1//cam.mp4,0,10,train\nday1/cam.mp4,600,,train\n{tmp_path}/day2/cam.mp4,,,\nx.mp4,,,val\n"
     )
     listing = list_sources(open_data(str(tmp_path / "parts.csv")))
     assert [(source.key, source.cut) for source in listing.sources] == [

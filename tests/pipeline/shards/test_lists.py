@@ -42,6 +42,7 @@ def test_the_first_line_tells_a_table_from_a_list() -> None:
     assert rows("path\tclass\tstart\tend", "a b.mp4\tX\t1\t2.5") == [("a b.mp4", "X", (1000, 2500))]
     assert rows("path", "a.mp4") == [("a.mp4", "", None)]
     assert rows("path/a.mp4") == [("path/a.mp4", "", None)]
+    assert rows(f"{'a' * 200_000}.mp4") == [(f"{'a' * 200_000}.mp4", "", None)]
     with pytest.raises(UserError, match=r"more than two columns; .* such as path<tab>class<tab>start<tab>end"):
         rows("a.mp4\tX\t1\t2.5")
     with pytest.raises(UserError, match=r"clips\.csv has no column of files; allowed are path, file, "):

@@ -284,3 +284,5 @@ def test_data_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     touch(tmp_path / "list.txt", "a.mp4\n")
     with pytest.raises(UserError, match="media = frames need a folder"):
         list_sources(open_data(str(tmp_path / "list.txt")), "frames")
+    with pytest.raises(UserError, match="annotations name clips; media is images"):
+        list_sources(open_data(str(tmp_path)), "images", open_storage(str(tmp_path / "list.txt")))

@@ -78,6 +78,7 @@ def parts(content: str) -> list[tuple[str, str, tuple[int, int | None] | None]]:
         "Filename;Label;t_start;t_end\na.mp4;run;62.500;7e1\na.mp4;;0.0;\n",
         "end,start,task,video_id,label\n70,62.5,9,a.mp4,run\n,,9,a.mp4,\n",
         "label-name,video-id,start-time,end-time\nrun,a.mp4,62.5,70\n,a.mp4,,\n",
+        ",path,Class Name,start,end\n0,a.mp4,run,62.5,70.0\n1,a.mp4,,,\n",  # pandas
     ],
 )
 def test_parts_of_files_in_tables_of_several_forms(content: str) -> None:
