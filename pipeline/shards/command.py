@@ -42,7 +42,7 @@ class ShardsCommand(Command):
     name: str = Field("shard", pattern=r"^[A-Za-z0-9_-]+$")
     """Shard files are called NAME-000000.tar, NAME-000001.tar, ..."""
     split: str = "train"
-    """Recorded in dataset.json; rows of the annotations with another split are skipped."""
+    """Recorded in dataset.json; rows of a list or of the annotations with another split are skipped."""
     layout: Layout = "frames"
     """frames: a sample is a clip with all its frames. triplets: a sample is past.jpg, current.jpg, future.jpg."""
     samples_per_shard: int | None = Field(None, ge=1, le=COUNT_LIMIT)

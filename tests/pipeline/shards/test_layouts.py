@@ -152,19 +152,22 @@ def test_parts_of_whole_videos(tmp_path: Path) -> None:
 
 
 def test_a_list_of_parts_beside_the_videos(tmp_path: Path) -> None:
-    (tmp_path / "parts.csv").write_text(
-        f"path,start,end,split\n./day1//cam.mp4,0,10,train\nday1/cam.mp4,600,,train\n{tmp_path}/day2/cam.mp4,,,\nx.mp4,,,val\n"
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "link" / "parts.csv").write_text(
+        f"path,start,end,split\n./day1//cam.mp4,0,10,train\nday1/cam.mp4,600,,train\n{tmp_path}/link/day2/cam.mp4,,,\n{tmp_path}/real/day3/cam.mp4,,,\nx.mp4,,,val\n"
     )
-    listing = list_sources(open_data(str(tmp_path / "parts.csv")))
+    listing = list_sources(open_data(str(tmp_path / "link" / "parts.csv")))
     assert [(source.key, source.cut) for source in listing.sources] == [
         ("day1%2Fcam%2Emp4", (0, 10_000)),
         ("day1%2Fcam%2Emp4", (600_000, None)),
         ("day2%2Fcam%2Emp4", None),  # as if its path were relative
+        ("day3%2Fcam%2Emp4", None),
     ]
     assert listing.ignored == {"rows of split val": 1}
-    (tmp_path / "parts.csv").write_text("path,start\na.jpg,0\nb.jpg,1\n")
+    (tmp_path / "link" / "parts.csv").write_text("path,start\na.jpg,0\nb.jpg,1\n")
     with pytest.raises(UserError, match=r"parts\.csv, line 3: start and end are for clips; b\.jpg is an image"):
-        listed(tmp_path / "parts.csv")
+        listed(tmp_path / "link" / "parts.csv")
 
 
 def test_nested_classes_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,6 +216,9 @@ def test_a_folder_of_tars_is_as_a_tar_of_tars_and_as_the_folders_in_them(tmp_pat
     made = [{(s.key, s.class_name) for s in listed(tmp_path / name)} for name in ("folders", "tars", "tar.tar")]
     assert made[0] == made[1] == made[2]
     make(tmp_path / "tars", "n3/a.JPEG")
+    make(tmp_path / "tars", "d.tar/e.tar")
     listing = list_sources(open_data(str(tmp_path / "tars")))
     assert [source.path for source in listing.sources] == ["n3/a.JPEG"], "tars beside files are skipped"
-    assert listing.ignored == {".tar": 2}
+    assert listing.ignored == {".tar": 3}
+    (tmp_path / "tars" / "n3" / "a.JPEG").unlink()
+    assert {s.path.split("/")[0] for s in listed(tmp_path / "tars")} == {"n00000001.tar", "n00000002.tar"}

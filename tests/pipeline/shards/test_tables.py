@@ -149,7 +149,7 @@ def test_activitynet_names_parts_of_videos() -> None:
     [
         ('[\n{"id": 1},\n{"id" 2},\n{"id": 3}]', "a.json, line 3: is not JSON: Expecting ':' delimiter"),
         ('[{"id": 1},\n{"id": 2', "a.json, line 2: is not JSON"),
-        ('[{"id": 1},\n7]', "a.json, line 2: is not an object"),
+        ('[{"id":\n1},\n7]', "a.json, line 3: is not an object"),
         ('[\n\n{"label": 1}]', "a.json, line 3 has no column of files"),
         ('[{"id": 1,\n"start": -1}]', "a.json, line 1, column start: '-1' is not a time"),
     ],
