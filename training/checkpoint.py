@@ -28,13 +28,13 @@ from torch.distributed.checkpoint.state_dict import (
 from pipeline.files import TEMPORARY_PREFIX, as_json, atomic_path, remove, remove_files, sha256_file
 from pipeline.reading import read_json
 from pipeline.settings import UserError
+from training.backbone.source import STATE
 from training.backbone.tensor_files import check_finite, read_safetensors, read_torch, write_safetensors, write_torch
 from training.run_config import CONFIG, run_differences
 
 CHECKPOINTS = "checkpoints"
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.pt"
-STATE = "state.json"
 FILES = (STATE, MODEL, OPTIMIZER, CONFIG)
 """All files of a checkpoint; a folder without the first is not one."""
 _NAME = re.compile(r"step-(\d{8})")
