@@ -102,8 +102,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as stream:
         head = stream.read(9)
     pickled = head.startswith((b"PK\x03\x04", b"\x80"))
-    portable = path.suffix == ".safetensors" or head[8:] == b"{"
-    content = read_safetensors(path)[1] if portable and not pickled else read_torch(path)
+    portable = _is_safetensors(head) or (path.suffix == ".safetensors" and not pickled)
+    content = read_safetensors(path)[1] if portable else read_torch(path)
     found = list(itertools.islice(_named_tensors(content, "", 0, path), _ENTRIES + 1))
     if len(found) > _ENTRIES:
         raise UserError(f"{path} holds more than {_ENTRIES} entries: give the weights of a model")
@@ -137,6 +137,11 @@ def _unusual(tensor: Tensor) -> str:
     return "repeating (expanded)" if repeated else ""
 
 
+def _is_safetensors(head: bytes) -> bool:
+    """Whether a file begins as safetensors do: with the length of their JSON header, whose first bytes may be any."""
+    return head[4:9] == b"\0\0\0\0{"
+
+
 def check_content(path: Path) -> None:
     """Refuse files that are often mistaken for weights.
 
@@ -148,8 +153,7 @@ def check_content(path: Path) -> None:
     if not head:
         raise UserError(f"{path} is empty: copy or download it again")
     text = next((head.removeprefix(mark).replace(b"\0", b"") for mark in _MARKS if head.startswith(mark)), head)
-    portable = head[4:9] == b"\0\0\0\0{"  # the length of its header may begin with any byte
-    if text.lstrip().startswith(b"<") and not portable:
+    if text.lstrip().startswith(b"<") and not _is_safetensors(head):
         raise UserError(f"{path} is a web page, not weights: open it in a browser to see why, then download it again")
     if head.startswith(b"version https://git-lfs"):
         raise UserError(f"{path} is a Git LFS pointer, not the weights: fetch them with `git lfs pull`")
