@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.state_dict import (
 from pipeline.files import TEMPORARY_PREFIX, as_json, atomic_path, remove, remove_files, sha256_file
 from pipeline.reading import read_json
 from pipeline.settings import UserError
-from training.backbone.source import STATE
+from training.backbone.source import STATE as STATE
 from training.backbone.tensor_files import check_finite, read_safetensors, read_torch, write_safetensors, write_torch
 from training.run_config import CONFIG, run_differences
 

@@ -20,7 +20,16 @@ from training.backbone.vit import VitSettings
 from training.backbone.weights import backbone_sha256, build_backbone, save_backbone
 from training.checkpoint import MODEL, Content, load_checkpoint
 from training.metrics import METRICS, read_metrics
-from training.model_card import LICENSES, Format, License, model_card, read_result, refuse_edited, save_model_card
+from training.model_card import (
+    LICENSES,
+    NO_LICENSE,
+    Format,
+    License,
+    model_card,
+    read_result,
+    refuse_edited,
+    save_model_card,
+)
 from training.run_config import CONFIG, ORIGIN
 
 _LOCATIONS = ("shards", "neighbours", "cache")
@@ -68,7 +77,7 @@ def export(
     part: Literal["teacher", "student"],
     format: Format = "portable",  # noqa: A002 - the name of the option
     scores: Sequence[Path] = (),
-    license: License = License(),  # noqa: A002 - the name of the option
+    license: License = NO_LICENSE,  # noqa: A002 - the name of the option
 ) -> str:
     """Write the backbone of `part` to `out`, and its model card; return the SHA-256 of the weights.
 

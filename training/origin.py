@@ -138,8 +138,8 @@ def refuse_other_source(model: TCoReSettings, recorded: Mapping[str, Any]) -> No
     Raises:
         UserError: they are not.
     """
-    path, init, before = model.init, recorded.get("init"), recorded["model"]
-    if path is not None and init is None:
+    path, init, before = model.init, recorded.get("init") or {}, recorded["model"]
+    if path is not None and not init:
         raise UserError(f"model.init = {path}, but the run began without such weights: leave it out")
     if path is not None and path.exists():
         sha256 = source_sha256(path)

@@ -142,9 +142,7 @@ def test_a_function_gives_features_of_images_normalized_as_it_says() -> None:
         ("std", (0.5, float("nan"), 0.5), "std = .* must be three numbers above 0"),
     ],
 )
-def test_what_a_function_says_is_checked(
-    field: str, value: Any, words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_function_says_is_checked(field: str, value: Any, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{__name__}.my_mistake", lambda: my_network()._replace(**{field: value}))
     with pytest.raises(UserError, match=f"--weights {__name__}:my_mistake returns {words}"):
         open_checkpoint(Path(f"{__name__}:my_mistake"), "mine", device=CPU)

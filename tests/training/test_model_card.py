@@ -51,7 +51,8 @@ def test_the_card_beside_the_weights_is_one_of_the_hub(tmp_path: Path, kind: Any
     out = tmp_path / ("tiny.safetensors" if kind == "portable" else "tiny")
     sha256 = export(checkpoint, out, "teacher", kind)
     scored = result_file(tmp_path / "davis.json", sha256)
-    assert export(checkpoint, out, "teacher", kind, [scored], License("cc-by-nc-4.0")) == sha256  # replaces the first card
+    license_ = License("cc-by-nc-4.0")
+    assert export(checkpoint, out, "teacher", kind, [scored], license_) == sha256  # replaces the first card
     text = (tmp_path / "tiny.README.md" if kind == "portable" else out / "README.md").read_text()
     data = head(text)
     assert data.license == "cc-by-nc-4.0"
@@ -79,12 +80,20 @@ def test_the_card_beside_the_weights_is_one_of_the_hub(tmp_path: Path, kind: Any
         assert secret.encode() not in written
 
 
-def test_a_result_of_the_evaluation_goes_into_the_card(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["portable", "transformers", "timm"])
+def test_a_result_of_the_evaluation_goes_into_the_card(tmp_path: Path, kind: Any) -> None:
     checkpoint, out = checkpoint_of_a_run(tmp_path), tmp_path / "w.safetensors"
-    export(checkpoint, out, "teacher")
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["init"] = {"source": "dino.pth", "source_sha256": "cd" * 32}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    seal(checkpoint)
+    given = out if kind == "portable" else tmp_path / "folder"
+    sha256 = export(checkpoint, given, "teacher", kind)
     frames, masks = moving_squares(3)
     write_sequence(tmp_path / "data", "one", frames, dict(enumerate(masks)))
-    record = evaluate(DAVIS, tmp_path / "data", weights=out, size=(96, 160))
+    record = evaluate(DAVIS, tmp_path / "data", weights=given, size=(96, 160))
+    card = record["weights"]["card"]
+    assert (card["weights_sha256"], card["init"], card["part"]) == (sha256, config["init"], "teacher")
     export(checkpoint, out, "teacher", scores=[tmp_path / "out" / "davis.json"])
     (measured, *_) = head((tmp_path / "w.README.md").read_text()).eval_results or []
     assert measured.metric_value == pytest.approx(100 * record["scores"]["J&F-Mean"], abs=0.005)

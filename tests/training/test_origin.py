@@ -158,22 +158,24 @@ def test_a_run_continues_wherever_its_source_is_and_with_no_other(source: Path, 
     options = {"family": "dino", "mean": [0.5] * 3, "std": [1.0] * 3}
     model = {"init": str(source), "init_options": options, "backbone": SIZES.model_dump(mode="json")}
     recorded = {"model": model, "init": origin.init}
-    moved = shutil.copy(source, tmp_path / "moved.safetensors")
+    moved = Path(shutil.copy(source, tmp_path / "moved.safetensors"))
     for path in (source, moved, None):
         command, again = origin_of(parsed(path, "--model.pmm.heads", "3"), recorded)
         assert (command.model.init, again.init, again.backbone) == (source, origin.init, None)
         assert command.model.init_options.given() == options | {"mean": (0.5,) * 3, "std": (1.0,) * 3}
     other = tmp_path / "other.safetensors"
     save_backbone(other, random_backbone(SIZES, seed=6), {})
+    same: tuple[str, ...]
     same = "--model.init_options.family=dino", "--model.init_options.mean=0.5,0.5,0.5", "--model.init_options.std=1,1,1"
-    for path, words in ((source, same), (moved, same[:1]), (None, same), (Path(model["init"]), ())):
+    for path, words in ((source, same), (moved, same[:1]), (None, same)):
         refuse_other_source(parsed(path, *words).model, recorded)
-    for path, words, message in (
-        (other, (), rf"other.safetensors holds other weights \({sha256_file(other)[:12]}\) than those that the run began"),
+    refusals: list[tuple[Path | None, tuple[str, ...], str]] = [
+        (other, (), rf"other.safetensors holds other weights \({sha256_file(other)[:12]}\) than those that the run"),
         (tmp_path / "absent", (), f"absent is absent, and the run began with {source}: leave it out"),
         (None, ("--model.init_options.family=mae",), r"init_options\.family = mae, but the run began with dino: leave"),
         (source, ("--model.init_options.heads=3",), r"init_options\.heads = 3, but the run began with None: leave"),
-    ):
+    ]
+    for path, words, message in refusals:
         with pytest.raises(UserError, match=message):
             refuse_other_source(parsed(path, *words).model, recorded)
     with pytest.raises(UserError, match=r"released\.safetensors, but the run began without such weights: leave it out"):
@@ -229,8 +231,9 @@ def test_a_branch_continues_under_new_settings_and_after_a_kill(
     assert str(clip_dataset.parent).encode() not in content
 
     shutil.copytree(undisturbed, killed)
+    step_6 = checkpoints(adapted)[2]
     for resume, of, words in (
-        (checkpoints(adapted)[2], killed, f"branched from another checkpoint than {checkpoints(adapted)[2]}: from step 8"),
+        (step_6, killed, f"branched from another checkpoint than {step_6}: from step 8 with weights "),
         (tmp_path / "step-00000009", killed, "branched from another checkpoint than"),
         (checkpoints(adapted)[3], adapted, f"{adapted} holds a run that did not branch from"),
     ):

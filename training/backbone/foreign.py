@@ -110,9 +110,9 @@ def read_backbone(path: Path, options: BackboneOptions | None = None) -> Foreign
     """
     options = options or BackboneOptions()
     source = _read_export(path) if path.is_file() and is_export(path) else _read_foreign(path, options)
-    settings, (mean, std, _) = source.settings, source.normalization
-    sizes = (settings.heads, settings.image_size, settings.norm_eps)
-    refuse_contradiction(Facts(source.part, source.family, *sizes, mean, std), options, path)
+    s, (mean, std, _) = source.settings, source.normalization
+    facts = Facts(source.part, source.family, s.heads, s.image_size, s.norm_eps, mean, std)
+    refuse_contradiction(facts, options, path)
     return source
 
 

@@ -49,15 +49,16 @@ def read_frozen(path: Path, options: BackboneOptions | None = None, random_seed:
 def _read_rotary(folder: Path, options: BackboneOptions, random_seed: int | None) -> FrozenBackbone:
     backbone = read_rotary(folder, random_seed)
     config = backbone.model.config
-    sizes = {"heads": config.num_attention_heads, "image_size": config.image_size, "norm_eps": config.layer_norm_eps}
+    heads, image_size, norm_eps = config.num_attention_heads, config.image_size, config.layer_norm_eps
     normalization = normalization_of(read_preprocessor(folder), options)
-    refuse_contradiction(Facts(None, ROTARY, *sizes.values(), normalization.mean, normalization.std), options, folder)
-    backbone.renormalize(normalization.mean, normalization.std)
+    mean, std = normalization.mean, normalization.std
+    refuse_contradiction(Facts(None, ROTARY, heads, image_size, norm_eps, mean, std), options, folder)
+    backbone.renormalize(mean, std)
     record = {
         "family": ROTARY,
         "normalization": normalization._asdict(),
         "tensors": {"ignored": grouped(backbone.ignored)},
-        "architecture": sizes,
+        "architecture": {"heads": heads, "norm_eps": norm_eps, "image_size": image_size},
     }
     return FrozenBackbone(
         backbone, backbone.width, backbone.patch_size, backbone.image_size, record, source_sha256(folder)

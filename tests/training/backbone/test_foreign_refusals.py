@@ -86,7 +86,11 @@ def without(name: str) -> dict[str, Tensor]:
             {},
             "does not have one teacher: .* are student.; choose with the option part = student",
         ),
-        ({"a": vit(DINO), "b": vit(DINO)}, {}, "does not have one teacher: its Vision Transformers are a., b.; save the"),
+        (
+            {"a": vit(DINO), "b": vit(DINO)},
+            {},
+            "does not have one teacher: its Vision Transformers are a., b.; save the",
+        ),
         ({"teacher": vit(DINO)}, {"part": "student"}, "choose with the option part = teacher"),
         (vit(DINOV2) | MASK, {"part": "student", "heads": 3}, "part = student contradicts .*, which does not say it"),
         (vit(DINOV2) | {"blocks.0.0.norm1.bias": torch.ones(WIDTH)}, {}, "and blocks.0.norm1.bias are the same tensor"),
@@ -159,14 +163,14 @@ def test_heads_are_not_guessed_for_what_the_authors_code_did_not_write(tmp_path:
     hashes = {name: sha256_file(weights.parent / name) for name in ("model.safetensors", "config.json")}
     (weights.parent / "state.json").write_text(json.dumps({"step": 1, "sha256": hashes}))
     assert read(weights).settings.heads == 12  # the settings of the run, beside its checkpoint
-    with pytest.raises(UserError, match="the option heads = 6 contradicts .*, which has 12: leave it out"):
+    with pytest.raises(UserError, match=r"the option heads = 6 contradicts .*, which has 12: leave it out"):
         read(weights, heads=6)
     (weights.parent / "config.json").write_text(json.dumps(settings | {"more": 1}))
     with pytest.raises(UserError, match=r"run is damaged: its files are not those that state\.json describes"):
         read(weights)
 
 
-FACTS = {"heads": 4, "image_size": 32, "norm_eps": 1e-6, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+FACTS: dict[str, Any] = {"heads": 4, "image_size": 32, "norm_eps": 1e-6, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 """Of the sources below, as far as they do not say otherwise."""
 OTHER = {"part": "student", "family": "ibot", "heads": 2, "image_size": 48, "norm_eps": 0.25}
 """Options that contradict each of them; mean and std go together."""
@@ -183,7 +187,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, d
     save_transformers(folder / "export for transformers", backbone, card)
     save_timm(folder / "export for timm", backbone, card)
     torch.save({"teacher": prefixed(backbone.state_dict(), "backbone.")}, folder / "checkpoint")
-    says = {
+    says: dict[str, dict[str, Any]] = {
         "export": {"part": "teacher", "family": "t-core"},
         "imported": {"part": None, "family": "dino"},
         "export for transformers": {"part": "teacher", "family": "t-core"},
@@ -201,7 +205,16 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, d
     return {kind: (folder / kind, FACTS | said) for kind, said in says.items()}
 
 
-KINDS = ["export", "imported", "export for transformers", "export for timm", "checkpoint", "dinov2", "vit", "dinov3_vit"]
+KINDS = [
+    "export",
+    "imported",
+    "export for transformers",
+    "export for timm",
+    "checkpoint",
+    "dinov2",
+    "vit",
+    "dinov3_vit",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -315,7 +328,11 @@ def test_arguments_of_a_folder_of_timm_are_compared_with_its_tensors(
         ({}, {"do_rescale": False}, "does not scale pixels to 0 to 1"),
         ({}, {"rescale_factor": "1/255"}, "is not a preprocessor configuration of transformers"),
         ({}, {"image_mean": [0.5] * 3}, "has the mean of the pixels alone, where mean and std are expected"),
-        ({}, {"image_mean": [1, 2], "image_std": 1}, r"mean = \[1, 2\] for the pixels, where three numbers are expected"),
+        (
+            {},
+            {"image_mean": [1, 2], "image_std": 1},
+            r"mean = \[1, 2\] for the pixels, where three numbers are expected",
+        ),
         ({}, {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0, 0.5]}, "std = .* three numbers are expected"),
     ],
 )
@@ -342,5 +359,5 @@ def test_an_index_that_names_no_files_is_refused(tmp_path: Path) -> None:
 
 
 def test_rotary_positions_are_not_trained(sources: dict[str, tuple[Path, dict[str, Any]]]) -> None:
-    with pytest.raises(UserError, match="dinov3_vit, with rotary positions: it can be evaluated .* cannot be trained"):
+    with pytest.raises(UserError, match=r"dinov3_vit, with rotary positions: it can be evaluated .* cannot be trained"):
         read(sources["dinov3_vit"][0])

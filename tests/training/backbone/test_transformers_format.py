@@ -67,7 +67,8 @@ def test_every_tensor_of_the_authors_weights_is_mapped(tmp_path: Path) -> None:
     import_official(tmp_path / "teacher_checkpoint.pth", tmp_path / "ours.safetensors")
     ours = load_backbone(tmp_path / "ours.safetensors")
     state = ours.state_dict()
-    assert sum(t.numel() for t in transformers_tensors(state, ours.settings).values()) == sum(t.numel() for t in state.values())
+    theirs = transformers_tensors(state, ours.settings)
+    assert sum(t.numel() for t in theirs.values()) == sum(t.numel() for t in state.values())
     assert {path.name for path in (tmp_path / "hf").iterdir()} == {
         "config.json",
         "model.safetensors",
