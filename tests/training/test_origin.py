@@ -165,10 +165,9 @@ def test_a_run_continues_wherever_its_source_is_and_with_no_other(source: Path, 
         assert command.model.init_options.given() == options | {"mean": (0.5,) * 3, "std": (1.0,) * 3}
     other = tmp_path / "other.safetensors"
     save_backbone(other, random_backbone(SIZES, seed=6), {})
-    same: tuple[str, ...]
     same = "--model.init_options.family=dino", "--model.init_options.mean=0.5,0.5,0.5", "--model.init_options.std=1,1,1"
-    for path, words in ((source, same), (moved, same[:1]), (None, same)):
-        refuse_other_source(parsed(path, *words).model, recorded)
+    for given in (parsed(source, *same), parsed(moved, same[0]), parsed(None, *same)):
+        refuse_other_source(given.model, recorded)
     refusals: list[tuple[Path | None, tuple[str, ...], str]] = [
         (other, (), rf"other.safetensors holds other weights \({sha256_file(other)[:12]}\) than those that the run"),
         (tmp_path / "absent", (), f"absent is absent, and the run began with {source}: leave it out"),
