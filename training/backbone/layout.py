@@ -194,10 +194,10 @@ def _joined(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _sizes(found: Mapping[str, Tensor], source: Path) -> dict[str, object]:
     """The sizes that the shapes of the tensors show."""
     numbers = {int(match[1]) for name in found if (match := re.match(r"blocks\.(\d+)\.", name))}
-    absent = set(range(max(numbers, default=0) + 1)) - numbers
+    absent = [number for number in range(max(len(numbers), 1)) if number not in numbers]
     swiglu = "blocks.0.mlp.w12.weight" in found
     needed = ("pos_embed", "blocks.0.mlp.w12.weight" if swiglu else "blocks.0.mlp.fc1.weight")
-    missing = [f"blocks.{number}" for number in sorted(absent)] or [name for name in needed if name not in found]
+    missing = [f"blocks.{number}" for number in absent] or [name for name in needed if name not in found]
     if missing:
         raise UserError(f"{source} has no {missing[0]}: it is another architecture or not complete")
     width, _, _, patch_size = found["patch_embed.proj.weight"].shape

@@ -122,6 +122,11 @@ def without(name: str) -> dict[str, Tensor]:
             {"family": "dino"},
             r"mlp.fc1.weight is  beside a width",
         ),
+        (
+            vit(DINO) | {"blocks.99999999999.norm1.bias": torch.ones(WIDTH)},
+            {"family": "dino"},
+            "has no blocks.2: it is another architecture or not complete",
+        ),
         (without("pos_embed"), {"family": "dino"}, "has no pos_embed"),
         (
             vit(DINO) | {"pos_embed": torch.ones(1, 7, WIDTH)},
