@@ -1,6 +1,7 @@
 """Frozen patch features of frames, from weights of several origins."""
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
@@ -133,6 +134,12 @@ def is_function(path: Path) -> bool:
     return bool(re.fullmatch(r"[\w.]+:\w+", str(path))) and not path.exists()
 
 
+def _are_colors(values: object) -> bool:
+    """Whether they are three finite numbers, for red, green and blue."""
+    numbers = list(values) if isinstance(values, list | tuple) else []
+    return len(numbers) == 3 and all(isinstance(value, int | float) and math.isfinite(value) for value in numbers)
+
+
 def open_function(
     name: str, device: torch.device, precision: Precision = "fp32"
 ) -> tuple[nn.Module, Extractor, dict[str, Any]]:
@@ -146,6 +153,15 @@ def open_function(
         result = getattr(import_module(module_name), function)()
     if not isinstance(result, PatchFeatures):
         raise UserError(f"--weights {name} returns a {type(result).__name__}, not evaluation.backbones.PatchFeatures")
+    for field, good, needed in (
+        ("module", isinstance(result.module, nn.Module), "a torch.nn.Module"),
+        ("patch_tokens", callable(result.patch_tokens), "a function of images"),
+        ("patch_size", type(result.patch_size) is int and result.patch_size >= 1, "a whole number from 1"),
+        ("mean", _are_colors(result.mean), "three numbers"),
+        ("std", _are_colors(result.std) and min(result.std) > 0, "three numbers above 0"),
+    ):
+        if not good:
+            raise UserError(f"--weights {name} returns {field} = {getattr(result, field)!r}, which must be {needed}")
     module = result.module.to(device).eval().requires_grad_(False)
     scale, shift = (values.float().view(3, 1, 1).to(device) for values in renormalization(result.mean, result.std))
 

@@ -28,13 +28,13 @@ from torch.distributed.checkpoint.state_dict import (
 from pipeline.files import TEMPORARY_PREFIX, as_json, atomic_path, remove, remove_files, sha256_file
 from pipeline.reading import read_json
 from pipeline.settings import UserError
+from training.backbone.source import STATE as STATE
 from training.backbone.tensor_files import check_finite, read_safetensors, read_torch, write_safetensors, write_torch
 from training.run_config import CONFIG, run_differences
 
 CHECKPOINTS = "checkpoints"
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.pt"
-STATE = "state.json"
 FILES = (STATE, MODEL, OPTIMIZER, CONFIG)
 """All files of a checkpoint; a folder without the first is not one."""
 _NAME = re.compile(r"step-(\d{8})")
@@ -71,6 +71,11 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(path for path in result if _NAME.fullmatch(path.name) and (path / STATE).is_file())
 
 
+def step_name(step: int) -> str:
+    """Name of the folder of the checkpoint after `step` steps."""
+    return f"step-{step:08d}"
+
+
 def outdated(steps: Collection[int], keep: int, keep_every: int | None) -> list[int]:
     """Steps of the checkpoints to remove: all except the newest `keep` and multiples of `keep_every`."""
     return [step for step in sorted(steps)[:-keep] if not keep_every or step % keep_every]
@@ -85,7 +90,7 @@ def save_checkpoint(
     writes: bool = True,
 ) -> Path:
     """Save the state after `step` steps in the folder `run`; all ranks call this together, and one of them `writes`."""
-    path = run / CHECKPOINTS / f"step-{step:08d}"
+    path = run / CHECKPOINTS / step_name(step)
     tensors: dict[str, Any] = get_model_state_dict(model, options=_GATHERED)
     optimizer_state = get_optimizer_state_dict(model, optimizer, options=_GATHERED)
     if not writes:

@@ -4,11 +4,12 @@ The card in the file holds the architecture, the preset and all settings of the 
 path), the number of steps, and the last logged metrics. A model card for people is written beside the weights.
 """
 
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import CliPositionalArg
 
 from pipeline.files import sha256_file
@@ -19,7 +20,16 @@ from training.backbone.vit import VitSettings
 from training.backbone.weights import backbone_sha256, build_backbone, save_backbone
 from training.checkpoint import MODEL, Content, load_checkpoint
 from training.metrics import METRICS, read_metrics
-from training.model_card import Format, model_card, read_result, refuse_edited, save_model_card
+from training.model_card import (
+    LICENSES,
+    NO_LICENSE,
+    Format,
+    License,
+    model_card,
+    read_result,
+    refuse_edited,
+    save_model_card,
+)
 from training.run_config import CONFIG, ORIGIN
 
 _LOCATIONS = ("shards", "neighbours", "cache")
@@ -43,8 +53,22 @@ class ExportCommand(Command):
     """portable: one file. transformers: a folder OUT for AutoModel.from_pretrained. timm: a folder for timm."""
     scores: tuple[Path, ...] = ()
     """Result files of `python -m evaluation` on these weights, for the model card, separated by commas."""
-    license: str = Field(default="unknown", pattern=r"^[a-z0-9][a-z0-9.+-]*$")
+    license: str = "unknown"
     """License of the weights in the model card, an identifier of the Hugging Face Hub such as apache-2.0."""
+    license_name: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9.+-]*$")
+    """Name of the license for `--license other`: lower case, without spaces."""
+
+    @model_validator(mode="after")
+    def _known_license(self) -> "ExportCommand":
+        if self.license not in LICENSES:
+            close = difflib.get_close_matches(self.license.lower(), sorted(LICENSES), 3) or ("apache-2.0", "mit")
+            raise ValueError(
+                f"license = {self.license!r} is no identifier of the Hugging Face Hub, such as {', '.join(close)}: for "
+                "any other license, give --license other --license_name NAME"
+            )
+        if (self.license == "other") != (self.license_name is not None):
+            raise ValueError("license_name belongs to --license other, which needs it")
+        return self
 
 
 def export(
@@ -53,7 +77,7 @@ def export(
     part: Literal["teacher", "student"],
     format: Format = "portable",  # noqa: A002 - the name of the option
     scores: Sequence[Path] = (),
-    license: str = "unknown",  # noqa: A002 - the name of the option
+    license: License = NO_LICENSE,  # noqa: A002 - the name of the option
 ) -> str:
     """Write the backbone of `part` to `out`, and its model card; return the SHA-256 of the weights.
 
@@ -140,7 +164,8 @@ def _logged(run: Path, step: int) -> dict[str, Any]:
 
 def main(command: ExportCommand) -> None:
     """Export the weights and print what was written."""
-    sha256 = export(command.checkpoint, command.out, command.part, command.format, command.scores, command.license)
+    chosen = License(command.license, command.license_name)
+    sha256 = export(command.checkpoint, command.out, command.part, command.format, command.scores, chosen)
     of_file = f"file hash {sha256_file(command.out)[:12]}, " if command.out.is_file() else ""
     print(f"{command.part} backbone of {command.checkpoint} -> {command.out} ({of_file}content hash {sha256[:12]})")
     print(f"model card: {_readme(command.out, command.format)}")

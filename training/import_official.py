@@ -40,8 +40,7 @@ def import_official(
     source = read_backbone(checkpoint, options)
     sha256 = backbone_sha256(source.backbone)
     save = save_transformers if format == "transformers" else save_backbone
-    origin = {"source": checkpoint.name, "weights_sha256": sha256}
-    save(out, source.backbone, {"part": (options or BackboneOptions()).part, **source.record(), **origin})
+    save(out, source.backbone, {"source": checkpoint.name, **source.record(), "weights_sha256": sha256})
     return source
 
 

@@ -41,7 +41,32 @@ import timm
 model = timm.create_model("local-dir:{name}", pretrained=True).eval()
 tokens = model.forward_features(images)  # CLS, registers, patches""",
 }
+LICENSES = frozenset(
+    """
+    apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m
+    afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5
+    cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0
+    cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0
+    cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl
+    lgpl-2.1 lgpl-3.0 isc lppl-1.3c ms-pl mpl-2.0 odc-by odbl
+    openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl
+    lgpl-lr deepfloyd-if-license llama2 gemma unknown other
+    """.split()  # noqa: SIM905 - seventy lines otherwise
+)
+"""Identifiers of licenses of the Hugging Face Hub (its documentation, page "Licenses"); all others are `other`."""
 _LIBRARIES = {"portable": "tcore-pipeline", "transformers": "transformers", "timm": "timm"}
+
+
+class License(NamedTuple):
+    """The license of the weights."""
+
+    identifier: str = "unknown"
+    """One of `LICENSES`."""
+    name: str | None = None
+    """Of the license `other`."""
+
+
+NO_LICENSE = License()
 
 
 class Result(NamedTuple):
@@ -92,19 +117,20 @@ def read_result(path: Path, weights_sha256: str) -> Result:
         raise UserError(f"--scores {path}: not a result file of `python -m evaluation`") from error
 
 
-def model_card(name: str, card: Mapping[str, Any], results: Sequence[Result], license: str, format: Format) -> str:  # noqa: A002 - as the options
+def model_card(name: str, card: Mapping[str, Any], results: Sequence[Result], license: License, format: Format) -> str:  # noqa: A002 - as the options
     """The text of the model card.
 
     Args:
         name: of the file or folder with the weights.
         card: their origin, as it is stored with them.
         results: scores of these weights.
-        license: an identifier of the Hub, e.g. apache-2.0.
+        license: of the weights.
         format: how the weights are stored.
     """
     head: dict[str, Any] = {
         "library_name": _LIBRARIES[format],
-        "license": license,
+        "license": license.identifier,
+        **({"license_name": license.name} if license.name else {}),
         "pipeline_tag": "image-feature-extraction",
         "tags": ["t-core", "self-supervised-learning", "video", "vision-transformer"],
     }
@@ -177,11 +203,11 @@ def _scores(results: Sequence[Result]) -> str:
     )
 
 
-def _terms(license: str) -> str:  # noqa: A002 - as the option
+def _terms(license: License) -> str:  # noqa: A002 - as the option
     chosen = (
         "No license has been chosen for these weights: without one, nobody else may use them."
-        if license == "unknown"
-        else f"The weights are under the license `{license}`."
+        if license.identifier == "unknown"
+        else f"The weights are under the license `{license.name or license.identifier}`."
     )
     return (
         f"{chosen} The terms of the data they were trained on apply beside it; some data sets allow research only. "

@@ -18,8 +18,9 @@ from pipeline.reading import read_json, reading
 from pipeline.settings import UserError
 from training.backbone.families import BackboneOptions
 from training.backbone.foreign import read_backbone
+from training.backbone.source import MODEL, STATE, source_sha256
 from training.backbone.vit import VisionTransformer, VitSettings
-from training.checkpoint import checkpoints, describe_checkpoint
+from training.checkpoint import checkpoints, describe_checkpoint, step_name
 from training.command import TrainCommand
 from training.distributed import raise_on_all_ranks
 from training.model import TCoReSettings
@@ -57,7 +58,8 @@ def read_source(path: Path, options: BackboneOptions) -> tuple[VisionTransformer
     source = read_backbone(path, options)
     if not source.settings.class_token:
         raise UserError(f"model.init = {path} has no CLS token, which the method trains: give weights that have one")
-    return source.backbone, {"source": path.name, **json.loads(as_json(source.record()))}
+    record = {"source": path.name, **source.record(), "file_sha256": source.sha256}
+    return source.backbone, json.loads(as_json(record))
 
 
 def find_origin(accelerator: Accelerator, command: CommandT) -> tuple[CommandT, Origin]:
@@ -91,15 +93,73 @@ def recorded_settings(command: TrainCommand) -> dict[str, Any] | None:
     Those of a run that begins as a branch name the checkpoint under `branched_from`.
 
     Raises:
-        UserError: they cannot be read.
+        UserError: they cannot be read, or are those of a run with another origin than `command` names.
     """
-    begun = bool(checkpoints(command.out))
     if branches(command):
         step, sha256, config = describe_checkpoint(Path(command.resume))
-        return {**config, "branched_from": {"step": step, "sha256": sha256, "config": config}}
-    if command.resume != "auto" and not command.train.branch:
-        return describe_checkpoint(Path(command.resume)).config
-    return read_json(command.out / CONFIG, RESTORE_CONFIG) if begun else None
+        recorded = {**config, "branched_from": {"step": step, "sha256": sha256, "config": config}}
+    elif command.resume != "auto" and not command.train.branch:
+        recorded = describe_checkpoint(Path(command.resume)).config
+    elif checkpoints(command.out):
+        recorded = read_json(command.out / CONFIG, RESTORE_CONFIG)
+        if command.train.branch and command.resume != "auto":
+            refuse_other_branch(command, recorded.get("branched_from"))
+    else:
+        return None
+    with reading(f"the recorded settings of {command.out}", "those of a run", RESTORE_CONFIG):
+        refuse_other_source(command.model, recorded)
+    return recorded
+
+
+def refuse_other_branch(command: TrainCommand, branched_from: Mapping[str, Any] | None) -> None:
+    """Check that the run in `out` branched from the checkpoint `resume`, which may be gone.
+
+    Raises:
+        UserError: it did not.
+    """
+    path, way = Path(command.resume), "Leave --resume out to continue that run, or choose another --out"
+    if branched_from is None:
+        raise UserError(f"{command.out} holds a run that did not branch from {path}. {way}")
+    step, recorded = branched_from["step"], branched_from["sha256"]
+    if (path / STATE).is_file():
+        same = describe_checkpoint(path)[:2] == (step, recorded)
+    else:
+        same = path.name == step_name(step)
+    if not same:
+        raise UserError(
+            f"{command.out} holds a run that branched from another checkpoint than {path}: from step {step} with "
+            f"weights {recorded[MODEL][:12]}. {way}"
+        )
+
+
+def refuse_other_source(model: TCoReSettings, recorded: Mapping[str, Any]) -> None:
+    """Check that `init` and `init_options`, as far as they are given, are those of a run; its source may be gone.
+
+    Raises:
+        UserError: they are not.
+    """
+    path, init, before = model.init, recorded.get("init") or {}, recorded["model"]
+    if path is not None and not init:
+        raise UserError(f"model.init = {path}, but the run began without such weights: leave it out")
+    if path is not None and path.exists():
+        sha256 = source_sha256(path)
+        if sha256 not in (init.get("file_sha256"), init["source_sha256"]):
+            raise UserError(
+                f"model.init = {path} holds other weights ({sha256[:12]}) than those that the run began with "
+                f"({init['source']}, {init['source_sha256'][:12]}): leave it out"
+            )
+    elif path is not None and str(path) != before.get("init"):
+        raise UserError(f"model.init = {path} is absent, and the run began with {before.get('init')}: leave it out")
+    options = _recorded_options(recorded)
+    for key, value in model.init_options.given().items():
+        if getattr(options, key) != value:
+            raise UserError(
+                f"model.init_options.{key} = {value}, but the run began with {getattr(options, key)}: leave it out"
+            )
+
+
+def _recorded_options(recorded: Mapping[str, Any]) -> BackboneOptions:
+    return BackboneOptions.model_validate(recorded["model"].get("init_options", {}))
 
 
 def origin_of(command: CommandT, recorded: Mapping[str, Any] | None) -> tuple[CommandT, Origin]:
@@ -112,23 +172,23 @@ def origin_of(command: CommandT, recorded: Mapping[str, Any] | None) -> tuple[Co
     Raises:
         UserError: the source cannot be used, or contradicts an option.
     """
-    path = command.model.init
+    model = command.model
     if recorded is not None:
         origin = Origin(recorded.get("init"), recorded.get("branched_from"))
         with reading(f"the recorded settings of {command.out}", "those of a run", RESTORE_CONFIG):
-            given, sizes = recorded["model"].get("init"), VitSettings.model_validate(recorded["model"]["backbone"])
-        if command.train.branch and path is not None and str(path) != given:
-            raise UserError(f"model.init = {path}: a branch begins with the weights of a checkpoint, leave it out")
-        if origin.init is None:
-            return command, origin
-        name = str(origin.init["source"])
-    elif path is not None:
-        backbone, init = read_source(path, command.model.init_options)
+            path, sizes = recorded["model"].get("init"), VitSettings.model_validate(recorded["model"]["backbone"])
+            source = {"init": path and Path(path), "init_options": _recorded_options(recorded)}
+        model = model.model_copy(update=source)  # it began with them, wherever they are now
+        fitted = fit_model(model, sizes, str(origin.init["source"])) if origin.init else model
+    elif model.init is not None:
+        backbone, init = read_source(model.init, model.init_options)
         origin = Origin(init, backbone=backbone)
-        name, sizes = str(path), backbone.settings
+        fitted = fit_model(model, backbone.settings, str(model.init))
     else:
+        if given := model.init_options.given():
+            raise UserError(f"model.init_options.{next(iter(given))} says how to read model.init, which is not given")
         return command, Origin()
-    return command.model_copy(update={"model": fit_model(command.model, sizes, name)}), origin
+    return command.model_copy(update={"model": fitted}), origin
 
 
 def fit_model(model: TCoReSettings, sizes: VitSettings, source: str) -> TCoReSettings:

@@ -131,6 +131,24 @@ def test_a_function_gives_features_of_images_normalized_as_it_says() -> None:
 
 
 @pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("module", 3, r"module = 3, which must be a torch\.nn\.Module"),
+        ("patch_tokens", None, "patch_tokens = None, which must be a function of images"),
+        ("patch_size", 0, "patch_size = 0, which must be a whole number from 1"),
+        ("patch_size", 16.0, r"patch_size = 16\.0, which"),
+        ("mean", (0.5,), r"mean = \(0\.5,\), which must be three numbers"),
+        ("std", (0.5, 0, 0.5), "std = .* must be three numbers above 0"),
+        ("std", (0.5, float("nan"), 0.5), "std = .* must be three numbers above 0"),
+    ],
+)
+def test_what_a_function_says_is_checked(field: str, value: Any, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.my_mistake", lambda: my_network()._replace(**{field: value}))
+    with pytest.raises(UserError, match=f"--weights {__name__}:my_mistake returns {words}"):
+        open_checkpoint(Path(f"{__name__}:my_mistake"), "mine", device=CPU)
+
+
+@pytest.mark.parametrize(
     ("name", "seed", "words"),
     [
         (f"{__name__}:my_network", 1, "--random_init needs weights in a file or folder"),

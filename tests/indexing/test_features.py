@@ -46,10 +46,15 @@ def test_a_missing_shard_is_one_sentence(image_dataset: Path, weights: Path, tmp
 def test_the_search_passes_on_what_the_weights_do_not_say() -> None:
     from indexing.knn import feature_options
 
-    options = "--shards s --out o --weights w.pth --backbone.family mae --backbone.heads 3 --backbone.mean 0.5,0.5,0.5"
-    command = parse_command(KnnCommand, options.split())
+    options = "--shards s --out o --weights w.pth --backbone.family mae --backbone.part teacher"
+    pixels = "--backbone.heads 3 --backbone.mean 0.5,0.5,0.5 --backbone.std 1,1,1"
+    command = parse_command(KnnCommand, f"{options} {pixels}".split())
     parsed = parse_command(FeaturesCommand, feature_options(command))
-    assert parsed.backbone == command.backbone == BackboneOptions(family="mae", heads=3, mean=(0.5, 0.5, 0.5))
+    assert (
+        parsed.backbone
+        == command.backbone
+        == BackboneOptions(family="mae", part="teacher", heads=3, mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0))
+    )
     assert (
         source_sha256(Path(__file__), parsed.backbone) != source_sha256(Path(__file__)) == sha256_file(Path(__file__))
     )

@@ -56,8 +56,10 @@ def test_options_of_weights_of_another_project(tmp_path: Path, capsys: pytest.Ca
     card = read_card(out)
     assert (card["family"], card["source"], card["source_sha256"]) == ("dino", "dino.pth", sha256_file(source))
     assert card["normalization"] == {"mean": [0.5] * 3, "std": [1.0] * 3, "origin": "options"}
-    again = read_backbone(out).record()
-    assert {key: again[key] for key in card} == card
+    import_official(out, tmp_path / "folder", "transformers")  # what it was first stays
+    for path in (out, tmp_path / "folder"):
+        again = read_backbone(path).record()
+        assert {key: again[key] for key in card} == card
     with pytest.raises(UserError, match=r"backbone\.std .* three numbers, for red, green and blue"):
         parse_command(ImportCommand, [*words.split()[:-1], "1,2"])
 

@@ -11,7 +11,7 @@ from tests.evaluation.trees import evaluate, moving_squares, write_sequence
 from tests.training.recorded import seal
 from tests.training.test_export import checkpoint_of_a_run
 from training.export import ExportCommand, export, main
-from training.model_card import model_card, save_model_card
+from training.model_card import License, model_card, save_model_card
 
 SECRETS = ("/secret", "home/someone", "s3://", "C:\\data")
 
@@ -51,7 +51,8 @@ def test_the_card_beside_the_weights_is_one_of_the_hub(tmp_path: Path, kind: Any
     out = tmp_path / ("tiny.safetensors" if kind == "portable" else "tiny")
     sha256 = export(checkpoint, out, "teacher", kind)
     scored = result_file(tmp_path / "davis.json", sha256)
-    assert export(checkpoint, out, "teacher", kind, [scored], "cc-by-nc-4.0") == sha256  # replaces the first card
+    license_ = License("cc-by-nc-4.0")
+    assert export(checkpoint, out, "teacher", kind, [scored], license_) == sha256  # replaces the first card
     text = (tmp_path / "tiny.README.md" if kind == "portable" else out / "README.md").read_text()
     data = head(text)
     assert data.license == "cc-by-nc-4.0"
@@ -79,12 +80,20 @@ def test_the_card_beside_the_weights_is_one_of_the_hub(tmp_path: Path, kind: Any
         assert secret.encode() not in written
 
 
-def test_a_result_of_the_evaluation_goes_into_the_card(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["portable", "transformers", "timm"])
+def test_a_result_of_the_evaluation_goes_into_the_card(tmp_path: Path, kind: Any) -> None:
     checkpoint, out = checkpoint_of_a_run(tmp_path), tmp_path / "w.safetensors"
-    export(checkpoint, out, "teacher")
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["init"] = {"source": "dino.pth", "source_sha256": "cd" * 32}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    seal(checkpoint)
+    given = out if kind == "portable" else tmp_path / "folder"
+    sha256 = export(checkpoint, given, "teacher", kind)
     frames, masks = moving_squares(3)
     write_sequence(tmp_path / "data", "one", frames, dict(enumerate(masks)))
-    record = evaluate(DAVIS, tmp_path / "data", weights=out, size=(96, 160))
+    record = evaluate(DAVIS, tmp_path / "data", weights=given, size=(96, 160))
+    card = record["weights"]["card"]
+    assert (card["weights_sha256"], card["init"], card["part"]) == (sha256, config["init"], "teacher")
     export(checkpoint, out, "teacher", scores=[tmp_path / "out" / "davis.json"])
     (measured, *_) = head((tmp_path / "w.README.md").read_text()).eval_results or []
     assert measured.metric_value == pytest.approx(100 * record["scores"]["J&F-Mean"], abs=0.005)
@@ -93,12 +102,22 @@ def test_a_result_of_the_evaluation_goes_into_the_card(tmp_path: Path) -> None:
 
 
 def test_the_program_prints_where_the_card_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [str(checkpoint_of_a_run(tmp_path)), str(tmp_path / "w.safetensors"), "--license", "mit"]
-    main(parse_command(ExportCommand, words))
+    words = [str(checkpoint_of_a_run(tmp_path)), str(tmp_path / "w.safetensors"), "--license"]
+    main(parse_command(ExportCommand, [*words, "mit"]))
     assert "w.README.md" in capsys.readouterr().out
     assert head((tmp_path / "w.README.md").read_text()).license == "mit"
-    with pytest.raises(UserError, match="license"):
-        parse_command(ExportCommand, [*words[:3], "not a license: really"])
+    main(parse_command(ExportCommand, [*words, "other", "--license_name", "of-our-lab-1.0"]))
+    data = head((tmp_path / "w.README.md").read_text())
+    assert (data.license, data.license_name) == ("other", "of-our-lab-1.0")
+    for given, message in (
+        (["not a license: really"], "no identifier of the Hugging Face Hub"),
+        (["apach-2.0"], r"such as .*apache-2\.0.*: for any other license, give --license other --license_name NAME"),
+        (["other"], "license_name belongs to --license other, which needs it"),
+        (["mit", "--license_name", "mine"], "license_name belongs to"),
+        (["other", "--license_name", "My: own"], "license_name"),
+    ):
+        with pytest.raises(UserError, match=message):
+            parse_command(ExportCommand, [*words, *given])
 
 
 @pytest.mark.parametrize(
@@ -149,7 +168,7 @@ def test_initial_weights_are_named_with_their_hash() -> None:
     card = {"architecture": sizes, "part": "teacher", "weights_sha256": "ab", "steps": 7}
     card["init"] = {"source": "dino.pth", "source_sha256": "cd" * 32}
     card["branched_from"] = {"step": 4, "sha256": "ef" * 32}
-    text = model_card("w", card, [], "unknown", "portable")
+    text = model_card("w", card, [], License(), "portable")
     assert f"| continues | step 4 of a run with other settings, hash `{'ef' * 32}` |" in text
     assert f"| initial weights | dino.pth, hash `{'cd' * 32}` |" in text
     assert "No license has been chosen" in text

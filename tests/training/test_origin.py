@@ -1,6 +1,7 @@
 """Runs that begin with given weights or branch from a checkpoint; nearly all in forks, as in test_pretrain."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from training.checkpoint import checkpoints
 from training.export import export
 from training.metrics import read_metrics
 from training.model import TCoRe
-from training.origin import origin_of
+from training.origin import origin_of, recorded_settings, refuse_other_source
 from training.pretrain import PretrainCommand
 from training.schedules import ScheduleSettings, build_schedules
 
@@ -96,21 +97,23 @@ def test_a_frozen_backbone_stays_bit_equal_while_the_heads_are_trained(adapted: 
     assert trained == list(range(STEPS + 1, 2 * STEPS + 1))
 
 
-@pytest.mark.parametrize("step", [4, 6], ids=["frozen", "at the end of the freeze"])
+@pytest.mark.parametrize(("step", "given"), [(4, True), (6, False)], ids=["frozen", "at the end of the freeze"])
 def test_a_resumed_run_equals_the_undisturbed_one_and_needs_no_source(
-    step: int, adapted: Path, clip_dataset: Path, source: Path, tmp_path: Path
+    step: int, given: bool, adapted: Path, clip_dataset: Path, source: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     shutil.copytree(adapted, out)
     for path in checkpoints(out):
         if int(path.name[-2:]) > step:
             shutil.rmtree(path)
+    options = adapt(clip_dataset, out, source, **FROZEN)
     away = source.rename(source.with_name("away"))
     try:
-        status, message = train(adapt(clip_dataset, out, source, **FROZEN))
+        status, message = train(options if given else {key: options[key] for key in options if key != "model.init"})
     finally:
         away.rename(source)
     assert status == 0, message
+    assert (out / "config.json").read_bytes() == (adapted / "config.json").read_bytes()
     assert_same_run(out, adapted)
 
 
@@ -130,7 +133,8 @@ def test_the_hash_of_the_source_travels_to_checkpoint_card_and_score(
 
 def parsed(source: Path | None, *options: str) -> PretrainCommand:
     given = [] if source is None else ["--model.init", str(source), "--model.pmm.heads", "3"]
-    return parse_command(PretrainCommand, ["--data.shards", "x", "--out", "absent", *given, *options])
+    out = [] if "--out" in options else ["--out", "absent"]
+    return parse_command(PretrainCommand, ["--data.shards", "x", *out, *given, *options])
 
 
 def test_sizes_follow_from_the_source_and_options_that_contradict_it_are_refused(source: Path, tmp_path: Path) -> None:
@@ -147,6 +151,46 @@ def test_sizes_follow_from_the_source_and_options_that_contradict_it_are_refused
     with pytest.raises(UserError, match=r"cannot read the weights .*absent"):
         origin_of(parsed(tmp_path / "absent"), None)
     assert origin_of(parsed(None), None)[0] == parsed(None)
+
+
+def test_a_run_continues_wherever_its_source_is_and_with_no_other(source: Path, tmp_path: Path) -> None:
+    _, origin = origin_of(parsed(source), None)
+    options = {"family": "dino", "mean": [0.5] * 3, "std": [1.0] * 3}
+    model = {"init": str(source), "init_options": options, "backbone": SIZES.model_dump(mode="json")}
+    recorded = {"model": model, "init": origin.init}
+    moved = Path(shutil.copy(source, tmp_path / "moved.safetensors"))
+    for path in (source, moved, None):
+        command, again = origin_of(parsed(path, "--model.pmm.heads", "3"), recorded)
+        assert (command.model.init, again.init, again.backbone) == (source, origin.init, None)
+        assert command.model.init_options.given() == options | {"mean": (0.5,) * 3, "std": (1.0,) * 3}
+    other = tmp_path / "other.safetensors"
+    save_backbone(other, random_backbone(SIZES, seed=6), {})
+    same = "--model.init_options.family=dino", "--model.init_options.mean=0.5,0.5,0.5", "--model.init_options.std=1,1,1"
+    for given in (parsed(source, *same), parsed(moved, same[0]), parsed(None, *same)):
+        refuse_other_source(given.model, recorded)
+    refusals: list[tuple[Path | None, tuple[str, ...], str]] = [
+        (other, (), rf"other.safetensors holds other weights \({sha256_file(other)[:12]}\) than those that the run"),
+        (tmp_path / "absent", (), f"absent is absent, and the run began with {source}: leave it out"),
+        (None, ("--model.init_options.family=mae",), r"init_options\.family = mae, but the run began with dino: leave"),
+        (source, ("--model.init_options.heads=3",), r"init_options\.heads = 3, but the run began with None: leave"),
+    ]
+    for path, words, message in refusals:
+        with pytest.raises(UserError, match=message):
+            refuse_other_source(parsed(path, *words).model, recorded)
+    with pytest.raises(UserError, match=r"released\.safetensors, but the run began without such weights: leave it out"):
+        refuse_other_source(parsed(source).model, recorded | {"init": None})
+    with pytest.raises(UserError, match=r"init_options\.family says how to read model\.init, which is not given"):
+        origin_of(parsed(None, "--model.init_options.family", "dino"), None)
+
+
+def test_an_imported_source_is_known_by_its_own_hash(tmp_path: Path) -> None:
+    card = {"source": "dino.pth", "source_sha256": "cd" * 32, "part": "teacher"}
+    save_backbone(tmp_path / "imported.safetensors", random_backbone(SIZES, seed=5), card)
+    _, origin = origin_of(parsed(tmp_path / "imported.safetensors"), None)
+    recorded = {"model": {"init": "elsewhere", "backbone": {}}, "init": origin.init}
+    assert origin.init is not None
+    assert (origin.init["source"], origin.init["source_sha256"]) == ("dino.pth", "cd" * 32)
+    refuse_other_source(parsed(tmp_path / "imported.safetensors").model, recorded)
 
 
 LONGER = {"train.epochs": 3, "optimizer.layer_decay": 1.0, "optimizer.beta1": 0.5}
@@ -186,6 +230,14 @@ def test_a_branch_continues_under_new_settings_and_after_a_kill(
     assert str(clip_dataset.parent).encode() not in content
 
     shutil.copytree(undisturbed, killed)
+    step_6 = checkpoints(adapted)[2]
+    for resume, of, words in (
+        (step_6, killed, f"branched from another checkpoint than {step_6}: from step 8 with weights "),
+        (tmp_path / "step-00000009", killed, "branched from another checkpoint than"),
+        (checkpoints(adapted)[3], adapted, f"{adapted} holds a run that did not branch from"),
+    ):
+        with pytest.raises(UserError, match=re.escape(words)):
+            recorded_settings(parsed(None, "--out", str(of), "--resume", str(resume), "--train.branch", "true"))
     for path in checkpoints(killed)[2:]:
         shutil.rmtree(path)
     origin.rename(tmp_path / "away")
@@ -211,7 +263,7 @@ def test_without_a_branch_the_refusal_names_the_way(
     assert differs in message
     assert "add --train.branch true" in message
     again = {"train.branch": True, "resume": checkpoints(adapted)[-1], "model.init": source.with_name("other")}
-    assert "a branch begins with the weights of a checkpoint, leave it out" in refusal(tmp_path / "new", **again)
+    assert f"other is absent, and the run began with {source}: leave it out" in refusal(tmp_path / "new", **again)
     assert "train.branch needs the checkpoint" in refusal(tmp_path / "new", **{"train.branch": True})
     other = {"train.branch": True, "resume": checkpoints(adapted)[-1], "model.head.prototypes": 32}
     assert "does not match the model (cls_center.center" in refusal(tmp_path / "new", **other)

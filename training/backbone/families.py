@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from pipeline.settings import Settings, UserError
 
@@ -33,11 +33,14 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+Part = Literal["teacher", "student"]
+
+
 class BackboneOptions(Settings):
     """What a file of another project may leave open; an option that contradicts the file is refused."""
 
-    part: Literal["teacher", "student"] = "teacher"
-    """Which network of a file that has both."""
+    part: Part | None = None
+    """Which network of a file that has both. Default: the teacher."""
     family: FamilyName | None = None
     """Project of the file, which decides how positions are interpolated. Default: as the file shows."""
     heads: int | None = Field(None, ge=1, le=2**16)
@@ -58,20 +61,41 @@ class BackboneOptions(Settings):
             raise ValueError("must be three numbers, for red, green and blue; a standard deviation is positive")
         return values
 
+    @model_validator(mode="after")
+    def _of_one_normalization(self) -> "BackboneOptions":
+        if bool(self.mean) != bool(self.std):
+            raise ValueError("mean and std are one normalization: give both, or neither")
+        return self
+
     def given(self) -> dict[str, object]:
-        """The options that are given, but for `part` and `family`, which only choose among what a file leaves open."""
-        return self.model_dump(exclude={"part", "family"}, exclude_defaults=True)
+        """The options that are given."""
+        return self.model_dump(exclude_defaults=True)
 
 
-def refuse_contradiction(facts: Mapping[str, object], given: Mapping[str, object], source: Path) -> None:
-    """Check that explicit options agree with what a file says.
+class Facts(NamedTuple):
+    """What was read of a source for each of `BackboneOptions`."""
+
+    part: str | None
+    """None if its network is not called teacher or student."""
+    family: str
+    heads: int
+    image_size: int
+    norm_eps: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def refuse_contradiction(facts: Facts, options: BackboneOptions, source: Path) -> None:
+    """Check that the options that are given agree with what was read.
 
     Raises:
         UserError: one does not.
     """
-    for key, value in given.items():
-        if key in facts and facts[key] != value:
-            raise UserError(f"the option {key} = {value} contradicts {source}, which has {facts[key]}: leave it out")
+    for key, value in options.given().items():
+        read = getattr(facts, key)
+        if read != value:
+            which = "which does not say it" if read is None else f"which has {read}"
+            raise UserError(f"the option {key} = {value} contradicts {source}, {which}: leave it out")
 
 
 def possible_families(names: Collection[str], prefix: str) -> set[FamilyName]:
@@ -124,10 +148,14 @@ def choose_heads(said: object, options: BackboneOptions, family: str, width: int
     """The number of heads that the file, an option, or the published models of the family given as an option say.
 
     Raises:
-        UserError: none does.
+        UserError: none does, or the option does not divide the width.
     """
-    if said is not None or options.heads is not None:
-        return options.heads if said is None else said
+    if said is not None:
+        return said
+    if options.heads is not None:
+        if width % options.heads:
+            raise UserError(f"the option heads = {options.heads} must divide the width {width} of {source}")
+        return options.heads
     published = FAMILIES[family].heads.get(width) if family in FAMILIES else None
     if published and options.family is not None:
         return published

@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.sampling.views import IMAGENET_MEAN, IMAGENET_STD
-from training.backbone.families import BackboneOptions, refuse_contradiction
+from training.backbone.families import BackboneOptions, Facts, refuse_contradiction
 from training.backbone.layout import fold_normalization, read_layout
-from training.backbone.source import source_sha256
+from training.backbone.source import settings_beside, source_sha256
 from training.backbone.tensor_files import read_tensors
-from training.backbone.transformers_folder import read_folder
+from training.backbone.transformers_folder import TIMM, Folder, read_folder
 from training.backbone.vit import VisionTransformer, VitSettings
-from training.backbone.weights import build_backbone, is_export, load_export
+from training.backbone.weights import build_backbone, is_export, load_export, refuse_other_weights
 
-__all__ = ["BackboneOptions", "ForeignBackbone", "Normalization", "read_backbone", "refuse_contradiction"]
+__all__ = ["BackboneOptions", "ForeignBackbone", "Normalization", "read_backbone"]
+
+_OURS = "t-core"
+"""Family of the exports of this project's own runs."""
 
 
 class Normalization(NamedTuple):
@@ -42,6 +45,8 @@ class ForeignBackbone(NamedTuple):
     backbone: VisionTransformer
     """In eval mode, float32, on the CPU; takes ImageNet-normalized images."""
     family: str
+    part: str | None
+    """teacher or student, if the source says it."""
     mapped: tuple[str, ...]
     """Tensors of the file that became part of the backbone."""
     initial: tuple[str, ...]
@@ -77,6 +82,7 @@ class ForeignBackbone(NamedTuple):
         """For a checkpoint, a card or a result, without any path: how the weights were read, as JSON."""
         return {
             "family": self.family,
+            "part": self.part,
             "normalization": self.normalization._asdict(),
             "source_sha256": self.sha256,
             "tensors": {
@@ -103,32 +109,44 @@ def read_backbone(path: Path, options: BackboneOptions | None = None) -> Foreign
             say what only an option can; names the file, and the tensor or the option.
     """
     options = options or BackboneOptions()
-    if path.is_file() and is_export(path):
-        card, backbone = load_export(path)
-        says = {**backbone.settings.model_dump(), "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-        refuse_contradiction(says, options.given(), path)
-        names = tuple(backbone.state_dict())
-        return ForeignBackbone(backbone, "t-core", names, (), (), Normalization(), source_sha256(path), card)
-    tensors, said = read_folder(path) if path.is_dir() else (read_tensors(path), {})
+    source = _read_export(path) if path.is_file() and is_export(path) else _read_foreign(path, options)
+    s, (mean, std, _) = source.settings, source.normalization
+    facts = Facts(source.part, source.family, s.heads, s.image_size, s.norm_eps, mean, std)
+    refuse_contradiction(facts, options, path)
+    return source
+
+
+def _read_export(path: Path) -> ForeignBackbone:
+    card, backbone = load_export(path)
+    family, part, names = card.get("family", _OURS), card.get("part"), tuple(backbone.state_dict())
+    return ForeignBackbone(backbone, family, part, names, (), (), Normalization(), source_sha256(path), card)
+
+
+def _read_foreign(path: Path, options: BackboneOptions) -> ForeignBackbone:
+    tensors, said, card = read_folder(path) if path.is_dir() else Folder(read_tensors(path), settings_beside(path), {})
     layout = read_layout(tensors, said, options, path)
-    normalization = normalization_of(said, options, path)
+    normalization = normalization_of(said, options)
     adapted = layout.tensors
     if not normalization.is_ours:
         adapted = fold_normalization(adapted, normalization.mean, normalization.std)
     backbone = build_backbone(layout.settings, adapted, path)
+    if layout.family != TIMM:  # a folder for timm holds other tensors with the same tokens
+        refuse_other_weights(backbone, card, path)
     return ForeignBackbone(
-        backbone, layout.family, layout.mapped, layout.initial, layout.ignored, normalization, source_sha256(path), {}
+        backbone,
+        card.get("family", _OURS) if card else layout.family,
+        card.get("part", layout.part),
+        layout.mapped,
+        layout.initial,
+        layout.ignored,
+        normalization,
+        source_sha256(path),
+        card,
     )
 
 
-def normalization_of(said: Mapping[str, Any], options: BackboneOptions, source: Path) -> Normalization:
-    """The pixel normalization of a source: `mean` and `std` that it states, else the options, else ImageNet's.
-
-    Raises:
-        UserError: the options contradict the source.
-    """
-    refuse_contradiction(said, options.given(), source)
-    values = {key: value for key, value in {**options.given(), **said}.items() if key in ("mean", "std")}
-    if not values:
-        return Normalization()
-    return Normalization(**values, origin="preprocessor file" if "mean" in said else "options")
+def normalization_of(said: Mapping[str, Any], options: BackboneOptions) -> Normalization:
+    """The pixel normalization of a source: `mean` and `std` that it states, else the options, else ImageNet's."""
+    if "mean" in said:
+        return Normalization(said["mean"], said["std"], "preprocessor file")
+    return Normalization(options.mean, options.std, "options") if options.mean else Normalization()

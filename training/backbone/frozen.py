@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from training.backbone.families import BackboneOptions, refuse_contradiction
+from training.backbone.families import BackboneOptions, Facts, refuse_contradiction
 from training.backbone.foreign import grouped, normalization_of, read_backbone
 from training.backbone.rotary import RotaryBackbone, read_rotary
 from training.backbone.source import source_sha256
@@ -49,15 +49,16 @@ def read_frozen(path: Path, options: BackboneOptions | None = None, random_seed:
 def _read_rotary(folder: Path, options: BackboneOptions, random_seed: int | None) -> FrozenBackbone:
     backbone = read_rotary(folder, random_seed)
     config = backbone.model.config
-    facts = {"heads": config.num_attention_heads, "norm_eps": config.layer_norm_eps, "image_size": config.image_size}
-    refuse_contradiction(facts, options.given(), folder)
-    normalization = normalization_of(read_preprocessor(folder), options, folder)
-    backbone.renormalize(normalization.mean, normalization.std)
+    heads, image_size, norm_eps = config.num_attention_heads, config.image_size, config.layer_norm_eps
+    normalization = normalization_of(read_preprocessor(folder), options)
+    mean, std = normalization.mean, normalization.std
+    refuse_contradiction(Facts(None, ROTARY, heads, image_size, norm_eps, mean, std), options, folder)
+    backbone.renormalize(mean, std)
     record = {
         "family": ROTARY,
         "normalization": normalization._asdict(),
         "tensors": {"ignored": grouped(backbone.ignored)},
-        "architecture": facts,
+        "architecture": {"heads": heads, "norm_eps": norm_eps, "image_size": image_size},
     }
     return FrozenBackbone(
         backbone, backbone.width, backbone.patch_size, backbone.image_size, record, source_sha256(folder)

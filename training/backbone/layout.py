@@ -13,7 +13,6 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from pipeline.reading import reason
 from pipeline.sampling.views import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.settings import UserError
 from training.backbone.families import (
@@ -22,14 +21,17 @@ from training.backbone.families import (
     choose_family,
     choose_heads,
     possible_families,
-    refuse_contradiction,
 )
 from training.backbone.names import backbone_prefixes, is_backbone, our_name, why_foreign
 from training.backbone.vit import ARCHITECTURES, VitSettings
 
 _AUTHORS = "teacher.backbone."
+_AUTHORS_HEAD = "teacher.dino_head."
+"""The projection head of T-CoRe's released code, which trains only ViT-S and ViT-B; ours has another name."""
 _AUTHORS_HEADS = {384: 6, 768: 12}
-"""Heads of the published models of T-CoRe by width; their files do not say it."""
+"""Attention heads of its published models by width; their files do not say it."""
+_PARTS = {"qkv": ("query", "key", "value"), "w12": ("gate", "up")}
+"""Linear layers of ours by the layers that other code has in their place."""
 
 
 class Layout(NamedTuple):
@@ -38,6 +40,8 @@ class Layout(NamedTuple):
     settings: VitSettings
     tensors: dict[str, Tensor]
     family: str
+    part: str | None
+    """teacher or student, if the file calls the network so."""
     mapped: tuple[str, ...]
     """Names in the file."""
     initial: tuple[str, ...]
@@ -53,7 +57,8 @@ def read_layout(
 
     Args:
         tensors: all tensors of the file, by dotted names.
-        said: settings that a configuration beside the file states, and perhaps its `family`.
+        said: what a configuration beside the file states: settings of `VitSettings`, `family`, `no_embed_class`, and
+            whether there is `qkv_bias` and LayerScale (`scaled`).
         options: what the user says.
         source: the file or folder, for messages.
 
@@ -61,13 +66,15 @@ def read_layout(
         UserError: another architecture (names the tensor), an incomplete one, a contradiction, or something is missing
             that the file does not say (names the option).
     """
-    prefix = select(tensors, options.part, source)
+    prefix = select(tensors, options.part or "teacher", source)
     names = {name: name.removeprefix(prefix) for name in tensors if name.startswith(prefix)}
     with_decoder = any(name.startswith("decoder") for name in names.values())
     mapped: dict[str, str] = {}
     for name, bare in names.items():
         ours = our_name(bare)
         if is_backbone(ours, with_decoder):
+            if ours in mapped:
+                raise UserError(f"{source} is another architecture: {name} and {mapped[ours]} are the same tensor")
             mapped[ours] = name
         elif why := why_foreign(ours):
             raise UserError(f"{source} is another architecture: {name} ({why})")
@@ -81,29 +88,30 @@ def read_layout(
         possible = possible_families(names.values(), prefix)
         family = choose_family(possible, options, width, source)
     _check_shapes(found, width, source)
+    found = _joined(found)
     facts = _sizes(found, source)
-    positions = _positions(found, family, said.get("image_size", options.image_size), source)
+    positions = _positions(found, family, said, options.image_size, source)
     facts["image_size"] = positions.image_size
     for key, value in facts.items():
-        if said.get(key, value) != value:
+        if not _agree(key, said.get(key, value), value, width):
             raise UserError(f"{source} says {key} = {said[key]}, but its tensors have {value}")
-    facts |= {key: value for key, value in said.items() if key in VitSettings.model_fields}
-    if family == "dinov2_with_registers" and prefix == _AUTHORS and width in _AUTHORS_HEADS and options.heads is None:
-        facts.setdefault("heads", _AUTHORS_HEADS[width])
+    facts = {**said, **facts}
+    if prefix == _AUTHORS and any(name.startswith(_AUTHORS_HEAD) for name in tensors) and options.heads is None:
+        facts.setdefault("heads", _AUTHORS_HEADS.get(width))
     facts["heads"] = choose_heads(facts.get("heads"), options, family, width, source)
     facts.setdefault("norm_eps", options.norm_eps or 1e-6)
     if family in FAMILIES:
         facts.setdefault("interpolation", FAMILIES[family].interpolation)
-    refuse_contradiction(facts, options.given(), source)
     shape = {key: facts[key] for key in ("width", "depth", "heads")}
     facts["architecture"] = next((name for name, known in ARCHITECTURES.items() if known == shape), None)
     try:
-        settings = VitSettings.model_validate(facts)
+        settings = VitSettings.model_validate({key: facts[key] for key in VitSettings.model_fields if key in facts})
     except ValidationError as error:
-        raise UserError(f"{source} does not describe a backbone: {reason(error)}") from error
+        raise UserError(f"{source} does not describe a backbone: {_problem(error)}") from error
     complete, initial = _complete(found, settings, positions.extra)
     kept = set(mapped.values())
-    return Layout(settings, complete, family, tuple(sorted(kept)), initial, tuple(sorted(tensors.keys() - kept)))
+    part = next((part for part in ("teacher", "student") if part in prefix.split(".")), None)
+    return Layout(settings, complete, family, part, tuple(sorted(kept)), initial, tuple(sorted(tensors.keys() - kept)))
 
 
 def select(tensors: Mapping[str, Tensor], part: str, source: Path) -> str:
@@ -118,15 +126,31 @@ def select(tensors: Mapping[str, Tensor], part: str, source: Path) -> str:
             f"{source} has no Vision Transformer: it has no tensor patch_embed.proj.weight, but {min(tensors)}"
         )
     other = {"teacher": "student", "student": "teacher"}[part]
+    has_other = [prefix for prefix in prefixes if other in prefix.split(".")]
     chosen = [prefix for prefix in prefixes if other not in prefix.split(".")]
     if len(prefixes) > 1:
         chosen = [prefix for prefix in prefixes if part in prefix.split(".")]
     if len(chosen) != 1:
+        choose = f"choose with the option part = {other}, or " if len(has_other) == 1 else ""
         raise UserError(
-            f"{source} does not have one {part}: its Vision Transformers are {', '.join(prefixes)}; choose with the "
-            f"option part = {other}, or save the tensors of one alone"
+            f"{source} does not have one {part}: its Vision Transformers are {', '.join(prefixes)}; {choose}save the "
+            "tensors of one alone"
         )
     return chosen[0]
+
+
+def _agree(key: str, stated: object, shown: object, width: int) -> bool:
+    """Whether a configuration and the tensors say the same; `mlp_ratio` may be rounded to a whole hidden width."""
+    if key != "mlp_ratio":
+        return stated == shown
+    return isinstance(stated, int | float) and isinstance(shown, float) and abs(stated - shown) * width < 1
+
+
+def _problem(error: ValidationError) -> str:
+    """The first problem with settings, in one sentence."""
+    first = error.errors()[0]
+    named = f"{first['loc'][0]} = {first['input']}: " if first["loc"] else ""
+    return named + first["msg"].removeprefix("Value error, ")
 
 
 def _width(weight: Tensor, source: Path) -> int:
@@ -144,8 +168,10 @@ def _check_shapes(found: Mapping[str, Tensor], width: int, source: Path) -> None
     for name, tensor in found.items():
         if name in ("pos_embed", "cls_token", "register_tokens"):
             fits = tensor.ndim == 3 and tensor.shape[0] == 1 and tensor.shape[2] == width
-        elif re.search(r"attn\.(query|key|value)\.|fc[12]\.weight|w12\.weight", name):
-            fits = tensor.ndim == (1 if name.endswith("bias") else 2) and (width in tensor.shape)
+        elif re.search(r"(query|key|value|gate|up)\.bias", name):
+            fits = tensor.ndim == 1
+        elif re.search(r"(query|key|value|gate|up|fc1|fc2|w12)\.weight", name):
+            fits = tensor.ndim == 2 and tensor.shape[0 if "fc2" in name else 1] == width
         else:
             continue
         if not fits:
@@ -153,13 +179,25 @@ def _check_shapes(found: Mapping[str, Tensor], width: int, source: Path) -> None
             raise UserError(f"{source} is another architecture: {name} is {shape} beside a width of {width}")
 
 
+def _joined(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with the parts of `_PARTS` joined wherever all of them are there."""
+    joined = dict(found)
+    for name in found:
+        for whole, parts in _PARTS.items():
+            layer, first, kind = name.rpartition(f".{parts[0]}.")
+            names = [f"{layer}.{part}.{kind}" for part in parts]
+            if first and all(part in joined for part in names):
+                joined[f"{layer}.{whole}.{kind}"] = torch.cat([joined.pop(part) for part in names])
+    return joined
+
+
 def _sizes(found: Mapping[str, Tensor], source: Path) -> dict[str, object]:
     """The sizes that the shapes of the tensors show."""
     numbers = {int(match[1]) for name in found if (match := re.match(r"blocks\.(\d+)\.", name))}
-    absent = set(range(max(numbers, default=0) + 1)) - numbers
+    absent = [number for number in range(max(len(numbers), 1)) if number not in numbers]
     swiglu = "blocks.0.mlp.w12.weight" in found
     needed = ("pos_embed", "blocks.0.mlp.w12.weight" if swiglu else "blocks.0.mlp.fc1.weight")
-    missing = [f"blocks.{number}" for number in sorted(absent)] or [name for name in needed if name not in found]
+    missing = [f"blocks.{number}" for number in absent] or [name for name in needed if name not in found]
     if missing:
         raise UserError(f"{source} has no {missing[0]}: it is another architecture or not complete")
     width, _, _, patch_size = found["patch_embed.proj.weight"].shape
@@ -177,6 +215,8 @@ def _sizes(found: Mapping[str, Tensor], source: Path) -> dict[str, object]:
         "mlp_ratio": expanded / (2 if swiglu else 1) / width,
         "mlp": "swiglu" if swiglu else "gelu",
         "class_token": "cls_token" in found,
+        "qkv_bias": "blocks.0.attn.qkv.bias" in found,
+        "scaled": "blocks.0.ls1.gamma" in found,
     }
 
 
@@ -186,18 +226,24 @@ class _Positions(NamedTuple):
     """Entries before those of the patches."""
 
 
-def _positions(found: Mapping[str, Tensor], family: str, image_size: object, source: Path) -> _Positions:
-    """What the position table is for."""
+def _positions(
+    found: Mapping[str, Tensor], family: str, said: Mapping[str, object], image_size: int | None, source: Path
+) -> _Positions:
+    """What the position table is for; `image_size` is that of the options."""
     length, patch_size = found["pos_embed"].shape[1], found["patch_embed.proj.weight"].shape[-1]
     extras = {int("cls_token" in found)}
     if family == "timm":  # no_embed_class leaves out the entry of CLS; otherwise registers have entries too
         registers = found["register_tokens"].shape[1] if "register_tokens" in found else 0
-        extras = {0, registers + int("cls_token" in found)}
+        without, with_all = 0, registers + int("cls_token" in found)
+        stated = said.get("no_embed_class")
+        extras = {without, with_all} if stated is None else {without if stated else with_all}
     sides = {extra: round(max(length - extra, 0) ** 0.5) for extra in sorted(extras)}
     possible = [_Positions(s * patch_size, extra) for extra, s in sides.items() if s and s * s == length - extra]
     if not possible:
-        raise UserError(f"{source} has a table of {length} positions, which is not that of a square image")
-    fitting = [positions for positions in possible if positions.image_size == image_size] or possible
+        counted = f", and {' or '.join(map(str, sorted(extras)))} more" if any(extras) else ""
+        raise UserError(f"{source} has a table of {length} positions, which is not that of a square image{counted}")
+    wanted = said.get("image_size", image_size)
+    fitting = [positions for positions in possible if positions.image_size == wanted] or possible
     if len(fitting) > 1:
         sizes = " or ".join(str(positions.image_size) for positions in fitting)
         raise UserError(f"{source} has {length} positions, for {sizes} pixels: give the option image_size")
@@ -219,10 +265,6 @@ def _complete(
                 initial.append(f"{name} = {words}")
 
     for block in (f"blocks.{number}." for number in range(settings.depth)):
-        for kind in ("weight", "bias"):
-            parts = [f"{block}attn.{part}.{kind}" for part in ("query", "key", "value")]
-            if all(part in tensors for part in parts):
-                tensors[f"{block}attn.qkv.{kind}"] = torch.cat([tensors.pop(part) for part in parts])
         if not biased:
             fill(f"{block}attn.qkv.bias", torch.zeros(3 * width), "0")
         for scale in () if scaled else ("ls1", "ls2"):

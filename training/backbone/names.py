@@ -15,22 +15,28 @@ _RENAMES = tuple(
         (r"^embeddings\.(cls_token|mask_token|register_tokens)$", r"\1"),  # the rest: transformers
         (r"^embeddings\.position_embeddings$", "pos_embed"),
         (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-        (r"^encoder\.layer\.(\d+)\.", r"blocks.\1."),
+        (r"^(?:encoder\.layer|layers)\.(\d+)\.", r"blocks.\1."),
         (r"^layernorm\.", "norm."),
         (rf"{_BLOCK}layernorm_before\.", r"\1norm1."),
         (rf"{_BLOCK}layernorm_after\.", r"\1norm2."),
         (rf"{_BLOCK}attention\.attention\.(query|key|value)\.", r"\1attn.\2."),
         (rf"{_BLOCK}attention\.output\.dense\.", r"\1attn.proj."),
+        (rf"{_BLOCK}attention\.q_proj\.", r"\1attn.query."),  # in memory, transformers 5 has other names
+        (rf"{_BLOCK}attention\.k_proj\.", r"\1attn.key."),
+        (rf"{_BLOCK}attention\.v_proj\.", r"\1attn.value."),
+        (rf"{_BLOCK}attention\.o_proj\.", r"\1attn.proj."),
         (rf"{_BLOCK}intermediate\.dense\.", r"\1mlp.fc1."),
         (rf"{_BLOCK}output\.dense\.", r"\1mlp.fc2."),
         (rf"{_BLOCK}layer_scale([12])\.lambda1$", r"\1ls\2.gamma"),
         (rf"{_BLOCK}mlp\.weights_in\.", r"\1mlp.w12."),
-        (rf"{_BLOCK}mlp\.weights_out\.", r"\1mlp.w3."),
+        (rf"{_BLOCK}mlp\.(?:weights_out|down_proj)\.", r"\1mlp.w3."),
+        (rf"{_BLOCK}mlp\.(gate|up)_proj\.", r"\1mlp.\2."),
     )
 )
 _BACKBONE = re.compile(
     r"cls_token|pos_embed|register_tokens|mask_token|(patch_embed\.proj|norm)\.(weight|bias)"
-    r"|blocks\.\d+\.((norm[12]|attn\.(qkv|query|key|value|proj)|mlp\.(fc1|fc2|w12|w3))\.(weight|bias)|ls[12]\.gamma)"
+    r"|blocks\.\d+\.(norm[12]|attn\.(qkv|query|key|value|proj)|mlp\.(fc1|fc2|w12|w3|gate|up))\.(weight|bias)"
+    r"|blocks\.\d+\.ls[12]\.gamma"
 )
 _OUTSIDE = re.compile(r"mask_token|decoder|head|fc\.|classifier|pooler|pre_logits|to_prior|to_posterior")
 """Starts of names beside a backbone that do not change its patch tokens; MAE's mask token belongs to its decoder."""
@@ -57,7 +63,7 @@ def backbone_prefixes(names: Collection[str]) -> list[str]:
 def our_name(name: str) -> str:
     """The name in `VisionTransformer` of a tensor of any family, given without prefix; others are unchanged.
 
-    Queries, keys and values may still be apart.
+    Queries, keys and values, and the halves of a gated unit, may still be apart.
     """
     for pattern, replacement in _RENAMES:
         name = pattern.sub(replacement, name)

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from pipeline.files import sha256_file
 from pipeline.fingerprints import fingerprint
@@ -10,6 +11,8 @@ from pipeline.settings import UserError
 from training.backbone.families import BackboneOptions
 
 MODEL, CONFIG, PREPROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
+STATE = "state.json"
+"""File of a training checkpoint with the hashes of its other files."""
 _INDEX = ".index.json"
 
 
@@ -30,10 +33,29 @@ def tensor_files(folder: Path) -> list[Path]:
         for index in existing(folder, single + _INDEX):
             shards = read_json(index).get("weight_map")
             names = sorted({Path(str(name)).name for name in shards.values()} if isinstance(shards, dict) else ())
+            if not names:
+                raise UserError(f"{index} names no files with tensors (weight_map): copy or download it again")
             if missing := [name for name in names if not (folder / name).is_file()]:
                 raise UserError(f"{folder} has no {missing[0]}, which {index.name} names: copy or download it again")
             return [folder / name for name in names]
     raise UserError(f"{folder} has no weights ({MODEL} or pytorch_model.bin)")
+
+
+def settings_beside(file: Path) -> dict[str, Any]:
+    """Settings of the backbone that a training checkpoint of this project has beside its tensors, otherwise empty.
+
+    Raises:
+        UserError: the settings are damaged, or of other tensors.
+    """
+    folder = file.parent
+    if file.name != MODEL or not existing(folder, STATE):
+        return {}
+    recorded = read_json(folder / STATE).get("sha256")
+    hashes = {name: sha256_file(path) for name in (MODEL, CONFIG) for path in existing(folder, name)}
+    if not isinstance(recorded, dict) or any(recorded.get(name) != hashes.get(name) for name in (MODEL, CONFIG)):
+        raise UserError(f"the checkpoint {folder} is damaged: its files are not those that {STATE} describes")
+    with reading(folder / CONFIG, "the settings of a training run"):
+        return dict(read_json(folder / CONFIG)["model"]["backbone"])
 
 
 def source_sha256(path: Path, options: BackboneOptions | None = None) -> str:

@@ -6,6 +6,7 @@ add to the sides are not in either: away from the native size tokens differ ther
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +85,11 @@ def _mlp_ratio(settings: VitSettings) -> int:
     return ratio
 
 
-def transformers_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a `VisionTransformer` under the names of Dinov2WithRegistersModel; empty ones are left out."""
+def transformers_tensors(tensors: Mapping[str, Tensor], settings: VitSettings) -> dict[str, Tensor]:
+    """Tensors of a `VisionTransformer` under the names of the model that `transformers_config` names."""
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if not tensor.numel():
+        if name == "register_tokens" and _is_dinov2(settings):
             continue
         if name.startswith("norm."):
             renamed[f"layernorm.{name.removeprefix('norm.')}"] = tensor
@@ -133,7 +134,7 @@ def save_transformers(folder: Path, backbone: VisionTransformer, card: Mapping[s
     """
     settings = backbone.settings
     configs = {CONFIG: transformers_config(settings), PREPROCESSOR: preprocessor_config(settings)}
-    save_folder(folder, backbone, card, transformers_tensors, configs, readme)
+    save_folder(folder, backbone, card, partial(transformers_tensors, settings=settings), configs, readme)
 
 
 def save_folder(

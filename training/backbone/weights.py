@@ -77,10 +77,19 @@ def load_export(path: Path) -> tuple[dict[str, Any], VisionTransformer]:
     """The card and the backbone of a file of `save_backbone`; raises like `load_backbone`."""
     card, tensors = _read(path)
     backbone = build_backbone(_architecture(card, path), tensors, path)
+    refuse_other_weights(backbone, card, path)
+    return card, backbone
+
+
+def refuse_other_weights(backbone: VisionTransformer, card: Mapping[str, Any], source: Path) -> None:
+    """Check that a backbone is the one that the card of the file or folder `source` describes.
+
+    Raises:
+        UserError: the hash in the card is another one.
+    """
     recorded = card.get("weights_sha256")
     if recorded is not None and recorded != backbone_sha256(backbone):
-        raise UserError(f"the weights in {path} are not those that it describes: copy the file again, or {_HINT}")
-    return card, backbone
+        raise UserError(f"the weights in {source} are not those that it describes: copy them again, or {_HINT}")
 
 
 def is_export(path: Path) -> bool:

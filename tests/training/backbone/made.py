@@ -30,6 +30,12 @@ class Plan(NamedTuple):
     resize: Literal["antialias", "plain", "offset"] = "plain"
 
 
+DINO, DINOV2 = Plan(resize="offset"), Plan(scales=True, resize="offset")
+WITH_REGISTERS = Plan(scales=True, registers=4, resize="antialias")
+TIMM = Plan(resize="antialias", table="patches", registers=4, register_name="reg_token", scales=True)
+MASK = {"mask_token": torch.full((1, WIDTH), 0.5)}
+
+
 def vit(plan: Plan, seed: int = 0) -> dict[str, Tensor]:
     """The state dict of a ViT."""
     generator = torch.Generator().manual_seed(seed)

@@ -12,9 +12,23 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline.settings import UserError
-from tests.training.backbone.made import DEPTH, HEADS, PATCH, SIZE, WIDTH, Plan, Runs, chunked, prefixed, tokens, vit
-from training.backbone.families import choose_heads
+from tests.training.backbone.made import (
+    DINO,
+    DINOV2,
+    HEADS,
+    MASK,
+    PATCH,
+    SIZE,
+    TIMM,
+    WIDTH,
+    WITH_REGISTERS,
+    Plan,
+    chunked,
+    prefixed,
+    tokens,
+    vit,
+)
+from tests.training.backbone.made_transformers import transformers_model
 from training.backbone.foreign import BackboneOptions, ForeignBackbone, read_backbone
 from training.backbone.frozen import read_frozen
 from training.backbone.transformers_format import save_transformers
@@ -23,11 +37,7 @@ from training.backbone.weights import save_backbone
 
 SIZES = [(SIZE, SIZE), (SIZE - 2 * PATCH, SIZE + 3 * PATCH)]
 IMAGENET = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 3, 1, 1)
-DINO, DINOV2 = Plan(resize="offset"), Plan(scales=True, resize="offset")
-WITH_REGISTERS = Plan(scales=True, registers=4, resize="antialias")
-TIMM = Plan(resize="antialias", table="patches", registers=4, register_name="reg_token", scales=True)
 HEAD = {"head.mlp.0.weight": torch.ones(2, 2), "head.last_layer.weight_g": torch.ones(2, 1)}
-MASK = {"mask_token": torch.full((1, WIDTH), 0.5)}
 Wrap = Callable[[dict[str, Tensor]], Any]
 
 
@@ -181,43 +191,9 @@ def test_a_folder_of_timm_says_its_normalization_and_heads(tmp_path: Path) -> No
     save_file({name: tensor.half() for name, tensor in vit(TIMM).items()}, tmp_path / "model.safetensors")
     source = read(tmp_path)
     assert source.settings.heads == HEADS
-    with pytest.raises(UserError, match=f"the option heads = {2 * HEADS} contradicts"):
-        read(tmp_path, heads=2 * HEADS)
     assert source.family == "timm"
     assert source.normalization[:2] == ((0.5, 0.5, 0.5), (0.25, 0.5, 0.5))
     assert source.backbone.norm.bias.dtype == torch.float32
-    with pytest.raises(
-        UserError, match=r"the option mean = \(0\.4, 0\.4, 0\.4\) contradicts .*, which has \(0\.5, 0\.5, 0\.5\)"
-    ):
-        read(tmp_path, heads=HEADS, mean=(0.4, 0.4, 0.4))
-
-
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32, "patch_size": 16}
-"""Sizes of the models of transformers."""
-
-
-def drawn(model: Any) -> Any:
-    """A model of transformers in eval mode with large random parameters, so that everything shows."""
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.2
-    return model.eval()
-
-
-def transformers_model(kind: str) -> Any:
-    t = transformers
-    if kind == "vit":
-        return drawn(t.ViTForImageClassification(t.ViTConfig(**SMALL, intermediate_size=64, layer_norm_eps=1e-3)))
-    if kind == "vit_mae":
-        config = t.ViTMAEConfig(**SMALL, intermediate_size=64, decoder_num_hidden_layers=1, mask_ratio=0.0)
-        return drawn(t.ViTMAEForPreTraining(config))
-    if kind == "dinov2":
-        return drawn(t.Dinov2Model(t.Dinov2Config(**SMALL)))
-    if kind == "dinov2, swiglu":
-        return drawn(t.Dinov2Model(t.Dinov2Config(**SMALL, use_swiglu_ffn=True)))
-    if kind == "dinov3_vit":
-        return drawn(t.DINOv3ViTModel(t.DINOv3ViTConfig(**SMALL, intermediate_size=64, num_register_tokens=2)))
-    return drawn(t.Dinov2WithRegistersModel(t.Dinov2WithRegistersConfig(**SMALL)))
 
 
 def transformers_tokens(model: Any, images: Tensor) -> Tensor:
@@ -231,11 +207,16 @@ def transformers_tokens(model: Any, images: Tensor) -> Tensor:
     return result
 
 
+@pytest.mark.parametrize("in_memory", [False, True])
 @pytest.mark.parametrize("kind", ["vit", "vit_mae", "dinov2", "dinov2, swiglu", "dinov2_with_registers"])
 @torch.no_grad()
-def test_folders_of_transformers_give_its_tokens(tmp_path: Path, kind: str) -> None:
+def test_folders_of_transformers_give_its_tokens(tmp_path: Path, kind: str, in_memory: bool) -> None:
     model = transformers_model(kind)
     model.save_pretrained(tmp_path)
+    if in_memory:  # transformers 5 saves under older names than those of its modules
+        saved = load_file(tmp_path / "model.safetensors").keys()
+        save_file(model.state_dict(), tmp_path / "model.safetensors")
+        assert saved != model.state_dict().keys()
     source = read(tmp_path)
     assert source.family == kind.split(",")[0]
     for size in ((32, 32), (48, 80)):
@@ -257,10 +238,6 @@ def test_dinov3_is_evaluated_through_transformers_and_not_trained(tmp_path: Path
     drawn_once, drawn_again, other = (read_frozen(tmp_path, random_seed=seed).module(pixels).cls for seed in (1, 1, 2))
     assert torch.equal(drawn_once, drawn_again)
     assert not torch.allclose(drawn_once, other)
-    with pytest.raises(
-        UserError, match=r"dinov3_vit, with rotary positions: it can be evaluated .* but cannot be trained"
-    ):
-        read(tmp_path)
 
 
 @torch.no_grad()
@@ -309,9 +286,7 @@ def test_exports_of_other_forms_are_read_back(tmp_path: Path, name: str) -> None
     save_backbone(tmp_path / "export.safetensors", source.backbone, {})
     assert torch.equal(read(tmp_path / "export.safetensors").backbone(images).patches, source.backbone(images).patches)
     if not kind.plan.class_token:
-        with pytest.raises(UserError, match="this backbone has no CLS token"):
-            save_transformers(tmp_path / "folder", source.backbone, {})
-        return
+        return  # transformers has no such model
     save_transformers(tmp_path / "folder", source.backbone, {})
     again = read(tmp_path / "folder")
     assert again.settings == source.settings
@@ -319,142 +294,3 @@ def test_exports_of_other_forms_are_read_back(tmp_path: Path, name: str) -> None
     native = torch.randn(1, 3, SIZE, SIZE)
     model = transformers.AutoModel.from_pretrained(tmp_path / "folder")
     assert_same_tokens(source.backbone(native), model(native).last_hidden_state)
-
-
-def in_folder(model_type: str, weights: str) -> Callable[[Path], Path]:
-    def place(folder: Path) -> Path:
-        config: dict[str, Any] = {"pretrained_cfg": {}} if model_type == "timm" else {"model_type": model_type}
-        (folder / "config.json").write_text(json.dumps(config))
-        return folder / weights
-
-    return place
-
-
-@pytest.mark.parametrize(
-    "place",
-    [
-        lambda folder: folder / "weights.pth",
-        lambda folder: folder / "weights.bin",
-        lambda folder: folder / "weights.safetensors",
-        *(
-            in_folder(kind, weights)
-            for kind in ("timm", "vit", "vit_mae", "dinov2", "dinov2_with_registers", "dinov3_vit")
-            for weights in ("pytorch_model.bin", "model.safetensors")
-        ),
-    ],
-)
-@pytest.mark.parametrize("zipped", [True, False])
-def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, place: Callable[[Path], Path], zipped: bool) -> None:
-    path, marker = place(tmp_path), tmp_path / "has run"
-    torch.save({"teacher": vit(DINO), "x": Runs(marker)}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(
-        UserError, match=r"an object that can run code when it is loaded, and only tensors are read"
-    ) as error:
-        read_frozen(tmp_path if (tmp_path / "config.json").exists() else path)
-    assert not marker.exists()
-    assert "weights_only" not in str(error.value)
-
-
-def without(name: str) -> dict[str, Tensor]:
-    return {key: tensor for key, tensor in vit(DINO).items() if key != name}
-
-
-@pytest.mark.parametrize(
-    ("content", "options", "words"),
-    [
-        (
-            vit(DINO),
-            {},
-            r"does not say which project it is of, nor how many attention heads .*family \(dino, ibot, mae, ",
-        ),
-        (vit(DINO), {"heads": 3}, r"does not say which project it is of: give the option family"),
-        (vit(DINO), {"family": "dino"}, r"does not say how many attention heads its blocks of width 24 have"),
-        (vit(DINOV2) | MASK, {"family": "mae"}, "the option family = mae contradicts .* are those of dinov2: leave it"),
-        (vit(DINOV2) | MASK, {"heads": 5}, "heads = 5 must divide width = 24"),
-        (vit(DINOV2) | MASK, {"heads": 3, "image_size": 32}, "image_size = 32 contradicts .*, which has 20"),
-        (
-            {"student": vit(DINO)},
-            {},
-            "does not have one teacher: .* are student.; choose with the option part = student",
-        ),
-        ({"a": vit(DINO), "b": vit(DINO)}, {}, "does not have one teacher: its Vision Transformers are a., b."),
-        (
-            vit(DINO) | {"blocks.0.attn.q_norm.weight": torch.ones(8)},
-            {},
-            r"blocks\.0\.attn\.q_norm\.weight \(another att",
-        ),
-        (vit(DINO) | {"rope_embed.periods": torch.ones(8)}, {}, r"architecture: rope_embed.periods \(rotary positions"),
-        (
-            vit(DINO) | {"norm_pre.weight": torch.ones(8)},
-            {},
-            r"norm_pre.weight \(a LayerNorm before the blocks, as CLIP",
-        ),
-        (vit(DINO) | {"fc_norm.weight": torch.ones(8)}, {}, r"fc_norm.weight \(average pooling"),
-        (vit(DINO) | {"attn_pool.latent": torch.ones(8)}, {}, r"attn_pool.latent \(attention pooling, as SigLIP"),
-        (
-            {n: t[:, :48] if "fc2.w" in n else t for n, t in vit(DINO).items()},
-            {"family": "dino"},
-            "a gated unit of timm",
-        ),
-        (vit(DINO) | {"temporal_embed": torch.ones(8)}, {}, r"temporal_embed \(an unknown tensor\)"),
-        ({"patch_embed.proj.weight": torch.ones(4, 3, 2, 4, 4)}, {}, "its patch embedding is 4x3x2x4x4 .of video."),
-        ({"conv1.weight": torch.ones(4, 3, 7, 7)}, {}, "no Vision Transformer: .* but conv1.weight"),
-        ({"epoch": 3}, {}, "holds no named tensors"),
-        (vit(DINO) | {"pos_embed": torch.ones(26)}, {"family": "dino"}, "pos_embed is 26 beside a width of 24"),
-        (
-            vit(DINO) | {"blocks.0.mlp.fc1.weight": torch.ones(())},
-            {"family": "dino"},
-            r"mlp.fc1.weight is  beside a width",
-        ),
-        (without("pos_embed"), {"family": "dino"}, "has no pos_embed"),
-        (
-            vit(DINO) | {"pos_embed": torch.ones(1, 7, WIDTH)},
-            {"family": "dino"},
-            "7 positions, which is not that of a sq",
-        ),
-        (without("blocks.1.norm1.bias"), {"family": "dino", "heads": 3}, r"blocks\.1\.norm1\.bias is absent where 24"),
-        (
-            {"embeddings.patch_embeddings.projection.weight": torch.ones(4, 3, 4, 4)},
-            {},
-            "part of a transformers folder",
-        ),
-    ],
-)
-def test_what_cannot_be_read_is_refused_by_name(
-    tmp_path: Path, content: Any, options: dict[str, Any], words: str
-) -> None:
-    torch.save(content, tmp_path / "weights.pth")
-    with pytest.raises(UserError, match=words):
-        read(tmp_path / "weights.pth", **options)
-
-
-def test_heads_of_a_published_model_follow_from_a_family_that_is_given(tmp_path: Path) -> None:
-    options = BackboneOptions(family="dinov2")
-    assert [choose_heads(None, options, "dinov2", width, tmp_path) for width in (384, 768, 1536)] == [6, 12, 24]
-    with pytest.raises(UserError, match=r"give the option heads \(published models of mae have 12\)"):
-        choose_heads(None, BackboneOptions(), "mae", 768, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("config", "preprocessor", "words"),
-    [
-        ({"hidden_act": "quick_gelu"}, {}, "hidden_act = quick_gelu; only gelu is supported"),
-        ({"num_hidden_layers": 3}, {}, "says depth = 3, but its tensors have 2"),
-        ({"num_attention_heads": "many"}, {}, "num_attention_heads = many, where a number is expected"),
-        ({}, {"do_rescale": False}, "does not scale pixels to 0 to 1"),
-        ({}, {"rescale_factor": "1/255"}, "is not a preprocessor configuration of transformers"),
-        ({}, {"image_mean": [1, 2]}, r"mean = \[1, 2\] for the pixels, where three numbers are expected"),
-        ({}, {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0, 0.5]}, "std = .* three numbers are expected"),
-    ],
-)
-def test_folders_that_contradict_themselves_are_refused(
-    tmp_path: Path, config: dict[str, Any], preprocessor: dict[str, Any], words: str
-) -> None:
-    transformers_model("dinov2").save_pretrained(tmp_path)
-    said = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(said | config))
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessor))
-    with pytest.raises(UserError, match=words):
-        read(tmp_path)
-    with pytest.raises(UserError):
-        read(tmp_path, mean=(0.1, 0.1, 0.1), heads=DEPTH)

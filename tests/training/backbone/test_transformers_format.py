@@ -65,8 +65,10 @@ def test_every_tensor_of_the_authors_weights_is_mapped(tmp_path: Path) -> None:
     torch.save({"teacher": made_up_teacher()}, tmp_path / "teacher_checkpoint.pth")
     import_official(tmp_path / "teacher_checkpoint.pth", tmp_path / "hf", "transformers")
     import_official(tmp_path / "teacher_checkpoint.pth", tmp_path / "ours.safetensors")
-    state = load_backbone(tmp_path / "ours.safetensors").state_dict()
-    assert sum(t.numel() for t in transformers_tensors(state).values()) == sum(t.numel() for t in state.values())
+    ours = load_backbone(tmp_path / "ours.safetensors")
+    state = ours.state_dict()
+    theirs = transformers_tensors(state, ours.settings)
+    assert sum(t.numel() for t in theirs.values()) == sum(t.numel() for t in state.values())
     assert {path.name for path in (tmp_path / "hf").iterdir()} == {
         "config.json",
         "model.safetensors",
@@ -79,3 +81,14 @@ def test_backbones_that_transformers_does_not_support_are_refused(tmp_path: Path
     settings = VitSettings(width=8, depth=1, heads=1, image_size=32, mlp_ratio=2.5)
     with pytest.raises(UserError, match=r"an integer mlp_ratio, not 2\.5"):
         save_transformers(tmp_path / "weights", random_backbone(settings, 0), {})
+    settings = VitSettings(width=8, depth=1, heads=1, image_size=32, class_token=False)
+    with pytest.raises(UserError, match="this backbone has no CLS token"):
+        save_transformers(tmp_path / "weights", random_backbone(settings, 0), {})
+
+
+def test_a_folder_without_registers_has_all_that_transformers_expects(tmp_path: Path) -> None:
+    backbone = random_backbone(VitSettings(width=8, depth=1, heads=1, image_size=32, registers=0), 0)
+    save_transformers(tmp_path / "weights", backbone, {})
+    model, report = transformers.AutoModel.from_pretrained(tmp_path / "weights", output_loading_info=True)
+    assert not any(report.values())
+    assert_near(model(images := torch.randn(1, 3, 48, 32)).last_hidden_state, tokens_of(backbone, images), 1e-5)

@@ -70,7 +70,7 @@ def test_weights_other_than_those_described_are_refused(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match="are not those that it describes: copy the file again"):
+    with pytest.raises(UserError, match="are not those that it describes: copy them again"):
         load_backbone(path)
 
 
