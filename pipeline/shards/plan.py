@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -33,7 +34,7 @@ _SCHEMA = pa.schema(
         ("bytes", pa.int64()),
         ("fault", pa.string()),
         ("owner", pa.binary()),
-        ("kept", pa.bool_()),
+        ("kept", pa.int8()),
     ]
 )
 
@@ -121,18 +122,19 @@ Classes = dict[str, tuple[str, int]]
 """Name and label of each class folder."""
 
 
+PlanRow = tuple[bytes, str, str, int, int | None, int | None, str, bytes, int]
+"""An input in a plan file: path, key, class name, label, first byte, bytes, fault, owner, kept."""
+
+
 class PlanWriter:
     """Writes the inputs of each shard as one row group of a Parquet file."""
 
     def __init__(self, writer: pq.ParquetWriter) -> None:
         self._writer = writer
 
-    def write(self, inputs: Iterable[Planned]) -> None:
+    def write(self, inputs: Iterable[PlanRow]) -> None:
         """Append a shard."""
-        rows = [
-            (path_bytes(i.path), *i[1:4], *(i.span or (None, None)), i.fault, path_bytes(i.owner), i.kept)
-            for i in inputs
-        ]
+        rows = list(inputs)
         columns = zip(*rows, strict=True) if rows else [()] * len(_SCHEMA)
         arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
         self._writer.write_table(pa.table(arrays, _SCHEMA), row_group_size=len(rows) or None)
@@ -178,15 +180,13 @@ class ListedInputs:
             digest.update(b"%b\0%b\0%b\n" % (path, key.encode(), class_name))
         return digest.hexdigest()
 
-    def planned(self, where: str, classes: Classes) -> Iterator[Planned]:
+    def planned(self, where: str, classes: Classes) -> Iterator[PlanRow]:
         """The inputs for which `where` is true, in the order of the dataset."""
         columns = "path, key, class, first, bytes, fault, owner, kept"
-        for path, key, folder, first, size, fault, owner, kept in self.database.execute(
+        for path, key, folder, *others in self.database.execute(
             f"SELECT {columns} FROM input WHERE {where} ORDER BY rank, key, path, class"
         ):
-            class_name, label = classes.get(path_text(folder), (NO_CLASS, -1))
-            span = None if first is None else (first, size)
-            yield Planned(path_text(path), key, class_name, label, span, fault, path_text(owner), bool(kept))
+            yield (path, key, *classes.get(path_text(folder), (NO_CLASS, -1)), *others)
 
     def plan_new(self, writer: PlanWriter, classes: Classes, samples_per_shard: int) -> int:
         """Spread the inputs without a shard over shards of `samples_per_shard` keys; returns the number of shards.
@@ -194,10 +194,10 @@ class ListedInputs:
         Inputs are ordered by a keyed hash of their sample keys. Inputs with the same key follow each other in path
         order: the first that decodes becomes the sample, the others are rejects.
         """
-        by_key = groupby(self.planned("shard IS NULL", classes), key=lambda planned: planned.key)
+        by_key = groupby(self.planned("shard IS NULL", classes), key=itemgetter(1))
         shards = 0
-        while inputs := [planned for _, same in islice(by_key, samples_per_shard) for planned in same]:
-            writer.write(inputs)
+        while rows := [row for _, same in islice(by_key, samples_per_shard) for row in same]:
+            writer.write(rows)
             shards += 1
         return shards
 
@@ -249,5 +249,5 @@ def read_shard_plan(storage: Storage, name: str, shard: int) -> Iterator[Planned
     for row in rows:
         span = None if row["first_byte"] is None else (row["first_byte"], row["bytes"])
         path, fault = path_text(row["path"]), row.get("fault", "")  # plans of earlier versions have no faults
-        owner, kept = path_text(row.get("owner", b"")), row.get("kept", False)
+        owner, kept = path_text(row.get("owner", b"")), bool(row.get("kept", 0))
         yield Planned(path, row["key"], row["class_name"], row["label"], span, fault, owner, kept)

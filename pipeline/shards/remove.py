@@ -9,7 +9,7 @@ from pipeline.paths import path_text
 from pipeline.settings import UserError
 from pipeline.shards.finished import Change, ShardTables, input_keys, names_of, new_header, open_base, shard_tables
 from pipeline.shards.lists import text_lines
-from pipeline.shards.plan import Plan, Planned, plan_writer, readable_bytes
+from pipeline.shards.plan import Plan, PlanRow, plan_writer, readable_bytes
 from pipeline.shards.publish import shard_number
 from pipeline.shards.sources import media_of, sample_key
 from pipeline.storage import Storage, open_storage
@@ -74,10 +74,10 @@ class _Shard:
             else:
                 self.kept.setdefault(source, "")
 
-    def planned(self) -> Iterator[Planned]:
+    def planned(self) -> Iterator[PlanRow]:
         """The inputs that stay; their samples and rejects are copied."""
         for source, key in self.kept.items():
-            yield Planned(path_text(readable_bytes(source)), key, "", -1, None, kept=True)
+            yield readable_bytes(source), key, "", -1, None, None, "", b"", 1
 
 
 def _check_whole(out: Storage, manifest: Manifest, shard: _Shard) -> None:
