@@ -23,6 +23,8 @@ FORMAT_VERSION: Literal[1] = 1
 MANIFEST = "dataset.json"
 PARTS = ".parts"
 """Folder inside the dataset that exists until the job is done."""
+JOB = f"{PARTS}/job.json"
+"""What an unfinished job does: written when it begins, the first of its files to be removed when it is done."""
 INDEX = "index.parquet"
 REJECTS = "rejects.parquet"
 MAX_OPEN_SHARDS = 256

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.dataset import MANIFEST, PARTS, REJECTS, Manifest, parse_manifest, repair_hint
+from pipeline.dataset import JOB, MANIFEST, PARTS, REJECTS, Manifest, parse_manifest, repair_hint
 from pipeline.differences import differences
 from pipeline.reading import reading
 from pipeline.record import dali_index_file
@@ -22,7 +22,7 @@ from pipeline.settings import UserError
 from pipeline.shards.command import ShardsCommand
 from pipeline.shards.decode import Inputs
 from pipeline.shards.finished import Change, KnownInputs, without_removed, write_previous
-from pipeline.shards.parts import JOB, PREVIOUS, Part
+from pipeline.shards.parts import PREVIOUS, Part
 from pipeline.shards.plan import ListedInputs, Plan, listed_inputs, plan_all, read_shard_plan
 from pipeline.shards.publish import Base, publish, shard_number
 from pipeline.shards.remove import plan_removal, read_names

@@ -9,8 +9,6 @@ import pyarrow.parquet as pq
 from pipeline.dataset import INDEX_SCHEMA, PARTS, REJECTS_SCHEMA
 from pipeline.storage import Storage
 
-JOB = f"{PARTS}/job.json"
-"""What the job does; the first of its files to be removed, the last that it writes before it begins with the shards."""
 PREVIOUS = f"{PARTS}/previous"
 """Folder with the parts that shards of a finished dataset had before a job began to change it."""
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.dataset import INDEX, INDEX_SCHEMA, MANIFEST, PARTS, REJECTS, REJECTS_SCHEMA, Manifest, Shard
+from pipeline.dataset import INDEX, INDEX_SCHEMA, JOB, MANIFEST, PARTS, REJECTS, REJECTS_SCHEMA, Manifest, Shard
 from pipeline.files import as_json, sha256_file
-from pipeline.shards.parts import JOB, Part, read_index_part, read_rejects_part
+from pipeline.shards.parts import Part, read_index_part, read_rejects_part
 from pipeline.storage import Storage
 
 JOB_REPORT = "job.json"

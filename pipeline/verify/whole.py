@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from pipeline.dataset import INDEX, INDEX_SCHEMA, MANIFEST, PARTS, REJECTS, REJECTS_SCHEMA, Manifest, Shard
+from pipeline.dataset import INDEX, INDEX_SCHEMA, JOB, MANIFEST, PARTS, REJECTS, REJECTS_SCHEMA, Manifest, Shard
 from pipeline.files import TEMPORARY_PREFIX, sha256_file
 from pipeline.record import dali_index_file, shuffle_rank
 from pipeline.settings import Settings
@@ -53,7 +53,12 @@ def check_manifest(manifest: Manifest, report: Report) -> None:
 
 
 def check_files(storage: Storage, manifest: Manifest, report: Report) -> None:
-    """Find shard files of other datasets, and files that a job left behind."""
+    """Find shard files of other datasets, and files that a job left behind.
+
+    Those of an unfinished job, which appends inputs as long as there is a manifest, are left to it.
+    """
+    if storage.size(JOB) is not None:
+        return
     known = {shard.file for shard in manifest.shards} | {dali_index_file(shard.file) for shard in manifest.shards}
     for name in storage.files():
         if name.startswith(TEMPORARY_PREFIX):

@@ -23,6 +23,8 @@ from pipeline.shards.finished import names_of
 from pipeline.shards.plan import readable, readable_bytes
 from pipeline.spec import TripletSettings
 from pipeline.storage import LocalStorage, open_storage
+from pipeline.verify.__main__ import VerifyCommand
+from pipeline.verify.__main__ import main as verify
 from tests.media import write_clip, write_image
 from tests.pipeline.shards.jobs import contents, shards_command
 from tests.pipeline.verify.damage import Copy, findings_in
@@ -294,7 +296,7 @@ def test_a_removal_rewrites_only_the_shards_concerned_and_is_not_undone(
 
 
 def test_an_unfinished_removal_is_finished_by_any_command_and_an_unfinished_job_before_a_removal(
-    made: Grown, out: Path, tmp_path: Path
+    made: Grown, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names, expected = listed(tmp_path, "i3", "i7"), Path(shutil.copytree(out, tmp_path / "expected"))
     run(made.data, expected, remove=names)
@@ -304,8 +306,11 @@ def test_an_unfinished_removal_is_finished_by_any_command_and_an_unfinished_job_
     run(made.data, out)
     assert contents(out) == contents(expected)
     unfinished = Path(shutil.copytree(made.first, tmp_path / "unfinished"))
-    with pytest.raises(Killed), killed_before(6):
+    with pytest.raises(Killed), killed_before(9):
         run(made.data, unfinished, append=True)
+    assert (unfinished / "shard-000003.tar").exists()
+    assert verify(VerifyCommand(dataset=str(unfinished), workers=1)) == 0, "the old dataset is intact"
+    assert "note: an unfinished job appends inputs to " in capsys.readouterr().out
     with pytest.raises(UserError, match="holds an unfinished job: finish it with the command that began it"):
         run(made.data, unfinished, remove=names)
     with pytest.raises(UserError, match=r"an unfinished job with other inputs: data = '.*Give those again"):

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.dataset import JOB
 from pipeline.settings import UserError
 from pipeline.shards.__main__ import main
 from pipeline.shards.job import ShardJob
-from pipeline.shards.parts import JOB, read_part
+from pipeline.shards.parts import read_part
 from pipeline.shards.shard import write_shard
 from tests.pipeline.shards.jobs import shards_command
 
