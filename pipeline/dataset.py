@@ -24,6 +24,8 @@ FORMAT_VERSION: Literal[1] = 1
 MANIFEST = "dataset.json"
 PARTS = ".parts"
 """Folder inside the dataset that exists until the job is done."""
+JOB = f"{PARTS}/job.json"
+"""What an unfinished job does: written when it begins, the first of its files to be removed when it is done."""
 INDEX = "index.parquet"
 REJECTS = "rejects.parquet"
 MAX_OPEN_SHARDS = 256
@@ -59,6 +61,20 @@ class Shard(BaseModel):
     sha256: str
 
 
+class Batch(BaseModel):
+    """Inputs that were appended to a dataset by one command."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    first_shard: int
+    """Number of the first shard."""
+    shards: int
+    """Number of shards, with those that got no sample."""
+    inputs: int
+    samples_per_shard: int
+    source_fingerprint: str
+    """Hex SHA-256 over path, key and class of every input of the batch."""
+
+
 class Manifest(BaseModel):
     """The content of `dataset.json`."""
 
@@ -81,11 +97,19 @@ class Manifest(BaseModel):
     classes: list[str]
     """Class name of each label."""
     source_fingerprint: str
-    """Hex SHA-256 over path, key and class of every input."""
+    """Hex SHA-256 over path, key and class of every input, without appended ones."""
     versions: dict[str, str]
+    appended: list[Batch] = []
+    removed: list[str] = []
+    """Names of removed inputs, as they were given."""
     tables: dict[str, str] = {}
     """Hex SHA-256 of the index and of the rejects, by file name."""
     shards: list[Shard]
+
+    def to_json(self) -> bytes:
+        """The content of `dataset.json`; a dataset that was neither appended to nor pruned has no fields about it."""
+        unused = {name for name in ("appended", "removed") if not getattr(self, name)}
+        return self.model_dump_json(indent=2, exclude=unused).encode() + b"\n"
 
     @property
     def dataset_hash(self) -> str:

@@ -55,6 +55,13 @@ class ShardsCommand(Command):
     retry_rejects: bool = False
     """Retry the rejected inputs of a finished or unfinished job, for instance after repairing files or with a longer
     frames.deadline_s; only shards that gain a sample are rewritten, and nothing else is decoded."""
+    append: bool = False
+    """Add the inputs that a finished dataset does not have, by their paths, in new shards; those that it has stay as
+    they are, also where DATA no longer has them. The settings must be the same."""
+    remove: Uri | None = None
+    """Text file with the inputs to remove from a finished dataset, such as withdrawn videos: on each line a source or
+    key as in index.parquet, or the YouTube ID of Kinetics clips. Only shards that hold one are rewritten; DATA is not
+    read, and the inputs are left out of later jobs."""
     workers: int | None = Field(None, ge=0, le=WORKER_LIMIT)
     """Parallel processes; default: all cores of this machine or of the cluster. 0: this process alone, without Ray."""
     frames: FrameSettings = FrameSettings()
@@ -65,6 +72,12 @@ class ShardsCommand(Command):
     """How triplets are drawn."""
 
     @model_validator(mode="after")
+    def _one_change_at_a_time(self) -> "ShardsCommand":
+        if self.remove is not None and (self.append or self.retry_rejects):
+            raise ValueError("remove is a job of its own: run it without append and retry_rejects")
+        return self
+
+    @model_validator(mode="after")
     def _triplets_are_of_clips(self) -> "ShardsCommand":
         if self.layout == "triplets" and self.media == "images":
             raise ValueError("layout = triplets needs clips; media is images")
@@ -73,6 +86,7 @@ class ShardsCommand(Command):
     def identity(self) -> dict[str, Any]:
         """The settings that the bytes of the dataset depend on, without the inputs."""
         irrelevant = {"config", "data", "annotations", "out", "workers", "max_reject_fraction", "retry_rejects"}
+        irrelevant |= {"append", "remove"}
         settings = self.model_dump(mode="json", exclude=irrelevant)
         del settings["frames"]["deadline_s"]
         return settings

@@ -1,10 +1,13 @@
 """The plan: which inputs go into which shard, a function of their paths and a seed, computed in bounded memory."""
 
 import hashlib
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -21,6 +24,7 @@ from pipeline.storage import Storage
 from pipeline.temporary import temporary_database
 
 _CACHE_KB = 16_000
+_ESCAPED = re.compile(rb"\\(?:\\|x([0-9a-f]{2}))")
 _SCHEMA = pa.schema(
     [
         ("path", pa.binary()),
@@ -30,12 +34,18 @@ _SCHEMA = pa.schema(
         ("first_byte", pa.int64()),
         ("bytes", pa.int64()),
         ("fault", pa.string()),
+        ("owner", pa.binary()),
+        ("kept", pa.int8()),
     ]
 )
 
 
 class Planned(NamedTuple):
-    """One input of a shard. `path` is as in pipeline/paths.py; without a class, `class_name` is "" and `label` -1."""
+    """One input of a shard. `path` is as in pipeline/paths.py; without a class, `class_name` is "" and `label` -1.
+
+    In a job that changes a finished dataset, `owner` is the path of the input with this key in another shard, and the
+    samples and rejects of an input that is `kept` are copied.
+    """
 
     path: str
     key: str
@@ -43,6 +53,8 @@ class Planned(NamedTuple):
     label: int
     span: tuple[int, int] | None
     fault: str = ""
+    owner: str = ""
+    kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,11 +71,18 @@ class Plan:
     """Hex SHA-256 over path, key and class of every input, in path order."""
     ignored: dict[str, int]
     """Number of skipped files by kind."""
+    numbers: list[int] = field(default_factory=list)
+    """Numbers in the file names of the shards; empty for 0, 1, ..."""
 
 
 def readable(path: str) -> str:
     r"""A path as plain text: bytes that are not UTF-8 become `\xNN`, backslashes `\\`."""
     return path_bytes(path).replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+
+
+def readable_bytes(source: str) -> bytes:
+    """The bytes of a path from `readable`."""
+    return _ESCAPED.sub(lambda escaped: bytes.fromhex(escaped[1].decode()) if escaped[1] else b"\\", source.encode())
 
 
 def default_samples_per_shard(media: Media, inputs: int) -> int:
@@ -79,14 +98,15 @@ def _store(database: sqlite3.Connection, sources: Iterable[Source], seed: int) -
     database.execute("PRAGMA temp_store = FILE")
     database.execute(
         "CREATE TABLE input (path BLOB, key TEXT, class BLOB, media TEXT, first INTEGER, bytes INTEGER, fault TEXT, "
-        "rank BLOB)"
+        "rank BLOB, shard INTEGER, owner BLOB DEFAULT X'', kept INTEGER DEFAULT 0)"
     )
     rows = (
         (path_bytes(s.path), s.key, path_bytes(s.class_name), s.media, *(s.span or (None, None)), s.fault, rank)
         for s in tqdm(sources, desc="listing", unit=" inputs", delay=3)
         for rank in (shuffle_rank(s.key, seed),)
     )
-    database.executemany("INSERT INTO input VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    columns = "path, key, class, media, first, bytes, fault, rank"
+    database.executemany(f"INSERT INTO input ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
 
 def _only_media(database: sqlite3.Connection, uri: str, ignored: dict[str, int]) -> Media:
@@ -99,60 +119,128 @@ def _only_media(database: sqlite3.Connection, uri: str, ignored: dict[str, int])
     return next(media for media in get_args(Media) if media == kinds[0])
 
 
-def _fingerprint(database: sqlite3.Connection) -> str:
-    digest = hashlib.sha256()
-    for path, key, class_name in database.execute("SELECT path, key, class FROM input ORDER BY path, key, class"):
-        digest.update(b"%b\0%b\0%b\n" % (path, key.encode(), class_name))
-    return digest.hexdigest()
+Classes = dict[str, tuple[str, int]]
+"""Name and label of each class folder."""
+
+
+PlanRow = tuple[bytes, str, str, int, int | None, int | None, str, bytes, int]
+"""An input in a plan file: path, key, class name, label, first byte, bytes, fault, owner, kept."""
+
+
+class PlanWriter:
+    """Writes the inputs of each shard as one row group of a Parquet file."""
+
+    def __init__(self, writer: pq.ParquetWriter) -> None:
+        self._writer = writer
+
+    def write(self, inputs: Iterable[PlanRow]) -> None:
+        """Append a shard."""
+        rows = list(inputs)
+        columns = zip(*rows, strict=True) if rows else [()] * len(_SCHEMA)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
+        self._writer.write_table(pa.table(arrays, _SCHEMA), row_group_size=len(rows) or None)
+
+
+@contextmanager
+def plan_writer(target: Path) -> Iterator[PlanWriter]:
+    """Write a plan to the file `target`."""
+    with pq.ParquetWriter(target, _SCHEMA, write_statistics=False) as writer:
+        yield PlanWriter(writer)
+
+
+class ListedInputs:
+    """The listed inputs of a job, in the table `input` of a database."""
+
+    def __init__(self, database: sqlite3.Connection, listing: Listing, seed: int) -> None:
+        _store(database, listing.sources, seed)
+        self.database = database
+        self.ignored = dict(sorted(listing.ignored.items()))
+        self.media = _only_media(database, listing.uri, self.ignored)
+        self._names = listing.names
+
+    def count(self) -> int:
+        """Number of inputs."""
+        count: int = self.database.execute("SELECT COUNT(*) FROM input").fetchone()[0]
+        return count
+
+    def samples_per_shard(self, asked: int | None) -> int:
+        """The number that was asked for, or the default for all inputs."""
+        return asked or default_samples_per_shard(self.media, self.count())
+
+    def classes(self, where: str = "TRUE") -> dict[str, str]:
+        """Class names of the folders of the inputs for which `where` is true, sorted by folder."""
+        found = self.database.execute(f"SELECT DISTINCT class FROM input WHERE {where} ORDER BY class")
+        folders = [path_text(name) for (name,) in found]
+        return {name: readable(self._names.get(name, name)) for name in folders if name != NO_CLASS}
+
+    def fingerprint(self) -> str:
+        """Hex SHA-256 over path, key and class of every input without a shard, in path order."""
+        digest = hashlib.sha256()
+        rows = self.database.execute("SELECT path, key, class FROM input WHERE shard IS NULL ORDER BY path, key, class")
+        for path, key, class_name in rows:
+            digest.update(b"%b\0%b\0%b\n" % (path, key.encode(), class_name))
+        return digest.hexdigest()
+
+    def planned(self, where: str, classes: Classes) -> Iterator[PlanRow]:
+        """The inputs for which `where` is true, in the order of the dataset."""
+        columns = "path, key, class, first, bytes, fault, owner, kept"
+        for path, key, folder, *others in self.database.execute(
+            f"SELECT {columns} FROM input WHERE {where} ORDER BY rank, key, path, class"
+        ):
+            yield (path, key, *classes.get(path_text(folder), (NO_CLASS, -1)), *others)
+
+    def plan_new(self, writer: PlanWriter, classes: Classes, samples_per_shard: int) -> int:
+        """Spread the inputs without a shard over shards of `samples_per_shard` keys; returns the number of shards.
+
+        Inputs are ordered by a keyed hash of their sample keys. Inputs with the same key follow each other in path
+        order: the first that decodes becomes the sample, the others are rejects.
+        """
+        by_key = groupby(self.planned("shard IS NULL", classes), key=itemgetter(1))
+        shards = 0
+        while rows := [row for _, same in islice(by_key, samples_per_shard) for row in same]:
+            writer.write(rows)
+            shards += 1
+        return shards
+
+
+@contextmanager
+def listed_inputs(listing: Listing, seed: int) -> Iterator[ListedInputs]:
+    """Read a listing into a database on disk.
+
+    Raises:
+        UserError: there are no inputs, or both clips and images, or no room for temporary files.
+    """
+    with temporary_database() as database:
+        yield ListedInputs(database, listing, seed)
 
 
 def make_plan(listing: Listing, seed: int, samples_per_shard: int | None, target: Path) -> Plan:
     """Write the shuffled inputs to the Parquet file `target`, cut into shards.
 
-    Inputs are ordered by a keyed hash of their sample keys. Inputs with the same key follow each other in path order:
-    the first that decodes becomes the sample, the others are rejects.
-
     Raises:
         UserError: there are no inputs, or both clips and images, or no room for temporary files.
         OSError: `target` cannot be written.
     """
-    with temporary_database() as database:
-        _store(database, listing.sources, seed)
-        ignored = dict(sorted(listing.ignored.items()))
-        media = _only_media(database, listing.uri, ignored)
-        folders = [path_text(name) for (name,) in database.execute("SELECT DISTINCT class FROM input ORDER BY class")]
-        labels = {name: label for label, name in enumerate(name for name in folders if name != NO_CLASS)}
-        names = {name: readable(listing.names.get(name, name)) for name in labels}
-        inputs, keys = database.execute("SELECT COUNT(*), COUNT(DISTINCT key) FROM input").fetchone()
-        per_shard = samples_per_shard or default_samples_per_shard(media, inputs)
-        ordered = database.execute(
-            "SELECT path, key, class, first, bytes, fault FROM input ORDER BY rank, key, path, class"
-        )
-        by_key = groupby(ordered, key=lambda row: row[1])
-        with pq.ParquetWriter(target, _SCHEMA, write_statistics=False) as writer:
-            for _ in range(-(-keys // per_shard)):
-                rows = [row for _, same in islice(by_key, per_shard) for row in same]
-                paths, of_keys, classes, firsts, sizes, faults = zip(*rows, strict=True)
-                named = [path_text(name) for name in classes]
-                columns = [
-                    pa.array(paths, pa.binary()),
-                    pa.array(of_keys),
-                    pa.array([names.get(name, NO_CLASS) for name in named]),
-                    pa.array([labels.get(name, -1) for name in named], pa.int32()),
-                    pa.array(firsts, pa.int64()),
-                    pa.array(sizes, pa.int64()),
-                    pa.array(faults),
-                ]
-                writer.write_table(pa.table(columns, _SCHEMA), row_group_size=len(rows))
-        return Plan(
-            media=media,
-            classes=[names[name] for name in labels],
-            inputs=inputs,
-            samples_per_shard=per_shard,
-            shards=-(-keys // per_shard),
-            fingerprint=_fingerprint(database),
-            ignored=ignored,
-        )
+    with listed_inputs(listing, seed) as inputs:
+        return plan_all(inputs, samples_per_shard, target)
+
+
+def plan_all(inputs: ListedInputs, samples_per_shard: int | None, target: Path) -> Plan:
+    """Plan a new dataset of all listed inputs; see `make_plan`."""
+    names = inputs.classes()
+    per_shard = inputs.samples_per_shard(samples_per_shard)
+    classes = {folder: (name, label) for label, (folder, name) in enumerate(names.items())}
+    with plan_writer(target) as writer:
+        shards = inputs.plan_new(writer, classes, per_shard)
+    return Plan(
+        media=inputs.media,
+        classes=list(names.values()),
+        inputs=inputs.count(),
+        samples_per_shard=per_shard,
+        shards=shards,
+        fingerprint=inputs.fingerprint(),
+        ignored=inputs.ignored,
+    )
 
 
 def read_shard_plan(storage: Storage, name: str, shard: int) -> Iterator[Planned]:
@@ -162,4 +250,5 @@ def read_shard_plan(storage: Storage, name: str, shard: int) -> Iterator[Planned
     for row in rows:
         span = None if row["first_byte"] is None else (row["first_byte"], row["bytes"])
         path, fault = path_text(row["path"]), row.get("fault", "")  # plans of earlier versions have no faults
-        yield Planned(path, row["key"], row["class_name"], row["label"], span, fault)
+        owner, kept = path_text(row.get("owner", b"")), bool(row.get("kept", 0))
+        yield Planned(path, row["key"], row["class_name"], row["label"], span, fault, owner, kept)

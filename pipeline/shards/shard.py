@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.dataset import INDEX_SCHEMA, PARTS, REJECTS_SCHEMA
 from pipeline.files import sha256_file
 from pipeline.record import Member, Sample, ShardWriter, dali_index, dali_index_file, frame_names, members
 from pipeline.shards.decode import Decoded, Inputs, Seconds, decode, timed
-from pipeline.shards.parts import Part, read_index_part, read_part, write_part
+from pipeline.shards.parts import PREVIOUS, Part, has_part, read_index_part, read_part, write_part
 from pipeline.shards.plan import Planned, read_shard_plan, readable
 from pipeline.shards.previous import Entry, PreviousShard, open_previous
 from pipeline.shards.rejects import Rejected
@@ -39,10 +40,12 @@ class ShardTask:
     seed: int
     layout: Layout
     triplets: TripletSettings
+    numbers: tuple[int, ...] = ()
+    """As in the plan."""
 
     def shard_name(self, shard: int) -> str:
-        """File name of a shard without extension."""
-        return f"{self.name}-{shard:06d}"
+        """File name of a shard of the plan without extension."""
+        return f"{self.name}-{self.numbers[shard] if self.numbers else shard:06d}"
 
 
 @dataclass
@@ -105,12 +108,16 @@ def _resolve(same_key: Iterable[Planned], task: ShardTask, previous: PreviousSha
     rejects = []
     fresh = False
     for source in same_key:
-        if kept is not None:
-            detail = f"the key {source.key} belongs to {readable(kept.path)}"
+        if owner := source.owner or (kept and kept.path):
+            detail = f"the key {source.key} belongs to {readable(owner)}"
             rejects.append(_reject(source, Reason.DUPLICATE_KEY, detail))
             continue
+        if previous is not None and source.kept:
+            rejects += previous.rejects(readable(source.path))
         if previous is not None and (entries := previous.entries(readable(source.path))):
             kept = source
+            continue
+        if source.kept:
             continue
         try:
             decoded = decode(task.inputs, source, stages.seconds)
@@ -128,9 +135,12 @@ def _by_reason(rejects: list[dict[str, str]]) -> dict[str, int]:
     return dict(sorted(Counter(reject["reason"] for reject in rejects).items()))
 
 
-def _rewrite_rejects(out: Storage, part: Part, rejects: list[dict[str, str]]) -> None:
-    part = replace(part, reasons=_by_reason(rejects))
-    write_part(out, part, read_index_part(out, part.name), pa.Table.from_pylist(rejects, REJECTS_SCHEMA))
+def _rewrite_rejects(out: Storage, part: Part, folder: str, rejects: list[dict[str, str]]) -> None:
+    """Write the part of a shard whose samples stay as they are; its previous part is in `folder`."""
+    rows = read_index_part(out, part.name, folder)
+    inputs = len(rejects) + pc.count_distinct(rows["source"]).as_py()
+    part = replace(part, inputs=inputs, reasons=_by_reason(rejects))
+    write_part(out, part.name, part, rows, pa.Table.from_pylist(rejects, REJECTS_SCHEMA))
 
 
 def _write_tar(tar: Path, file: str, outcomes: Iterable[Resolved], stages: Stages) -> _Written:
@@ -159,7 +169,8 @@ def _write_tar(tar: Path, file: str, outcomes: Iterable[Resolved], stages: Stage
 def write_shard(shard: int, task: ShardTask, retry: bool = False) -> None:
     """Write `NAME.tar`, `NAME.idx` and the part of one shard; a shard without samples has only the part.
 
-    A finished shard is skipped; with `retry` its rejects are decoded again, and its samples are copied.
+    A finished shard is skipped; with `retry` its rejects are decoded again, and its samples are copied. So are those of
+    a shard of a finished dataset that a job changes.
 
     Raises:
         OSError: the output cannot be written.
@@ -169,15 +180,22 @@ def write_shard(shard: int, task: ShardTask, retry: bool = False) -> None:
     finished = read_part(task.out, name)
     if finished is not None and not retry:
         return
+    folder = PREVIOUS if finished is None else PARTS
+    finished = finished or read_part(task.out, name, PREVIOUS)
     stages = Stages(max_timestamp_error_s=finished.max_timestamp_error_s if finished else 0.0)
+    planned = list(read_shard_plan(task.out, PLAN, shard))
     with ExitStack() as stack:
-        previous = stack.enter_context(open_previous(task.out, finished)) if finished else None
-        groups = groupby(read_shard_plan(task.out, PLAN, shard), key=lambda source: source.key)
+        previous = None
+        if has_part(task.out, name, folder):
+            sources = {readable(source.path) for source in planned}
+            previous = stack.enter_context(open_previous(task.out, name, folder, sources))
+        groups = groupby(planned, key=lambda source: source.key)
         outcomes: Iterable[Resolved] = (_resolve(same, task, previous, stages) for _, same in groups)
         if finished is not None:
             outcomes = list(outcomes)
-            if not any(outcome.fresh for outcome in outcomes):
-                _rewrite_rejects(task.out, finished, [reject for o in outcomes for reject in o.rejects])
+            samples = sum(len(outcome.entries) for outcome in outcomes)
+            if samples == finished.samples and not any(outcome.fresh for outcome in outcomes):
+                _rewrite_rejects(task.out, finished, folder, [reject for o in outcomes for reject in o.rejects])
                 return
         with task.out.atomic_write(file) as path:
             written = _write_tar(path, file, outcomes, stages)
@@ -189,6 +207,7 @@ def write_shard(shard: int, task: ShardTask, retry: bool = False) -> None:
         task.out.write(dali_index_file(file), dali_index(written.members).encode())
     else:
         task.out.remove(file)
+        task.out.remove(dali_index_file(file))
         size = 0
     part = Part(
         name=name,
@@ -202,4 +221,4 @@ def write_shard(shard: int, task: ShardTask, retry: bool = False) -> None:
         max_timestamp_error_s=stages.max_timestamp_error_s,
     )
     rows = pa.Table.from_pylist(written.rows, INDEX_SCHEMA)
-    write_part(task.out, part, rows, pa.Table.from_pylist(written.rejects, REJECTS_SCHEMA))
+    write_part(task.out, name, part, rows, pa.Table.from_pylist(written.rejects, REJECTS_SCHEMA))

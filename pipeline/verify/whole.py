@@ -7,10 +7,11 @@ from contextlib import ExitStack
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from pipeline.dataset import INDEX, INDEX_SCHEMA, MANIFEST, PARTS, REJECTS, REJECTS_SCHEMA, Manifest, Shard
+from pipeline.dataset import INDEX, INDEX_SCHEMA, JOB, MANIFEST, PARTS, REJECTS, REJECTS_SCHEMA, Manifest, Shard
 from pipeline.files import TEMPORARY_PREFIX, sha256_file
 from pipeline.record import dali_index_file, shuffle_rank
 from pipeline.settings import Settings
@@ -52,7 +53,12 @@ def check_manifest(manifest: Manifest, report: Report) -> None:
 
 
 def check_files(storage: Storage, manifest: Manifest, report: Report) -> None:
-    """Find shard files of other datasets, and files that a job left behind."""
+    """Find shard files of other datasets, and files that a job left behind.
+
+    Those of an unfinished job, which appends inputs as long as there is a manifest, are left to it.
+    """
+    if storage.size(JOB) is not None:
+        return
     known = {shard.file for shard in manifest.shards} | {dali_index_file(shard.file) for shard in manifest.shards}
     for name in storage.files():
         if name.startswith(TEMPORARY_PREFIX):
@@ -99,13 +105,15 @@ def _columns(schema: pa.Schema) -> str:
 class IndexReader:
     """Reads the index rows shard by shard, and checks the counts and the order of all rows.
 
-    Rows must be in the order that the seed gives their keys, which also reveals duplicate keys.
+    The rows of the first inputs, and those of each batch of appended ones, must be in the order that the seed gives
+    their keys, which also reveals duplicate keys within a batch.
     """
 
     def __init__(self, storage: Storage, manifest: Manifest, report: Report) -> None:
         self._storage, self._manifest, self._report = storage, manifest, report
         self._last: tuple[bytes, str, int] | None = None
         self._clips = self._rows = self._frames = self._disordered = 0
+        self._starts = [f"{manifest.name}-{batch.first_shard:06d}.tar" for batch in manifest.appended]
         self._complete = True
 
     def shards(self) -> Iterator[tuple[Shard, pa.Table | None]]:
@@ -114,11 +122,16 @@ class IndexReader:
             file = self._open(stack)
             groups = {} if file is None else self._groups(file)
             for shard in self._manifest.shards:
+                while self._starts and shard.file >= self._starts[0]:
+                    del self._starts[0]
+                    self._last = None
                 rows = None if file is None else self._rows_of(file, groups.pop(shard.file, None), shard.file)
                 self._complete &= rows is not None
                 yield shard, rows
             for name in groups:
                 self._report(Finding(INDEX, "", f"has rows of {name}, which {MANIFEST} does not list"))
+            if file is not None and self._complete and self._manifest.appended:
+                self._check_unique(file)
         self._check_totals()
 
     def _open(self, stack: ExitStack) -> pq.ParquetFile | None:
@@ -166,6 +179,12 @@ class IndexReader:
             self._rows += 1
             self._frames += frames
         return rows
+
+    def _check_unique(self, file: pq.ParquetFile) -> None:
+        """Check that no batch has a key of another one."""
+        counts = pc.value_counts(file.read(columns=["key"])["key"])
+        for entry in counts.filter(pc.greater(counts.field("counts"), 1)).to_pylist():
+            self._report(Finding(INDEX, entry["values"], f"{entry['counts']} samples have this key"))
 
     def _check_order(self, key: str) -> None:
         named = TRIPLET_KEY.fullmatch(key) if self._manifest.layout == "triplets" else None
