@@ -78,8 +78,8 @@ class TripletSettings(Settings):
     per_clip: int = Field(4, ge=1, le=100)
     """Triplets per clip."""
     unit: Literal["fraction", "seconds"] = Field("fraction", exclude_if=lambda unit: unit == "fraction")
-    """Unit of the offsets of past and future: `fraction` of the clip, with the ranges of the paper; or `seconds`: 1.5 to
-    2.5 in clips of any length."""
+    """Unit of the offsets of past and future: `fraction` of the clip, with the ranges of the paper, or `seconds`: 1.5
+    to 2.5 in clips of any length."""
 
 
 class Reason(str, Enum):

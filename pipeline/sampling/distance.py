@@ -70,8 +70,8 @@ def distance_notes(
     least, median, most, clips, far, too_short = distances
     if too_short < clips:
         notes.append(
-            f"past and future frames lie {least:.1f} to {most:.1f} s from the current one, {median:.1f} s in the median "
-            f"({option} = {settings.unit})"
+            f"past and future frames lie {least:.1f} to {most:.1f} s from the current one, {median:.1f} s in the "
+            f"median ({option} = {settings.unit})"
         )
     if far and settings.unit == "fraction":
         notes.append(

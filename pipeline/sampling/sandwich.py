@@ -1,6 +1,6 @@
 """Sandwich sampling: which frames of a clip are the current, the past and the future one."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ class SandwichSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _defaults_of_the_unit(cls, values: Any) -> Any:
+    def _defaults_of_the_unit(cls, values: object) -> object:
         if isinstance(values, dict) and values.get("unit") == "seconds":
             return IN_SECONDS | values
         return values
@@ -55,7 +55,8 @@ class SandwichSettings(Settings):
             for name, (low, high) in offsets.items():
                 if not 0 <= low <= high <= MAX_OFFSET_S:
                     raise ValueError(
-                        f"{name} = {low}, {high} must be two rising numbers from 0 to {MAX_OFFSET_S} with unit = seconds"
+                        f"{name} = {low}, {high} must be two rising numbers of seconds from 0 to {MAX_OFFSET_S}, "
+                        "with unit = seconds"
                     )
             return self
         if "past" in self.auxiliary and self.past_offset[1] > self.current[0]:
@@ -85,9 +86,7 @@ def _floors(bounds: tuple[float, float], frames: NDArray[np.int64]) -> Range:
     return low, high
 
 
-def _frames_within(
-    bounds_s: tuple[float, float], frames: NDArray[np.int64], duration_s: NDArray[np.float64]
-) -> Range:
+def _frames_within(bounds_s: tuple[float, float], frames: NDArray[np.int64], duration_s: NDArray[np.float64]) -> Range:
     """The offsets in frames that lie within `bounds_s`; an empty range where the frames are too far apart for one."""
     low, high = (bound * frames / duration_s for bound in bounds_s)
     first, last = np.ceil(low - _GRID_TOLERANCE), np.floor(high + _GRID_TOLERANCE)

@@ -92,11 +92,6 @@ def _advice(command: ShardsCommand, outcome: Outcome) -> str:
         return "Most have the same file name as another input: are these frames of clips? Take them with --media frames"
     if most == Reason.MIXED_NAMES.value:
         return "Most hold images of several kinds: choose the frames with --frames.pattern, in a new OUT"
-    if most == Reason.TOO_SHORT.value:
-        return (
-            "Most are too short: the note above says what keeps more of them. If that is expected, raise "
-            "--max_reject_fraction and run the same command again"
-        )
     return "If that is expected, raise --max_reject_fraction and run the same command again"
 
 
