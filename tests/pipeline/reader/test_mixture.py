@@ -98,6 +98,19 @@ def test_triplets_are_read_as_stored_and_drawn_from_clips(clips: Path, triplets:
     assert (plan_batch(alone, table, 2, 6, slice(0, 6)).frames[:, 1][plans[2].rows >= 9] == 2).all()
 
 
+def test_offsets_in_seconds_that_no_clip_has_are_refused(clips: Path, triplets: Path) -> None:
+    seconds = SandwichSettings(unit="seconds")
+    settings = ReaderSettings(shards=clips, sandwich=seconds)
+    table = DatasetMixture(settings).table
+    plans = [plan_batch(settings, table, step, 6, slice(0, 6)) for step in range(20)]
+    assert {*np.diff(np.concatenate([p.frames[:, [1, 0, 2]] for p in plans])).ravel().tolist()} == {3, 4, 5}
+    for offset, shown in (((0.05, 0.15), "0.05 to 0.15"), ((60.0, 90.0), "60 to 90")):
+        wrong = SandwichSettings(unit="seconds", past_offset=offset, future_offset=offset)
+        with pytest.raises(UserError, match=f"no clip of .* has frames {shown} seconds apart.* 2 frames a second"):
+            DatasetMixture(ReaderSettings(shards=clips, sandwich=wrong))
+        DatasetMixture(ReaderSettings(shards=triplets, sandwich=wrong))  # its frames are drawn already
+
+
 def test_still_images_have_no_past(clips: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(clips, tmp_path / "copy"))
     manifest = json.loads((copy / MANIFEST).read_text())
