@@ -65,22 +65,19 @@ def distance_notes(
     distances: Distances, settings: SandwichSettings, layout: Literal["frames", "triplets"]
 ) -> list[str]:
     """What the user should know about a dataset of `layout`, a sentence a line."""
-    notes = []
     option = "data.sandwich.unit" if layout == "frames" else "triplets.unit"
     least, median, most, clips, far, too_short = distances
+    notes = []
     if too_short < clips:
         notes.append(
             f"past and future frames lie {least:.1f} to {most:.1f} s from the current one, {median:.1f} s in the "
             f"median ({option} = {settings.unit})"
         )
     if far and settings.unit == "fraction":
+        remedy = "train with" if layout == "frames" else "write new shards with"
         notes.append(
             f"warning: in {far} of {clips} clips they may lie more than {FAR_S:g} s away, often in another scene: "
-            + (
-                f"train with --{option} seconds, or write new shards with --clips.length 10"
-                if layout == "frames"
-                else f"write new shards with --{option} seconds or --clips.length 10"
-            )
+            f"{remedy} --{option} seconds, or cut the inputs in a new OUT with --clips.length 10"
         )
     if too_short:
         notes.append(

@@ -46,9 +46,13 @@ def test_a_long_recording_is_far_and_the_note_says_what_mends_it() -> None:
         "(data.sandwich.unit = fraction)"
     )
     assert "in 1 of 10 clips" in warning
-    assert warning.endswith("train with --data.sandwich.unit seconds, or write new shards with --clips.length 10")
+    assert warning.endswith(
+        "train with --data.sandwich.unit seconds, or cut the inputs in a new OUT with --clips.length 10"
+    )
     _, stored = distance_notes(ten_minutes, SandwichSettings(), "triplets")
-    assert stored.endswith("write new shards with --triplets.unit seconds or --clips.length 10")
+    assert stored.endswith(
+        "write new shards with --triplets.unit seconds, or cut the inputs in a new OUT with --clips.length 10"
+    )
     in_seconds = triplet_distances(SECONDS, {20: 9, 1200: 1}, 2.0)
     assert in_seconds == Distances(1.5, 2.0, 2.5, 10, 0, 0)
     assert len(distance_notes(in_seconds, SECONDS, "frames")) == 1
