@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -109,6 +110,16 @@ def test_offsets_in_seconds_that_no_clip_has_are_refused(clips: Path, triplets: 
         with pytest.raises(UserError, match=f"no clip of .* has frames {shown} seconds apart.* 2 frames a second"):
             DatasetMixture(ReaderSettings(shards=clips, sandwich=wrong))
         DatasetMixture(ReaderSettings(shards=triplets, sandwich=wrong))  # its frames are drawn already
+
+
+def test_one_clip_that_is_long_enough_suffices(clips: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(clips, tmp_path / "copy"))
+    index = pq.read_table(copy / INDEX)
+    durations_s = pa.array([1.0] * 8 + [5.0])  # 10 frames each
+    pq.write_table(index.set_column(index.column_names.index("duration_s"), "duration_s", durations_s), copy / INDEX)
+    seconds = ReaderSettings(shards=copy, sandwich=SandwichSettings(unit="seconds"))
+    plan = plan_batch(seconds, DatasetMixture(seconds).table, 0, 9, slice(0, 9))
+    assert ((plan.frames != plan.frames[:, :1]).any(axis=1) == (plan.rows == 8)).all()
 
 
 def test_still_images_have_no_past(clips: Path, tmp_path: Path) -> None:

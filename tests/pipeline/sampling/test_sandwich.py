@@ -166,3 +166,11 @@ def test_clips_of_many_lengths_are_drawn_at_once() -> None:
     assert (together[0] == together[0, 0]).all(), "2 seconds have no room for 1.5 on both sides"
     distances = np.abs(together[1:, 1:] - together[1:, :1]) / fps[1:, None]
     assert ((distances >= 1.5 - 1e-6) & (distances <= 2.5 + 1e-6)).all()
+
+
+@pytest.mark.parametrize("fps", [2, 5, 6, 10, 25, 30])
+def test_rounding_of_durations_does_not_move_a_bound(fps: int) -> None:
+    frames = np.arange(1, 500)
+    low, high = frame_ranges(SandwichSettings(unit="seconds"), frames, frames / fps).offsets[0]
+    assert {*low.tolist()} == {-(-3 * fps // 2)}
+    assert {*high.tolist()} == {5 * fps // 2}
