@@ -25,12 +25,17 @@ class Distances(NamedTuple):
     """Number of clips in which all frames of a triplet are the same one; they have no distance."""
 
 
-def _offset_weights(low: int, high: int, room: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Offsets (m,) and their probabilities (m,), where each current frame (n,) has `room` frames on that side."""
-    last, frames = np.unique(np.minimum(high, room), return_counts=True)
-    offsets = np.arange(low, last[-1] + 1)
-    weights = (offsets <= last[:, None]) * (frames / (last - low + 1))[:, None]
-    return offsets, weights.sum(axis=0) / frames.sum()
+def _probabilities(low: int, high: int, least_room: int, most_room: int) -> NDArray[np.float64]:
+    """Probabilities (m,) of the offsets low, low + 1, ...: uniform up to `high` and the room on that side of a frame.
+
+    The room, the number of frames there, is itself uniform from `least_room` to `most_room`.
+    """
+    last = np.arange(min(least_room, high), min(most_room, high) + 1)
+    rooms = np.ones(len(last))
+    rooms[-1] = most_room - max(least_room, int(last[-1])) + 1
+    reached = np.arange(low, last[-1] + 1) <= last[:, None]
+    weights: NDArray[np.float64] = (reached * (rooms / (last - low + 1))[:, None]).sum(axis=0) / rooms.sum()
+    return weights
 
 
 def triplet_distances(settings: SandwichSettings, clips: Mapping[int, int], fps: float) -> Distances | None:
@@ -39,26 +44,28 @@ def triplet_distances(settings: SandwichSettings, clips: Mapping[int, int], fps:
         return None
     frames = np.array(sorted(clips))
     ranges = frame_ranges(settings, frames, frames / fps)
-    seconds, weights = [np.zeros(0)], [np.zeros(0)]
+    weights = np.zeros(frames[-1])
     far = too_short = 0
     for index, count in enumerate(frames.tolist()):
         if ranges.fallback[index]:
             too_short += clips[count]
             continue
-        current = np.arange(ranges.current[0][index], ranges.current[1][index] + 1)
+        first, last = (int(bound[index]) for bound in ranges.current)
+        farthest = 0
         for direction, (low, high) in zip(settings.auxiliary, ranges.offsets, strict=True):
-            room = current if direction == "past" else count - 1 - current
-            offsets, probabilities = _offset_weights(int(low[index]), int(high[index]), room)
-            seconds.append(offsets / fps)
-            weights.append(probabilities * clips[count])
-        far += clips[count] * bool(max(at[-1] for at in seconds[-len(settings.auxiliary) :]) > FAR_S)
-    all_s, order = np.concatenate(seconds), np.argsort(np.concatenate(seconds), kind="stable")
-    total = sum(clips.values())
-    if not len(all_s):
-        return Distances(0.0, 0.0, 0.0, total, far, too_short)
-    below = np.cumsum(np.concatenate(weights)[order])
-    median = all_s[order][np.searchsorted(below, below[-1] / 2 * (1 - 1e-9))]
-    return Distances(float(all_s.min()), float(median), float(all_s.max()), total, far, too_short)
+            room = (first, last) if direction == "past" else (count - 1 - last, count - 1 - first)
+            probabilities = _probabilities(int(low[index]), int(high[index]), *room)
+            end = int(low[index]) + len(probabilities)
+            weights[low[index] : end] += probabilities * clips[count]
+            farthest = max(farthest, end - 1)
+        far += clips[count] * (farthest / fps > FAR_S)
+    offsets = np.flatnonzero(weights)
+    if not len(offsets):
+        return Distances(0.0, 0.0, 0.0, too_short, far, too_short)
+    below = np.cumsum(weights)
+    median = np.searchsorted(below, below[-1] / 2 * (1 - 1e-9))
+    least_s, median_s, most_s = (float(offset / fps) for offset in (offsets[0], median, offsets[-1]))
+    return Distances(least_s, median_s, most_s, sum(clips.values()), far, too_short)
 
 
 def distance_notes(
