@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -160,6 +160,24 @@ def read_manifest(dataset: str | Path | Storage) -> Manifest:
         raise UserError(f"cannot read {storage}/{MANIFEST}: {error}") from error
 
 
+def clips_by_frames(storage: Storage, manifest: Manifest) -> dict[int, int]:
+    """Number of clips by frame count, read from the index in bounded memory; in layout `triplets`, of whole clips.
+
+    Raises:
+        OSError, pyarrow.ArrowException: the index cannot be read.
+    """
+    counts = Counter[int]()
+    triplets = manifest.layout == "triplets"
+    with storage.parquet(INDEX) as file:
+        for rows in file.iter_batches(columns=["num_frames", "duration_s"]):
+            frames = rows["num_frames"].to_numpy()
+            if triplets:
+                frames = np.rint(rows["duration_s"].to_numpy() * manifest.settings["frames"]["fps"]).astype(np.int64)
+            counts.update(frames.tolist())
+    per_clip = manifest.settings["triplets"]["per_clip"] if triplets else 1
+    return {frames: rows // per_clip for frames, rows in sorted(counts.items())}
+
+
 class _OpenShard(NamedTuple):
     descriptor: int
     identity: tuple[int, ...]
@@ -225,6 +243,7 @@ class ShardDataset:
         self.num_frames: np.ndarray = table["num_frames"].to_numpy()
         self._offset = table["frame_offset"].combine_chunks().values.to_numpy()
         self._size = table["frame_size"].combine_chunks().values.to_numpy()
+        self.duration_s: np.ndarray = table["duration_s"].to_numpy()
         self.width: np.ndarray = table["width"].to_numpy()
         self.height: np.ndarray = table["height"].to_numpy()
         self.label: np.ndarray = table["label"].to_numpy()

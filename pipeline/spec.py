@@ -79,7 +79,10 @@ class TripletSettings(Settings):
     """Settings of the layout `triplets`."""
 
     per_clip: int = Field(4, ge=1, le=100)
-    """Triplets per clip, drawn with the ranges of the paper."""
+    """Triplets per clip."""
+    unit: Literal["fraction", "seconds"] = Field("fraction", exclude_if=lambda unit: unit == "fraction")
+    """Unit of the offsets of past and future: `fraction` of the clip, with the ranges of the paper, or `seconds`: 1.5
+    to 2.5 in clips of any length."""
 
 
 class Reason(str, Enum):

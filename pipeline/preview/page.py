@@ -12,6 +12,8 @@ from pipeline.preview.survey import DURATION_UNIT_S, SIZE_UNIT_BYTES, Survey
 from pipeline.report.page import render
 from pipeline.report.palette import ROLES
 from pipeline.report.plots import falling, histogram
+from pipeline.sampling.plan import PlanSettings
+from pipeline.sampling.sandwich import SandwichSettings
 
 MOST_CLASSES = 45
 """With more classes, only the largest and the smallest are named."""
@@ -40,8 +42,10 @@ def _classes(manifest: Manifest, survey: Survey) -> list[tuple[str, int]]:
     return sorted(named, key=lambda item: (-item[1], item[0]))
 
 
-def render_page(title: str, manifest: Manifest, survey: Survey, samples: Iterable[Strip], seed: int) -> str:
-    """The page as HTML; `samples` are consumed one at a time."""
+def render_page(
+    title: str, manifest: Manifest, survey: Survey, samples: Iterable[Strip], settings: PlanSettings, notes: list[str]
+) -> str:
+    """The page as HTML; `samples` are consumed one at a time, and `notes` are shown above them."""
     subtitle = f"{manifest.media}, split {manifest.split}, layout {manifest.layout}, seed {manifest.seed}"
     if manifest.media == "clips":
         subtitle += f", {manifest.settings['frames']['fps']:g} frames a second"
@@ -60,7 +64,9 @@ def render_page(title: str, manifest: Manifest, survey: Survey, samples: Iterabl
         subtitle=subtitle,
         facts=_facts(manifest, int(survey.classes.counts.sum())),
         manifest=manifest,
-        seed=seed,
+        seed=settings.seed,
+        ranges="the paper's ranges" if settings.sandwich == SandwichSettings() else "the given ranges",
+        notes=notes,
         roles=ROLES,
         samples=samples,
         classes=classes,

@@ -5,8 +5,11 @@ from pathlib import PurePosixPath
 
 import pyarrow as pa
 
-from pipeline.dataset import INDEX, REJECTS, repair_hint
+from pipeline.dataset import INDEX, REJECTS, clips_by_frames, repair_hint
+from pipeline.sampling.distance import distance_notes, triplet_distances
+from pipeline.sampling.sandwich import SandwichSettings
 from pipeline.settings import UserError, run_command
+from pipeline.shards.advice import Lengths, advice_on_short_clips, too_short_by_frames
 from pipeline.shards.command import ShardsCommand
 from pipeline.shards.job import Outcome, ShardJob
 from pipeline.spec import Reason
@@ -43,7 +46,24 @@ def _summary(command: ShardsCommand, outcome: Outcome, seconds: float) -> str:
         with out.parquet(REJECTS) as file:
             first = next(file.iter_batches(batch_size=REJECTS_SHOWN)).to_pylist()
         lines += [f"  {row['source']}: {row['reason']}, {row['detail']}".replace("\n", " ") for row in first]
+    if media == "clips":
+        lines += _lengths(command, outcome)
     return "\n".join(lines)
+
+
+def _lengths(command: ShardsCommand, outcome: Outcome) -> list[str]:
+    """How far apart the frames of triplets will lie, and what to do if many clips are too short."""
+    manifest, out = outcome.manifest, outcome.out
+    try:
+        clips = clips_by_frames(out, manifest)
+        short = too_short_by_frames(out) if Reason.TOO_SHORT.value in outcome.reasons else {}
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"cannot read the tables of {out} ({error}). {repair_hint(out)}") from error
+    sandwich = SandwichSettings(unit=command.triplets.unit if manifest.layout == "triplets" else "fraction")
+    distances = triplet_distances(sandwich, clips, command.frames.fps)
+    lines = distance_notes(distances, sandwich, manifest.layout) if distances else []
+    advice = advice_on_short_clips(Lengths(clips, short, command.frames), sampled=command.media != "frames")
+    return [*lines, *([f"note: {advice}"] if advice else [])]
 
 
 def _rejected(command: ShardsCommand, outcome: Outcome) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from pipeline.shards.frames import extract_frames
 from pipeline.shards.images import checked_size, encode_image
 from pipeline.shards.media import Media
 from pipeline.shards.plan import Planned
-from pipeline.shards.rejects import Rejected
+from pipeline.shards.rejects import Rejected, too_short
 from pipeline.shards.sources import frame_files
 from pipeline.shards.tars import tar_in_path
 from pipeline.spec import FrameSettings, ImageSettings, Reason
@@ -104,10 +104,10 @@ def _frame_folder(inputs: Inputs, source: Planned, seconds: Seconds) -> tuple[li
     with timed(seconds, "fetch"):
         paths = frame_files(inputs.root.files(source.path), pattern)
         names = in_order((PurePosixPath(path).name for path in paths), chosen=pattern is not None)
-    if not inputs.frames.min_frames <= len(names) <= inputs.frames.max_frames:
-        few = len(names) < inputs.frames.min_frames
-        limit = f"min_frames is {inputs.frames.min_frames}" if few else f"max_frames is {inputs.frames.max_frames}"
-        raise Rejected(Reason.TOO_SHORT if few else Reason.TOO_LONG, f"{len(names)} frames; {limit}")
+    if len(names) < inputs.frames.min_frames:
+        raise too_short(len(names), inputs.frames, sampled=False)
+    if len(names) > inputs.frames.max_frames:
+        raise Rejected(Reason.TOO_LONG, f"{len(names)} frames; max_frames is {inputs.frames.max_frames}")
     jpegs: list[bytes] = []
     encodings = Counter[str]()
     for name in names:

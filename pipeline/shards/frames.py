@@ -17,7 +17,7 @@ from pipeline.shards.containers.completeness import missing_part, missing_pictur
 from pipeline.shards.containers.read import read_statement
 from pipeline.shards.ffmpeg import FfmpegError, FfmpegFlood, FfmpegTimeout, memory_file, run_ffmpeg
 from pipeline.shards.images import check_side
-from pipeline.shards.rejects import Rejected
+from pipeline.shards.rejects import Rejected, too_short
 from pipeline.shards.treatment import PLAIN, NeedsTreatment, Observer, Treatment
 from pipeline.spec import FrameSettings, Reason
 
@@ -264,10 +264,7 @@ def extract_frames(path: Path, settings: FrameSettings) -> Frames:
     if stated_s is not None and len(pts) and (missing := missing_pictures(stated_s, pts / clock.ticks_per_s)):
         raise Rejected(Reason.DECODE_ERROR, missing)
     if len(jpegs) < settings.min_frames:
-        raise Rejected(
-            Reason.TOO_SHORT,
-            f"{len(jpegs)} frame{'s' * (len(jpegs) != 1)} at {settings.fps:g} fps; min_frames is {settings.min_frames}",
-        )
+        raise too_short(len(jpegs), settings, sampled=True)
     with Image.open(io.BytesIO(jpegs[0])) as first:
         check_side(first.size)
     shown = shown_pictures(pts, len(jpegs), clock.ticks_per_frame, settings.timing == "reference")

@@ -85,7 +85,7 @@ def _entries(source: Planned, decoded: Decoded, task: ShardTask) -> list[Entry]:
         frames=list(zip(names, decoded.jpegs, strict=True)),
         fields=decoded.fields,
     )
-    samples = [sample] if task.layout == "frames" else triplet_samples(sample, task.seed, task.triplets.per_clip)
+    samples = [sample] if task.layout == "frames" else triplet_samples(sample, task.seed, task.triplets)
     row = {
         "label": sample.label,
         "class_name": sample.class_name,

@@ -8,6 +8,7 @@ import pytest
 from evaluation.__main__ import BENCHMARKS
 from evaluation.command import evaluation_command, score_command
 from indexing.command import KnnCommand
+from indexing.features import FeaturesCommand
 from pipeline.preview.__main__ import PreviewCommand
 from pipeline.settings import Command, parse_command
 from pipeline.shards.command import ShardsCommand
@@ -23,6 +24,7 @@ MODULES: dict[str, type[Command]] = {
     "pipeline.shards": ShardsCommand,
     "pipeline.verify": VerifyCommand,
     "pipeline.preview": PreviewCommand,
+    "indexing.features": FeaturesCommand,
     "indexing.knn": KnnCommand,
     "training.export": ExportCommand,
     "training.import_official": ImportCommand,

@@ -80,6 +80,14 @@ def test_settings_that_cannot_change_the_result_may_differ() -> None:
     assert json.loads(json.dumps(first)) == first
 
 
+def test_the_unit_of_the_sandwich_belongs_to_a_run() -> None:
+    fraction, seconds = (
+        run_config(settings(data={"sandwich": sandwich}), DATA) for sandwich in ({}, {"unit": "seconds"})
+    )
+    assert "data.sandwich.unit = None (recorded), 'seconds' (now)" in run_differences(fraction, seconds)
+    assert "data.sandwich.past_offset = [1.5, 2.5] (recorded), [0.15, 0.25] (now)" in run_differences(seconds, fraction)
+
+
 @pytest.mark.parametrize(
     ("config", "preset"),
     [

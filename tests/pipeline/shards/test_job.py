@@ -128,6 +128,8 @@ def test_too_many_rejects_fail_the_job_and_keep_the_dataset(
     assert contents(out) == before
     message = capsys.readouterr().out
     assert "  riding/short_000001_000002.mp4: too_short, " in message
+    assert "past and future frames lie 0.5 to 1.5 s from the current one" in message
+    assert "note: 1 of 7 clips are shorter than 4 s: in a new OUT, --frames.fps 14 keeps 100 %" in message
     assert "not_media, " in message, "the rejects of all shards are shown"
 
 

@@ -135,7 +135,7 @@ def test_folders_of_frames_are_packed_byte_for_byte_in_order_of_number(tmp_path:
     assert [result[f"video%2E1.{number:02d}.jpg"] for number in range(12)] == list(pictures.values())
     facts = json.loads(result["video%2E1.json"])
     assert (facts["encoding"], facts["times_s"][:3]) == ({"copied": 12}, [0.0, 0.5, 1.0])
-    assert rejects(task.out)["yoga/short"] == ("too_short", "1 frames; min_frames is 8")
+    assert rejects(task.out)["yoga/short"] == ("too_short", "1 frame; min_frames is 8")
     reason, detail = rejects(task.out)["yoga/broken"]
     assert (reason, detail.startswith("frame 5: ")) == ("decode_error", True)
 
@@ -168,7 +168,7 @@ def test_triplets_are_frames_of_the_clip(tmp_path: Path) -> None:
     frames = extract_frames(tmp_path / "data" / "riding" / "a.mp4", FrameSettings())
     result = members(tmp_path / "out" / "shard-000000.tar")
     assert len(result) == 3 * 4
-    for number, (past, current, future) in enumerate(draw_triplets("a", 20, seed=0, count=3)):
+    for number, (past, current, future) in enumerate(draw_triplets("a", 20, 10.0, 0, task.triplets)):
         facts = json.loads(result[f"a-{number:02d}.json"])
         assert (facts["clip"], facts["frames"], facts["num_frames"]) == ("a", [past, current, future], 20)
         assert facts["times_s"] == [frames.times_s[frame] for frame in (past, current, future)]
