@@ -30,8 +30,8 @@ from training.run_config import CONFIG, RESTORE_CONFIG
 CommandT = TypeVar("CommandT", bound=TrainCommand)
 
 _OF_TRAINING = frozenset({"architecture", "drop_path", "layer_scale"})
-"""Options of the backbone that do not follow from its weights: a name of other options, stochastic depth, and an initial
-value, which the weights replace."""
+"""Options of the backbone that do not follow from its weights: a name of other options, stochastic depth, and an
+initial value, which the weights replace."""
 
 
 class Origin(NamedTuple):
