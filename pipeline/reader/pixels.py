@@ -6,7 +6,7 @@ steps stay in the core's cache, and their results do not depend on where in the 
 
 import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,35 +36,36 @@ _LONGEST_BLOCK = 32
 
 
 class ViewInputs(NamedTuple):
-    """The inputs of one view, see `pipeline.reader.feed`."""
+    """The inputs of one view, see `pipeline.reader.feed`; the color map gives normalized pixels."""
 
     needed: bool
     frame: int
-    start: tuple[int, int]
-    shape: tuple[int, int]
-    matrix: Tensor
-    weights: Tensor
+    start: Sequence[int]
+    shape: Sequence[int]
     colored: bool
-    kernel: Tensor
     blurred: bool
     solarized: bool
     mirror: bool
+    matrix: Tensor
+    """(3, 3)"""
+    weights: Tensor
+    """(1, 3)"""
+    kernel: Tensor
+    """(BLUR_TAPS,)"""
 
 
-def clip_inputs(feed: Feed, clip: int, clips: int) -> list[ViewInputs]:
-    """The inputs of all views of a clip; matrix (3, 3) and weights (1, 3) then give normalized pixels."""
+_PLAIN = ("needed", "frame", "start", "shape", "colored", "blurred", "solarized", "mirror")
+
+
+def clip_inputs(feed: Feed, clip: int, clips: int) -> Iterator[ViewInputs]:
+    """The inputs of all views of a clip."""
     own = slice(clip, None, clips)
-
-    def plain(name: str) -> list[object]:
-        values: list[object] = feed[name][own].tolist()
-        return values
-
-    columns = {name: plain(name) for name in ViewInputs._fields if name not in ("matrix", "weights", "kernel")}
-    kernel = feed["kernel"][own, 0]
-    columns["matrix"] = list(_SCALE * torch.from_numpy(feed["matrix"][own]))
-    columns["weights"] = list(_SCALE * torch.from_numpy(feed["weights"][own])[:, None])
-    columns["kernel"] = list(torch.from_numpy(np.where(kernel < _SMALLEST_WEIGHT, 0, kernel)))
-    return [ViewInputs(*view) for view in zip(*(columns[name] for name in ViewInputs._fields), strict=True)]
+    plain = [feed[name][own].tolist() for name in _PLAIN]
+    matrix = _SCALE * torch.from_numpy(feed["matrix"][own])
+    weights = _SCALE * torch.from_numpy(feed["weights"][own, None])
+    kernel = torch.from_numpy(feed["kernel"][own, 0])
+    kernel = kernel.where(kernel >= _SMALLEST_WEIGHT, 0)
+    return map(ViewInputs, *plain, matrix.unbind(), weights.unbind(), kernel.unbind())
 
 
 def decode(jpeg: NDArray[np.uint8]) -> Tensor:
@@ -82,7 +83,7 @@ def decode(jpeg: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(pixels)
 
 
-def crop_resize(image: Tensor, start: tuple[int, int], shape: tuple[int, int], size: int) -> Tensor:
+def crop_resize(image: Tensor, start: Sequence[int], shape: Sequence[int], size: int) -> Tensor:
     """Crop (3, size, size) uint8 of an image (H, W, 3), resized as Pillow does: the filter sees only the crop.
 
     Raises:
@@ -90,7 +91,7 @@ def crop_resize(image: Tensor, start: tuple[int, int], shape: tuple[int, int], s
     """
     (top, left), (height, width) = start, shape
     crop = image[top : top + height, left : left + width]
-    if crop.shape[:2] != shape:
+    if crop.shape[:2] != (height, width):
         raise ValueError(f"a crop ends at row {top + height}, column {left + width} of {tuple(image.shape[:2])}")
     resized = F.interpolate(crop.permute(2, 0, 1)[None], size=(size, size), mode="bicubic", antialias=True)
     return resized[0]
@@ -111,7 +112,7 @@ class ViewMaker(threading.local):
     def _buffer(self, name: str, *shape: int) -> Tensor:
         key = name, shape
         if key not in self._memory:
-            self._memory[key] = torch.empty(shape, dtype=torch.float32)
+            self._memory[key] = torch.zeros(shape, dtype=torch.float32)
         return self._memory[key]
 
     def view(self, crop: Tensor, inputs: ViewInputs) -> Tensor:
@@ -125,7 +126,7 @@ class ViewMaker(threading.local):
         shift = torch.addmm(_OFFSET, inputs.weights, pixels.mean(dim=1, keepdim=True)) if inputs.colored else _OFFSET
         torch.addmm(shift, inputs.matrix, pixels, out=view)
         if inputs.colored:
-            for channel, (black, white) in zip(view, _RANGES, strict=True):
+            for channel, (black, white) in zip(view.unbind(), _RANGES, strict=True):
                 channel.clamp_(black, white)
         view = view.view(3, size, size)
         if inputs.blurred:
@@ -143,16 +144,17 @@ class ViewMaker(threading.local):
         size = view.shape[-1]
         length, padded = _block_length(size), size + 2 * _BORDER
         blocks, window = size // length, length + 2 * _BORDER
-        band = torch.zeros(length, window)
+        band, transposed = self._buffer("band", length, window), self._buffer("transposed band", window, length)
         band.as_strided((length, BLUR_TAPS), (window + 1, 1)).copy_(kernel)
+        transposed.as_strided((length, BLUR_TAPS), (length + 1, length)).copy_(kernel)
         rows, result = self._buffer("rows", 3 * padded, size), self._buffer("blurred", 3, size, size)
         source = F.pad(view, (_BORDER,) * 4, mode="reflect").view(3 * padded, padded)
         torch.bmm(
             source.unfold(1, window, length).transpose(0, 1),
-            band.t().contiguous().expand(blocks, -1, -1),
+            transposed.expand(blocks, -1, -1),
             out=rows.view(-1, blocks, length).transpose(0, 1),
         )
-        for plane, target in zip(rows.view(3, padded, size), result, strict=True):
+        for plane, target in zip(rows.view(3, padded, size).unbind(), result.unbind(), strict=True):
             torch.bmm(
                 band.expand(blocks, -1, -1),
                 plane.unfold(0, window, length).transpose(1, 2),
@@ -161,16 +163,19 @@ class ViewMaker(threading.local):
         return result
 
     @torch.inference_mode()
-    def clip(self, feed: Feed, clip: int, clips: int, views: Sequence[Tensor]) -> None:
-        """Make the `views` (3, size, size) of a clip of a batch of `clips`: zeros where they are not needed.
+    def clip(self, feed: Feed, clip: int, batch: Sequence[Tensor]) -> None:
+        """Make the views of a clip: zeros where they are not needed.
+
+        `batch` has tensors (views, clips, 3, size, size), whose views follow one another in the order of the feed.
 
         Raises:
             ValueError: a frame does not decode, or is smaller than the index says.
             JpegError: a frame is not complete.
         """
         images: dict[int, Tensor] = {}
-        crops: dict[tuple[object, ...], Tensor] = {}  # both views of an auxiliary frame may show all of it
-        for view, inputs in zip(views, clip_inputs(feed, clip, clips), strict=True):
+        crops: dict[tuple[int, ...], Tensor] = {}  # both views of an auxiliary frame may show all of it
+        views = [view for part in batch for view in part[:, clip].unbind()]
+        for view, inputs in zip(views, clip_inputs(feed, clip, batch[0].shape[1]), strict=True):
             if not inputs.needed:
                 view.zero_()
                 continue
@@ -178,6 +183,5 @@ class ViewMaker(threading.local):
                 images[inputs.frame] = decode(feed["encoded"][inputs.frame])
             key = inputs.frame, *inputs.start, *inputs.shape, view.shape[-1]
             if key not in crops:
-                start, shape = (tuple(pair) for pair in (inputs.start, inputs.shape))
-                crops[key] = crop_resize(images[inputs.frame], start, shape, view.shape[-1])
+                crops[key] = crop_resize(images[inputs.frame], inputs.start, inputs.shape, view.shape[-1])
             view.copy_(self.view(crops[key], inputs))

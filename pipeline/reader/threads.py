@@ -1,5 +1,7 @@
 """The torch back end: a pool of threads, each of which makes the views of one clip at a time."""
 
+import itertools
+import math
 import threading
 import weakref
 from collections import deque
@@ -74,8 +76,9 @@ class TorchBackend:
         prefetch: int,
         device: torch.device,
     ) -> None:
-        self._shapes = [(clips, 3, size, size) for size in sizes]
-        self._elements = [clips * 3 * size * size for size in sizes]
+        runs = [(size, len(list(run))) for size, run in itertools.groupby(sizes)]
+        self._shapes = [(views, clips, 3, size, size) for size, views in runs]
+        self._elements = [math.prod(shape) for shape in self._shapes]
         self._clips, self._feed, self._prefetch, self._device = clips, feed, prefetch, device
         self._memory = BatchMemory(sum(self._elements))
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -94,8 +97,7 @@ class TorchBackend:
             block = self._memory.block() if on_host else torch.empty(sum(self._elements), pin_memory=True)
             views = [part.view(shape) for part, shape in zip(block.split(self._elements), self._shapes, strict=True)]
             clips = [
-                self._pool.submit(self._maker.clip, feed, clip, self._clips, [view[clip] for view in views])
-                for clip in range(self._clips)
+                self._pool.submit(self._maker.clip, feed, clip, views) for clip in range(self._clips)
             ]
             self._started.append((block, clips))
 
