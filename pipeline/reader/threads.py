@@ -27,6 +27,7 @@ def start_pool(threads: int) -> ThreadPoolExecutor:
     started = threading.Barrier(threads + 1)
 
     def start() -> None:
+        torch.get_num_threads()  # the first operation of a thread sets its number, so it has to come first
         torch.set_num_threads(1)  # of this thread, and of those that start after it
         started.wait()
 
