@@ -250,7 +250,7 @@ def _in_own_process(measure: Callable[[ReaderBenchmark], Figures], command: Read
 
 
 PEERS = {
-    "torch": time_torch,
+    "reader": time_torch,
     "one_thread": time_one_thread,
     "dali": time_dali,
     "pillow": time_pillow,
@@ -270,14 +270,14 @@ def compare(command: ReaderBenchmark) -> dict[str, Any]:
     medians = {n: {k: statistics.median(r[k] for r in runs) for k in runs[0]} for n, runs in rounds.items()}
     ratios = {
         f"{kind}_over_{peer}": statistics.median(
-            ours[kind] / theirs[kind] for ours, theirs in zip(rounds["torch"], rounds[peer], strict=True)
+            ours[kind] / theirs[kind] for ours, theirs in zip(rounds["reader"], rounds[peer], strict=True)
         )
         for kind in ("samples_per_second", "samples_per_core_second")
         for peer in names[1:]
     }
     counted, memory = _in_own_process(count_bytes, command), _in_own_process(measure_memory, command)
     host = _in_own_process(time_host, command)
-    return {**medians["torch"], "peers": medians, "rounds": rounds, **ratios, **counted, **memory, **host}
+    return {**medians["reader"], "peers": medians, "rounds": rounds, **ratios, **counted, **memory, **host}
 
 
 def main(command: ReaderBenchmark) -> None:

@@ -77,9 +77,7 @@ class Loader:
         device = device or torch.device("cpu")
         sizes = view_sizes(settings.views, self._auxiliary)
         make = backend_type(settings.backend_on(device.type))
-        self._backend: Backend | None = make(
-            sizes, size, self._feed, settings.threads, settings.prefetch, device
-        )
+        self._backend: Backend | None = make(sizes, size, self._feed, settings.threads, settings.prefetch, device)
 
     def _plan(self, step: int) -> BatchPlan:
         """Plan a step and start to read its shards and frames ahead."""

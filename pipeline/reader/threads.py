@@ -82,10 +82,16 @@ class TorchBackend:
         self._elements = [math.prod(shape) for shape in self._shapes]
         self._clips, self._feed, self._prefetch, self._device = clips, feed, prefetch, device
         self._memory = BatchMemory(sum(self._elements))
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._maker = ViewMaker()
         self._pool = start_pool(threads)
         self._started: deque[tuple[Tensor, list[Future[None]]]] = deque()
+
+    def _block(self) -> Tensor:
+        """Memory for the views of a batch."""
+        if self._stream is None:
+            return self._memory.block()
+        return torch.empty(sum(self._elements), dtype=torch.float32, pin_memory=True)  # PyTorch keeps it for later ones
 
     def _start(self) -> None:
         """Start to make as many batches as are prepared ahead."""
@@ -94,12 +100,10 @@ class TorchBackend:
                 feed = self._feed()
             except StopIteration:
                 return
-            on_host = self._stream is None
-            block = self._memory.block() if on_host else torch.empty(sum(self._elements), pin_memory=True)
-            views = [part.view(shape) for part, shape in zip(block.split(self._elements), self._shapes, strict=True)]
-            clips = [
-                self._pool.submit(self._maker.clip, feed, clip, views) for clip in range(self._clips)
-            ]
+            block = self._block()
+            parts = zip(torch.split_with_sizes(block, self._elements), self._shapes, strict=True)
+            views = [part.view(shape) for part, shape in parts]
+            clips = [self._pool.submit(self._maker.clip, feed, clip, views) for clip in range(self._clips)]
             self._started.append((block, clips))
 
     def run(self) -> Tensor:

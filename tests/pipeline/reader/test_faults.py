@@ -35,7 +35,8 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def failure(folder: Path, backend: Literal["dali", "torch"]) -> str:
     """The loader's error for a dataset with a bad frame."""
-    settings = ReaderSettings(shards=folder, backend=backend, views=ViewSettings(global_size=32, local_size=16, local_crops=1))
+    views = ViewSettings(global_size=32, local_size=16, local_crops=1)
+    settings = ReaderSettings(shards=folder, backend=backend, views=views)
     with Loader(settings, 2, range(8)) as loader, pytest.raises(UserError) as error:
         list(loader)
     return str(error.value)

@@ -39,7 +39,7 @@ def read(
 def kinds(batch: PlannedBatch) -> list[Tensor]:
     """The views (views, clips, 3, side, side) of a batch, by kind."""
     kinds = (batch.global_crops, batch.local_crops, *batch.auxiliary)
-    return [views.unflatten(0, (-1, len(batch.plan.rows))) for views in kinds]
+    return [views.view(-1, len(batch.plan.rows), *views.shape[1:]) for views in kinds]
 
 
 @pytest.fixture(scope="module")
