@@ -80,6 +80,8 @@ class Pretended(Tensor):
 
     __array__ = numpy
 
+    def record_stream(self, stream: object) -> None: ...
+
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
