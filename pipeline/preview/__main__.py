@@ -78,7 +78,7 @@ def main(command: PreviewCommand) -> None:
     storage = open_storage(command.uri)
     manifest = read_manifest(storage)
     _check_out(storage, command.out)
-    if command.batch:  # only this loads torch and DALI
+    if command.batch:  # only this loads torch, or DALI
         from pipeline.preview.batch import batch_settings, write_batch
 
         settings = batch_settings(command.uri, manifest, command.seed, command.training)
