@@ -1,4 +1,4 @@
-"""Pixels of views by PyTorch on one CPU core: what the DALI graph does, in a third of its time.
+"""Pixels of views by PyTorch on one CPU core: what the DALI graph does, in less than half of its time.
 
 A view is made in memory that its thread keeps, step by step, and is copied into the batch once it is finished. So its
 steps stay in the core's cache, and their results do not depend on where in the batch the view is.
