@@ -6,7 +6,7 @@ from pathlib import Path
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 OTHER_PROGRAMS = frozenset({"ffmpeg-python", "imageio-ffmpeg", "jinja2", "matplotlib", "ray"})
 """Requirements of shards, reports and Ray jobs, which the GPU benchmarks do not run."""
-STAGE_ONLY = frozenset({"nvidia-dali-cuda130", "scipy", "tensorboard", "psutil", "pytest", "hypothesis"})
+STAGE_ONLY = frozenset({"nvidia-dali-cuda130", "scipy", "simplejpeg", "tensorboard", "psutil", "pytest", "hypothesis"})
 """Requirements without which some of the stages can run."""
 OF_TESTS = ("pytest", "hypothesis")
 _MODULES = {"nvidia-dali-cuda130": "nvidia.dali", "pillow": "PIL", "pyyaml": "yaml"}

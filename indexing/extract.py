@@ -14,8 +14,8 @@ from torch import Tensor
 
 from indexing.store import unit_rows
 from pipeline.dataset import ShardDataset
-from pipeline.reader.faults import DALI_ERRORS, BatchFrame, explain_failure
-from pipeline.reader.graph import NORMALIZATION, decode_frames
+from pipeline.reader.faults import BatchFrame, explain_failure
+from pipeline.reader.graph import DALI_ERRORS, NORMALIZATION, dali_decoder, decode_frames
 from pipeline.settings import UserError
 from pipeline.storage import Storage
 from training.backbone.device import default_device
@@ -110,7 +110,7 @@ class ShardFeatures:
     def _explain(self, rows: NDArray[np.int64], error: Exception) -> UserError:
         """Name the image that DALI failed on."""
         frames = [BatchFrame(self._dataset, row, int(self._middle[row])) for row in rows.tolist()]
-        return explain_failure(error, "while computing features", frames, self._device_id)
+        return explain_failure(error, "while computing features", frames, dali_decoder(self._device_id))
 
     @torch.inference_mode()
     def features(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:

@@ -97,7 +97,7 @@ def main(command: PreviewCommand) -> None:
     _check_out(storage, command.out)
     sandwich = None if command.training else command.sandwich
     settings = reader_settings(command.uri, manifest, command.seed, command.training, sandwich)
-    if command.batch:  # only this loads torch and DALI
+    if command.batch:  # only this loads torch, or DALI
         from pipeline.preview.batch import write_batch
     try:
         survey = survey_dataset(storage, manifest)

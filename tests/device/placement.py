@@ -48,10 +48,15 @@ from training.trainer import Trainer
 WAITS = 1
 """Most waits of the host for the device in a step that is not logged."""
 SHORT = {"train.epochs": 1, "train.steps_per_epoch": 3, "train.log_every": 100, "train.trackers": "[]"}
+SHORT |= {"data.backend": "dali"}
 RUNS: dict[str, dict[str, object]] = {
     "float32": {"train.maps_every": 2},
     "bfloat16": {"train.precision": "bf16", "train.recompute": "selective"},
-    "micro-batches": {"train.micro_batch_size": 3, "train.recompute": "full"},
+    "micro-batches, views by torch": {
+        "train.micro_batch_size": 3,
+        "train.recompute": "full",
+        "data.backend": "torch",
+    },
     "separate heads": {"model.separate_heads": True, "data.sandwich.auxiliary": '["past"]', "train.precision": "bf16"},
     "no auxiliary branch": {"model.auxiliary_branch": False, "data.sandwich.auxiliary": "[]"},
     "all crops masked": {"data.masks.probability": 1},
