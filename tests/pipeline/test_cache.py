@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from benchmarks.made_shards import make_shards
+from pipeline.cache import ShardCache
 from pipeline.dataset import read_manifest
 from pipeline.files import locked
-from pipeline.reader.cache import ShardCache
 from pipeline.reader.loader import Loader
 from pipeline.reader.settings import ReaderSettings
 from pipeline.sampling.order import OrderSettings
