@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.sampling.frames import Sandwich as Sandwich
     from pipeline.sampling.frames import Uniform as Uniform
     from pipeline.sampling.order import OrderSettings as OrderSettings
+    from pipeline.shard_stream import streaming as streaming
 
 _MODULES = {
     "Batch": "pipeline.reader.batch",
@@ -31,6 +32,7 @@ _MODULES = {
     "ShardCache": "pipeline.cache",
     "ShardDataset": "pipeline.dataset",
     "Uniform": "pipeline.sampling.frames",
+    "streaming": "pipeline.shard_stream",
 }
 __all__ = list(_MODULES)
 

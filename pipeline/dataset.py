@@ -305,6 +305,11 @@ class ShardDataset:
         columns = (self.shard[rows], self._offset[spans], self._size[spans])
         return zip(*(column.tolist() for column in columns), strict=True)
 
+    def span(self, row: int, frame: int) -> tuple[int, int]:
+        """First byte and size of a frame in its shard."""
+        ((_, offset, size),) = self._spans(np.array([row]), np.array([frame]))
+        return offset, size
+
     def frames(self, rows: NDArray[np.int64], frames: NDArray[np.int64]) -> list[np.ndarray]:
         """JPEG bytes, (size,) uint8 each, of frames (n,) of rows (n,).
 
