@@ -8,6 +8,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Which FAISS wheel: cpu or gpu.
 FAISS ?= cpu
+EXTRA_cpu := all
+EXTRA_gpu := all-gpu
 STAMP := $(VENV)/.installed-$(FAISS)
 NEEDED_KB := 6000000
 SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
@@ -28,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	  echo "error: the packages need about $$(($(NEEDED_KB) / 1000000)) GB of disk space here; $$(df -Ph . | awk 'NR == 2 {print $$4}') are free" >&2; exit 2; }
 	@echo "setting up $(VENV) with $$($(PYTHON) --version) (one to ten minutes and 3 GB; with CUDA builds of PyTorch more)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[$(FAISS),dev]" \
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[$(EXTRA_$(FAISS)),dev]" \
 	  || { echo "error: the packages could not be installed; pip says why above" >&2; exit 2; }
 	@# Programs start twice as fast compiled; this uses all cores, pip only one. Templates of Python 2 do not compile.
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true

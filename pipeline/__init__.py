@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from pipeline import startup as startup  # before anything that takes time to import
+from pipeline.extras import missing_extra
 
 if TYPE_CHECKING:
     from pipeline.cache import ShardCache as ShardCache
@@ -41,4 +42,9 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> object:
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(_MODULES[name]), name)
+        try:
+            return getattr(importlib.import_module(_MODULES[name]), name)
+        except ImportError as error:
+            if (missing := missing_extra(error, f"pipeline.{name}")) is None:
+                raise
+            raise ImportError(missing, name=error.name) from error

@@ -15,6 +15,7 @@ import fsspec
 import pyarrow.parquet as pq
 from pydantic import BeforeValidator
 
+from pipeline.extras import missing_extra
 from pipeline.files import TEMPORARY_PREFIX, atomic_path, open_regular, remove
 from pipeline.lock import Holder, heartbeat, is_running, lock_file, read_holder, refusal, this_process, uptime_s
 from pipeline.paths import path_bytes, path_text
@@ -405,5 +406,8 @@ def open_storage(uri: str) -> Storage:
     try:
         storage._located  # noqa: B018 - opens the file system
     except (ImportError, ValueError) as error:
-        raise UserError(f"cannot use {uri}: {error}") from error
+        reason = str(error)
+        if isinstance(error.__cause__, ImportError):  # fsspec's own message names the package, not the extra
+            reason = missing_extra(error.__cause__) or reason
+        raise UserError(f"cannot use {uri}: {reason}") from error
     return storage
