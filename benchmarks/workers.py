@@ -4,7 +4,7 @@ Beside `pipeline.ClipDataset` stand a dataset that reads nothing, which is what 
 table that every worker holds for itself, as the program "PyTorch alone" of docs/format.md does. Every pair of dataset
 and start method runs in a process of its own. A worker's own memory is its private pages (USS) without those of the
 shared index: the index is in memory once, but a page of it that one process alone has touched counts as private there.
-The memory of all processes is the sum of their PSS, in which every shared page counts once.
+The memory of all processes is the sum of their PSS, in which every shared page that was touched counts once.
 """
 
 import json
@@ -153,6 +153,7 @@ def measure(kind: Kind, method: str, folder: Path, workers: int, visits: int) ->
     return {
         "own_mb": float(np.mean([own for own, _ in of_workers])),
         "all_processes_mb": sum(pss for _, pss in [*of_workers, memory_mb(os.getpid())]),
+        "shared_index_mb": sum(part._index.table.nbytes for part in getattr(dataset, "datasets", [])) / 1e6,
         "pickle_bytes": len(pickle.dumps(dataset)),
         "first_batch_s": first_s,
     }
@@ -169,16 +170,15 @@ def main(command: WorkersBenchmark) -> None:
             figures.setdefault(method, {})[kind] = result
     rows = []
     for method, kinds in figures.items():
-        for kind, result in kinds.items():
-            own, everything = (result[name] - kinds["nothing"][name] for name in ("own_mb", "all_processes_mb"))
-            rows.append(
-                (
-                    f"{method}, {kind}",
-                    f"{result['own_mb']:.0f} MB of its own ({own:+.0f}), all processes {result['all_processes_mb']:.0f} MB "
-                    f"({everything:+.0f}), pickle {result['pickle_bytes'] / 1e3:,.1f} kB, "
-                    f"first batch after {result['first_batch_s']:.1f} s",
-                )
+        for name, result in kinds.items():
+            own, everything = (result[figure] - kinds["nothing"][figure] for figure in ("own_mb", "all_processes_mb"))
+            text = (
+                f"{result['own_mb']:.0f} MB of its own ({own:+.0f}), all processes {result['all_processes_mb']:.0f} MB"
             )
+            text += f" ({everything:+.0f}), pickle {result['pickle_bytes'] / 1e3:,.1f} kB"
+            rows.append((f"{method}, {name}", f"{text}, first batch after {result['first_batch_s']:.1f} s"))
+    shared = figures["fork"]["ClipDataset"]["shared_index_mb"]
+    rows.append(("index of ClipDataset", f"{shared:.0f} MB, once for all processes"))
     size = {"rows": command.rows, "frames": command.frames, "workers": command.workers, "visits": command.visits}
     title = f"Each of {command.workers} workers, {command.rows:,} rows of {command.frames} frames (beside nothing)"
     report(command.out, {**size, "loaders": figures}, rows, title)

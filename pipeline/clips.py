@@ -131,7 +131,7 @@ class ClipDataset:
         """
         if self._neighbours is None:
             raise UserError("this dataset was opened without neighbours: give neighbours=FOLDER of a neighbour table")
-        return np.array(self._neighbours.table["rows"][self._row(row)].values, np.int64)
+        return np.array(self._neighbours.table["rows"][self._row(row)].as_py(), np.int64)
 
     def __getitem__(self, index: int | tuple[int, int]) -> Sample:
         epoch, row = index if isinstance(index, tuple) else (None, index)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.reading import reading
 from pipeline.settings import UserError
-from pipeline.shared import SharedTable
+from pipeline.shared import SharedTable, as_numpy, only_chunk
 from pipeline.storage import Storage, open_storage
 
 FORMAT_VERSION: Literal[1] = 1
@@ -141,11 +141,6 @@ _MANIFEST_FIELD = b"manifest"
 """Metadata of the shared index."""
 
 
-def _only_chunk(column: pa.ChunkedArray) -> pa.Array:
-    """The array of a column that has one chunk at most, without a copy."""
-    return column.chunk(0) if column.num_chunks else column.combine_chunks()
-
-
 class _OpenShard(NamedTuple):
     descriptor: int
     identity: tuple[int, ...]
@@ -158,26 +153,30 @@ def _identity(descriptor: int) -> tuple[int, ...]:
 
 
 def _checked_index(table: pa.Table, manifest: Manifest, name: str) -> pa.Table:
-    """The columns of the index that a reader needs, with the number of each row's shard in place of its file.
+    """The columns of the index that a reader needs, in one piece, with the number of each row's shard for its file.
 
     Raises:
         ValueError: a row names a shard that the manifest does not have, or a frame beyond its end.
     """
+    columns: dict[str, pa.Array] = {}
+    for column in table.column_names:
+        columns[column] = table[column].unify_dictionaries().combine_chunks()
+        table = table.drop_columns(column)  # or all of them would be in memory twice
+    encoded = columns.pop("shard")
     number = {shard.file: i for i, shard in enumerate(manifest.shards)}
-    encoded = table["shard"].combine_chunks().dictionary_encode()
     files = encoded.dictionary.to_pylist()
     if unknown := [file for file in files if file not in number]:
         raise ValueError(f"{name} names the shard {unknown[0]}, which {MANIFEST} does not")
-    shard = np.array([number[file] for file in files], np.int32)[encoded.indices.to_numpy()]
-    offset, size = (table[column].combine_chunks() for column in ("frame_offset", "frame_size"))
-    first = np.concatenate([[0], np.cumsum(table["num_frames"].to_numpy(), dtype=np.int64)])
-    if not (np.array_equal(offset.offsets, first) and np.array_equal(size.offsets, first)):
+    shard = np.array([number[file] for file in files], np.int32)[as_numpy(encoded.indices)]
+    offset, size = columns["frame_offset"], columns["frame_size"]
+    first = np.concatenate([[0], np.cumsum(as_numpy(columns["num_frames"]), dtype=np.int64)])
+    if not all(np.array_equal(as_numpy(spans.offsets), first) for spans in (offset, size)):
         raise ValueError(f"{name} does not give an offset for every frame")
     if len(shard):
         limit = np.array([entry.bytes for entry in manifest.shards])[np.repeat(shard, np.diff(first))]
-        if (offset.values.to_numpy() + size.values.to_numpy() > limit).any():
+        if (as_numpy(offset.values) + as_numpy(size.values) > limit).any():
             raise ValueError(f"{name} has a frame beyond the end of its shard")
-    return table.select(_COLUMNS).append_column("shard_number", pa.array(shard))
+    return pa.table({**columns, "shard_number": pa.array(shard)})
 
 
 class ShardDataset:
@@ -202,14 +201,18 @@ class ShardDataset:
         manifest = read_manifest(storage)
         name = f"{self.folder}/{INDEX}"
         with reading(name, "a Parquet file", self.repair_hint), storage.local(INDEX) as path:
-            table = pq.read_table(path, memory_map=False)
-        if not table.schema.equals(INDEX_SCHEMA) or table.num_rows != manifest.samples:
+            fits = pq.read_schema(path).equals(INDEX_SCHEMA)
+            columns = ["shard", *_COLUMNS] if fits else []
+            table = pq.read_table(path, columns=columns, memory_map=False, read_dictionary=["shard"])
+        if not fits or table.num_rows != manifest.samples:
             raise UserError(f"{name} does not fit {MANIFEST}. {self.repair_hint}")
         try:
-            index = _checked_index(table.combine_chunks(), manifest, name)
+            index = _checked_index(table, manifest, name)
         except ValueError as error:
             raise UserError(f"{error}. {self.repair_hint}") from error
         self._use(SharedTable(index.replace_schema_metadata({_MANIFEST_FIELD: manifest.model_dump_json()})))
+        del table, index
+        pa.default_memory_pool().release_unused()
         if fetch is None:
             for shard in self.manifest.shards:
                 self._check_size(shard, storage.size(shard.file))
@@ -219,15 +222,19 @@ class ShardDataset:
         self._index = index
         table = index.table
         self.manifest = Manifest.model_validate_json(table.schema.metadata[_MANIFEST_FIELD])
-        offset, size = (_only_chunk(table[column]) for column in ("frame_offset", "frame_size"))
-        self._first_frame = offset.offsets.to_numpy()
-        self._offset, self._size = offset.values.to_numpy(), size.values.to_numpy()
-        self.shard: np.ndarray = table["shard_number"].to_numpy()
-        self.num_frames: np.ndarray = table["num_frames"].to_numpy()
-        self.width: np.ndarray = table["width"].to_numpy()
-        self.height: np.ndarray = table["height"].to_numpy()
-        self.label: np.ndarray = table["label"].to_numpy()
-        self.duration_s: np.ndarray = table["duration_s"].to_numpy()
+
+        def array(column: str) -> np.ndarray:
+            return as_numpy(only_chunk(table[column]))
+
+        offset, size = (only_chunk(table[column]) for column in ("frame_offset", "frame_size"))
+        self._first_frame = as_numpy(offset.offsets)
+        self._offset, self._size = as_numpy(offset.values), as_numpy(size.values)
+        self.shard: np.ndarray = array("shard_number")
+        self.num_frames: np.ndarray = array("num_frames")
+        self.width: np.ndarray = array("width")
+        self.height: np.ndarray = array("height")
+        self.label: np.ndarray = array("label")
+        self.duration_s: np.ndarray = array("duration_s")
         self.keys: pa.ChunkedArray = table["key"]
         self.sources: pa.ChunkedArray = table["source"]
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
