@@ -7,15 +7,18 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.made_shards import make_shards
 from pipeline.cache import ShardCache
+from pipeline.clips import ClipDataset
 from pipeline.dataset import read_manifest
 from pipeline.files import locked
 from pipeline.reader.loader import Loader
 from pipeline.reader.settings import ReaderSettings
+from pipeline.sampling.frames import Uniform
 from pipeline.sampling.order import OrderSettings
 from pipeline.sampling.views import ViewSettings
 from pipeline.settings import UserError
@@ -181,3 +184,12 @@ def test_requested_shards_are_fetched_in_the_background(local: Path, remote: Sto
         time.sleep(0.01)
     cache.close()
     assert [path.name for path in shards_in(tmp_path)] == [f"shard-{number:06d}.tar" for number in (2, 4, 5)]
+
+
+def test_forked_workers_fetch_with_connections_of_their_own(local: Path, remote: Storage, tmp_path: Path) -> None:
+    clips = ClipDataset(str(remote), Uniform(1), cache=ShardCache(tmp_path, 10**8))
+    first = clips[0].frames[0]
+    loader = torch.utils.data.DataLoader(clips, None, num_workers=1, multiprocessing_context="fork")
+    expected = [sample.frames[0] for sample in ClipDataset(local, Uniform(1))]
+    assert np.array_equal(first, expected[0])
+    assert np.array_equal(torch.stack([sample.frames[0] for sample in loader]), expected)
