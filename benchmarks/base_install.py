@@ -11,10 +11,14 @@ import venv
 from pathlib import Path
 from typing import ClassVar
 
-from benchmarks.made_shards import make_shards
+import numpy as np
+from PIL import Image
+
 from benchmarks.result import print_table
 from pipeline.extras import EXTRA_OF_PROGRAM, EXTRAS_OF_MODULE
 from pipeline.settings import Command, UserError, run_command
+from pipeline.shards.__main__ import main as make_shards
+from pipeline.shards.command import ShardsCommand
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "pipeline", "indexing", "training", "evaluation")
@@ -48,6 +52,18 @@ def _run(words: list[str | Path], status: int, folder: Path) -> subprocess.Compl
     return done
 
 
+def _make_clips(folder: Path) -> Path:
+    """Shards of four clips of ten frames, by the shard job."""
+    for clip in range(4):
+        frames = folder / "frames" / "class" / f"clip{clip}"
+        frames.mkdir(parents=True)
+        for number in range(10):
+            Image.fromarray(np.full((48, 64, 3), 20 * number, np.uint8)).save(frames / f"{number:05d}.jpg")
+    values = {"data": folder / "frames", "out": folder / "shards", "media": "frames", "workers": 0}
+    make_shards(ShardsCommand.model_validate(values))
+    return folder / "shards"
+
+
 def main(command: BaseInstall) -> None:
     """Install, read frames, and start a program of each extra."""
     with tempfile.TemporaryDirectory() as temporary:
@@ -60,9 +76,9 @@ def main(command: BaseInstall) -> None:
         python = folder / "venv" / "bin" / "python"
         pip = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
         _run([*pip, "-c", ROOT / "constraints.txt", source], 0, folder)
-        made = make_shards(folder / "made", 4, frames=10, size=(64, 48))
+        made = _make_clips(folder)
         packages = _run([python, "-c", READ, made, ",".join(EXTRAS_OF_MODULE)], 0, folder).stdout.strip()
-        _run([python, "-m", "pipeline.verify", "--help"], 0, folder)
+        _run([python, "-m", "pipeline.verify", made], 0, folder)
         rows = [("reads frames", "yes"), ("packages", packages)]
         for program, extra in EXTRA_OF_PROGRAM.items():
             module = {"training": "training.export", "indexing": "indexing.knn"}.get(program, program)
