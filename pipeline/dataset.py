@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.reading import reading
 from pipeline.settings import UserError
 from pipeline.shared import SharedTable, as_numpy, only_chunk
-from pipeline.storage import Storage, open_storage
+from pipeline.storage import Storage, is_remote, open_storage
 
 FORMAT_VERSION: Literal[1] = 1
 MANIFEST = "dataset.json"
@@ -190,7 +190,7 @@ class ShardDataset:
     """
 
     def __init__(self, folder: str | Path, fetch: Callable[[Manifest, int], Path] | None = None) -> None:
-        """Open the dataset in a folder, or at a URI from which `fetch` downloads single shards to local files.
+        """Open the dataset in a folder or at a URI; frames of the latter need `fetch`, which downloads single shards.
 
         Raises:
             UserError: it is unfinished, its index does not fit its manifest, or a shard is missing or of another size.
@@ -213,7 +213,7 @@ class ShardDataset:
         self._use(SharedTable(index.replace_schema_metadata({_MANIFEST_FIELD: manifest.model_dump_json()})))
         del table, index
         pa.default_memory_pool().release_unused()
-        if fetch is None:
+        if not is_remote(self.folder):  # a request for each of thousands of shards would take minutes
             for shard in self.manifest.shards:
                 self._check_size(shard, storage.size(shard.file))
 
@@ -285,6 +285,8 @@ class ShardDataset:
         if opened is not None:
             return opened
         shard = self.manifest.shards[number]
+        if self._fetch is None and is_remote(self.folder):
+            raise UserError(f"{self.folder} is remote: read its frames with ClipDataset(..., cache=ShardCache(...))")
         try:
             path = Path(self.folder, shard.file) if self._fetch is None else self._fetch(self.manifest, number)
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
