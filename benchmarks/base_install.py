@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import venv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -40,7 +41,7 @@ class BaseInstall(Command):
     program: ClassVar[str] = "python -m benchmarks.base_install"
 
 
-def _run(words: list[str | Path], status: int, folder: Path) -> subprocess.CompletedProcess[str]:
+def _run(words: Sequence[object], status: int, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a program in a folder.
 
     Raises:

@@ -1,7 +1,7 @@
 """A map-style dataset of clips and images: frames as NumPy arrays for any training code, without torch, DALI or Ray."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -159,6 +159,9 @@ class ClipDataset:
             key=clips[0].key,
             source=clips[0].source,
         )
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[row] for row in range(len(self)))
 
     def _draw(self, clip: Clip, uniform: NDArray[np.float64]) -> NDArray[np.int64]:
         """Numbers of the frames of a clip that a sample has."""

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -188,9 +189,9 @@ def test_requested_shards_are_fetched_in_the_background(local: Path, remote: Sto
 
 
 def test_forked_workers_fetch_with_connections_of_their_own(local: Path, remote: Storage, tmp_path: Path) -> None:
-    clips = ClipDataset(str(remote), Uniform(1), cache=ShardCache(tmp_path, 10**8))
+    clips: Any = ClipDataset(str(remote), Uniform(1), cache=ShardCache(tmp_path, 10**8))
     first = clips[0].frames[0]
-    loader = torch.utils.data.DataLoader(clips, None, num_workers=1, multiprocessing_context="fork")
+    loader: Any = torch.utils.data.DataLoader(clips, None, num_workers=1, multiprocessing_context="fork")
     expected = [sample.frames[0] for sample in ClipDataset(local, Uniform(1))]
     assert np.array_equal(first, expected[0])
     assert np.array_equal(torch.stack([sample.frames[0] for sample in loader]), expected)

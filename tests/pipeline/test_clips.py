@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -82,6 +83,7 @@ def test_a_transform_takes_the_frames(made: Path) -> None:
     assert sample.frames == [(48, 64, 3)] * 5
     assert (sample.numbers.tolist(), sample.times_s.tolist()) == ([0, 2, 4, 6, 8], [0, 1, 2, 3, 4])
     assert sample.rows.tolist() == [2] * 5
+    assert ClipDataset(made, Uniform(2))[1, 3].numbers.tolist() == [2, 7], "nothing is drawn"
 
 
 def test_neighbours_follow_the_frames_of_a_sample(image_dataset: Path, tmp_path: Path) -> None:
@@ -123,7 +125,7 @@ def test_a_damaged_frame_names_its_sample(made: Path, tmp_path: Path) -> None:
 
 
 def test_a_loader_with_forked_workers_reads_the_same(made: Path) -> None:
-    clips = ClipDataset(made, Sandwich(), seed=2)
+    clips: Any = ClipDataset(made, Sandwich(), seed=2)
     visits = clips.visits(OrderSettings(kind="window", window=1))
     batches = list(torch.utils.data.DataLoader(clips, 4, sampler=visits, num_workers=2, multiprocessing_context="fork"))
     expected = [clips[index] for index in clips.visits(OrderSettings(kind="window", window=1))]
@@ -178,7 +180,7 @@ def test_arguments_that_do_not_fit_are_refused(made: Path, tmp_path: Path) -> No
         ({"weights": (1, 0)}, "must be 2 positive numbers"),
     ):
         with pytest.raises(UserError, match=message):
-            clips.visits(**arguments)  # type: ignore[arg-type]
+            clips.visits(**arguments)
     with pytest.raises(UserError, match=r"s3://bucket/clips is remote: give cache=ShardCache"):
         ClipDataset("s3://bucket/clips")
     with pytest.raises(UserError, match="cannot be used with several datasets"):

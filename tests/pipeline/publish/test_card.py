@@ -25,6 +25,12 @@ def most_frames(samples: list[dict[str, Any]]) -> int:
     return max(sum(name.endswith("jpg") for name in sample) for sample in samples)
 
 
+def head_of(card: str) -> dict[str, Any]:
+    """The YAML head as the Hub's library reads it."""
+    head: dict[str, Any] = vars(DatasetCard(card).data)
+    return head
+
+
 def names(columns: list[dict[str, Any]]) -> list[str]:
     return [column["name"] for column in columns]
 
@@ -46,7 +52,7 @@ def test_columns_are_those_of_the_samples(dataset: str, request: pytest.FixtureR
 def test_the_head_is_read_by_the_hubs_library(clip_dataset: Path) -> None:
     manifest = read_manifest(clip_dataset)
     text = dataset_card("riders", manifest, 12, {"too_short": 1, "not_media": 1}, "cc-by-4.0")
-    head = DatasetCard(text).data.to_dict()
+    head = head_of(text)
     assert head["license"] == "cc-by-4.0"
     assert head["size_categories"] == ["n<1K"]
     assert head["configs"][0]["data_files"] == [{"split": "train", "path": "shard-*.tar"}]
@@ -67,7 +73,7 @@ def test_the_head_is_read_by_the_hubs_library(clip_dataset: Path) -> None:
 )
 def test_the_size_category_is_the_hubs(samples: int, category: str, clip_dataset: Path) -> None:
     manifest = read_manifest(clip_dataset).model_copy(update={"samples": samples, "split": "val 2"})
-    head = DatasetCard(dataset_card("n", manifest, 3, {}, "mit")).data.to_dict()
+    head = head_of(dataset_card("n", manifest, 3, {}, "mit"))
     assert head["size_categories"] == [category]
     assert head["dataset_info"]["splits"][0]["name"] == "val_2"
 
