@@ -29,7 +29,7 @@ from pipeline.settings import Command, UserError, run_command
 from pipeline.versions import installed_versions
 
 THERE = "torch"
-FAISS_STAGE = ("ray[data]",)
+FAISS_STAGE = ("psutil", "ray[data]")
 """What the stage of the neighbour search needs beside FAISS."""
 README, REQUIREMENTS = "README.txt", "requirements.txt"
 INSTALL = """\

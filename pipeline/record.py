@@ -95,3 +95,8 @@ def dali_index(samples: Iterable[tuple[str, list[Member]]]) -> str:
     """The index file of DALI's own WebDataset reader (format v1.2) for (key, members) of each sample."""
     lines = [" ".join(f"{m.extension} {m.offset} {m.size} {key}.{m.extension}" for m in ms) for key, ms in samples]
     return "\n".join([f"v1.2 {len(lines)}", *lines]) + "\n"
+
+
+def header_bytes(name: str) -> int:
+    """Bytes before the data of a tar member: its header, and for long names more blocks."""
+    return len(tarfile.TarInfo(name).tobuf(tarfile.GNU_FORMAT))

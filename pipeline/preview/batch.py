@@ -11,12 +11,12 @@ from torch import Tensor
 from pipeline.files import write_bytes
 from pipeline.reader.batch import PlannedBatch
 from pipeline.reader.loader import Loader
-from pipeline.reader.mixture import is_remote
 from pipeline.reader.settings import ReaderSettings
 from pipeline.report.contact_sheet import Row, Tile, blank, contact_sheet, shrink
 from pipeline.report.palette import LIGHT, ROLES
 from pipeline.sampling.order import OrderSettings
 from pipeline.sampling.views import GLOBAL_VIEWS, IMAGENET_MEAN, IMAGENET_STD, Boxes
+from pipeline.storage import is_remote
 from pipeline.temporary import full_disk_is_temporary, temporary_folder
 
 _FRAME, _VIEW, _GAP = (300, 200), 200, 4

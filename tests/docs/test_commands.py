@@ -10,6 +10,7 @@ from evaluation.command import evaluation_command, score_command
 from indexing.command import KnnCommand
 from indexing.features import FeaturesCommand
 from pipeline.preview.__main__ import PreviewCommand
+from pipeline.publish.__main__ import PublishCommand
 from pipeline.settings import Command, parse_command
 from pipeline.shards.command import ShardsCommand
 from pipeline.shards.plan import default_samples_per_shard
@@ -22,6 +23,7 @@ from training.run_config import check_shapes
 
 MODULES: dict[str, type[Command]] = {
     "pipeline.shards": ShardsCommand,
+    "pipeline.publish": PublishCommand,
     "pipeline.verify": VerifyCommand,
     "pipeline.preview": PreviewCommand,
     "indexing.features": FeaturesCommand,
