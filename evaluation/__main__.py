@@ -9,10 +9,11 @@ from evaluation.command import PROGRAM, evaluation_command, score_command
 from evaluation.davis import DAVIS
 from evaluation.jhmdb import JHMDB
 from evaluation.program import run_predictions, run_weights
+from evaluation.tapvid import TAPVID
 from evaluation.vip import VIP
 from pipeline.settings import run_command
 
-BENCHMARKS = (DAVIS, VIP, JHMDB)
+BENCHMARKS = (DAVIS, VIP, JHMDB, TAPVID)
 
 
 def usage(benchmarks: Sequence[Benchmark], program: str) -> str:
