@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from indexing import job
 from indexing.job import SearchSettings
@@ -40,7 +40,14 @@ class CrossCommand(Command):
     k: int = Field(20, ge=1, le=2000)
     """Neighbours of a row."""
     search: SearchSettings = SearchSettings()
-    """How neighbours are searched."""
+    """How neighbours are searched; always exactly."""
+
+    @field_validator("search")
+    @classmethod
+    def _exact(cls, search: SearchSettings) -> SearchSettings:
+        if search.approximate:
+            raise ValueError("search.approximate is for tables of neighbours: this search is exact")
+        return search
 
 
 def _metadata(storage: Storage) -> dict[str, str]:

@@ -82,7 +82,12 @@ class BlockSearch:
     """Searches blocks of queries; keeps the features in memory if they fit the budget."""
 
     def __init__(
-        self, out: Storage, settings: SearchSettings, rules: Rules, threads: int | None = None, among_others: bool = False
+        self,
+        out: Storage,
+        settings: SearchSettings,
+        rules: Rules,
+        threads: int | None = None,
+        among_others: bool = False,
     ) -> None:
         """Search the features unpacked in `out`; `threads` None takes all cores.
 
@@ -136,21 +141,18 @@ class BlockSearch:
 
     def recall(self) -> float:
         """Share of the exact neighbours that the approximate search finds, over evenly spaced queries."""
-        rows = np.unique(np.linspace(0, self._queries.rows - 1, _RECALL_QUERIES).astype(np.int64))
-        queries = np.concatenate([self._queries.read(row, row + 1) for row in rows.tolist()])
-        rows = self._own_rows(rows)
+        rows = np.unique(np.linspace(0, self._base.rows - 1, _RECALL_QUERIES).astype(np.int64))
+        queries = np.concatenate([self._base.read(row, row + 1) for row in rows.tolist()])
         return recall(self.approximate(rows, queries).rows, self.exact(rows, queries).rows)
-
-    def _own_rows(self, queries: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows of the base that are the queries themselves; -1 for none."""
-        return np.full_like(queries, -1) if self._among_others else queries
 
     def run(self, item: int) -> int:
         """Search block number `item` and write the result; returns its number of queries."""
         started = time.perf_counter()
         first = item * self._settings.block
         last = min(first + self._settings.block, self._queries.rows)
-        rows, queries = self._own_rows(np.arange(first, last)), self._queries.read(first, last)
+        rows, queries = np.arange(first, last), self._queries.read(first, last)
+        if self._among_others:
+            rows = np.full_like(rows, -1)  # no row of the base is the query itself
         result = (self.approximate if self._settings.approximate else self.exact)(rows, queries)
         incomplete = np.flatnonzero(result.rows[:, -1] < 0)
         if len(incomplete):
