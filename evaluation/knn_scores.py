@@ -8,6 +8,8 @@ for its class with weight exp(cosine similarity / temperature).
 import numpy as np
 from numpy.typing import NDArray
 
+POOLING = "mean of the CLS tokens of frames, each a center crop: frame-pooled, not an attentive probe"
+"""What a sample's feature is, for results."""
 _CHUNK = 4096
 
 

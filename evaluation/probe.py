@@ -17,9 +17,8 @@ from evaluation.benchmark import Scores
 from evaluation.classes import Pair, open_pair
 from evaluation.command import PROGRAM, Weights, checkpoint_names, software, write_result
 from evaluation.comparison import Row, mismatches, read_rows, row
+from evaluation.knn_scores import POOLING
 from evaluation.tables import comparison
-from indexing.features import FeaturesCommand
-from indexing.features import main as compute_features
 from indexing.store import features_identity, has_features
 from pipeline.dataset import ShardDataset
 from pipeline.files import remove
@@ -30,7 +29,6 @@ from training.backbone.families import BackboneOptions
 from training.backbone.source import source_sha256
 
 FEATURES = "features"
-POOLING = "mean of the CLS tokens of frames, each a center crop: frame-pooled, not an attentive probe"
 
 
 class ProbeCommand(Command):
@@ -161,6 +159,9 @@ def _features(command: ProbeCommand, shards: str | Path, dataset: ShardDataset, 
     if has_features(open_storage(str(folder)), identity, len(dataset)):
         print(f"features are up to date: {folder}")
         return folder
+    from indexing.features import FeaturesCommand  # loads DALI and Ray
+    from indexing.features import main as compute_features
+
     threads = torch.get_num_threads()
     compute_features(
         FeaturesCommand(
