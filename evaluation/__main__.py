@@ -33,9 +33,10 @@ def usage(benchmarks: Sequence[Benchmark], program: str) -> str:
     return (
         f"usage: {program} {names} --data DIR --weights FILE[,FILE...] --out DIR [options]\n"
         f"       {program} score {names} --data DIR --predictions DIR [--out DIR] [options]\n"
-        f"{probes if program == PROGRAM else ''}{scores}.\nThe first form propagates the labels of the first frame with "
-        "the features of the weights; score takes predictions from disk; probes classify samples of shards.\nNAME --help "
-        "lists the options of a benchmark or probe"
+        f"{probes if program == PROGRAM else ''}{scores}.\n"
+        "The first form propagates the labels of the first frame with the features of the weights; score takes "
+        "predictions from disk; knn and linear classify samples of shards.\n"
+        "NAME --help lists the options of a benchmark or probe"
     )
 
 

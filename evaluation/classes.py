@@ -72,9 +72,9 @@ def _refuse_shared(train: ShardDataset, test: ShardDataset, options: tuple[str, 
         shared = others.filter(pc.is_in(others, value_set=values))
         if len(shared):
             raise UserError(
-                f"{options[0]} {train.folder} and {options[1]} {test.folder} share {len(shared)} samples (the first has "
-                f"{what} {shared[0].as_py()}): a score on samples of the training set means nothing; leave them out of "
-                "one of the two"
+                f"{options[0]} {train.folder} and {options[1]} {test.folder} share {len(shared)} samples (the first "
+                f"has {what} {shared[0].as_py()}): a score on samples of the training set means nothing; leave them "
+                "out of one of the two"
             )
 
 

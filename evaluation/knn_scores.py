@@ -1,8 +1,8 @@
 """The weighted k-NN classifier of Wu et al. (2018), as in DINO's and DINOv2's code.
 
 "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018, section 3.4; eval_knn.py of
-facebookresearch/dino and dinov2/eval/knn.py of facebookresearch/dinov2: each of the k most similar training samples votes
-for its class with weight exp(cosine similarity / temperature).
+facebookresearch/dino and dinov2/eval/knn.py of facebookresearch/dinov2: each of the k most similar training samples
+votes for its class with weight exp(cosine similarity / temperature).
 """
 
 import numpy as np

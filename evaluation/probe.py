@@ -1,7 +1,7 @@
 """Probes of frozen features by the classes of samples: what `knn` and `linear` have in common.
 
-A sample's feature is the mean of the CLS tokens of some frames (`indexing.features`), scaled to unit length. Features are
-kept in OUT/features by the hashes of dataset and weights, so that probes in one folder share them.
+A sample's feature is the mean of the CLS tokens of some frames (`indexing.features`), scaled to unit length. Features
+are kept in OUT/features by the hashes of dataset and weights, so that probes in one folder share them.
 """
 
 import time

@@ -4,8 +4,8 @@ Layout of the data set, as distributed:
     tapvid_davis.pkl    {name: {video: uint8 (T, H, W, 3), points: (N, T, 2) in 0 to 1, occluded: (N, T)}}
 
 As in the official evaluation, frames are resized to 256 x 256 and positions are measured there; the score is the share
-of visible points within 1, 2, 4, 8 and 16 pixels, averaged over these thresholds and then over videos. Label propagation
-says nothing about occlusion, so occlusion accuracy and average Jaccard are not computed.
+of visible points within 1, 2, 4, 8 and 16 pixels, averaged over these thresholds and then over videos. Label
+propagation says nothing about occlusion, so occlusion accuracy and average Jaccard are not computed.
 """
 
 import functools
@@ -93,8 +93,8 @@ class TapVid(Dataset[TrackClip]):
     suffix: ClassVar[str] = ".txt"
 
     query: QueryMode = "first"
-    """Where a point is given: first, in the first frame in which it is visible, to be tracked from there on; or strided,
-    in every fifth frame in which it is visible, to be tracked both ways."""
+    """Where a point is given. first: in the first frame in which it is visible, to be tracked from there on.
+    strided: in every fifth frame in which it is visible, to be tracked both ways."""
 
     @property
     def frame_root(self) -> Path:

@@ -1,7 +1,7 @@
 """Videos and point tracks from a TAP-Vid pickle, which is read as data: nothing in it is imported or called.
 
-A pickle names functions that rebuild its objects. Those of NumPy are replaced by the classes below, which hold bytes and
-a description of them; any other name is an error.
+A pickle names functions that rebuild its objects. Those of NumPy are replaced by the classes below, which hold bytes
+and a description of them; any other name is an error.
 """
 
 import io

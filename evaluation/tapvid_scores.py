@@ -1,8 +1,8 @@
 """Queries and position accuracy of TAP-Vid, points as soft labels, and points from soft labels.
 
 Doersch et al., "TAP-Vid: A Benchmark for Tracking Any Point in a Video", NeurIPS Datasets and Benchmarks 2022; the
-definitions are those of its released evaluation (google-deepmind/tapnet, tapnet/tapvid/evaluation_datasets.py). Positions
-are in pixels from the left and upper border, so the center of the first pixel is at 0.5.
+definitions are those of its released evaluation (google-deepmind/tapnet, tapnet/tapvid/evaluation_datasets.py).
+Positions are in pixels from the left and upper border, so the center of the first pixel is at 0.5.
 """
 
 from typing import Literal, NamedTuple
@@ -86,8 +86,10 @@ def points_to_labels(points: Points, side: int, grid: tuple[int, int], sigma: fl
 
 
 def labels_to_points(labels: Tensor, side: int, top_cells: int) -> Points:
-    """Positions (2, Q), pixels, of soft labels (gh, gw, 1 + Q): the weighted mean of the centers of each point's
-    highest cells. NaN for a point without a label anywhere."""
+    """Positions (2, Q), pixels, of soft labels (gh, gw, 1 + Q): the weighted mean of the centers of the highest cells.
+
+    NaN for a point without a label anywhere.
+    """
     cells = labels_to_joints(labels, top_cells).cpu().double().numpy()
     scale = np.array([side / labels.shape[1], side / labels.shape[0]])
     return np.where(cells < 0, np.nan, (cells + 0.5) * scale[:, None])

@@ -25,8 +25,8 @@ LOCK = ".cross.lock"
 class CrossCommand(Command):
     """Find the k nearest rows of BASE/features.parquet for every row of QUERIES/features.parquet, by cosine similarity.
 
-    Writes OUT/nearest.npz: `rows` (N, k) and `similarity` (N, k), most similar first. Interrupt it at any time: the same
-    command continues.
+    Writes OUT/nearest.npz: `rows` (N, k) and `similarity` (N, k), most similar first. Interrupt it at any time: the
+    same command continues.
     """
 
     program: ClassVar[str] = "python -m indexing.cross"

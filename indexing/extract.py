@@ -54,7 +54,7 @@ def spaced_frames(num_frames: int, count: int) -> NDArray[np.int64]:
 
 
 class CropFeatures:
-    """Features of samples of a dataset: the CLS token of center crops, averaged over frames of a clip, as unit vectors."""
+    """Features of samples of a dataset: unit vectors along the mean CLS token of center crops of some frames."""
 
     def __init__(
         self,

@@ -91,7 +91,7 @@ class BlockSearch:
     ) -> None:
         """Search the features unpacked in `out`; `threads` None takes all cores.
 
-        With `among_others` the queries are a file of their own; otherwise they are the features, none its own neighbour.
+        With `among_others` the queries are a file of their own; otherwise they are the features themselves.
         """
         if threads is not None:
             faiss.omp_set_num_threads(threads)
@@ -185,7 +185,8 @@ def run_search(
         settings: how to search.
         rules: which rows may be neighbours.
         identity: what the result depends on; blocks of another identity are refused.
-        others: folders with the features of the base and of the queries; by default, rows are searched among themselves.
+        others: folders with the features of the base and of the queries; by default the rows are searched among
+            themselves.
 
     Raises:
         UserError: the search is impossible with these settings.

@@ -128,8 +128,8 @@ def unpack(source: Storage, out: Storage, name: str) -> None:
                 broken = np.flatnonzero(~(np.abs(norm - 1) < 0.01))
                 if len(broken):
                     raise UserError(
-                        f"row {row + broken[0]} of {source}/{FEATURES} is not a unit vector: remove the file and run the "
-                        "command again"
+                        f"row {row + broken[0]} of {source}/{FEATURES} is not a unit vector: remove the file and run "
+                        "the command again"
                     )
                 target.write(values.tobytes())
                 row += len(values)

@@ -13,21 +13,8 @@ from evaluation.knn import KnnProbeCommand, run_knn
 from evaluation.knn_scores import classify
 from evaluation.linear import LinearProbeCommand, run_linear
 from pipeline.settings import UserError
-from tests.evaluation.probes import put_features
+from tests.evaluation.probes import brute_force, put_features
 from tests.indexing.made import unit_vectors, write_rows
-
-
-def brute_force(train: np.ndarray, label: np.ndarray, queries: np.ndarray, k: int, temperature: float) -> list[int]:
-    """One query after the other, with a full sort of (-similarity, row) and a dict of votes."""
-    predicted = []
-    for query in queries.astype(np.float64):
-        similarity = train.astype(np.float64) @ query
-        votes: dict[int, float] = {}
-        for row in sorted(range(len(train)), key=lambda row: (-similarity[row], row))[:k]:
-            votes[int(label[row])] = votes.get(int(label[row]), 0) + np.exp(similarity[row] / temperature)
-        most = max(votes.values())
-        predicted.append(min(number for number, vote in votes.items() if vote == most))
-    return predicted
 
 
 def test_ties_go_to_the_smallest_class_and_near_neighbours_outvote_many() -> None:
@@ -107,7 +94,7 @@ def test_sets_that_do_not_fit_are_refused(sets: tuple[Path, Path], tmp_path: Pat
     with pytest.raises(UserError, match=r"share 1 samples \(the first has the input key00007.jpg\)"):
         open_pair(sets[0], other)
     replace(other, "label", [0, -1, 0, 0])
-    with pytest.raises(UserError, match="--shards_test .* cannot be classified: 1 of its 4 samples have no class"):
+    with pytest.raises(UserError, match=r"--shards_test .* cannot be classified: 1 of its 4 samples have no class"):
         open_pair(sets[0], other)
     command = {"shards": sets[0], "shards_test": sets[1], "out": tmp_path / "out", "weights": "module:function"}
     with pytest.raises(UserError, match="a function gives patch features alone; knn needs CLS tokens"):

@@ -152,7 +152,7 @@ def test_a_pickle_of_anything_else_is_refused_and_not_executed(content: object, 
 def test_damaged_files_and_videos_are_named(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"cannot read .*{FILE}: No such file"):
         TapVid(data=tmp_path).names()
-    with pytest.raises(UserError, match="--sequences dog: .*has no such video, but squares"):
+    with pytest.raises(UserError, match=r"--sequences dog: .*has no such video, but squares"):
         TapVid(data=data, sequences=("dog",)).names()
     whole = (data / FILE).read_bytes()
     (data / FILE).write_bytes(whole[: len(whole) // 2])

@@ -42,7 +42,7 @@ def test_neighbours_in_another_set_are_those_of_a_full_sort(
 def test_features_that_cannot_be_compared_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="this search is exact"):
         CrossCommand(**folders, out=tmp_path / "out", search=SearchSettings(approximate=True))
-    with pytest.raises(UserError, match="k = 301 needs at least 301 samples; .*base has 300"):
+    with pytest.raises(UserError, match=r"k = 301 needs at least 301 samples; .*base has 300"):
         main(CrossCommand(**folders, out=tmp_path / "out", k=301))
     with pytest.raises(UserError, match=r"other has no features\.parquet: write it with"):
         main(CrossCommand(base=folders["base"], queries=tmp_path / "other", out=tmp_path / "out"))
