@@ -53,7 +53,9 @@ def run_knn(command: KnnProbeCommand) -> int:
         labels = pair.train.label, pair.test.label
         return Outcome(accuracies(rows, similarity, labels, command.k, command.temperature), {})
 
-    probe = Probe("knn", "k-NN classification", columns(command.k), ("k", "temperature", "frames"), score)
+    probe = Probe(
+        "knn", "k-NN classification", columns(command.k), ("k", "temperature", "frames"), score, max(command.k)
+    )
     return run_probe(probe, command)
 
 

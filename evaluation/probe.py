@@ -76,6 +76,8 @@ class Probe(NamedTuple):
     """Options that change the scores."""
     score: Callable[[Pair, Path, Path], Outcome]
     """Scores the features in the folders of the training set and of the test set."""
+    least: int = 1
+    """Fewest training samples."""
 
 
 def protocol_name(probe: Probe, command: ProbeCommand) -> str:
@@ -97,6 +99,10 @@ def run_probe(probe: Probe, command: ProbeCommand) -> int:
         UserError: datasets or weights cannot be used, or the folder holds files of something else.
     """
     pair = open_pair(command.shards, command.shards_test)
+    if len(pair.train.label) < probe.least:
+        raise UserError(
+            f"--shards {command.shards} has {len(pair.train.label)} samples; k = {probe.least} needs as many"
+        )
     earlier = read_rows(command.compare, probe.name, probe.columns)
     for path in command.weights:
         if is_function(path):

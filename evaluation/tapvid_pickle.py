@@ -22,7 +22,7 @@ from pipeline.settings import UserError
 SIDE = 256
 """Height and width to which the official evaluation resizes frames, and in whose pixels it measures."""
 LARGEST_FILE = 16 * 2**30
-"""Bytes of a pickle; TAP-Vid-DAVIS has about 2.5 GB of pixels."""
+"""Bytes of a pickle, which is in memory while it is read."""
 MOST_PIXELS = 2**26
 """Of a frame that is stored as JPEG."""
 
@@ -156,10 +156,10 @@ def _frames(video: object) -> NDArray[np.uint8]:
         array = _array(video, "video")
         if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3 or not array.size:
             raise UserError(f"video is {array.dtype} of shape {array.shape}; it must be uint8 (T, H, W, 3)")
-        pictures = [Image.fromarray(frame) for frame in array]
+        pictures = map(Image.fromarray, array)
+    elif video:
+        pictures = map(_decoded, video)
     else:
-        pictures = [_decoded(frame) for frame in video]
-    if not pictures:
         raise UserError("the video has no frames")
     size = (SIDE, SIDE)
     return np.stack([np.asarray(picture.resize(size, Image.Resampling.LANCZOS)) for picture in pictures])

@@ -53,6 +53,15 @@ def spaced_frames(num_frames: int, count: int) -> NDArray[np.int64]:
     return np.unique((2 * np.arange(count) + 1) * num_frames // (2 * count))
 
 
+class _Feed:
+    """The source of a graph; the graph does not refer to what owns it, so both are freed at once."""
+
+    batches: Iterator[list[Any]] = iter(())
+
+    def __call__(self) -> list[Any]:
+        return next(self.batches)
+
+
 class CropFeatures:
     """Features of samples of a dataset: unit vectors along the mean CLS token of center crops of some frames."""
 
@@ -79,13 +88,13 @@ class CropFeatures:
         """
         self._dataset, self._embed, self._frames, self._batch_size = dataset, embed, frames, batch_size
         self._device_id = (device.index or 0) if device.type == "cuda" else None
-        self._batches: Iterator[list[Any]] = iter(())
-        self._pipeline = crop_graph(lambda: next(self._batches), size, batch_size, threads, self._device_id)
+        self._feed = _Feed()
+        self._pipeline = crop_graph(self._feed, size, batch_size, threads, self._device_id)
 
     def _crops(self, rows: NDArray[np.int64], frames: NDArray[np.int64]) -> Iterator[Tensor]:
         starts = range(0, len(rows), self._batch_size)
         parts = (slice(start, start + self._batch_size) for start in starts)
-        self._batches = (self._dataset.frames(rows[part], frames[part]) for part in parts)
+        self._feed.batches = (self._dataset.frames(rows[part], frames[part]) for part in parts)
         pipeline = self._pipeline
         while True:
             try:

@@ -97,5 +97,7 @@ def test_sets_that_do_not_fit_are_refused(sets: tuple[Path, Path], tmp_path: Pat
     with pytest.raises(UserError, match=r"--shards_test .* cannot be classified: 1 of its 4 samples have no class"):
         open_pair(sets[0], other)
     command = {"shards": sets[0], "shards_test": sets[1], "out": tmp_path / "out", "weights": "module:function"}
+    with pytest.raises(UserError, match="has 90 samples; k = 91 needs as many"):
+        run_knn(KnnProbeCommand.model_validate({**command, "k": (5, 91)}))
     with pytest.raises(UserError, match="a function gives patch features alone; knn needs CLS tokens"):
         run_knn(KnnProbeCommand.model_validate(command))

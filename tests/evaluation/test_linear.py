@@ -44,8 +44,8 @@ def test_every_head_is_that_of_sgd_with_momentum_by_autograd() -> None:
             for parameter, momentum, gradient in zip(head.parameters(), momenta, gradients, strict=True):
                 momentum.mul_(0.9).add_(gradient)
                 parameter.data.sub_(now * momentum)
-        torch.testing.assert_close(heads.weight[number], head.weight.detach(), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(heads.bias[number], head.bias.detach(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(heads.weight[number], head.weight.detach(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(heads.bias[number], head.bias.detach(), rtol=1e-4, atol=1e-5)
         right = (head(inputs).argmax(1) == targets).float().mean()
         assert accuracy(heads, samples)[number] == pytest.approx(float(right), abs=1e-6)
 
