@@ -123,7 +123,7 @@ def train_heads(samples: Samples, classes: int, command: LinearProbeCommand, dev
     batch = min(command.head_batch_size, len(samples.rows))
     rates = torch.tensor(command.rates, device=device)[:, None, None] * batch / 256
     weight_momentum, bias_momentum = torch.zeros_like(heads.weight), torch.zeros_like(heads.bias)
-    a_pass = len(samples.rows) // batch
+    a_pass, positions = len(samples.rows) // batch, torch.arange(batch, device=device)
     order = samples.rows
     for step in tqdm(range(command.steps), desc="linear", unit="step", mininterval=1):
         epoch, position = divmod(step, a_pass)
@@ -132,7 +132,7 @@ def train_heads(samples: Samples, classes: int, command: LinearProbeCommand, dev
         rows = np.sort(order[position * batch : (position + 1) * batch])
         x_nd, logits_hnc = heads.logits(samples.features[rows])
         error_hnc = logits_hnc.softmax(-1)  # minus the one-hot targets: the gradient of the cross-entropy
-        error_hnc[:, torch.arange(batch), torch.from_numpy(samples.label[rows])] -= 1
+        error_hnc[:, positions, torch.from_numpy(samples.label[rows]).to(device)] -= 1
         error_hnc /= batch
         weight_momentum.mul_(_MOMENTUM).add_(error_hnc.mT @ x_nd)
         bias_momentum.mul_(_MOMENTUM).add_(error_hnc.sum(1))

@@ -11,7 +11,7 @@ from evaluation.linear import LinearProbeCommand, Samples, accuracy, held_out, t
 CPU = torch.device("cpu")
 
 
-def command(**options: object) -> LinearProbeCommand:
+def linear_command(**options: object) -> LinearProbeCommand:
     paths = {"shards": Path("train"), "shards_test": Path("test"), "weights": Path("w"), "out": Path("out")}
     return LinearProbeCommand.model_validate({**paths, **options})
 
@@ -26,11 +26,11 @@ def made(rows: int = 60, width: int = 8) -> Samples:
 
 def test_every_head_is_that_of_sgd_with_momentum_by_autograd() -> None:
     samples = made()
-    heads = train_heads(samples, 4, command(rates=(0.5, 0.01), steps=30, head_batch_size=1000), CPU)
+    heads = train_heads(samples, 4, linear_command(rates=(0.5, 0.01), steps=30, head_batch_size=1000), CPU)
     x = samples.features[samples.rows].astype(np.float64)
     inputs = torch.from_numpy((x - x.mean(0)) / x.std(0)).float()
     targets = torch.from_numpy(samples.label[samples.rows])
-    assert command(rates=(0.5, 0.01)).rates == (0.01, 0.5)
+    assert linear_command(rates=(0.5, 0.01)).rates == (0.01, 0.5)
     for number, rate in enumerate((0.01, 0.5)):
         head = nn.Linear(8, 4)
         with torch.no_grad():
@@ -51,7 +51,7 @@ def test_every_head_is_that_of_sgd_with_momentum_by_autograd() -> None:
 
 
 def test_batches_differ_and_the_same_command_gives_the_same_heads() -> None:
-    samples, options = made(), command(rates=(0.1,), steps=7, head_batch_size=16)
+    samples, options = made(), linear_command(rates=(0.1,), steps=7, head_batch_size=16)
     first, again = (train_heads(samples, 4, options, CPU).weight for _ in range(2))
     assert torch.equal(first, again)
     assert not torch.equal(first, train_heads(samples, 4, options.model_copy(update={"seed": 1}), CPU).weight)
