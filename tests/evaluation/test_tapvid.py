@@ -90,7 +90,11 @@ def test_points_are_tracked_and_scored_as_by_the_official_formula(mode: str, dat
     given = predicted[3][:, 1] if mode == "first" else predicted[5][:, 4]  # track 1, which appears in frame 3
     position = made_video()["points"][1, 3 if mode == "first" else 5] * 256
     np.testing.assert_allclose(given, position, atol=2.5)  # a cell has 16 x 32 pixels of the frame
-    assert np.isnan(predicted[2][:, 1]).all() == (mode == "first")
+    if mode == "first":
+        assert np.isnan(predicted[2][:, 1]).all()
+    else:  # tracked backward, too: track 1 from frame 5 to frame 1
+        assert not np.isnan(predicted).any()
+        np.testing.assert_allclose(predicted[1][:, 4], made_video()["points"][1, 1] * 256, atol=2.5)
     assert score(TAPVID, data, query=mode)["scores"] == pytest.approx(result["scores"], abs=1e-3)
 
 
