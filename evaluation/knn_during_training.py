@@ -28,9 +28,9 @@ _ROWS_AT_ONCE, _QUERIES_AT_ONCE = 32_768, 4096
 _SAMPLES_AT_ONCE = 1024
 """Samples whose crops are averaged at once."""
 _THREADS = 4
-
-
+"""CPU threads of a rank that decode and resize."""
 Proposal = tuple[NDArray[np.float32], NDArray[np.int64]]
+"""What an `indexing.search.Nearest` returns."""
 
 
 def spread_rows(count: int, most: int | None) -> NDArray[np.int64]:

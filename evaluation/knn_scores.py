@@ -2,7 +2,8 @@
 
 "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018, section 3.4; eval_knn.py of
 facebookresearch/dino and dinov2/eval/knn.py of facebookresearch/dinov2: each of the k most similar training samples
-votes for its class with weight exp(cosine similarity / temperature).
+votes for its class with weight exp(cosine similarity / temperature). DINOv2 divides the weights by their sum, which
+changes no winner.
 """
 
 import numpy as np
