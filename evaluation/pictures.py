@@ -54,6 +54,19 @@ def draw_joints(frame: Picture, joints: NDArray[np.float64]) -> Picture:
     return np.asarray(image)
 
 
+def draw_points(frame: Picture, points: NDArray[np.float64]) -> Picture:
+    """Frame (H, W, 3) with points (2, N), pixels, as dots in the colors of the palette; NaN has no dot."""
+    image = Image.fromarray(frame)
+    draw = ImageDraw.Draw(image)
+    radius = max(2, round(frame.shape[1] / 128))
+    palette = davis_palette()
+    for number, (x, y) in enumerate(points.T.tolist(), start=1):
+        if np.isfinite(x + y):
+            color = tuple(palette[1 + number % 255].tolist())
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color, outline="white")
+    return np.asarray(image)
+
+
 def heat(frame: Picture, values: NDArray[np.floating]) -> Picture:
     """Frame (H, W, 3) under a heat map (gh, gw): light where it is high, dark where it is low."""
     scaled = (values - values.min()) / max(float(np.ptp(values)), 1e-12)

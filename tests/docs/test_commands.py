@@ -7,6 +7,8 @@ import pytest
 
 from evaluation.__main__ import BENCHMARKS
 from evaluation.command import evaluation_command, score_command
+from evaluation.knn import KnnProbeCommand
+from evaluation.linear import LinearProbeCommand
 from indexing.command import KnnCommand
 from indexing.features import FeaturesCommand
 from pipeline.preview.__main__ import PreviewCommand
@@ -32,6 +34,7 @@ MODULES: dict[str, type[Command]] = {
     "training.import_official": ImportCommand,
 }
 MODULES |= {f"evaluation {benchmark.name}": evaluation_command(benchmark) for benchmark in BENCHMARKS}
+MODULES |= {"evaluation knn": KnnProbeCommand, "evaluation linear": LinearProbeCommand}
 MODULES |= {f"evaluation score {benchmark.name}": score_command(benchmark) for benchmark in BENCHMARKS}
 VARIABLES = {
     "shards": {"DATA": "--data", "OUT": "--out", "CONFIG": "--config"},

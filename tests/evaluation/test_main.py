@@ -39,7 +39,10 @@ def test_davis_from_weights_to_scores(
     ("arguments", "message"),
     [
         ((), "no benchmark given"),
-        (("davies",), "unknown benchmark davies; allowed are {davis,vip,jhmdb} and score {davis,vip,jhmdb}"),
+        (
+            ("davies",),
+            "unknown benchmark davies; allowed are {davis,vip,jhmdb,tapvid} and score {davis,vip,jhmdb,tapvid}",
+        ),
         (("score",), "no benchmark given"),
         (("score", "davis", "--data", ".", "--predictions", "gone"), "ImageSets/2017/val.txt"),
         (("vip", "--data", ".", "--weights", "w", "--out", "x"), "lists/val_videos.txt"),
@@ -63,4 +66,4 @@ def test_help_names_the_benchmarks(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setattr(sys, "argv", ["evaluation", "--help"])
     with pytest.raises(SystemExit, match="0"):
         main()
-    assert "score {davis,vip,jhmdb} --data DIR --predictions DIR" in capsys.readouterr().out
+    assert "score {davis,vip,jhmdb,tapvid} --data DIR --predictions DIR" in capsys.readouterr().out

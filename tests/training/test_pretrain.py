@@ -21,7 +21,9 @@ from accelerate.commands.launch import launch_command, launch_command_parser
 from safetensors.torch import load_file
 
 from pipeline.files import sha256_file
+from pipeline.reading import read_json_lines
 from pipeline.storage import open_storage
+from tests.indexing.made import write_colors
 from tests.training.forks import Fork, free_port, launch, still_running, train, words
 from tests.training.recorded import without_key_biases
 from training.checkpoint import STATE, checkpoints
@@ -153,7 +155,12 @@ def test_a_signal_saves_a_checkpoint_and_the_resumed_run_is_identical(
     undisturbed: Path, clip_dataset: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    options = small(clip_dataset, out, **{"train.checkpoint_every": 100, "train.maps_every": 4})
+    scored = {
+        "eval.knn": write_colors(tmp_path / "train", 20, "train{}"),
+        "eval.knn_test": write_colors(tmp_path / "test", 3, "test{}"),
+        "eval.every": 4,
+    }
+    options = small(clip_dataset, out, **{"train.checkpoint_every": 100, "train.maps_every": 4}, **scored)
     status, message = train(options, signal.SIGUSR1, at_file=out / "metrics.jsonl")
     assert status == REQUEUE_STATUS, message
     (saved,) = checkpoints(out)
@@ -161,6 +168,8 @@ def test_a_signal_saves_a_checkpoint_and_the_resumed_run_is_identical(
     assert train(options)[0] == 0
     assert_same_run(out, undisturbed)
     assert len(list((out / "attention" / "step-00000012").glob("*.png"))) == 4  # drawn, and no draw was disturbed
+    assert read_json_lines(out / "evaluations.jsonl")[-1]["scores"].keys() == {"knn/top1@10", "knn/top1@20"}
+    assert (out / "best.safetensors").is_file()
 
 
 def test_unusable_checkpoints_are_named_and_the_one_before_is_used(
