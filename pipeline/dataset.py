@@ -41,11 +41,45 @@ INDEX_SCHEMA = pa.schema(
         ("height", pa.int32()),
         ("duration_s", pa.float64()),
         ("source", pa.string()),
+        ("parent", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
     ]
 )
-"""One row per sample in shard order; `frame_offset` counts bytes from the start of the shard file."""
+"""One row per sample in shard order; `frame_offset` counts bytes from the start of the shard file.
 
-REJECTS_SCHEMA = pa.schema([("source", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
+`parent` is the key of the file of which the sample is the segment from `start_s` to `end_s`; null if it is all of it.
+"""
+
+REJECTS_SCHEMA = pa.schema(
+    [
+        ("source", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+    ]
+)
+"""One row per input, or segment of an input, that is not in a shard.
+
+`start_s` is null for a whole input, `end_s` also for all that follows `start_s`.
+"""
+_LATER = frozenset(["parent", "start_s", "end_s"])
+"""Columns that tables of earlier versions lack; they stand for null."""
+
+
+def with_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with all columns of `schema`, also if an earlier version wrote it.
+
+    Raises:
+        ValueError: it has other columns.
+    """
+    for field in schema:
+        if field.name in _LATER and field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    if not table.schema.equals(schema):
+        raise ValueError("has the columns " + (", ".join(f"{f.name} {f.type}" for f in table.schema) or "none"))
+    return table.replace_schema_metadata(None)
 
 
 class Shard(BaseModel):

@@ -130,7 +130,7 @@ class ShardJob:
     def task(self, plan: Plan) -> ShardTask:
         """What the workers need to write any shard of the plan."""
         command = self.command
-        inputs = Inputs(self._data.root, self._data.tar, plan.media, command.frames, command.images)
+        inputs = Inputs(self._data.root, self._data.tar, plan.media, command.frames, command.images, command.clips)
         return ShardTask(inputs, self.out, command.name, command.seed, command.layout, command.triplets)
 
     def _manifest(self) -> Manifest | None:
@@ -149,6 +149,10 @@ class ShardJob:
         plan = make_plan(listing, command.seed, command.samples_per_shard, target)
         if command.layout == "triplets" and plan.media == "images":
             raise UserError(f"layout = triplets needs clips; {command.data} holds images")
+        if command.clips.cut_files and plan.media == "images":
+            raise UserError(f"clips.length and clips.scenes need clips; {command.data} holds images")
+        if plan.spans and (fault := command.clips.stride_error(command.frames.fps)):
+            raise UserError(f"{command.data} names spans of files: {fault}")
         return plan
 
     def _identity(self) -> dict[str, Any]:
@@ -160,7 +164,7 @@ class ShardJob:
         """The fields of the manifest that are known before any shard is written."""
         command, identity = self.command, self.command.identity()
         groups = ["images"] if plan.media == "images" else ["frames"] + ["images"] * (plan.media == "frames")
-        groups += ["triplets"] * (command.layout == "triplets")
+        groups += ["triplets"] * (command.layout == "triplets") + ["clips"] * command.clips.cut_files
         return {
             "name": command.name,
             "split": command.split,
@@ -249,7 +253,7 @@ def _report(written: Written, plan: Plan, seconds: float, versions: dict[str, st
         "seconds": round(seconds, 3),
         "stage_seconds": {stage: round(sum(part.seconds.get(stage, 0.0) for part in parts), 3) for stage in stages},
         "max_timestamp_error_s": round(max((part.max_timestamp_error_s for part in parts), default=0.0), 6),
-        "ignored": plan.ignored,
+        "ignored": plan.ignored | dict(sum((Counter(part.left_out) for part in parts), Counter[str]())),
         "machine": {"cores": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version()},
         "versions": versions,
     }

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.dataset import INDEX_SCHEMA, PARTS, REJECTS_SCHEMA
+from pipeline.dataset import INDEX_SCHEMA, PARTS, REJECTS_SCHEMA, with_columns
 from pipeline.storage import Storage
 
 
@@ -22,6 +22,8 @@ class Part:
     sha256: str
     reasons: dict[str, int]
     """Rejects by reason."""
+    left_out: dict[str, int]
+    """Parts of inputs that are left out by a rule, by the rule."""
     seconds: dict[str, float]
     """Duration of each stage: fetch, decode, check, write."""
     max_timestamp_error_s: float
@@ -29,7 +31,7 @@ class Part:
 
     @property
     def rejects(self) -> int:
-        """Number of rejected inputs."""
+        """Number of rejected inputs and segments."""
         return sum(self.reasons.values())
 
 
@@ -46,7 +48,7 @@ def read_part(out: Storage, name: str) -> Part | None:
     if out.size(_index_part(name)) is None:
         return None
     with out.parquet(_index_part(name)) as file:
-        part = Part(**json.loads(file.schema_arrow.metadata[b"part"]))
+        part = Part(**{"left_out": {}, **json.loads(file.schema_arrow.metadata[b"part"])})
     whole = (out.size(f"{name}.tar") or 0) == part.bytes and (out.size(f"{name}.idx") is not None) == bool(part.samples)
     return part if whole else None
 
@@ -54,13 +56,13 @@ def read_part(out: Storage, name: str) -> Part | None:
 def read_index_part(out: Storage, name: str) -> pa.Table:
     """Index rows of a finished shard."""
     with out.parquet(_index_part(name)) as file:
-        return file.read().replace_schema_metadata(None).cast(INDEX_SCHEMA)
+        return with_columns(file.read(), INDEX_SCHEMA)
 
 
 def read_rejects_part(out: Storage, name: str) -> pa.Table:
     """Rejects of a finished shard."""
     with out.parquet(_rejects_part(name)) as file:
-        return file.read().cast(REJECTS_SCHEMA)
+        return with_columns(file.read(), REJECTS_SCHEMA)
 
 
 def write_part(out: Storage, part: Part, rows: pa.Table, rejects: pa.Table) -> None:

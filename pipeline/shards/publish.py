@@ -8,7 +8,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.dataset import INDEX, INDEX_SCHEMA, MANIFEST, PARTS, REJECTS, REJECTS_SCHEMA, Manifest, Shard
+from pipeline.dataset import (
+    INDEX,
+    INDEX_SCHEMA,
+    MANIFEST,
+    PARTS,
+    REJECTS,
+    REJECTS_SCHEMA,
+    Manifest,
+    Shard,
+    with_columns,
+)
 from pipeline.files import as_json, sha256_file
 from pipeline.shards.parts import Part, read_index_part, read_rejects_part, write_part
 from pipeline.shards.plan import read_shard_plan, readable
@@ -66,8 +76,8 @@ def reopen(out: Storage, task: ShardTask, shards: int, manifest: Manifest) -> No
     """
     samples = {shard.file: shard for shard in manifest.shards}
     with out.parquet(INDEX) as index, out.parquet(REJECTS) as rejects:
-        rows = (index.read_row_group(group) for group in range(index.num_row_groups))
-        rejected = (rejects.read_row_group(group) for group in range(rejects.num_row_groups))
+        rows = (with_columns(index.read_row_group(g), INDEX_SCHEMA) for g in range(index.num_row_groups))
+        rejected = (with_columns(rejects.read_row_group(g), REJECTS_SCHEMA) for g in range(rejects.num_row_groups))
         next_rejects = next(rejected, None)
         for number in range(shards):
             name = task.shard_name(number)
@@ -85,6 +95,7 @@ def reopen(out: Storage, task: ShardTask, shards: int, manifest: Manifest) -> No
                 bytes=shard.bytes if shard else 0,
                 sha256=shard.sha256 if shard else "",
                 reasons=dict(Counter(current["reason"].to_pylist())),
+                left_out={},
                 seconds={},
                 max_timestamp_error_s=0.0,
             )

@@ -54,6 +54,8 @@ class Source:
     media: Media
     span: tuple[int, int] | None = None
     fault: str = ""
+    cut: tuple[int, int | None] | None = None
+    """Start and end in milliseconds from the beginning of the file, if only a part is meant; None: to its end."""
 
 
 @dataclass(frozen=True)
