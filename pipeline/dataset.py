@@ -68,18 +68,18 @@ _LATER = frozenset(["parent", "start_s", "end_s"])
 """Columns that tables of earlier versions lack; they stand for null."""
 
 
-def with_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with all columns of `schema`, also if an earlier version wrote it.
+def fits(found: pa.Schema, schema: pa.Schema) -> bool:
+    """Whether a table has the columns of `schema`, or those of an earlier version."""
+    kept = [field for field in schema if field.name in found.names or field.name not in _LATER]
+    return bool(found.equals(pa.schema(kept)))
 
-    Raises:
-        ValueError: it has other columns.
-    """
+
+def with_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table that fits `schema`, with all of its columns."""
     for field in schema:
-        if field.name in _LATER and field.name not in table.column_names:
+        if field.name not in table.column_names:
             table = table.append_column(field, pa.nulls(table.num_rows, field.type))
-    if not table.schema.equals(schema):
-        raise ValueError("has the columns " + (", ".join(f"{f.name} {f.type}" for f in table.schema) or "none"))
-    return table.replace_schema_metadata(None)
+    return table.replace_schema_metadata(None).cast(schema)
 
 
 class Shard(BaseModel):
@@ -222,7 +222,7 @@ class ShardDataset:
         name = f"{self.folder}/{INDEX}"
         with reading(name, "a Parquet file", self.repair_hint), storage.local(INDEX) as path:
             table = pq.read_table(path, memory_map=False)
-        if not table.schema.equals(INDEX_SCHEMA) or table.num_rows != self.manifest.samples:
+        if not fits(table.schema, INDEX_SCHEMA) or table.num_rows != self.manifest.samples:
             raise UserError(f"{name} does not fit {MANIFEST}. {self.repair_hint}")
         table = table.combine_chunks()
         try:

@@ -164,13 +164,14 @@ class ShardJob:
         """The fields of the manifest that are known before any shard is written."""
         command, identity = self.command, self.command.identity()
         groups = ["images"] if plan.media == "images" else ["frames"] + ["images"] * (plan.media == "frames")
-        groups += ["triplets"] * (command.layout == "triplets") + ["clips"] * command.clips.cut_files
+        groups += ["triplets"] * (command.layout == "triplets")
+        cut = {"clips": command.clips.model_dump(mode="json")} if command.clips.cut_files or plan.spans else {}
         return {
             "name": command.name,
             "split": command.split,
             "media": "images" if plan.media == "images" else "clips",
             "layout": command.layout,
-            "settings": {group: identity[group] for group in groups},
+            "settings": {group: identity[group] for group in groups} | cut,
             "seed": command.seed,
             "samples_per_shard": plan.samples_per_shard,
             "inputs": plan.inputs,
