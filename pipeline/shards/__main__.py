@@ -47,8 +47,14 @@ def _summary(command: ShardsCommand, outcome: Outcome, seconds: float) -> str:
 
 
 def _rejected(command: ShardsCommand, outcome: Outcome) -> tuple[int, int]:
-    """Rejected and all inputs; with annotations a clip counts once, as rejected if none of its files decoded."""
+    """Rejected and all inputs, or segments if files are cut.
+
+    With annotations a clip counts once, as rejected if none of its files decoded.
+    """
     manifest, out = outcome.manifest, outcome.out
+    if "clips" in manifest.settings:
+        segments = manifest.samples // (command.triplets.per_clip if command.layout == "triplets" else 1)
+        return manifest.rejects, manifest.rejects + segments
     if command.annotations is None or not manifest.rejects:
         return manifest.rejects, manifest.inputs
     stems = []
@@ -82,8 +88,9 @@ def main(command: ShardsCommand) -> int:
     print(_summary(command, outcome, time.perf_counter() - started))
     rejected, inputs = _rejected(command, outcome)
     if rejected > command.max_reject_fraction * inputs:
+        counted = "segments" if "clips" in outcome.manifest.settings else "inputs"
         raise UserError(
-            f"{rejected} of {inputs} inputs were rejected, more than max_reject_fraction = "
+            f"{rejected} of {inputs} {counted} were rejected, more than max_reject_fraction = "
             f"{command.max_reject_fraction:g}; the dataset is complete without them. "
             f"{_advice(command, outcome)}"
         )
