@@ -48,18 +48,6 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Segment:
-    """What a part of a file is, as a sample."""
-
-    name: str
-    """Follows the key of the file."""
-    start_s: float
-    end_s: float
-    class_name: str
-    label: int
-
-
-@dataclass(frozen=True)
 class Decoded:
     """The frames of one sample in order of time; one frame for an image."""
 
@@ -68,8 +56,18 @@ class Decoded:
     """Width and height of every frame in pixels."""
     fields: dict[str, Any]
     """Fields of the record: for clips `fps`, `times_s` and the processing of their pictures, for images `encoding`."""
-    segment: Segment | None = None
-    """None: the whole input."""
+
+
+@dataclass(frozen=True)
+class DecodedSegment(Decoded):
+    """The frames of a segment of an input."""
+
+    name: str
+    """Follows the key of the input."""
+    start_s: float
+    end_s: float
+    class_name: str
+    label: int
 
 
 class Discard:
@@ -171,10 +169,8 @@ def _check_path(source: Planned) -> None:
         raise Rejected(Reason.UNREADABLE, "the path has a NUL byte")
 
 
-def _checked(
-    jpegs: list[bytes], fields: dict[str, Any], seconds: Seconds, numbered: bool, segment: Segment | None = None
-) -> Decoded:
-    """Check every JPEG by decoding it."""
+def _size(jpegs: list[bytes], seconds: Seconds, numbered: bool) -> tuple[int, int]:
+    """Check every JPEG by decoding it; returns the size of the pictures."""
     sizes = set()
     with timed(seconds, "check"):
         for number, jpeg in enumerate(jpegs):
@@ -185,7 +181,7 @@ def _checked(
                 raise Rejected(error.reason, where + error.detail) from error
     if len(sizes) > 1:
         raise Rejected(Reason.DECODE_ERROR, f"the picture size changes within the clip: {sorted(sizes)}")
-    return Decoded(jpegs, sizes.pop(), fields, segment)
+    return sizes.pop()
 
 
 def decode(inputs: Inputs, source: Planned, seconds: Seconds) -> Decoded:
@@ -198,7 +194,7 @@ def decode(inputs: Inputs, source: Planned, seconds: Seconds) -> Decoded:
     _check_path(source)
     with _faults_of_the_input():
         jpegs, fields = _READERS[inputs.media](inputs, source, seconds)
-    return _checked(jpegs, fields, seconds, numbered=inputs.media != "images")
+    return Decoded(jpegs, _size(jpegs, seconds, numbered=inputs.media != "images"), fields)
 
 
 def _timed_steps(steps: Iterator[Extract | Loss | LeftOut], seconds: Seconds) -> Iterator[Extract | Loss | LeftOut]:
@@ -210,7 +206,7 @@ def _timed_steps(steps: Iterator[Extract | Loss | LeftOut], seconds: Seconds) ->
         yield step
 
 
-def _segments(inputs: Inputs, source: Planned, seconds: Seconds) -> Iterator[Decoded | Loss | LeftOut | Discard]:
+def _segments(inputs: Inputs, source: Planned, seconds: Seconds) -> Iterator[DecodedSegment | Loss | LeftOut | Discard]:
     rules, approach = Rules(inputs.frames, inputs.clips), Approach()
     with _local_file(inputs, source, seconds) as path, open_clip(path) as file:
         while True:
@@ -223,7 +219,7 @@ def _segments(inputs: Inputs, source: Planned, seconds: Seconds) -> Iterator[Dec
                 yield Discard()
 
 
-def _decoded(extract: Extract, source: Planned, inputs: Inputs, seconds: Seconds) -> Decoded | Loss:
+def _decoded(extract: Extract, source: Planned, inputs: Inputs, seconds: Seconds) -> DecodedSegment | Loss:
     cut, start_s, end_s = extract.cut, extract.start_s, extract.end_s
     class_name, label = (source.class_name, source.label) if cut is None else (cut.class_name, cut.label)
     fields = {
@@ -235,12 +231,15 @@ def _decoded(extract: Extract, source: Planned, inputs: Inputs, seconds: Seconds
         "end_s": end_s,
     }
     try:
-        return _checked(extract.jpegs, fields, seconds, True, Segment(extract.name, start_s, end_s, class_name, label))
+        size = _size(extract.jpegs, seconds, numbered=True)
     except Rejected as error:
         return Loss(extract.name, start_s, end_s, error.reason, error.detail)
+    return DecodedSegment(extract.jpegs, size, fields, extract.name, start_s, end_s, class_name, label)
 
 
-def decode_segments(inputs: Inputs, source: Planned, seconds: Seconds) -> Iterator[Decoded | Loss | LeftOut | Discard]:
+def decode_segments(
+    inputs: Inputs, source: Planned, seconds: Seconds
+) -> Iterator[DecodedSegment | Loss | LeftOut | Discard]:
     """Decode one file and yield its segments, each as soon as it is complete; otherwise as `decode`.
 
     Raises:

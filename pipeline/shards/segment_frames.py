@@ -6,6 +6,7 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import IO, NamedTuple
 
 from PIL import Image
@@ -36,8 +37,8 @@ from pipeline.shards.segments import (
     Segment,
     Wanted,
     count_expression,
-    cutter,
     file_grids,
+    make_cutter,
     span_grid,
     wanted_times,
     windows_from,
@@ -116,10 +117,15 @@ class Rules:
     frames: FrameSettings
     clips: ClipSettings
 
-    @property
+    @cached_property
     def clock(self) -> Clock:
         """A clock in which milliseconds are whole."""
         return Clock.at(self.frames.fps, MS_PER_S)
+
+    @cached_property
+    def longest_gap(self) -> int:
+        """Ticks between two pictures beyond which the times of a file are not believed."""
+        return self.frames.max_frames * self.clock.ticks_per_frame
 
     def ticks(self, seconds: float) -> int:
         """Seconds in ticks."""
@@ -129,27 +135,35 @@ class Rules:
         """Ticks in seconds."""
         return round(ticks / self.clock.ticks_per_s, 6)
 
-    def _is_whole_span(self, grid: Grid) -> bool:
-        return grid.cut is not None and not self.clips.cut_files
+    def end(self, segment: Segment, cut_short: bool) -> int:
+        """The time at which a segment ends: where it was planned to, unless it is cut short."""
+        end, cut = segment.end, segment.grid.cut
+        span_end = None if cut is None or cut.end_ms is None else cut.end_ms * self.clock.ticks_per_s // MS_PER_S
+        if not cut_short and self.clips.length is not None:
+            end = segment.start + self.ticks(self.clips.length)
+        elif not cut_short and not self.clips.scenes and span_end is not None:
+            end = span_end
+        return end if span_end is None else min(end, span_end)
 
-    def end(self, segment: Segment) -> int | None:
-        """The time at which a segment should end; None: at the end of a scene or file."""
-        if self.clips.length is not None:
-            return segment.start + self.ticks(self.clips.length)
-        if self._is_whole_span(segment.grid) and segment.grid.cut and segment.grid.cut.end_ms is not None:
-            return segment.grid.cut.end_ms * self.clock.ticks_per_s // MS_PER_S
-        return None
-
-    def name(self, segment: Segment) -> str:
+    def name(self, segment: Segment, end: int) -> str:
         """Windows are numbered from the start of the file; other segments are named by their times in milliseconds."""
         grid = segment.grid
-        if grid.cut is not None and self._is_whole_span(grid):
-            return f"{grid.cut.start_ms}_{'end' if grid.cut.end_ms is None else grid.cut.end_ms}"
+        if grid.cut is not None and not self.clips.cut_files:
+            return span_name(grid.cut)
         if grid.cut is None and not self.clips.scenes:
             return f"{grid.window + segment.first // grid.period * grid.windows:06d}"
-        end = segment.end if (stated := self.end(segment)) is None else stated
         start_ms, end_ms = (time * MS_PER_S // self.clock.ticks_per_s for time in (segment.start, end))
         return f"{start_ms}_{end_ms}"
+
+
+def span_name(cut: Cut) -> str:
+    """Name of a span, by its times in milliseconds."""
+    return f"{cut.start_ms}_{'end' if cut.end_ms is None else cut.end_ms}"
+
+
+def _lost_span(cut: Cut, reason: Reason, detail: str) -> Loss:
+    end_s = None if cut.end_ms is None else cut.end_ms / MS_PER_S
+    return Loss(span_name(cut), cut.start_ms / MS_PER_S, end_s, reason, detail)
 
 
 class _Timeline:
@@ -196,7 +210,7 @@ class _Timeline:
             self.stop = _Stop(self.last, Reason.DECODE_ERROR, "the size or format of the pictures changes")
             return
         time = pts - self.first_pts
-        if time - self.last > self._rules.frames.max_frames * self._rules.clock.ticks_per_frame:
+        if time - self.last > self._rules.longest_gap:
             jump = f"from {self._rules.seconds(self.last):.3f} s to {self._rules.seconds(time):.3f} s"
             self.stop = _Stop(self.last, Reason.DECODE_ERROR, f"the times of its pictures jump {jump}")
             return
@@ -255,7 +269,7 @@ class _Extraction:
 
     def __init__(self, file: IO[bytes], rules: Rules, grids: list[Grid], approach: Approach) -> None:
         self._file, self._rules, self._grids, self._approach = file, rules, grids, approach
-        self._cutters = [cutter(grid, rules.clips, rules.clock, rules.frames.max_frames) for grid in grids]
+        self._cutters = [make_cutter(grid, rules.clips, rules.clock, rules.frames.max_frames) for grid in grids]
         self._statement = read_statement(file)
         hole_s, self._statement = self._statement.hole_s, replace(self._statement, hole_s=None)
         hole = None if hole_s is None else rules.ticks(hole_s[1] - hole_s[0] - 0.5)
@@ -340,8 +354,12 @@ class _Extraction:
         self.frames += 1
         if wanted.position == 0:
             self._begun.add(wanted.grid)
-        for segment in self._cutters[wanted.grid].add(wanted.position, frame, scene):
+        cutter, length = self._cutters[wanted.grid], self._grids[wanted.grid].length
+        for segment in cutter.add(wanted.position, frame, scene):
             yield from self._result(segment, None)
+        if length is not None and wanted.position == length - 1:
+            for segment in cutter.end():
+                yield from self._result(segment, None)
 
     def _unfinished(self, stop: _Stop | None) -> list[Segment]:
         """Segments that the end of the file cut short; of windows only the first, if no other has all of its frames."""
@@ -353,9 +371,7 @@ class _Extraction:
 
     def _result(self, segment: Segment, stop: _Stop | None) -> Iterator[Extract | Loss | LeftOut]:
         rules, settings = self._rules, self._rules.frames
-        planned = rules.end(segment)
-        is_cut_short = segment.length is not None and not segment.is_complete
-        end = segment.end if planned is None or (is_cut_short and stop is None) else planned
+        end = rules.end(segment, cut_short=stop is None and segment.length is not None and not segment.is_complete)
         problem: tuple[Reason, str] | None = None
         if stop is not None:
             problem = stop.reason, stop.detail
@@ -372,7 +388,7 @@ class _Extraction:
             problem = Reason.TOO_SHORT, self._too_short(segment.count)
         self.found = True
         self._covered = max(self._covered, segment.end)
-        name, start_s, end_s = rules.name(segment), rules.seconds(segment.start), rules.seconds(end)
+        name, start_s, end_s = rules.name(segment, end), rules.seconds(segment.start), rules.seconds(end)
         if problem is not None:
             yield Loss(name, start_s, end_s, *problem)
             return
@@ -415,24 +431,23 @@ class _Extraction:
         for number, grid in enumerate(self._grids):
             if grid.cut is not None and number not in self._begun:
                 reason, detail = (stop.reason, stop.detail) if stop else (Reason.TOO_SHORT, self._too_short(0))
-                yield self._loss(Segment(grid, 0, grid.length), reason, detail)
+                self.found = True
+                yield _lost_span(grid.cut, reason, detail)
         if stop is None or self._grids[0].cut is not None or reached is None:
             return
         stated = self._stated()
         if rules.clips.length is not None and not rules.clips.scenes and stated is not None:
             for start in windows_from(self._grids, reached, stated):
                 grid = next(g for g in self._grids if start >= g.start and (start - g.start) % (g.period * g.step) == 0)
-                yield self._loss(Segment(grid, (start - grid.start) // grid.step, None), stop.reason, stop.detail)
+                self.found = True
+                segment = Segment(grid, (start - grid.start) // grid.step, None)
+                end = rules.end(segment, cut_short=False)
+                name, end_s = rules.name(segment, end), rules.seconds(end)
+                yield Loss(name, rules.seconds(start), end_s, stop.reason, stop.detail)
         else:
             self.found = True
             end_s = None if stated is None else rules.seconds(stated)
             yield Loss("", rules.seconds(reached), end_s, stop.reason, stop.detail)
-
-    def _loss(self, segment: Segment, reason: Reason, detail: str) -> Loss:
-        self.found = True
-        end = self._rules.end(segment)
-        end_s = None if end is None else self._rules.seconds(end)
-        return Loss(self._rules.name(segment), self._rules.seconds(segment.start), end_s, reason, detail)
 
 
 def _batches(grids: list[Grid]) -> Iterator[list[Grid]]:
@@ -449,14 +464,12 @@ def _span_grids(cuts: tuple[Cut, ...], rules: Rules) -> Iterator[Grid | Loss]:
     settings, clock = rules.frames, rules.clock
     for cut in cuts:
         grid = span_grid(cut, clock, None if rules.clips.cut_files else settings.max_frames + 1)
-        name, start_s = rules.name(Segment(grid, 0, grid.length)), cut.start_ms / MS_PER_S
-        end_s = None if cut.end_ms is None else cut.end_ms / MS_PER_S
         if cut.end_ms is not None and (frames := grid.length or 0) < settings.min_frames:
             detail = f"{frames} frame{'s' * (frames != 1)} at {settings.fps:g} fps; min_frames is {settings.min_frames}"
-            yield Loss(name, start_s, end_s, Reason.TOO_SHORT, detail)
+            yield _lost_span(cut, Reason.TOO_SHORT, detail)
         elif cut.end_ms is not None and not rules.clips.cut_files and frames > settings.max_frames:
             detail = f"{frames} frames at {settings.fps:g} fps; max_frames is {settings.max_frames}"
-            yield Loss(name, start_s, end_s, Reason.TOO_LONG, detail)
+            yield _lost_span(cut, Reason.TOO_LONG, detail)
         else:
             yield grid
 

@@ -304,7 +304,7 @@ class Cutter:
         return [segment for segment in ended[:1] if segment.first + segment.count > self._covered]
 
 
-def cutter(grid: Grid, clips: ClipSettings, clock: Clock, most: int) -> Cutter:
+def make_cutter(grid: Grid, clips: ClipSettings, clock: Clock, most: int) -> Cutter:
     """The cutter of a grid; at most `most` frames of a segment are kept."""
     if clips.length is None:
         return Cutter(grid, None if clips.scenes else grid.length, None, most)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from pipeline.dataset import INDEX_SCHEMA, PARTS, REJECTS_SCHEMA
 from pipeline.files import sha256_file
 from pipeline.record import Member, Sample, ShardWriter, dali_index, dali_index_file, frame_names, members
-from pipeline.shards.decode import Decoded, Discard, Inputs, Seconds, decode, decode_segments, timed
+from pipeline.shards.decode import Decoded, DecodedSegment, Discard, Inputs, Seconds, decode, decode_segments, timed
 from pipeline.shards.parts import Part, read_index_part, read_part, write_part
 from pipeline.shards.plan import Planned, read_shard_plan, readable
 from pipeline.shards.previous import Entry, PreviousShard, open_previous
@@ -76,6 +76,11 @@ class _Shard:
         self.rejects: list[dict[str, Any]] = []
         self.left_out = Counter[str]()
 
+    def write_all(self, entries: list[Entry]) -> None:
+        """Append samples."""
+        for entry in entries:
+            self.write(entry)
+
     def write(self, entry: Entry) -> None:
         """Append a sample."""
         contents = entry.members()
@@ -113,13 +118,13 @@ class _Shard:
 
 
 def _entries(source: Planned, decoded: Decoded, task: ShardTask) -> list[Entry]:
-    is_clip, segment = "fps" in decoded.fields, decoded.segment
+    is_clip, segment = "fps" in decoded.fields, decoded if isinstance(decoded, DecodedSegment) else None
     names = frame_names(len(decoded.jpegs)) if is_clip else ["jpg"]
     sample = Sample(
         key=source.key if segment is None else f"{source.key}_{segment.name}",
         source=readable(source.path),
-        label=source.label if segment is None else segment.label,
-        class_name=source.class_name if segment is None else segment.class_name,
+        label=(segment or source).label,
+        class_name=(segment or source).class_name,
         size=decoded.size,
         frames=list(zip(names, decoded.jpegs, strict=True)),
         fields=decoded.fields,
@@ -138,8 +143,7 @@ def _entries(source: Planned, decoded: Decoded, task: ShardTask) -> list[Entry]:
 
 
 def _write_decoded(source: Planned, decoded: Decoded, task: ShardTask, shard: _Shard, stages: Stages) -> None:
-    for entry in _entries(source, decoded, task):
-        shard.write(entry)
+    shard.write_all(_entries(source, decoded, task))
     if fps := decoded.fields.get("fps"):
         errors_s = (abs(time_s - frame / fps) for frame, time_s in enumerate(decoded.fields["times_s"]))
         stages.max_timestamp_error_s = max(stages.max_timestamp_error_s, *errors_s)
@@ -151,34 +155,32 @@ def _write_segments(source: Planned, task: ShardTask, earlier: list[Entry], shar
     Raises:
         Rejected: nothing of the input can be used.
     """
-    mark, is_new = shard.mark(), False
+    mark, is_new, seen = shard.mark(), False, set[str]()
     left = by_segment = _by_segment(earlier, task.layout)
     for step in decode_segments(task.inputs, source, stages.seconds):
         if isinstance(step, Discard):
             shard.back_to(mark)
-            left, is_new = by_segment, False
-        elif isinstance(step, LeftOut):
+            left, is_new, seen = by_segment, False, set()
+            continue
+        if isinstance(step, LeftOut):
             shard.left_out[step.kind] += 1
-        elif kept := left.get(key := f"{source.key}_{_name(step)}"):
+            continue
+        key, times = f"{source.key}_{step.name}", (step.start_s, step.end_s)
+        if key in seen:
+            shard.reject(source, Reason.DUPLICATE_KEY, f"the key {key} belongs to a span with the same times", times)
+        elif key in left:
+            seen.add(key)
+            shard.write_all(left[key])
             left = {other: entries for other, entries in left.items() if other != key}
-            for entry in kept:
-                shard.write(entry)
         elif isinstance(step, Loss):
-            shard.reject(source, step.reason, step.detail, (step.start_s, step.end_s))
+            shard.reject(source, step.reason, step.detail, times)
         else:
+            seen.add(key)
             _write_decoded(source, step, task, shard, stages)
             is_new = True
     for entries in left.values():
-        for entry in entries:
-            shard.write(entry)
+        shard.write_all(entries)
     return is_new
-
-
-def _name(step: Decoded | Loss) -> str:
-    """Name of a segment in its file."""
-    segment = step if isinstance(step, Loss) else step.segment
-    assert segment is not None
-    return segment.name
 
 
 def _by_segment(entries: list[Entry], layout: Layout) -> dict[str, list[Entry]]:
@@ -217,8 +219,7 @@ def _write_key(
         earlier = [] if previous is None else previous.entries(path)
         mark = shard.mark()
         if previous is not None and previous.is_complete(path):
-            for entry in earlier:
-                shard.write(entry)
+            shard.write_all(earlier)
         else:
             try:
                 if task.inputs.cuts(source):
@@ -228,8 +229,7 @@ def _write_key(
                     is_new = True
             except Rejected as error:
                 shard.back_to(mark)
-                for entry in earlier:
-                    shard.write(entry)
+                shard.write_all(earlier)
                 _reject_all(source, error, shard)
         if len(shard.rows) > mark.samples:
             owner = source
