@@ -20,6 +20,7 @@ from pipeline.limits import shown_limit, smaller_limit, user_limit
 from pipeline.settings import UserError
 
 STDERR_BYTES_KEPT = 2000
+_PAUSE_S = 0.01
 _PIPE_BYTES = 1 << 20
 """Frames that ffmpeg may write ahead; the most that Linux allows without privileges."""
 _ERROR = re.compile(rb"(\[[^\]]*\] )*?\[(error|fatal|panic)\] ")
@@ -94,8 +95,12 @@ class Deadline:
             self._end += time.monotonic() - started
 
 
-def _chunks(streams: Sequence[IO[bytes]], deadline: Deadline) -> Iterator[tuple[IO[bytes], bytes]]:
+def _chunks(
+    streams: Sequence[IO[bytes]], deadline: Deadline, pause_s: float = 0.0
+) -> Iterator[tuple[IO[bytes], bytes]]:
     """Yield what arrives on any of `streams`, an empty chunk where one ends, until all have ended.
+
+    With a pause, what arrives in `pause_s` seconds is read at once: waking up for each picture takes more time than it.
 
     Raises:
         TimeoutError: one is still open at the deadline.
@@ -105,6 +110,8 @@ def _chunks(streams: Sequence[IO[bytes]], deadline: Deadline) -> Iterator[tuple[
     for number in by_number:
         poll.register(number, select.POLLIN)
     while by_number:
+        if pause_s:
+            time.sleep(pause_s)
         ready = poll.poll(deadline.left_s * 1000)
         if not ready:
             raise TimeoutError
@@ -261,7 +268,7 @@ def stream_ffmpeg(
         assert process.stderr is not None
         fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         try:
-            for stream, chunk in _chunks([process.stdout, second, process.stderr], deadline):
+            for stream, chunk in _chunks([process.stdout, second, process.stderr], deadline, _PAUSE_S):
                 if stream is process.stderr:
                     log.read(chunk)
                 else:

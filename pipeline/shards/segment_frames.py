@@ -446,8 +446,8 @@ class _Extraction:
                 yield Loss(name, rules.seconds(start), end_s, stop.reason, stop.detail)
         else:
             self.found = True
-            end_s = None if stated is None else rules.seconds(stated)
-            yield Loss("", rules.seconds(reached), end_s, stop.reason, stop.detail)
+            rest_s = None if stated is None else rules.seconds(stated)
+            yield Loss("", rules.seconds(reached), rest_s, stop.reason, stop.detail)
 
 
 def _batches(grids: list[Grid]) -> Iterator[list[Grid]]:
