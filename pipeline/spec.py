@@ -93,13 +93,14 @@ class ClipSettings(Settings):
         """Milliseconds from the start of one clip to the start of the next; 0 without windows."""
         return round(1000 * (self.stride or self.length or 0))
 
-    def stride_error(self, fps: float) -> str:
-        """Why clips cannot begin with a frame at `fps` within scenes or spans; empty if they can."""
+    def stride_error(self, fps: float, parts: int = 1) -> str:
+        """Why clips cannot begin with a frame at `fps`, or with one of `parts` parts of a frame; empty if they can."""
         frames = Fraction(self.stride_ms, 1000) * Fraction(fps).limit_denominator(100_000)
-        if frames.denominator == 1:
+        if frames.denominator <= parts:
             return ""
         seconds = self.stride_ms / 1000
-        return f"clips.stride must be whole frames; {seconds:g} s are {float(frames):g} at frames.fps = {fps:g}"
+        allowed = "whole frames" if parts == 1 else f"frames or a multiple of 1/2, 1/3, ... or 1/{parts} of a frame"
+        return f"clips.stride must be {allowed}; {seconds:g} s are {float(frames):g} frames at frames.fps = {fps:g}"
 
 
 class ImageSettings(Settings):

@@ -12,6 +12,10 @@ from pipeline.spec import ClipSettings, FrameSettings, ImageSettings, TripletSet
 from pipeline.storage import Uri
 
 
+_MOST_PARTS = 250
+"""Parts of a frame in which windows may begin; the job decodes a grid of frames for each."""
+
+
 class ShardsCommand(Command):
     """Decode clips (Kinetics) or images (ImageNet) into WebDataset shards with one index.
 
@@ -81,8 +85,8 @@ class ShardsCommand(Command):
                     f"clips.length = {clips.length:g} gives {count} frames at frames.fps = {frames.fps:g}; allowed are "
                     f"frames.min_frames = {frames.min_frames} to frames.max_frames = {frames.max_frames}"
                 )
-            if clips.scenes and (error := clips.stride_error(frames.fps)):
-                raise ValueError(f"clips.scenes: {error}")
+            if error := clips.stride_error(frames.fps, 1 if clips.scenes else _MOST_PARTS):
+                raise ValueError(error)
         return self
 
     def identity(self) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class DamageLog:
     """Number of pictures before each error of the decoder."""
     _unread: list[Fraction] = field(default_factory=list)
     """Time of the packet before each error of the demuxer, in seconds."""
-    _read_s: Fraction = Fraction(0)
+    _read_s: Fraction | None = None
 
     def __call__(self, line: bytes) -> None:
         """Read one line."""
@@ -61,7 +61,7 @@ class DamageLog:
             self._read_s = Fraction(read[1].decode())
         elif _NOT_DECODED.match(line):
             self._errors.append(len(self._times))
-        elif _NOT_READ.match(line):
+        elif self._read_s is not None and _NOT_READ.match(line):  # before, ffmpeg looks at parts of the file
             self._unread.append(self._read_s)
 
     @property

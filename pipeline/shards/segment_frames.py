@@ -415,11 +415,13 @@ class _Extraction:
         if timeline.is_done:
             return None
         last_damage = (self._approach.damage or (Damage(0, 0),))[-1]
-        detail = missing_part(self._statement, os.fstat(self._file.fileno()).st_size)
-        if not detail and (stated := self._stated()) is not None and timeline.pictures:
-            first_s = timeline.first_pts / rules.clock.ticks_per_s
-            spacing_s = rules.seconds(timeline.latest) / max(1, timeline.pictures - 1)
-            reached_s = max(first_s, 0) + rules.seconds(timeline.latest)
+        first_s = timeline.first_pts / rules.clock.ticks_per_s
+        spacing_s = rules.seconds(timeline.latest) / max(1, timeline.pictures - 1)
+        reached_s = max(first_s, 0) + rules.seconds(timeline.latest)
+        believed = [e for e in self._statement.extents if ends_early(e.stated_s, reached_s, spacing_s)]
+        statement = replace(self._statement, extents=believed)  # where headers are damaged, pictures know better
+        detail = missing_part(statement, os.fstat(self._file.fileno()).st_size)
+        if not detail and (stated := self._stated()) is not None:
             detail = ends_early(rules.seconds(stated), reached_s, spacing_s)
         if not detail and last_damage.end is None:
             detail = damaged(last_damage, rules)

@@ -145,8 +145,7 @@ def _periodic(grid: Grid) -> str:
     index = f"max(0,{_index(grid.start, grid.step)})"
     if grid.taken == grid.period:
         return index
-    rest = f"min({grid.taken},mod(ld(1),{grid.period}))"
-    return f"(st(1,{index});floor(ld(1)/{grid.period})*{grid.taken}+{rest})"
+    return f"floor({index}/{grid.period})*{grid.taken}+min({grid.taken},mod({index},{grid.period}))"
 
 
 def _tree(spans: list[tuple[int, int | None]], step: int) -> str:
