@@ -11,7 +11,6 @@ from pipeline.shards.sources import Media
 from pipeline.spec import ClipSettings, FrameSettings, ImageSettings, TripletSettings
 from pipeline.storage import Uri
 
-
 _MOST_PARTS = 250
 """Parts of a frame in which windows may begin; the job decodes a grid of frames for each."""
 

@@ -17,6 +17,7 @@ from pipeline.shards.segments import (
     Frame,
     Grid,
     Picture,
+    Segment,
     count_expression,
     file_grids,
     frames_within,
@@ -91,7 +92,7 @@ def test_a_thousand_spans_need_few_comparisons() -> None:
 
 def names_of(cutter: Cutter, frames: int, scenes: list[int] | None = None) -> list[tuple[int, int]]:
     """First and last frame of each segment."""
-    ended = []
+    ended: list[Segment] = []
     for index in range(frames):
         scene = sum(index >= cut for cut in scenes) if scenes is not None else None
         ended += cutter.add(index, Frame(b"", index), scene)
