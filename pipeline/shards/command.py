@@ -45,8 +45,8 @@ class ShardsCommand(Command):
     """frames: a sample is a clip with all its frames. triplets: a sample is past.jpg, current.jpg, future.jpg."""
     samples_per_shard: int | None = Field(None, ge=1, le=COUNT_LIMIT)
     """Inputs per shard, the unit of parallel work and of resuming; all clips cut from one file are in one shard.
-    Default: 1/32 of the inputs, but between 4 and 256 clips (256 of 10 s are about 100 MB) or between 32 and 1024
-    images."""
+    Default: 1/32 of the inputs, but between 4 and 256 clips (256 of 10 s are about 100 MB), between 1 and 16 files that
+    are cut, or between 32 and 1024 images."""
     seed: Seed = 0
     """Seed of the order in which inputs are spread over shards, and of the triplets."""
     max_reject_fraction: float = Field(0.25, ge=0, le=1)

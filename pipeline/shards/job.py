@@ -146,7 +146,7 @@ class ShardJob:
         except OSError as error:
             raise _cannot_read(command.data, error) from error
         listing.sources = _readable(listing.sources, command.data)
-        plan = make_plan(listing, command.seed, command.samples_per_shard, target)
+        plan = make_plan(listing, command.seed, command.samples_per_shard, target, command.clips.cut_files)
         if command.layout == "triplets" and plan.media == "images":
             raise UserError(f"layout = triplets needs clips; {command.data} holds images")
         if command.clips.cut_files and plan.media == "images":

@@ -72,9 +72,12 @@ def readable(path: str) -> str:
     return path_bytes(path).replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
 
 
-def default_samples_per_shard(media: Media, inputs: int) -> int:
-    """1/32 of the inputs, so that small datasets keep all cores busy, within limits for large ones."""
-    low, high = (32, 1024) if media == "images" else (4, 256)
+def default_samples_per_shard(media: Media, inputs: int, are_cut: bool = False) -> int:
+    """1/32 of the inputs, so that small datasets keep all cores busy, within limits for large ones.
+
+    Files that are cut are long: even two should keep two cores busy.
+    """
+    low, high = (32, 1024) if media == "images" else (1, 16) if are_cut else (4, 256)
     return min(max(low, -(-inputs // 32)), high)
 
 
@@ -139,11 +142,12 @@ def _one_of_each_file(rows: Iterable[_Row]) -> Iterator[tuple[_Row, list[_Row]]]
         yield of_file[0], [row for row in of_file if row[6] is not None]
 
 
-def make_plan(listing: Listing, seed: int, samples_per_shard: int | None, target: Path) -> Plan:
-    """Write the shuffled inputs to the Parquet file `target`, cut into shards.
+def make_plan(listing: Listing, seed: int, samples_per_shard: int | None, target: Path, are_cut: bool = False) -> Plan:
+    """Write the shuffled inputs to the Parquet file `target`, divided into shards.
 
     Inputs are ordered by a keyed hash of their sample keys. Inputs with the same key follow each other in path order:
-    the first that decodes becomes the sample, the others are rejects.
+    the first that decodes becomes the sample, the others are rejects. All spans of one file are one input. `are_cut` says
+    that files are cut into segments.
 
     Raises:
         UserError: there are no inputs, or both clips and images, or no room for temporary files.
@@ -161,7 +165,7 @@ def make_plan(listing: Listing, seed: int, samples_per_shard: int | None, target
             "COUNT(DISTINCT key), COUNT(start) FROM input"
         ).fetchone()
         _check_keys(database, listing.uri)
-        per_shard = samples_per_shard or default_samples_per_shard(media, inputs)
+        per_shard = samples_per_shard or default_samples_per_shard(media, inputs, are_cut or spans > 0)
         ordered = database.execute(
             "SELECT path, key, class, first, bytes, fault, start, end FROM input "
             "ORDER BY rank, key, path, start, end IS NULL, end, class"
