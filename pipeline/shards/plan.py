@@ -146,8 +146,8 @@ def make_plan(listing: Listing, seed: int, samples_per_shard: int | None, target
     """Write the shuffled inputs to the Parquet file `target`, divided into shards.
 
     Inputs are ordered by a keyed hash of their sample keys. Inputs with the same key follow each other in path order:
-    the first that decodes becomes the sample, the others are rejects. All spans of one file are one input. `are_cut` says
-    that files are cut into segments.
+    the first that decodes becomes the sample, the others are rejects. All spans of one file are one input. `are_cut`
+    says that files are cut into segments.
 
     Raises:
         UserError: there are no inputs, or both clips and images, or no room for temporary files.
