@@ -119,6 +119,20 @@ class Manifest(BaseModel):
     shards: list[Shard]
 
     @property
+    def is_cut(self) -> bool:
+        """Whether files were cut into segments, which are the samples."""
+        return "clips" in self.settings
+
+    @property
+    def candidates(self) -> int:
+        """Number of clips or images that became samples or rejects: the inputs, or segments if files were cut."""
+        if not self.is_cut:
+            return self.inputs
+        return self.rejects + self.samples // (
+            self.settings["triplets"]["per_clip"] if self.layout == "triplets" else 1
+        )
+
+    @property
     def dataset_hash(self) -> str:
         """Hex SHA-256 that names the content: equal exactly when all shards are equal."""
         return hashlib.sha256(json.dumps([(s.file, s.sha256) for s in self.shards]).encode()).hexdigest()

@@ -52,11 +52,8 @@ def _rejected(command: ShardsCommand, outcome: Outcome) -> tuple[int, int]:
     With annotations a clip counts once, as rejected if none of its files decoded.
     """
     manifest, out = outcome.manifest, outcome.out
-    if "clips" in manifest.settings:
-        segments = manifest.samples // (command.triplets.per_clip if command.layout == "triplets" else 1)
-        return manifest.rejects, manifest.rejects + segments
-    if command.annotations is None or not manifest.rejects:
-        return manifest.rejects, manifest.inputs
+    if manifest.is_cut or command.annotations is None or not manifest.rejects:
+        return manifest.rejects, manifest.candidates
     stems = []
     for table in (REJECTS, INDEX):
         try:
@@ -88,7 +85,7 @@ def main(command: ShardsCommand) -> int:
     print(_summary(command, outcome, time.perf_counter() - started))
     rejected, inputs = _rejected(command, outcome)
     if rejected > command.max_reject_fraction * inputs:
-        counted = "segments" if "clips" in outcome.manifest.settings else "inputs"
+        counted = "segments" if outcome.manifest.is_cut else "inputs"
         raise UserError(
             f"{rejected} of {inputs} {counted} were rejected, more than max_reject_fraction = "
             f"{command.max_reject_fraction:g}; the dataset is complete without them. "

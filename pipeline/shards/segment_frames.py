@@ -403,11 +403,15 @@ class _Extraction:
             f"{frames} frame{plural} at {settings.fps:g} fps before the file ends; min_frames is {settings.min_frames}"
         )
 
-    def _stated(self) -> int | None:
-        """Stated time of the last picture; None if it is unknown."""
+    def _stated_s(self) -> float | None:
+        """Stated time of the last picture in seconds; None if it is unknown."""
         track = self._observer.track_id
-        stated_s = None if track is None else self._statement.pictures_s.get(track)
-        return None if stated_s is None else self._rules.ticks(stated_s)
+        return None if track is None else self._statement.pictures_s.get(track)
+
+    def _stated_end(self) -> int | None:
+        """Stated end of the file; None if it is unknown."""
+        stated_s = [self._stated_s() or 0.0, *(extent.stated_s for extent in self._statement.extents)]
+        return self._rules.ticks(max(stated_s)) or None
 
     def _cut_off(self) -> _Stop | None:
         """Whether the file ends too early."""
@@ -421,8 +425,8 @@ class _Extraction:
         believed = [e for e in self._statement.extents if ends_early(e.stated_s, reached_s, spacing_s)]
         statement = replace(self._statement, extents=believed)  # where headers are damaged, pictures know better
         detail = missing_part(statement, os.fstat(self._file.fileno()).st_size)
-        if not detail and (stated := self._stated()) is not None:
-            detail = ends_early(rules.seconds(stated), reached_s, spacing_s)
+        if not detail and (stated_s := self._stated_s()) is not None:
+            detail = ends_early(stated_s, reached_s, spacing_s)
         if not detail and last_damage.end is None:
             detail = damaged(last_damage, rules)
         return _Stop(timeline.latest, Reason.DECODE_ERROR, detail) if detail else None
@@ -437,7 +441,7 @@ class _Extraction:
                 yield _lost_span(grid.cut, reason, detail)
         if stop is None or self._grids[0].cut is not None or reached is None:
             return
-        stated = self._stated()
+        stated = self._stated_end()
         if rules.clips.length is not None and not rules.clips.scenes and stated is not None:
             for start in windows_from(self._grids, reached, stated):
                 grid = next(g for g in self._grids if start >= g.start and (start - g.start) % (g.period * g.step) == 0)

@@ -213,7 +213,7 @@ class IndexReader:
             if getattr(manifest, field) != result:
                 self._report(Finding(MANIFEST, field, f"is {getattr(manifest, field)}; {INDEX} has {result}"))
         most = self._files + manifest.rejects
-        least = self._files if "clips" in manifest.settings else most  # one file may have samples and rejects
+        least = self._files if manifest.is_cut else most  # one file may have samples and rejects
         if not self._disordered and not least <= manifest.inputs <= most:
             sums = f"{self._files} in the shards and {manifest.rejects} rejects"
             self._report(Finding(MANIFEST, "inputs", f"is {manifest.inputs}; there are {sums}"))
