@@ -67,10 +67,13 @@ def _lengths(command: ShardsCommand, outcome: Outcome) -> list[str]:
 
 
 def _rejected(command: ShardsCommand, outcome: Outcome) -> tuple[int, int]:
-    """Rejected and all inputs; with annotations a clip counts once, as rejected if none of its files decoded."""
+    """Rejected and all inputs, or segments if files are cut.
+
+    With annotations a clip counts once, as rejected if none of its files decoded.
+    """
     manifest, out = outcome.manifest, outcome.out
-    if command.annotations is None or not manifest.rejects:
-        return manifest.rejects, manifest.inputs
+    if manifest.is_cut or command.annotations is None or not manifest.rejects:
+        return manifest.rejects, manifest.candidates
     stems = []
     for table in (REJECTS, INDEX):
         try:
@@ -101,8 +104,9 @@ def main(command: ShardsCommand) -> int:
     print(_summary(command, outcome, time.perf_counter() - started))
     rejected, inputs = _rejected(command, outcome)
     if rejected > command.max_reject_fraction * inputs:
+        counted = "segments" if outcome.manifest.is_cut else "inputs"
         raise UserError(
-            f"{rejected} of {inputs} inputs were rejected, more than max_reject_fraction = "
+            f"{rejected} of {inputs} {counted} were rejected, more than max_reject_fraction = "
             f"{command.max_reject_fraction:g}; the dataset is complete without them. "
             f"{_advice(command, outcome)}"
         )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from pipeline.dataset import INDEX, INDEX_SCHEMA, REJECTS, REJECTS_SCHEMA, Batch, Manifest
+from pipeline.dataset import INDEX, INDEX_SCHEMA, REJECTS, REJECTS_SCHEMA, Batch, Manifest, with_columns
 from pipeline.paths import path_bytes, path_text
 from pipeline.record import shuffle_rank
 from pipeline.settings import UserError
@@ -88,23 +88,28 @@ def shard_tables(
     out: Storage, base: Base, numbers: Collection[int] | None = None, columns: list[str] | None = None
 ) -> Iterator[ShardTables]:
     """Read the tables of a finished dataset shard by shard: of the shards `numbers`, or of all that have rows."""
+    schema = INDEX_SCHEMA if columns is None else pa.schema([INDEX_SCHEMA.field(name) for name in columns])
     with out.parquet(INDEX) as index, out.parquet(REJECTS) as rejects:
         samples = {number: group for group, number in enumerate(shards_of_index(index))}
         rejected = {number: group for group, number in enumerate(base.shards_of_rejects)}
         for number in sorted(samples.keys() | rejected.keys() if numbers is None else numbers):
             yield ShardTables(
                 number,
-                index.read_row_group(samples[number], columns) if number in samples else INDEX_SCHEMA.empty_table(),
-                rejects.read_row_group(rejected[number]) if number in rejected else REJECTS_SCHEMA.empty_table(),
+                with_columns(index.read_row_group(samples[number], columns), schema)
+                if number in samples
+                else schema.empty_table(),
+                with_columns(rejects.read_row_group(rejected[number]), REJECTS_SCHEMA)
+                if number in rejected
+                else REJECTS_SCHEMA.empty_table(),
             )
 
 
 def input_keys(rows: pa.Table, manifest: Manifest) -> list[str]:
-    """The key of the input of each sample."""
+    """The key of the input of each sample; of a segment it is that of its file."""
     keys: list[str] = rows["key"].to_pylist()
     if manifest.layout == "triplets":
-        return [named[1] if (named := _TRIPLET_KEY.fullmatch(key)) else key for key in keys]
-    return keys
+        keys = [named[1] if (named := _TRIPLET_KEY.fullmatch(key)) else key for key in keys]
+    return [parent or key for parent, key in zip(rows["parent"].to_pylist(), keys, strict=True)]
 
 
 def write_previous(out: Storage, change: Change) -> None:
@@ -118,12 +123,13 @@ def write_previous(out: Storage, change: Change) -> None:
         shard = shards.get(number)
         part = Part(
             name=name,
-            inputs=rejects.num_rows + len(set(rows["source"].to_pylist())),
+            inputs=0,
             samples=rows.num_rows,
             frames=sum(rows["num_frames"].to_pylist()),
             bytes=shard.bytes if shard else 0,
             sha256=shard.sha256 if shard else "",
             reasons={},
+            left_out={},
             seconds={},
             max_timestamp_error_s=0.0,
         )
@@ -159,9 +165,9 @@ class KnownInputs:
             "UNIQUE (path, class_name))"
         )
         self._database.execute("CREATE TABLE reject (path BLOB, reason TEXT, shard INTEGER)")
-        columns = ["key", "class_name", "label", "source"]
-        for number, rows, rejects in shard_tables(out, self.base, columns=columns):
-            values = (rows[column].to_pylist() for column in columns[1:])
+        columns = ["class_name", "label", "source"]
+        for number, rows, rejects in shard_tables(out, self.base, columns=["key", *columns, "parent"]):
+            values = (rows[column].to_pylist() for column in columns)
             samples = zip(input_keys(rows, manifest), *values, strict=True)
             self._database.executemany(
                 "INSERT OR IGNORE INTO sample VALUES (?, ?, ?, ?, ?)",
@@ -185,7 +191,7 @@ class KnownInputs:
     @property
     def new(self) -> int:
         """Number of listed inputs that the dataset does not have."""
-        return self._count("SELECT COUNT(*) FROM input WHERE shard IS NULL")
+        return self._listed.count("shard IS NULL")
 
     @property
     def gone(self) -> int:
@@ -236,7 +242,8 @@ class KnownInputs:
         """Plan the shards to write again and those of the new inputs, and write the plan to `target`."""
         manifest, new, fingerprint = self.base.manifest, self.new, self._listed.fingerprint()
         per_shard = samples_per_shard or max(
-            manifest.samples_per_shard, default_samples_per_shard(self._listed.media, manifest.inputs + new)
+            manifest.samples_per_shard,
+            default_samples_per_shard(self._listed.media, manifest.inputs + new, manifest.is_cut),
         )
         (first,) = self._database.execute(
             "SELECT 1 + MAX(shard) FROM (SELECT shard FROM sample UNION ALL SELECT shard FROM reject)"
@@ -280,7 +287,8 @@ class KnownInputs:
             f"{columns} SELECT DISTINCT path, key, X'', '', '', rank_of(key), shard, 1 FROM sample WHERE {gone}"
         )
         self._database.execute(  # the keys of rejects are not recorded: they come last
-            f"{columns} SELECT DISTINCT path, '', X'', '', '', X'{'ff' * 17}', shard, 1 FROM reject WHERE {gone}"
+            f"{columns} SELECT DISTINCT path, '', X'', '', '', X'{'ff' * 17}', shard, 1 FROM reject WHERE {gone} "
+            "AND NOT EXISTS (SELECT 1 FROM sample WHERE sample.path = reject.path AND sample.shard = reject.shard)"
         )
         self._database.execute(f"DELETE FROM input WHERE shard IS NOT NULL AND NOT {of_shards}")
         owner = "SELECT path FROM sample WHERE sample.key = input.key AND sample.shard IS NOT input.shard"

@@ -69,17 +69,20 @@ class _Shard:
                 self.kept[source] = key
         self.inputs = len(removed)
         """Removed inputs."""
-        for source in tables.rejects["source"].to_pylist():
-            if matched := names & names_of(source, _key_of_reject(source, manifest.keys)):
+        rejects = zip(tables.rejects["source"].to_pylist(), tables.rejects["start_s"].to_pylist(), strict=True)
+        for source, start_s in rejects:
+            matched = names & names_of(source, _key_of_reject(source, manifest.keys))
+            if matched or (source in removed and start_s is not None):
                 self.matched |= matched
-                self.inputs += 1
+                self.inputs += start_s is None or source not in removed  # segments of one file are one input
+                removed.add(source)
             else:
                 self.kept.setdefault(source, "")
 
     def planned(self) -> Iterator[PlanRow]:
         """The inputs that stay; their samples and rejects are copied."""
         for source, key in self.kept.items():
-            yield readable_bytes(source), key, "", -1, None, None, "", b"", 1
+            yield readable_bytes(source), key, "", -1, None, None, "", b"", 1, []
 
 
 def _check_whole(out: Storage, manifest: Manifest, shard: _Shard) -> None:
@@ -101,7 +104,7 @@ def plan_removal(out: Storage, manifest: Manifest, names: list[str], target: Pat
     wanted, matched = set(names), set[str]()
     numbers, inputs, samples, planned = [], 0, 0, 0
     with plan_writer(target) as writer:
-        for tables in shard_tables(out, base, columns=["key", "source"]):
+        for tables in shard_tables(out, base, columns=["key", "source", "parent"]):
             shard = _Shard(tables, manifest, wanted)
             if not shard.inputs:
                 continue
