@@ -142,7 +142,7 @@ def test_too_many_rejects_fail_the_job_and_keep_the_dataset(
 def test_a_job_that_cuts_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Rejects are counted by segment, the dataset is intact, and a retry gives what a fresh job gives."""
     clip = write_recording(tmp_path / "data" / "walk" / "a.mkv", 160)
-    good, options = clip.read_bytes(), {"clips": {"length": 5}}
+    good, options = clip.read_bytes(), {"clips": {"length": 5}, "keys": "stem"}
     write_recording(tmp_path / "data" / "run" / "b.mkv", 60)
     main(shards_command(tmp_path / "data", tmp_path / "fresh", **options))
     clip.write_bytes(good[: len(good) // 2])
