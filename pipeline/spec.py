@@ -53,7 +53,7 @@ class FrameSettings(Settings):
     max_pixels: int = Field(40_000_000, ge=1, le=_MAX_PIXELS)
     """Clips whose pictures have more pixels are rejected; 8K has 33 million."""
     deadline_s: float = Field(600.0, gt=0, le=_MAX_DEADLINE_S)
-    """A clip whose decoding takes longer is rejected."""
+    """A clip whose decoding takes longer is rejected; of a file that is cut, each minute may take so long."""
     pattern: NamePattern | None = None
     r"""With media = frames: regular expression for the names of the frames, such as 'img_\d+\.jpg', if the folders also
     hold other images."""

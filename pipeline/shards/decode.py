@@ -31,6 +31,8 @@ _MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno
 
 
 _WHOLE = ClipSettings()
+_PIECE_BYTES = 64 << 20
+"""Bytes of a clip in a tar that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,16 @@ def _local_file(inputs: Inputs, source: Planned, seconds: Seconds) -> Iterator[P
         else:
             folder = stack.enter_context(temporary_folder())
             path = (folder / "clip").with_suffix(PurePosixPath(source.path).suffix)
-            data = _bytes(inputs, source, seconds)
-            with full_disk_is_temporary():
-                path.write_bytes(data)
+            with full_disk_is_temporary(), path.open("wb") as file:
+                for span in _pieces(*source.span):
+                    file.write(_bytes(inputs, source._replace(span=span), seconds))
         yield path
+
+
+def _pieces(first: int, size: int) -> Iterator[tuple[int, int]]:
+    """A span in pieces that fit into memory; at least one."""
+    for start in range(0, max(size, 1), _PIECE_BYTES):
+        yield first + start, min(_PIECE_BYTES, size - start)
 
 
 def _clip(inputs: Inputs, source: Planned, seconds: Seconds) -> tuple[list[bytes], dict[str, Any]]:

@@ -22,7 +22,7 @@ from pipeline.settings import UserError
 STDERR_BYTES_KEPT = 2000
 _PAUSE_S = 0.01
 _PIPE_BYTES = 1 << 20
-"""Frames that ffmpeg may write ahead; the most that Linux allows without privileges."""
+"""How much ffmpeg may write ahead; the most that Linux allows without privileges."""
 _ERROR = re.compile(rb"(\[[^\]]*\] )*?\[(error|fatal|panic)\] ")
 _NO_MEMORY = re.compile(rb"Cannot allocate memory|Resource temporarily unavailable|failed to map segment")
 
@@ -266,7 +266,9 @@ def stream_ffmpeg(
             os.close(writer)
         assert process.stdout is not None
         assert process.stderr is not None
-        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        for pipe in (process.stdout, second):
+            with contextlib.suppress(OSError):  # the user has many pipes
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         try:
             for stream, chunk in _chunks([process.stdout, second, process.stderr], deadline, _PAUSE_S):
                 if stream is process.stderr:

@@ -115,7 +115,8 @@ def test_links_in_a_tar_are_samples_or_rejects(tmp_path: Path) -> None:
     }
 
 
-def test_clips_in_a_tar(tmp_path: Path) -> None:
+def test_clips_in_a_tar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.shards.decode._PIECE_BYTES", 1000)
     write_clip(tmp_path / "a.mp4", 5.0, seed=0)
     (tmp_path / "clips.tar").write_bytes(tar_of({"riding/a.mp4": (tmp_path / "a.mp4").read_bytes()}))
     task = one_shard(tmp_path / "clips.tar", tmp_path / "out")
