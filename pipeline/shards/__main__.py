@@ -1,16 +1,16 @@
 """`python -m pipeline.shards`."""
 
 import time
-from pathlib import PurePosixPath
 
 import pyarrow as pa
 
-from pipeline.dataset import INDEX, REJECTS, clips_by_frames, repair_hint
+from pipeline.dataset import INDEX, INDEX_SCHEMA, REJECTS, clips_by_frames, repair_hint, with_columns
 from pipeline.sampling.distance import distance_notes, triplet_distances
 from pipeline.sampling.sandwich import SandwichSettings
 from pipeline.settings import UserError, run_command
 from pipeline.shards.advice import Lengths, advice_on_short_clips, too_short_by_frames
 from pipeline.shards.command import ShardsCommand
+from pipeline.shards.finished import input_keys, key_by_path
 from pipeline.shards.job import Outcome, ShardJob
 from pipeline.spec import Reason
 
@@ -74,16 +74,16 @@ def _rejected(command: ShardsCommand, outcome: Outcome) -> tuple[int, int]:
     manifest, out = outcome.manifest, outcome.out
     if manifest.is_cut or command.annotations is None or not manifest.rejects:
         return manifest.rejects, manifest.candidates
-    stems = []
-    for table in (REJECTS, INDEX):
-        try:
-            with out.parquet(table) as file:
-                sources = file.read(columns=["source"])["source"].to_pylist()
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{out}/{table} cannot be read ({error}). {repair_hint(out)}") from error
-        stems.append({PurePosixPath(source).stem for source in sources})
-    rejects, samples = stems
-    return len(rejects - samples), len(rejects | samples)
+    try:
+        with out.parquet(INDEX) as index, out.parquet(REJECTS) as rejects:
+            schema = pa.schema([INDEX_SCHEMA.field(name) for name in ("key", "parent")])
+            samples = {*input_keys(with_columns(index.read(columns=schema.names), schema), manifest)}
+            sources = rejects.read(columns=["source"])["source"].to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"the tables of {out} cannot be read ({error}). {repair_hint(out)}") from error
+    others = (source for source in sources if key_by_path(source, "stem") not in samples)
+    rejected = {key_by_path(source, manifest.keys) for source in others} - samples
+    return len(rejected), len(rejected | samples)
 
 
 def _advice(command: ShardsCommand, outcome: Outcome) -> str:

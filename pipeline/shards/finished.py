@@ -12,6 +12,8 @@ from pipeline.dataset import INDEX, INDEX_SCHEMA, REJECTS, REJECTS_SCHEMA, Batch
 from pipeline.paths import path_bytes, path_text
 from pipeline.record import shuffle_rank
 from pipeline.settings import UserError
+from pipeline.shards.keys import sample_key
+from pipeline.shards.media import media_of
 from pipeline.shards.parts import PREVIOUS, Part, write_part
 from pipeline.shards.plan import (
     Classes,
@@ -24,7 +26,7 @@ from pipeline.shards.plan import (
 )
 from pipeline.shards.publish import Base, shard_number, shards_of_index, shards_of_rejects
 from pipeline.shards.sources import Source
-from pipeline.spec import Reason
+from pipeline.spec import Keys, Reason
 from pipeline.storage import Storage
 
 _KINETICS_KEY = re.compile(r"(.{11})_\d{6}_\d{6}")
@@ -110,6 +112,12 @@ def input_keys(rows: pa.Table, manifest: Manifest) -> list[str]:
     if manifest.layout == "triplets":
         keys = [named[1] if (named := _TRIPLET_KEY.fullmatch(key)) else key for key in keys]
     return [parent or key for parent, key in zip(rows["parent"].to_pylist(), keys, strict=True)]
+
+
+def key_by_path(source: str, keys: Keys) -> str:
+    """The key that an input has by its path; rejects do not record keys."""
+    path = path_text(readable_bytes(source))
+    return sample_key(path, keys, is_folder=media_of(path) is None)
 
 
 def write_previous(out: Storage, change: Change) -> None:
