@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.dataset import INDEX, REJECTS, REJECTS_SCHEMA, ShardDataset, read_manifest
+from pipeline.dataset import INDEX, MANIFEST, REJECTS, REJECTS_SCHEMA, ShardDataset, read_manifest
 from pipeline.neighbours import read_neighbours, write_neighbours
 from pipeline.settings import UserError
 from pipeline.shards.__main__ import main
@@ -434,12 +434,12 @@ def test_spans_of_a_list_grow_and_are_removed_with_their_file(
     for name in ("a", "b", "c"):
         write_recording(tmp_path / "data" / f"{name}.mkv", 40)
     table, out = tmp_path / "data" / "spans.csv", tmp_path / "out"
-    of_a = "a.mkv,run,0,4\na.mkv,walk,4.5,9\na.mkv,walk,20,30\n"
+    of_a = "a.mkv,run,0,4\na.mkv,walk,4.5,9\na.mkv,walk,20,30\na.mkv,run,0,4\n"
     of_b = "b.mkv,walk,1,6\nb.mkv,run,5,6\n"
 
     def give(rows: str, **options: Any) -> None:
         table.write_text(f"path,class,start,end\n{rows}")
-        main(shards_command(table, out, samples_per_shard=1, **options))
+        main(shards_command(table, out, samples_per_shard=2, **options))
 
     give(of_a + of_b)
     first = samples(out)
@@ -450,31 +450,34 @@ def test_spans_of_a_list_grow_and_are_removed_with_their_file(
     }
     rows = pq.read_table(out / REJECTS).to_pylist()
     assert sorted((row["source"], row["reason"], row["start_s"], row["end_s"]) for row in rows) == [
+        ("a.mkv", "duplicate_key", 0, 4),
         ("a.mkv", "too_short", 20, 30),
         ("b.mkv", "too_short", 5, 6),
     ]
-    assert verify(VerifyCommand(dataset=str(out))) == 0
+    assert verify(VerifyCommand(dataset=str(out), workers=1)) == 0
 
     bytes_of_first = contents(out)
     give(of_a + of_b + "a.mkv,run,2,7\nc.mkv,jump,0,5\n", append=True)
     assert "appending 1 new inputs of the 3" in capsys.readouterr().out  # spans of a known file are not new
     manifest = read_manifest(out)
-    assert (manifest.inputs, manifest.samples, manifest.rejects) == (3, 4, 2)
-    assert samples(out) == first | {"c%2Emkv_0_5000": ("shard-000002.tar", 2, "jump")}
+    assert (manifest.inputs, manifest.samples, manifest.rejects) == (3, 4, 3)
+    assert samples(out) == first | {"c%2Emkv_0_5000": ("shard-000001.tar", 2, "jump")}
     assert {name: contents(out)[name] for name in bytes_of_first if name.endswith(".tar")} == {
         name: digest for name, digest in bytes_of_first.items() if name.endswith(".tar")
     }
-    assert verify(VerifyCommand(dataset=str(out))) == 0
+    assert verify(VerifyCommand(dataset=str(out), workers=1)) == 0
 
     intact = contents(out)
     (out / first["a%2Emkv_0_4000"][0]).unlink()
     give(of_a + of_b + "c.mkv,jump,0,5\n", append=True)
     assert contents(out) == intact
-    give("c.mkv,jump,0,5\n", append=True, retry_rejects=True)  # a and b are gone, with some of their spans rejected
-    give(of_a + "c.mkv,jump,0,5\n", append=True, retry_rejects=True)
-    assert contents(out) == intact
+    of_intact = pq.read_table(out / REJECTS).to_pylist()
+    for present in ("c.mkv,jump,0,5\n", of_a, of_b):  # files that are gone keep their samples and rejects
+        give(present, append=True, retry_rejects=True)
+        assert {**contents(out), REJECTS: "", MANIFEST: ""} == {**intact, REJECTS: "", MANIFEST: ""}
+        assert sorted(map(str, pq.read_table(out / REJECTS).to_pylist())) == sorted(map(str, of_intact))
 
-    main(shards_command(table, out, samples_per_shard=1, remove=listed(tmp_path, "a%2Emkv", "b%2Emkv_1000_6000")))
+    main(shards_command(table, out, samples_per_shard=2, remove=listed(tmp_path, "a%2Emkv", "b%2Emkv_1000_6000")))
     text = capsys.readouterr().out
     assert "removing 1 inputs with 2 samples" in text
     assert "names that no input has: b%2Emkv_1000_6000" in text
@@ -482,7 +485,7 @@ def test_spans_of_a_list_grow_and_are_removed_with_their_file(
     assert (manifest.inputs, manifest.removed) == (2, ["a%2Emkv"])
     assert set(samples(out)) == {"b%2Emkv_1000_6000", "c%2Emkv_0_5000"}
     assert rejects(out) == {"b.mkv": "too_short"}
-    assert verify(VerifyCommand(dataset=str(out))) == 0
+    assert verify(VerifyCommand(dataset=str(out), workers=1)) == 0
 
 
 def test_clips_are_cut_as_before_in_appended_files(tmp_path: Path) -> None:
@@ -495,4 +498,4 @@ def test_clips_are_cut_as_before_in_appended_files(tmp_path: Path) -> None:
     main(shards_command(data, out, clips={"length": 5}, append=True))
     assert [place[0] for place in samples(out).values()] == ["shard-000000.tar"] * 2 + ["shard-000001.tar"] * 2
     assert read_manifest(out).inputs == 2
-    assert verify(VerifyCommand(dataset=str(out))) == 0
+    assert verify(VerifyCommand(dataset=str(out), workers=1)) == 0
