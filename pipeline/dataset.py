@@ -45,14 +45,48 @@ INDEX_SCHEMA = pa.schema(
         ("height", pa.int32()),
         ("duration_s", pa.float64()),
         ("source", pa.string()),
+        ("parent", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
     ]
 )
-"""One row per sample in shard order; `frame_offset` counts bytes from the start of the shard file."""
+"""One row per sample in shard order; `frame_offset` counts bytes from the start of the shard file.
+
+`parent` is the key of the file of which the sample is the segment from `start_s` to `end_s`; null if it is all of it.
+"""
 
 _COLUMNS = ["key", "source", "label", "num_frames", "frame_offset", "frame_size", "width", "height", "duration_s"]
 """Columns of the index that are kept in memory."""
 
-REJECTS_SCHEMA = pa.schema([("source", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
+REJECTS_SCHEMA = pa.schema(
+    [
+        ("source", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+    ]
+)
+"""One row per input, or segment of an input, that is not in a shard.
+
+`start_s` is null for a whole input, `end_s` also for all that follows `start_s`.
+"""
+_LATER = frozenset(["parent", "start_s", "end_s"])
+"""Columns that tables of earlier versions lack; they stand for null."""
+
+
+def fits(found: pa.Schema, schema: pa.Schema) -> bool:
+    """Whether a table has the columns of `schema`, or those of an earlier version."""
+    kept = [field for field in schema if field.name in found.names or field.name not in _LATER]
+    return bool(found.equals(pa.schema(kept)))
+
+
+def with_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table that fits `schema`, with all of its columns."""
+    for field in schema:
+        if field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table.replace_schema_metadata(None).cast(schema)
 
 
 class Shard(BaseModel):
@@ -114,6 +148,20 @@ class Manifest(BaseModel):
         """The content of `dataset.json`; a dataset that was neither appended to nor pruned has no fields about it."""
         unused = {name for name in ("appended", "removed") if not getattr(self, name)}
         return self.model_dump_json(indent=2, exclude=unused).encode() + b"\n"
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether files were cut into segments, which are the samples."""
+        return "clips" in self.settings
+
+    @property
+    def candidates(self) -> int:
+        """Number of clips or images that became samples or rejects: the inputs, or segments if files were cut."""
+        if not self.is_cut:
+            return self.inputs
+        return self.rejects + self.samples // (
+            self.settings["triplets"]["per_clip"] if self.layout == "triplets" else 1
+        )
 
     @property
     def dataset_hash(self) -> str:
@@ -246,10 +294,10 @@ class ShardDataset:
         manifest = read_manifest(storage)
         name = f"{self.folder}/{INDEX}"
         with reading(name, "a Parquet file", self.repair_hint), storage.local(INDEX) as path:
-            fits = pq.read_schema(path).equals(INDEX_SCHEMA)
-            columns = ["shard", *_COLUMNS] if fits else []
+            is_index = fits(pq.read_schema(path), INDEX_SCHEMA)
+            columns = ["shard", *_COLUMNS] if is_index else []
             table = pq.read_table(path, columns=columns, memory_map=False, read_dictionary=["shard"])
-        if not fits or table.num_rows != manifest.samples:
+        if not is_index or table.num_rows != manifest.samples:
             raise UserError(f"{name} does not fit {MANIFEST}. {self.repair_hint}")
         try:
             index = _checked_index(table, manifest, name)

@@ -81,6 +81,16 @@ class ShardWriter:
             self._stream.write(content + bytes(-len(content) % _BLOCK))
         return written
 
+    @property
+    def position(self) -> int:
+        """Number of bytes so far."""
+        return self._stream.tell()
+
+    def truncate(self, position: int) -> None:
+        """Take back all samples after a position."""
+        self._stream.seek(position)
+        self._stream.truncate()
+
     def close(self) -> None:
         """Write the two empty blocks that end a tar."""
         self._stream.write(bytes(2 * _BLOCK))

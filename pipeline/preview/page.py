@@ -22,6 +22,7 @@ _ENDS = 15
 
 def _facts(manifest: Manifest, clips: int) -> list[tuple[str, str]]:
     size = sum(shard.bytes for shard in manifest.shards)
+    tried = "the segments" if manifest.is_cut else "the inputs"
     amount = f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
     return [
         (f"{clips:,}", manifest.media),
@@ -29,7 +30,7 @@ def _facts(manifest: Manifest, clips: int) -> list[tuple[str, str]]:
         *([(f"{manifest.frames:,}", "frames")] if manifest.media == "clips" else []),
         (f"{len(manifest.classes):,}", "classes"),
         (amount, f"in {len(manifest.shards):,} shards"),
-        (f"{manifest.rejects:,}", f"rejects, {100 * manifest.rejects / max(1, manifest.inputs):.1f} % of the inputs"),
+        (f"{manifest.rejects:,}", f"rejects, {100 * manifest.rejects / max(1, manifest.candidates):.1f} % of {tried}"),
     ]
 
 
@@ -78,7 +79,7 @@ def render_page(
             if tally.counts.any()
         },
         rejects=sorted(survey.rejects.items(), key=lambda item: -item[1].count),
-        inputs=max(1, manifest.inputs),
+        inputs=max(1, manifest.candidates),
         made_with=json.dumps(
             {**manifest.model_dump(exclude={"shards", "classes"}), "dataset_hash": manifest.dataset_hash}, indent=2
         ),

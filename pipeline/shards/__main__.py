@@ -1,16 +1,16 @@
 """`python -m pipeline.shards`."""
 
 import time
-from pathlib import PurePosixPath
 
 import pyarrow as pa
 
-from pipeline.dataset import INDEX, REJECTS, clips_by_frames, repair_hint
+from pipeline.dataset import INDEX, INDEX_SCHEMA, REJECTS, clips_by_frames, repair_hint, with_columns
 from pipeline.sampling.distance import distance_notes, triplet_distances
 from pipeline.sampling.sandwich import SandwichSettings
 from pipeline.settings import UserError, run_command
 from pipeline.shards.advice import Lengths, advice_on_short_clips, too_short_by_frames
 from pipeline.shards.command import ShardsCommand
+from pipeline.shards.finished import input_keys, key_by_path
 from pipeline.shards.job import Outcome, ShardJob
 from pipeline.spec import Reason
 
@@ -67,20 +67,23 @@ def _lengths(command: ShardsCommand, outcome: Outcome) -> list[str]:
 
 
 def _rejected(command: ShardsCommand, outcome: Outcome) -> tuple[int, int]:
-    """Rejected and all inputs; with annotations a clip counts once, as rejected if none of its files decoded."""
+    """Rejected and all inputs, or segments if files are cut.
+
+    With annotations a clip counts once, as rejected if none of its files decoded.
+    """
     manifest, out = outcome.manifest, outcome.out
-    if command.annotations is None or not manifest.rejects:
-        return manifest.rejects, manifest.inputs
-    stems = []
-    for table in (REJECTS, INDEX):
-        try:
-            with out.parquet(table) as file:
-                sources = file.read(columns=["source"])["source"].to_pylist()
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{out}/{table} cannot be read ({error}). {repair_hint(out)}") from error
-        stems.append({PurePosixPath(source).stem for source in sources})
-    rejects, samples = stems
-    return len(rejects - samples), len(rejects | samples)
+    if manifest.is_cut or command.annotations is None or not manifest.rejects:
+        return manifest.rejects, manifest.candidates
+    try:
+        with out.parquet(INDEX) as index, out.parquet(REJECTS) as rejects:
+            schema = pa.schema([INDEX_SCHEMA.field(name) for name in ("key", "parent")])
+            samples = {*input_keys(with_columns(index.read(columns=schema.names), schema), manifest)}
+            sources = rejects.read(columns=["source"])["source"].to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"the tables of {out} cannot be read ({error}). {repair_hint(out)}") from error
+    others = (source for source in sources if key_by_path(source, "stem") not in samples)
+    rejected = {key_by_path(source, manifest.keys) for source in others} - samples
+    return len(rejected), len(rejected | samples)
 
 
 def _advice(command: ShardsCommand, outcome: Outcome) -> str:
@@ -101,8 +104,9 @@ def main(command: ShardsCommand) -> int:
     print(_summary(command, outcome, time.perf_counter() - started))
     rejected, inputs = _rejected(command, outcome)
     if rejected > command.max_reject_fraction * inputs:
+        counted = "segments" if outcome.manifest.is_cut else "inputs"
         raise UserError(
-            f"{rejected} of {inputs} inputs were rejected, more than max_reject_fraction = "
+            f"{rejected} of {inputs} {counted} were rejected, more than max_reject_fraction = "
             f"{command.max_reject_fraction:g}; the dataset is complete without them. "
             f"{_advice(command, outcome)}"
         )

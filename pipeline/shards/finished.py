@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from pipeline.dataset import INDEX, INDEX_SCHEMA, REJECTS, REJECTS_SCHEMA, Batch, Manifest
+from pipeline.dataset import INDEX, INDEX_SCHEMA, REJECTS, REJECTS_SCHEMA, Batch, Manifest, with_columns
 from pipeline.paths import path_bytes, path_text
 from pipeline.record import shuffle_rank
 from pipeline.settings import UserError
+from pipeline.shards.keys import sample_key
+from pipeline.shards.media import media_of
 from pipeline.shards.parts import PREVIOUS, Part, write_part
 from pipeline.shards.plan import (
     Classes,
@@ -24,7 +26,7 @@ from pipeline.shards.plan import (
 )
 from pipeline.shards.publish import Base, shard_number, shards_of_index, shards_of_rejects
 from pipeline.shards.sources import Source
-from pipeline.spec import Reason
+from pipeline.spec import Keys, Reason
 from pipeline.storage import Storage
 
 _KINETICS_KEY = re.compile(r"(.{11})_\d{6}_\d{6}")
@@ -88,23 +90,34 @@ def shard_tables(
     out: Storage, base: Base, numbers: Collection[int] | None = None, columns: list[str] | None = None
 ) -> Iterator[ShardTables]:
     """Read the tables of a finished dataset shard by shard: of the shards `numbers`, or of all that have rows."""
+    schema = INDEX_SCHEMA if columns is None else pa.schema([INDEX_SCHEMA.field(name) for name in columns])
     with out.parquet(INDEX) as index, out.parquet(REJECTS) as rejects:
         samples = {number: group for group, number in enumerate(shards_of_index(index))}
         rejected = {number: group for group, number in enumerate(base.shards_of_rejects)}
         for number in sorted(samples.keys() | rejected.keys() if numbers is None else numbers):
             yield ShardTables(
                 number,
-                index.read_row_group(samples[number], columns) if number in samples else INDEX_SCHEMA.empty_table(),
-                rejects.read_row_group(rejected[number]) if number in rejected else REJECTS_SCHEMA.empty_table(),
+                with_columns(index.read_row_group(samples[number], columns), schema)
+                if number in samples
+                else schema.empty_table(),
+                with_columns(rejects.read_row_group(rejected[number]), REJECTS_SCHEMA)
+                if number in rejected
+                else REJECTS_SCHEMA.empty_table(),
             )
 
 
 def input_keys(rows: pa.Table, manifest: Manifest) -> list[str]:
-    """The key of the input of each sample."""
+    """The key of the input of each sample; of a segment it is that of its file."""
     keys: list[str] = rows["key"].to_pylist()
     if manifest.layout == "triplets":
-        return [named[1] if (named := _TRIPLET_KEY.fullmatch(key)) else key for key in keys]
-    return keys
+        keys = [named[1] if (named := _TRIPLET_KEY.fullmatch(key)) else key for key in keys]
+    return [parent or key for parent, key in zip(rows["parent"].to_pylist(), keys, strict=True)]
+
+
+def key_by_path(source: str, keys: Keys) -> str:
+    """The key that an input has by its path; rejects do not record keys."""
+    path = path_text(readable_bytes(source))
+    return sample_key(path, keys, is_folder=media_of(path) is None)
 
 
 def write_previous(out: Storage, change: Change) -> None:
@@ -118,12 +131,13 @@ def write_previous(out: Storage, change: Change) -> None:
         shard = shards.get(number)
         part = Part(
             name=name,
-            inputs=rejects.num_rows + len(set(rows["source"].to_pylist())),
+            inputs=0,
             samples=rows.num_rows,
             frames=sum(rows["num_frames"].to_pylist()),
             bytes=shard.bytes if shard else 0,
             sha256=shard.sha256 if shard else "",
             reasons={},
+            left_out={},
             seconds={},
             max_timestamp_error_s=0.0,
         )
@@ -159,9 +173,9 @@ class KnownInputs:
             "UNIQUE (path, class_name))"
         )
         self._database.execute("CREATE TABLE reject (path BLOB, reason TEXT, shard INTEGER)")
-        columns = ["key", "class_name", "label", "source"]
-        for number, rows, rejects in shard_tables(out, self.base, columns=columns):
-            values = (rows[column].to_pylist() for column in columns[1:])
+        columns = ["class_name", "label", "source"]
+        for number, rows, rejects in shard_tables(out, self.base, columns=["key", *columns, "parent"]):
+            values = (rows[column].to_pylist() for column in columns)
             samples = zip(input_keys(rows, manifest), *values, strict=True)
             self._database.executemany(
                 "INSERT OR IGNORE INTO sample VALUES (?, ?, ?, ?, ?)",
@@ -185,7 +199,7 @@ class KnownInputs:
     @property
     def new(self) -> int:
         """Number of listed inputs that the dataset does not have."""
-        return self._count("SELECT COUNT(*) FROM input WHERE shard IS NULL")
+        return self._listed.count("shard IS NULL")
 
     @property
     def gone(self) -> int:
@@ -236,7 +250,8 @@ class KnownInputs:
         """Plan the shards to write again and those of the new inputs, and write the plan to `target`."""
         manifest, new, fingerprint = self.base.manifest, self.new, self._listed.fingerprint()
         per_shard = samples_per_shard or max(
-            manifest.samples_per_shard, default_samples_per_shard(self._listed.media, manifest.inputs + new)
+            manifest.samples_per_shard,
+            default_samples_per_shard(self._listed.media, manifest.inputs + new, manifest.is_cut),
         )
         (first,) = self._database.execute(
             "SELECT 1 + MAX(shard) FROM (SELECT shard FROM sample UNION ALL SELECT shard FROM reject)"
@@ -280,7 +295,8 @@ class KnownInputs:
             f"{columns} SELECT DISTINCT path, key, X'', '', '', rank_of(key), shard, 1 FROM sample WHERE {gone}"
         )
         self._database.execute(  # the keys of rejects are not recorded: they come last
-            f"{columns} SELECT DISTINCT path, '', X'', '', '', X'{'ff' * 17}', shard, 1 FROM reject WHERE {gone}"
+            f"{columns} SELECT DISTINCT path, '', X'', '', '', X'{'ff' * 17}', shard, 1 FROM reject WHERE {gone} "
+            "AND NOT EXISTS (SELECT 1 FROM sample WHERE sample.path = reject.path AND sample.shard = reject.shard)"
         )
         self._database.execute(f"DELETE FROM input WHERE shard IS NOT NULL AND NOT {of_shards}")
         owner = "SELECT path FROM sample WHERE sample.key = input.key AND sample.shard IS NOT input.shard"

@@ -168,7 +168,8 @@ class ShardJob:
     def task(self, plan: Plan, base: Base | None = None) -> ShardTask:
         """What the workers need to write any shard of the plan."""
         command = self.command if base is None else base.manifest
-        inputs = Inputs(self._data.root, self._data.tar, plan.media, self.command.frames, self.command.images)
+        frames, images, clips = self.command.frames, self.command.images, self.command.clips
+        inputs = Inputs(self._data.root, self._data.tar, plan.media, frames, images, clips)
         return ShardTask(
             inputs, self.out, command.name, command.seed, command.layout, self.command.triplets, tuple(plan.numbers)
         )
@@ -180,7 +181,7 @@ class ShardJob:
         written = write_missing(plan, task, self._versions, command.retry_rejects, command.workers)
         versions = _all_versions(self._versions)
         report = _report(written, plan, time.perf_counter() - started, versions)
-        header = record.header or {**self._header(plan.media), **_fields(plan), "versions": versions}
+        header = record.header or {**self._header(plan.media, plan.spans > 0), **_fields(plan), "versions": versions}
         manifest = publish(self.out, record.base, written.parts, header, report)
         return Outcome(self.out, manifest, self._reasons(), report)
 
@@ -250,9 +251,14 @@ class ShardJob:
     @contextmanager
     def _listed(self, removed: Collection[str] = ()) -> Iterator[ListedInputs]:
         """All inputs of the command without the `removed` ones."""
-        with listed_inputs(self._listing(removed), self.command.seed) as listed:
-            if self.command.layout == "triplets" and listed.media == "images":
-                raise UserError(f"layout = triplets needs clips; {self.command.data} holds images")
+        command = self.command
+        with listed_inputs(self._listing(removed), command.seed, command.clips.cut_files) as listed:
+            if command.layout == "triplets" and listed.media == "images":
+                raise UserError(f"layout = triplets needs clips; {command.data} holds images")
+            if command.clips.cut_files and listed.media != "clips":
+                raise UserError(f"clips.length and clips.scenes need clips; {command.data} holds {listed.media}")
+            if listed.spans and (fault := command.clips.stride_error(command.frames.fps)):
+                raise UserError(f"{command.data} names spans of files: {fault}")
             yield listed
 
     def _plan(self, target: Path) -> Plan:
@@ -265,17 +271,19 @@ class ShardJob:
         uris = {"data": self._data.location, "annotations": self._annotations and self._annotations.location}
         return {**self.command.identity(), **uris, "versions": self._versions}
 
-    def _header(self, media: Media) -> dict[str, Any]:
-        """The fields of the manifest that follow from the settings."""
+    def _header(self, media: Media, has_spans: bool) -> dict[str, Any]:
+        """The fields of the manifest that follow from the settings, and whether lists name spans of files."""
         command, identity = self.command, self.command.identity()
         groups = ["images"] if media == "images" else ["frames"] + ["images"] * (media == "frames")
         groups += ["triplets"] * (command.layout == "triplets")
+        are_cut = command.clips.cut_files or has_spans
+        cut = {"clips": command.clips.model_dump(mode="json")} if are_cut else {}
         return {
             "name": command.name,
             "split": command.split,
             "media": "images" if media == "images" else "clips",
             "layout": command.layout,
-            "settings": {group: identity[group] for group in groups},
+            "settings": {group: identity[group] for group in groups} | cut,
             "seed": command.seed,
             "keys": command.keys,
         }
@@ -354,7 +362,7 @@ class ShardJob:
         current = (listed.count(), list(listed.classes().values()), listed.fingerprint())
         same = not has_changed and current == (manifest.inputs, manifest.classes, manifest.source_fingerprint)
         may_differ = has_changed or command.append
-        header = self._header(listed.media)
+        header = self._header(listed.media, listed.spans > 0 or manifest.is_cut)
         if same:
             del header["keys"]  # the fingerprint has the keys
         if not may_differ:
@@ -454,7 +462,7 @@ def _report(written: Written, plan: Plan, seconds: float, versions: dict[str, st
         "seconds": round(seconds, 3),
         "stage_seconds": {stage: round(sum(part.seconds.get(stage, 0.0) for part in parts), 3) for stage in stages},
         "max_timestamp_error_s": round(max((part.max_timestamp_error_s for part in parts), default=0.0), 6),
-        "ignored": plan.ignored,
+        "ignored": plan.ignored | dict(sum((Counter(part.left_out) for part in parts), Counter[str]())),
         "machine": {"cores": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version()},
         "versions": versions,
     }

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.dataset import INDEX_SCHEMA, PARTS, REJECTS_SCHEMA
+from pipeline.dataset import INDEX_SCHEMA, PARTS, REJECTS_SCHEMA, with_columns
 from pipeline.storage import Storage
 
 PREVIOUS = f"{PARTS}/previous"
@@ -25,6 +25,8 @@ class Part:
     sha256: str
     reasons: dict[str, int]
     """Rejects by reason."""
+    left_out: dict[str, int]
+    """Parts of inputs that are left out by a rule, by the rule."""
     seconds: dict[str, float]
     """Duration of each stage: fetch, decode, check, write."""
     max_timestamp_error_s: float
@@ -32,7 +34,7 @@ class Part:
 
     @property
     def rejects(self) -> int:
-        """Number of rejected inputs."""
+        """Number of rejected inputs and segments."""
         return sum(self.reasons.values())
 
 
@@ -50,7 +52,7 @@ def read_part(out: Storage, name: str, folder: str = PARTS) -> Part | None:
         return None
     with out.parquet(_index_part(name, folder)) as file:
         fields = json.loads(file.schema_arrow.metadata[b"part"])
-    part = Part(**fields) if fields else None
+    part = Part(**{"left_out": {}, **fields}) if fields else None  # parts of earlier versions left nothing out
     if part is None or folder == PREVIOUS:
         return part
     whole = (out.size(f"{name}.tar") or 0) == part.bytes and (out.size(f"{name}.idx") is not None) == bool(part.samples)
@@ -60,13 +62,13 @@ def read_part(out: Storage, name: str, folder: str = PARTS) -> Part | None:
 def read_index_part(out: Storage, name: str, folder: str = PARTS) -> pa.Table:
     """Index rows of a finished shard."""
     with out.parquet(_index_part(name, folder)) as file:
-        return file.read().replace_schema_metadata(None).cast(INDEX_SCHEMA)
+        return with_columns(file.read(), INDEX_SCHEMA)
 
 
 def read_rejects_part(out: Storage, name: str, folder: str = PARTS) -> pa.Table:
     """Rejects of a finished shard."""
     with out.parquet(_rejects_part(name, folder)) as file:
-        return file.read().cast(REJECTS_SCHEMA)
+        return with_columns(file.read(), REJECTS_SCHEMA)
 
 
 def has_part(out: Storage, name: str, folder: str) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from pipeline.shards.parts import read_index_part, read_rejects_part
+from pipeline.spec import Reason
 from pipeline.storage import Storage
 
 
@@ -23,7 +24,9 @@ class PreviousShard:
 
     def __init__(self, rows: list[dict[str, Any]], rejects: list[dict[str, Any]], stream: BinaryIO | None) -> None:
         self._stream = stream
-        self._rejects = rejects
+        self._rejects: dict[str, list[dict[str, Any]]] = {}
+        for reject in rejects:
+            self._rejects.setdefault(reject["source"], []).append(reject)
         self._rows: dict[str, list[dict[str, Any]]] = {}
         for row in rows:
             self._rows.setdefault(row["source"], []).append(row)
@@ -35,12 +38,17 @@ class PreviousShard:
                     self._members.setdefault(key, []).append((extension, member.offset_data, member.size))
 
     def entries(self, source: str) -> list[Entry]:
-        """The samples of an input; empty if it was rejected."""
+        """The samples of an input; empty if all of it was rejected."""
         return [Entry(row, functools.partial(self._read, row["key"])) for row in self._rows.get(source, [])]
 
     def rejects(self, source: str) -> list[dict[str, Any]]:
         """The rejects of an input."""
-        return [reject for reject in self._rejects if reject["source"] == source]
+        return self._rejects.get(source, [])
+
+    def is_complete(self, source: str) -> bool:
+        """Whether an input has samples and no part of it was rejected but for another with the same key."""
+        reasons = {reject["reason"] for reject in self.rejects(source)}
+        return source in self._rows and reasons <= {Reason.DUPLICATE_KEY.value}
 
     def _read(self, key: str) -> list[tuple[str, bytes]]:
         assert self._stream is not None

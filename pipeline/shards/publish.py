@@ -9,7 +9,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.dataset import INDEX, INDEX_SCHEMA, JOB, MANIFEST, PARTS, REJECTS, REJECTS_SCHEMA, Manifest, Shard
+from pipeline.dataset import (
+    INDEX,
+    INDEX_SCHEMA,
+    JOB,
+    MANIFEST,
+    PARTS,
+    REJECTS,
+    REJECTS_SCHEMA,
+    Manifest,
+    Shard,
+    with_columns,
+)
 from pipeline.files import as_json, sha256_file
 from pipeline.shards.parts import Part, read_index_part, read_rejects_part
 from pipeline.storage import Storage
@@ -73,7 +84,7 @@ def _merge(out: Storage, name: str, schema: pa.Schema, tables: Iterable[tuple[in
 
 def _tables(out: Storage, name: str, base: Base | None, parts: dict[int, Part]) -> Iterator[tuple[int, pa.Table]]:
     """Shard number and rows of each shard: from its part, or else from the table of the dataset that is changed."""
-    read_new = read_index_part if name == INDEX else read_rejects_part
+    read_new, schema = (read_index_part, INDEX_SCHEMA) if name == INDEX else (read_rejects_part, REJECTS_SCHEMA)
     with ExitStack() as stack:
         groups: dict[int, int] = {}
         if base is not None:
@@ -83,7 +94,7 @@ def _tables(out: Storage, name: str, base: Base | None, parts: dict[int, Part]) 
             groups = {number: group for group, number in enumerate(numbers)}
         for number in sorted(groups.keys() | parts.keys()):
             if (part := parts.get(number)) is None:
-                yield number, file.read_row_group(groups[number])
+                yield number, with_columns(file.read_row_group(groups[number]), schema)
             elif part.samples if name == INDEX else part.reasons:
                 yield number, read_new(out, part.name)
 

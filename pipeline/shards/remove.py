@@ -5,15 +5,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.dataset import MANIFEST, Manifest
-from pipeline.paths import path_text
 from pipeline.settings import UserError
-from pipeline.shards.finished import Change, ShardTables, input_keys, names_of, new_header, open_base, shard_tables
-from pipeline.shards.keys import sample_key
+from pipeline.shards.finished import (
+    Change,
+    ShardTables,
+    input_keys,
+    key_by_path,
+    names_of,
+    new_header,
+    open_base,
+    shard_tables,
+)
 from pipeline.shards.lists import text_lines
-from pipeline.shards.media import media_of
 from pipeline.shards.plan import Plan, PlanRow, plan_writer, readable_bytes
 from pipeline.shards.publish import shard_number
-from pipeline.spec import Keys
 from pipeline.storage import Storage, open_storage
 
 
@@ -42,12 +47,6 @@ def read_names(uri: str) -> list[str]:
         raise UserError(f"cannot read the list of inputs to remove, {uri}: {error.strerror or error}") from error
 
 
-def _key_of_reject(source: str, keys: Keys) -> str:
-    """The key that a rejected input has by its path; rejects do not record keys."""
-    path = path_text(readable_bytes(source))
-    return sample_key(path, keys, is_folder=media_of(path) is None)
-
-
 class _Shard:
     """What stays of a shard."""
 
@@ -69,17 +68,20 @@ class _Shard:
                 self.kept[source] = key
         self.inputs = len(removed)
         """Removed inputs."""
-        for source in tables.rejects["source"].to_pylist():
-            if matched := names & names_of(source, _key_of_reject(source, manifest.keys)):
+        rejects = zip(tables.rejects["source"].to_pylist(), tables.rejects["start_s"].to_pylist(), strict=True)
+        for source, start_s in rejects:
+            matched = names & names_of(source, key_by_path(source, manifest.keys))
+            if matched or (source in removed and start_s is not None):
                 self.matched |= matched
-                self.inputs += 1
+                self.inputs += start_s is None or source not in removed  # segments of one file are one input
+                removed.add(source)
             else:
                 self.kept.setdefault(source, "")
 
     def planned(self) -> Iterator[PlanRow]:
         """The inputs that stay; their samples and rejects are copied."""
         for source, key in self.kept.items():
-            yield readable_bytes(source), key, "", -1, None, None, "", b"", 1
+            yield readable_bytes(source), key, "", -1, None, None, "", b"", 1, []
 
 
 def _check_whole(out: Storage, manifest: Manifest, shard: _Shard) -> None:
@@ -101,7 +103,7 @@ def plan_removal(out: Storage, manifest: Manifest, names: list[str], target: Pat
     wanted, matched = set(names), set[str]()
     numbers, inputs, samples, planned = [], 0, 0, 0
     with plan_writer(target) as writer:
-        for tables in shard_tables(out, base, columns=["key", "source"]):
+        for tables in shard_tables(out, base, columns=["key", "source", "parent"]):
             shard = _Shard(tables, manifest, wanted)
             if not shard.inputs:
                 continue

@@ -6,10 +6,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-SEGMENTS_ARE_MISSING = True
-"""Whether `pipeline.shards` has no segments yet: recipes are then read without their options. Set this to False as soon
-as `--clips.length` exists, or better remove it with its uses."""
-_SEGMENT_OPTIONS = re.compile(r"--clips\.(length|stride) \d+ ?")
 DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md")))
 
 
@@ -26,6 +22,5 @@ def indented(path: Path) -> list[str]:
 
 def commands(path: Path) -> list[list[str]]:
     """The words of each complete command in an indented block, without comments."""
-    lines = [_SEGMENT_OPTIONS.sub("", line) if SEGMENTS_ARE_MISSING else line for line in indented(path)]
-    shown = [line for line in lines if re.match(r"(make|python -m|accelerate launch) ", line)]
+    shown = [line for line in indented(path) if re.match(r"(make|python -m|accelerate launch) ", line)]
     return [shlex.split(line, comments=True) for line in shown if " ... " not in line and "[--" not in line]

@@ -22,7 +22,7 @@ from pipeline.preview.__main__ import main as show
 from pipeline.settings import CommandT, parse_command
 from pipeline.shards.__main__ import main as write_shards
 from pipeline.shards.command import ShardsCommand
-from tests.docs.documents import DOCS, ROOT, SEGMENTS_ARE_MISSING, commands, fenced
+from tests.docs.documents import DOCS, ROOT, commands, fenced
 from tests.docs.test_commands import TARGETS, program_options
 from tests.media import write_clip
 from tests.training.forks import train
@@ -132,9 +132,8 @@ def test_the_recipe_for_your_own_videos(
     assert set(ran) == {*PROGRAMS, "training/pretrain.py"}
 
     clips = ShardDataset("data/shards/own")
-    assert clips.num_frames.tolist() == ([40, 40] if SEGMENTS_ARE_MISSING else [20] * 4)
-    distance = "3.0 to 5.0" if SEGMENTS_ARE_MISSING else "1.5 to 2.5"
-    assert capsys.readouterr().out.count(f"past and future frames lie {distance} s from the current one") == 2
+    assert clips.num_frames.tolist() == [20] * 4
+    assert capsys.readouterr().out.count("past and future frames lie 1.5 to 2.5 s from the current one") == 2
     assert Path("preview/own/index.html").is_file()
     assert Path("features/own", FEATURES).is_file()
     clip = clips.keys[1].as_py()

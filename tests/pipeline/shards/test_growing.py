@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.dataset import INDEX, REJECTS, REJECTS_SCHEMA, ShardDataset, read_manifest
+from pipeline.dataset import INDEX, MANIFEST, REJECTS, REJECTS_SCHEMA, ShardDataset, read_manifest
 from pipeline.neighbours import read_neighbours, write_neighbours
 from pipeline.settings import UserError
 from pipeline.shards.__main__ import main
@@ -25,7 +25,7 @@ from pipeline.spec import TripletSettings
 from pipeline.storage import LocalStorage, open_storage
 from pipeline.verify.__main__ import VerifyCommand
 from pipeline.verify.__main__ import main as verify
-from tests.media import write_clip, write_image
+from tests.media import write_clip, write_image, write_recording
 from tests.pipeline.shards.jobs import contents, shards_command
 from tests.pipeline.verify.damage import Copy, findings_in
 
@@ -425,3 +425,77 @@ def test_there_must_be_something_to_remove_from(tmp_path: Path) -> None:
 
 def test_the_manifest_of_other_datasets_is_as_before(made: Grown) -> None:
     assert not {"appended", "removed"} & json.loads((made.first / "dataset.json").read_text()).keys()
+
+
+def test_spans_of_a_list_grow_and_are_removed_with_their_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A list with times, a file that is appended, a shard that is repaired, a file that is removed with its rejects."""
+    for name in ("a", "b", "c"):
+        write_recording(tmp_path / "data" / f"{name}.mkv", 40)
+    table, out = tmp_path / "data" / "spans.csv", tmp_path / "out"
+    of_a = "a.mkv,run,0,4\na.mkv,walk,4.5,9\na.mkv,walk,20,30\na.mkv,run,0,4\n"
+    of_b = "b.mkv,walk,1,6\nb.mkv,run,5,6\n"
+
+    def give(rows: str, **options: Any) -> None:
+        table.write_text(f"path,class,start,end\n{rows}")
+        main(shards_command(table, out, samples_per_shard=2, **options))
+
+    give(of_a + of_b)
+    first = samples(out)
+    assert {key: place[1:] for key, place in first.items()} == {
+        "a%2Emkv_0_4000": (0, "run"),
+        "a%2Emkv_4500_9000": (1, "walk"),
+        "b%2Emkv_1000_6000": (1, "walk"),
+    }
+    rows = pq.read_table(out / REJECTS).to_pylist()
+    assert sorted((row["source"], row["reason"], row["start_s"], row["end_s"]) for row in rows) == [
+        ("a.mkv", "duplicate_key", 0, 4),
+        ("a.mkv", "too_short", 20, 30),
+        ("b.mkv", "too_short", 5, 6),
+    ]
+    assert verify(VerifyCommand(dataset=str(out), workers=1)) == 0
+
+    bytes_of_first = contents(out)
+    give(of_a + of_b + "a.mkv,run,2,7\nc.mkv,jump,0,5\n", append=True)
+    assert "appending 1 new inputs of the 3" in capsys.readouterr().out  # spans of a known file are not new
+    manifest = read_manifest(out)
+    assert (manifest.inputs, manifest.samples, manifest.rejects) == (3, 4, 3)
+    assert samples(out) == first | {"c%2Emkv_0_5000": ("shard-000001.tar", 2, "jump")}
+    assert {name: contents(out)[name] for name in bytes_of_first if name.endswith(".tar")} == {
+        name: digest for name, digest in bytes_of_first.items() if name.endswith(".tar")
+    }
+    assert verify(VerifyCommand(dataset=str(out), workers=1)) == 0
+
+    intact = contents(out)
+    (out / first["a%2Emkv_0_4000"][0]).unlink()
+    give(of_a + of_b + "c.mkv,jump,0,5\n", append=True)
+    assert contents(out) == intact
+    of_intact = pq.read_table(out / REJECTS).to_pylist()
+    for present in ("c.mkv,jump,0,5\n", of_a, of_b):  # files that are gone keep their samples and rejects
+        give(present, append=True, retry_rejects=True)
+        assert {**contents(out), REJECTS: "", MANIFEST: ""} == {**intact, REJECTS: "", MANIFEST: ""}
+        assert sorted(map(str, pq.read_table(out / REJECTS).to_pylist())) == sorted(map(str, of_intact))
+
+    main(shards_command(table, out, samples_per_shard=2, remove=listed(tmp_path, "a%2Emkv", "b%2Emkv_1000_6000")))
+    text = capsys.readouterr().out
+    assert "removing 1 inputs with 2 samples" in text
+    assert "names that no input has: b%2Emkv_1000_6000" in text
+    manifest = read_manifest(out)
+    assert (manifest.inputs, manifest.removed) == (2, ["a%2Emkv"])
+    assert set(samples(out)) == {"b%2Emkv_1000_6000", "c%2Emkv_0_5000"}
+    assert rejects(out) == {"b.mkv": "too_short"}
+    assert verify(VerifyCommand(dataset=str(out), workers=1)) == 0
+
+
+def test_clips_are_cut_as_before_in_appended_files(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    write_recording(data / "v" / "a.mkv", 40)
+    main(shards_command(data, out, clips={"length": 5}))
+    write_recording(data / "w" / "b.mkv", 40)
+    with pytest.raises(UserError, match=r"settings\.clips\.length = 5\.0 \(recorded\), None \(now\)"):
+        main(shards_command(data, out, append=True))
+    main(shards_command(data, out, clips={"length": 5}, append=True))
+    assert [place[0] for place in samples(out).values()] == ["shard-000000.tar"] * 2 + ["shard-000001.tar"] * 2
+    assert read_manifest(out).inputs == 2
+    assert verify(VerifyCommand(dataset=str(out), workers=1)) == 0
