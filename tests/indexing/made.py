@@ -50,6 +50,7 @@ def write_rows(
         "height": np.full(rows, 48, np.int32),
         "duration_s": np.zeros(rows),
         "source": [f"{name.format(row)}.jpg" for row in range(rows)],
+        **dict.fromkeys(("parent", "start_s", "end_s"), [None] * rows),
     }
     pq.write_table(pa.table(columns, INDEX_SCHEMA), folder / INDEX)
     sha256 = hashlib.sha256(content + name.encode()).hexdigest()
