@@ -90,7 +90,8 @@ def _advice(command: ShardsCommand, outcome: Outcome) -> str:
     """What to do about many rejects, by the most frequent reason."""
     most = max(outcome.reasons, key=lambda reason: outcome.reasons[reason])
     if most == Reason.DUPLICATE_KEY.value and command.annotations is None:
-        advice = "Most have the same name as another input. If they are no copies, give --keys path and a new OUT"
+        same = "Most have the same name as another input, or the same times in a list"
+        advice = f"{same}. If they are no copies, give --keys path and a new OUT"
         return advice if command.media == "frames" else f"{advice}; if they are frames of clips, --media frames"
     if most == Reason.MIXED_NAMES.value:
         return "Most hold images of several kinds: choose the frames with --frames.pattern, in a new OUT"
