@@ -169,7 +169,7 @@ def _describe(model: type[BaseModel], error: ValidationError, preset: Preset) ->
             message = re.sub(r"^Value error, | for <class .*>$", "", problem["msg"])
             if hint := _hint(problem):
                 message = hint if problem["type"] == "model_type" else f"{message}; {hint}"
-            if key:
+            if key and not isinstance(problem["input"], dict):  # a group's message names the option itself
                 message = f"{key} = {problem['input']!r}: {message}"
         file = preset.file_of(problem["loc"], problem["input"])
         lines.append(f"{file}: {message}" if file else message)

@@ -29,9 +29,9 @@ def _summary(command: ShardsCommand, outcome: Outcome, seconds: float) -> str:
     if report:
         running, written = report["seconds_running"], report["inputs_written"]
         if running:
-            lines.append(
-                f"{written} {media} in {running:.1f} s, {written / running:.1f}/s, without starting and stopping Ray"
-            )
+            inputs = "files" if manifest.is_cut else media
+            rate = f"{written / running:.1f}/s, without starting and stopping Ray"
+            lines.append(f"{written} {inputs} in {running:.1f} s, {rate}")
         stages = ", ".join(f"{stage} {value:.1f} s" for stage, value in report["stage_seconds"].items())
         lines.append(f"time of all workers (decode includes encode): {stages}")
         if report["ignored"]:
