@@ -197,7 +197,7 @@ def _refuse_other_beginning(out: Path, recorded: Mapping[str, Any], config: Mapp
     Raises:
         UserError: it began with given weights, and now others or none are given.
     """
-    end = f"again, as there is no checkpoint yet; to begin anew, choose another --out or remove {out / CONFIG}"
+    end = "again, as there is no checkpoint yet; to begin anew, choose another --out"
     branch, now = recorded.get("branched_from"), config.get("branched_from") or {}
     if branch and any(now.get(key) != branch[key] for key in ("step", "sha256")):
         step, weights = branch["step"], branch["sha256"][MODEL][:12]
