@@ -8,6 +8,7 @@ from evaluation.benchmark import Benchmark
 from evaluation.command import PROGRAM, evaluation_command, score_command
 from evaluation.davis import DAVIS
 from evaluation.jhmdb import JHMDB
+from evaluation.look.command import LookCommand, run_look
 from evaluation.program import run_predictions, run_weights
 from evaluation.vip import VIP
 from pipeline.settings import run_command
@@ -22,8 +23,9 @@ def usage(benchmarks: Sequence[Benchmark], program: str) -> str:
     return (
         f"usage: {program} {names} --data DIR --weights FILE[,FILE...] --out DIR [options]\n"
         f"       {program} score {names} --data DIR --predictions DIR [--out DIR] [options]\n"
+        f"       {program} look VIDEO [VIDEO...] --weights FILE[,FILE...] --out DIR [options]\n"
         f"{scores}.\nThe first form propagates the labels of the first frame with the features of the weights; score "
-        "takes predictions from disk.\nBENCHMARK --help lists the options of a benchmark"
+        "takes predictions from disk; look shows the features of any video.\nBENCHMARK --help and look --help list their options"
     )
 
 
@@ -37,13 +39,16 @@ def main(benchmarks: Sequence[Benchmark] = BENCHMARKS, program: str = PROGRAM) -
     if words and words[0] in ("-h", "--help"):
         print(usage(benchmarks, program))
         raise SystemExit(0)
+    if words[:1] == ["look"]:
+        del sys.argv[1]
+        run_command(LookCommand, run_look)
     score = words[:1] == ["score"]
     name = next(iter(words[int(score) :]), "")
     benchmark = next((benchmark for benchmark in benchmarks if benchmark.name == name), None)
     if benchmark is None:
         names = _names(benchmarks)
         problem = f"unknown benchmark {name}" if name and not name.startswith("-") else "no benchmark given"
-        print(f"error: {problem}; allowed are {names} and score {names}; see --help", file=sys.stderr)
+        print(f"error: {problem}; allowed are {names}, score {names} and look; see --help", file=sys.stderr)
         raise SystemExit(2)
     del sys.argv[1 : 2 + int(score)]
     if score:

@@ -108,8 +108,9 @@ def run_ffmpeg(
     max_memory: int = resource.RLIM_INFINITY,
     max_written: int = resource.RLIM_INFINITY,
     watch: Callable[[bytes], None] | None = None,
+    stdout: IO[bytes] | None = None,
 ) -> bytes:
-    """Run `ffmpeg ARGUMENTS` and return its standard output.
+    """Run `ffmpeg ARGUMENTS` and return its standard output, or write that to the file `stdout` and return nothing.
 
     It inherits the descriptors `pass_fds`. It is killed at the deadline, if it writes more than `max_written` bytes to
     its output or to one file, and when this process dies; an allocation beyond `max_memory` bytes of address space
@@ -127,7 +128,7 @@ def run_ffmpeg(
     command = [ffmpeg_path(), "-nostdin", "-hide_banner", *level, *arguments]
     deadline = time.monotonic() + deadline_s
     with contextlib.ExitStack() as stack:
-        output = stack.enter_context(memory_file())
+        output = stack.enter_context(memory_file()) if stdout is None else stdout
         source = subprocess.DEVNULL if stdin is None else stack.enter_context(memory_file(stdin))
         lifeline, our_end = os.pipe()
         stack.callback(os.close, our_end)
@@ -159,6 +160,8 @@ def run_ffmpeg(
             raise FfmpegFlood(f"more than {max_written} bytes of output")
         if status != 0:
             raise FfmpegError(message.decode(errors="replace").strip() or f"exit status {status}")
+        if stdout is not None:
+            return b""
         output.seek(0)
         return output.read()
 

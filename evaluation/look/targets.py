@@ -1,0 +1,143 @@
+"""What is propagated from the first frame of a video: the objects of a mask, or points."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from evaluation.benchmark import Array
+from evaluation.frames import VOID, Frame, Size, read_mask, shown_size
+from evaluation.jhmdb import JointPropagation
+from evaluation.jhmdb_scores import Points, labels_to_joints
+from evaluation.masks import MaskClip, MaskPropagation
+from evaluation.pictures import Picture, davis_palette, overlay
+from pipeline.settings import UserError
+
+_SLANT = 0.03
+"""Relative difference of the aspect ratios of mask and video above which they do not belong together."""
+_JOINTS = JointPropagation()
+
+
+class Target(Protocol):
+    """Labels of the first frame, and how their propagated form is read and drawn."""
+
+    def first_labels(self, grid: Size) -> Tensor:
+        """Soft labels (gh, gw, L) of the first frame."""
+        ...
+
+    def predict(self, labels: Tensor) -> Array:
+        """Mask or points of a frame from its soft labels (gh, gw, L)."""
+        ...
+
+    def draw(self, frame: Picture, prediction: Array) -> Picture:
+        """A frame (H, W, 3) with the prediction."""
+        ...
+
+
+class MaskTarget(NamedTuple):
+    """The objects of an index mask."""
+
+    propagation: MaskPropagation
+    clip: MaskClip
+
+    def first_labels(self, grid: Size) -> Tensor:
+        """One channel for each id."""
+        return self.propagation.first_labels(self.clip, grid)
+
+    def predict(self, labels: Tensor) -> Array:
+        """Index mask of the size of the first mask."""
+        return self.propagation.predict(self.clip, labels)
+
+    def draw(self, frame: Picture, prediction: Array) -> Picture:
+        """Objects tinted in their colors."""
+        return overlay(frame, prediction)
+
+
+class PointTarget(NamedTuple):
+    """Points; each is a small bump of soft labels, as wide as those of the joints of JHMDB."""
+
+    points: Points
+    """(2, N) x and y as shares of width and height."""
+
+    def first_labels(self, grid: Size) -> Tensor:
+        """Background and one channel for each point."""
+        x, y = self.points * np.array(grid[::-1])[:, None] - 0.5
+        rows, columns = np.arange(grid[0])[:, None, None], np.arange(grid[1])[:, None]
+        square = (rows - y) ** 2 + (columns - x) ** 2
+        bumps = np.where(square <= (3 * _JOINTS.sigma) ** 2, np.exp(-square / (2 * _JOINTS.sigma**2)), 0)
+        background = bumps.sum(-1, keepdims=True) == 0
+        return torch.from_numpy(np.concatenate([background, bumps], -1)).float()
+
+    def predict(self, labels: Tensor) -> Array:
+        """(2, N) shares of width and height; NaN for points that are lost."""
+        cells = labels_to_joints(labels, _JOINTS.top_cells).cpu().double().numpy()
+        middle = (cells + 0.5) / np.array([labels.shape[1], labels.shape[0]])[:, None]
+        return np.where(cells < 0, np.nan, middle)
+
+    def draw(self, frame: Picture, prediction: Array) -> Picture:
+        """A disk for each point that is not lost."""
+        image = Image.fromarray(frame)
+        pen, radius = ImageDraw.Draw(image), max(3, round(frame.shape[1] / 70))
+        for number, (x, y) in enumerate((prediction * np.array(image.size)[:, None]).T, start=1):
+            if np.isfinite(x + y):
+                color = tuple(davis_palette()[1 + (number - 1) % 254].tolist())
+                pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color, outline="white")
+        return np.asarray(image)
+
+
+def read_target_mask(path: Path, frame: Size) -> tuple[NDArray[np.uint8], tuple[int, ...]]:
+    """A mask (H, W) and its ids with 0, for a video whose frames have the size `frame`.
+
+    A mask of 0 and 255 alone shows one object; beside other ids 255 is void, that is background.
+
+    Raises:
+        UserError: the mask cannot be read, shows no object, or has another shape than the frames.
+    """
+    mask = read_mask(path)
+    binary = set(np.unique(mask).tolist()) <= {0, VOID}
+    mask = np.where(mask == VOID, np.uint8(binary), mask)
+    ids = tuple(np.union1d(mask, 0).tolist())
+    if len(ids) == 1:
+        raise UserError(f"the mask {path} shows no object: pixels of objects must have an id from 1")
+    ratio = mask.shape[1] * frame[0] / (mask.shape[0] * frame[1])
+    if abs(ratio - 1) > _SLANT:
+        raise UserError(
+            f"the mask {path} measures {shown_size((mask.shape[0], mask.shape[1]))}, the frames of the video "
+            f"{shown_size(frame)}: it must be of the same shape, drawn on the first frame"
+        )
+    return mask, ids
+
+
+def mask_target(path: Path, video: MaskClip, propagation: MaskPropagation) -> MaskTarget:
+    """The objects of the mask in a file, for a video that was opened with `video_clip`.
+
+    Raises:
+        UserError: as for `read_target_mask`.
+    """
+    mask, ids = read_target_mask(path, video.frames[0].size)
+    size: Any = {"masks": {0: path}, "first_mask": mask, "ids": ids}
+    return MaskTarget(propagation, MaskClip(video.name, video.frames, [], (0,), **size))
+
+
+def video_clip(path: Path, size: Size) -> MaskClip:
+    """A video as a clip without labels; all its frames have one size."""
+    return MaskClip(path.stem, [Frame(path, size, 1)], [], (), {}, np.zeros((1, 1), np.uint8), (0,))
+
+
+def read_points(numbers: Sequence[float]) -> Points:
+    """(2, N) of x, y, x, y, ...
+
+    Raises:
+        ValueError: they are not pairs, or not shares of width and height.
+    """
+    if len(numbers) % 2 or not all(0 <= number < 1 for number in numbers):
+        raise ValueError(
+            "must be pairs of x,y from 0 to below 1, as shares of width and height from the upper left corner, e.g. "
+            "0.5,0.25,0.6,0.3"
+        )
+    return np.array(numbers, float).reshape(-1, 2).T
