@@ -25,7 +25,8 @@ def usage(benchmarks: Sequence[Benchmark], program: str) -> str:
         f"       {program} score {names} --data DIR --predictions DIR [--out DIR] [options]\n"
         f"       {program} look VIDEO [VIDEO...] --weights FILE[,FILE...] --out DIR [options]\n"
         f"{scores}.\nThe first form propagates the labels of the first frame with the features of the weights; score "
-        "takes predictions from disk; look shows the features of any video.\nBENCHMARK --help and look --help list their options"
+        "takes predictions from disk; look shows the features of any video.\n"
+        "BENCHMARK --help and look --help list their options"
     )
 
 

@@ -4,6 +4,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -59,8 +60,8 @@ class LookCommand(WeightsCommand):
     fps: float = Field(10.0, ge=0.01, le=240)
     """Frames per second that are taken from a video."""
     size: tuple[Side, ...] | None = None
-    """Height and width of the network's input, or the shorter side alone. Default: 256 as the shorter side, both rounded
-    up to patches; with --mask or --points that of the protocol."""
+    """Height and width of the network's input, or the shorter side alone. Default: 256 as the shorter side, both sides
+    rounded up to patches; with --mask or --points that of the protocol."""
     background: bool = False
     """Show patches on the border's side of the first component as black, and the components of the others."""
     mask: Path | None = None
@@ -185,12 +186,16 @@ def look_at(video: Path, checkpoints: Sequence[Checkpoint], command: LookCommand
 
 def _write(out: Path, video: Path, views: Sequence[View], jpegs: Sequence[bytes], command: LookCommand) -> None:
     count, names = len(jpegs), [view.name for view in views]
-    progress = tqdm(total=2 * count * len(views), unit="frame", desc=video.stem, mininterval=1)
+    total = (3 if command.background else 2) * count * len(views)
+    progress = tqdm(total=total, unit="frame", desc=video.stem, mininterval=1)
+
+    def counted(features: Passes) -> Iterator[Tensor]:
+        for frame in features():
+            progress.update()
+            yield frame
+
     passes = [view.passes(jpegs) for view in views]
-    colorings = []
-    for features in passes:
-        colorings.append(fit_colors(features, command.background))
-        progress.update(count)
+    colorings = [fit_colors(partial(counted, features), command.background) for features in passes]
     rows = [Row("frames", []), *(Row(name, []) for name in names)]
     rows += [Row(f"{name}, propagated", []) for name in names if command.propagates]
     tiles: list[list[Tile]] = [[] for _ in rows]
@@ -198,7 +203,7 @@ def _write(out: Path, video: Path, views: Sequence[View], jpegs: Sequence[bytes]
     page, on_page, on_sheet = PageFrames(), set[int](), set(spread(count, _SHEET_FRAMES))
     with ExitStack() as stack:
         write = None
-        streams = [view.predictions(features()) for view, features in zip(views, passes, strict=True)]
+        streams = [view.predictions(counted(features)) for view, features in zip(views, passes, strict=True)]
         for number, (frame, *seen) in enumerate(zip(pictures(jpegs), *streams, strict=True)):
             if not networks:
                 networks = [
@@ -223,7 +228,6 @@ def _write(out: Path, video: Path, views: Sequence[View], jpegs: Sequence[bytes]
                     column.append(Tile(shrink(part, (240, 180)), f"{number / command.fps:.2f} s"))
             if number in on_page:
                 page.add(Shown(number, shown, [quantized(features) for features, _ in seen], colors, drawn))
-            progress.update(len(views))
     progress.close()
     filled = [row._replace(tiles=column) for row, column in zip(rows, tiles, strict=True)]
     note = "Principal components of the patch features, one basis for the clip and network"

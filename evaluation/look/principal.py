@@ -1,6 +1,6 @@
 """Principal components of patch features over all frames of a clip, shown as colors.
 
-Mean and covariance are sums over frames, so that memory does not grow with the clip: a pass for the sums, and a pass for
+Mean and covariance are sums over frames, so that memory does not grow with the clip: a pass for the sums, and one for
 the colors. With `background`, a pass in between finds the components of the foreground alone.
 """
 
