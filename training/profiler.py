@@ -46,7 +46,7 @@ def start_profile(on_gpu: bool) -> profile:
 def recorded_events(recorded: profile) -> list[Event]:
     """The events of a profile that was stopped."""
     events = []
-    for event in recorded.events() or ():
+    for event in recorded.events() or ():  # type: ignore[no-untyped-call]
         on_device, span = event.device_type == DeviceType.CUDA, event.time_range
         is_range = event.name in RANGES
         if is_range or not event.is_user_annotation:

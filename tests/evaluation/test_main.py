@@ -39,7 +39,7 @@ def test_davis_from_weights_to_scores(
     ("arguments", "message"),
     [
         ((), "no benchmark given"),
-        (("davies",), "unknown benchmark davies; allowed are {davis,vip,jhmdb} and score {davis,vip,jhmdb}"),
+        (("davies",), "unknown benchmark davies; allowed are {davis,vip,jhmdb}, score {davis,vip,jhmdb} and look"),
         (("score",), "no benchmark given"),
         (("score", "davis", "--data", ".", "--predictions", "gone"), "ImageSets/2017/val.txt"),
         (("vip", "--data", ".", "--weights", "w", "--out", "x"), "lists/val_videos.txt"),

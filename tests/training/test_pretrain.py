@@ -1,5 +1,6 @@
 """Short real runs, nearly all in forks of a process that has imported everything; a few through the launchers."""
 
+import gzip
 import json
 import math
 import os
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.commands.launch import launch_command, launch_command_parser
+from PIL import Image
 from safetensors.torch import load_file
 
 from pipeline.files import sha256_file
@@ -28,6 +30,7 @@ from training.checkpoint import STATE, checkpoints
 from training.distributed import LOCK
 from training.metrics import read_metrics
 from training.model import TCoRe, TCoReSettings
+from training.profiler import FOLDER, RANGES, TRACE
 from training.signals import INTERRUPTED_STATUS, REQUEUE_STATUS
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +54,7 @@ SMALL = {
     "train.steps_per_epoch": 6,
     "train.log_every": 1,
     "train.checkpoint_every": 4,
+    "train.report": False,  # each takes a second
 }
 
 
@@ -98,10 +102,36 @@ def random_start() -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def undisturbed(clip_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a report and a profile; the runs that are compared with it have neither."""
     out = tmp_path_factory.mktemp("runs") / "undisturbed"
-    status, message = train(small(clip_dataset, out))
+    status, message = train(small(clip_dataset, out, **{"train.report": True, "train.profile": 3}))
     assert status == 0, message
+    (out / "output.txt").write_text(message)
     return out
+
+
+def test_a_run_ends_with_a_report_of_its_curves_settings_data_and_samples(undisturbed: Path) -> None:
+    page = (undisturbed / "report.html").read_text()
+    assert "After 12 of 12 steps." in page
+    config = json.loads((undisturbed / "config.json").read_text())
+    assert config["datasets"][0]["dataset_hash"] in page
+    assert "student_temperature" in page
+    assert page.count("<svg") == 3, "loss, its parts, learning rate"
+    assert 'src="data:image/jpeg;base64,' in page
+    assert not re.findall(r"https?:|url\(|@import|<link|<script", page)
+    for name in ("report.png", "batch.png"):
+        with Image.open(undisturbed / name) as picture:
+            assert picture.width > 640
+
+
+def test_a_profile_names_the_parts_of_a_step(undisturbed: Path) -> None:
+    with gzip.open(undisturbed / FOLDER / TRACE) as stream:
+        events = json.load(stream)["traceEvents"]
+    counts = {name: sum(event.get("name") == name and event["ph"] == "X" for event in events) for name in RANGES}
+    once = dict.fromkeys(RANGES, 3)
+    assert counts == once | {"student": 6, "losses": 6}, "the student's backbone and its head, prototypes and KoLeo"
+    printed = (undisturbed / "output.txt").read_text()
+    assert re.search(r"^backward +\d+\.\d\d ms on the host$", printed, re.MULTILINE)
 
 
 def test_files_and_metrics_of_a_run(undisturbed: Path) -> None:
@@ -277,7 +307,7 @@ def test_a_second_run_in_a_folder_is_kept_out(clip_dataset: Path, tmp_path: Path
 def test_a_tracker_that_is_not_installed_is_named(clip_dataset: Path, tmp_path: Path) -> None:
     status, message = train(small(clip_dataset, tmp_path / "run", **{"train.trackers": "tensorboard,wandb"}))
     assert status == 2
-    assert "error: train.trackers has wandb, which is not installed" in message
+    assert "error: train.trackers has wandb, which is not installed: here are tensorboard" in message
 
 
 @pytest.mark.dist
