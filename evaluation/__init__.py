@@ -8,6 +8,7 @@ davis, vip, jhmdb   the benchmarks; their measures are pure functions in *_score
 evaluate            clips -> predictions -> scores, with decoding and scoring in threads (background)
 command, program    options and result files; the programs that score weights or predictions from disk
 report, sheets, tables   report.html, contact sheets, text tables (pictures, cls_attention)
+look/               the features of any video, without labels
 during_training     DAVIS scores of the teacher during training, and the best weights
 
 A result depends only on the data, the weights and the protocol recorded in its file.

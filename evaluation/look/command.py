@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from PIL import Image
@@ -66,8 +66,9 @@ class LookCommand(WeightsCommand):
     """Show patches on the border's side of the first component as black, and the components of the others."""
     mask: Path | None = None
     """PNG with the ids of objects in the first frame, which are propagated."""
-    points: tuple[float, ...] = ()
-    """Points of the first frame that are propagated: x,y,x,y,... as shares of width and height."""
+    points: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = ()
+    """Points of the first frame that are propagated: x,y,x,y,... from 0 to below 1, as shares of width and height from
+    the upper left corner."""
     protocol: Literal["t-core", "dino", "dinov3"] = T_CORE
     """Preset of label propagation for --mask and --points."""
 

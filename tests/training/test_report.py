@@ -1,6 +1,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,11 @@ def line(step: int, **values: float) -> dict[str, float]:
 def test_curves_have_the_points_that_were_logged() -> None:
     metrics = [line(1, loss__total=3.0, loss__cls=1.0, schedule__lr=0.1), line(2, schedule__lr=0.2)]
     metrics += [line(3, loss__total=math.nan), line(4, loss__total=2.0, loss__cls=0.5)]
-    scores = [{"step": 2, "scores": {"J&F-Mean": 0.5, "knn": {"k10": 0.25}}}, {"step": 4, "scores": None}, {"torn": 1}]
+    scores: list[dict[str, Any]] = [
+        {"step": 2, "scores": {"J&F-Mean": 0.5, "knn": {"k10": 0.25}}},
+        {"step": 4, "scores": None},
+        {"torn": 1},
+    ]
     total, parts, rate, probes = run_charts(metrics, scores)
     assert total.lines == {"total": ([1, 4], [3, 2])}
     assert parts.lines == {"cls": ([1, 4], [1, 0.5])}

@@ -86,6 +86,7 @@ def test_sizes_without_and_with_something_to_propagate(weights: list[Path]) -> N
     ("options", "message"),
     [
         (["--points", "0.5"], "points = .*must be pairs of x,y"),
+        (["--points", "0.5,1"], r"points.1 = 1: must be at least 0 and less than 1"),
         (["--points", "0.5,0.5", "--mask", "m.png"], "mask and points cannot be propagated at once"),
         (["--size", "1,2,3"], "must be a height and a width"),
         (["--protocol", "davis"], "protocol = 'davis'"),

@@ -24,12 +24,6 @@ def test_points_come_back_from_their_labels() -> None:
     assert not drawn[15:25, 35:45].any(), "a point that is lost is not drawn"
 
 
-def test_odd_points_are_refused() -> None:
-    for numbers in ((0.5,), (0.5, 1.0), (-0.1, 0.5)):
-        with pytest.raises(ValueError, match="must be pairs of x,y from 0 to below 1"):
-            read_points(numbers)
-
-
 def test_masks_of_one_object_or_of_several(tmp_path: Path) -> None:
     path = tmp_path / "mask.png"
     mask = np.zeros((6, 8), np.uint8)
