@@ -7,6 +7,7 @@ import pytest
 
 from evaluation.__main__ import BENCHMARKS
 from evaluation.command import evaluation_command, score_command
+from evaluation.look.command import LookCommand
 from indexing.command import KnnCommand
 from pipeline.preview.__main__ import PreviewCommand
 from pipeline.settings import Command, parse_command
@@ -24,6 +25,7 @@ MODULES: dict[str, type[Command]] = {
     "pipeline.verify": VerifyCommand,
     "pipeline.preview": PreviewCommand,
     "indexing.knn": KnnCommand,
+    "evaluation look": LookCommand,
     "training.export": ExportCommand,
     "training.import_official": ImportCommand,
 }
