@@ -8,7 +8,6 @@ from evaluation.benchmark import Benchmark
 from evaluation.command import PROGRAM, evaluation_command, score_command
 from evaluation.davis import DAVIS
 from evaluation.jhmdb import JHMDB
-from evaluation.look.command import LookCommand, run_look
 from evaluation.program import run_predictions, run_weights
 from evaluation.vip import VIP
 from pipeline.settings import run_command
@@ -41,6 +40,8 @@ def main(benchmarks: Sequence[Benchmark] = BENCHMARKS, program: str = PROGRAM) -
         print(usage(benchmarks, program))
         raise SystemExit(0)
     if words[:1] == ["look"]:
+        from evaluation.look.command import LookCommand, run_look  # needs ffmpeg, which scoring does without
+
         del sys.argv[1]
         run_command(LookCommand, run_look)
     score = words[:1] == ["score"]

@@ -90,8 +90,8 @@ def write_run_report(run: Path, config: Mapping[str, Any], last_step: int, score
     last = metrics[-1] if metrics else {"step": 0}
     page = render(
         Path(__file__).with_name("report.html"),
-        title=f"Run {run.resolve().name}",
-        subtitle=f"After {last['step']:,} of {last_step:,} steps.",
+        title=f"Training run {run.resolve().name}",
+        subtitle=f"After {last['step']:,} of {last_step:,} steps, over which the curves are.",
         facts=[
             (shown, name)
             for key, name, text in (

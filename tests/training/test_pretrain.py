@@ -111,7 +111,7 @@ def undisturbed(clip_dataset: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def assert_reported(run: Path, steps: int) -> None:
     """The report has curves, settings, data and samples, and asks for nothing from a network."""
     page = (run / "report.html").read_text()
-    assert f"After {steps} of 12 steps." in page
+    assert f"After {steps} of 12 steps, over" in page
     config = json.loads((run / "config.json").read_text())
     assert config["datasets"][0]["dataset_hash"] in page
     assert "student_temperature" in page

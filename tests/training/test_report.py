@@ -33,7 +33,7 @@ def test_a_run_without_a_step_and_a_long_one_have_a_report(tmp_path: Path) -> No
     config = {"datasets": [{"dataset_hash": "abc123"}], "init": None, "train": {"seed": 7}}
     write_run_report(tmp_path, config, 10)
     page = (tmp_path / "report.html").read_text()
-    assert "After 0 of 10 steps." in page
+    assert "After 0 of 10 steps, over" in page
     assert "abc123" in page
     assert not (tmp_path / "report.png").exists()
     lines = [json.dumps(line(step, loss__total=1 / step)) for step in range(1, 20_001)]
