@@ -122,7 +122,7 @@ def result_of(run: Run, seconds: float) -> dict[str, Any]:
         result["loss_curve"] = [[line["step"], line["loss/total"]] for line in lines]
     if run.points:
         logged = [json.loads(line) for line in (run.folder / "training" / LOG).read_text().splitlines()]
-        result["curve"] = [[line["step"], line["scores"][MEASURES["davis"]]] for line in logged]
+        result["curve"] = [[line["step"], line["scores"][f"davis/{MEASURES['davis']}"]] for line in logged]
     return result
 
 

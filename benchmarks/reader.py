@@ -1,11 +1,10 @@
-"""`make bench-reader`: throughput of the reader, compared with a PyTorch DataLoader and with decoding alone.
+"""`make bench-reader`: throughput of both back ends of the reader, of a PyTorch DataLoader and of decoding alone.
 
 Each measurement runs in its own process, in turn, several times; the table shows medians and ratios within this run.
 Samples per core-second count the CPU time of all processes and threads. The first batches are not timed (of the
 DataLoader, the first batch of each worker).
 """
 
-import itertools
 import multiprocessing
 import os
 import statistics
@@ -47,7 +46,7 @@ Figures = dict[str, float]
 
 
 class ReaderBenchmark(Command):
-    """Measure the reader; with --compare also a DataLoader with Pillow on the same plan, decoding, bytes and memory.
+    """Measure the reader; with --compare both back ends, a DataLoader with Pillow on the same plan, decoding, and more.
 
     Without --shards, synthetic clips of 340 x 256 pixels are used.
     """
@@ -63,13 +62,15 @@ class ReaderBenchmark(Command):
     steps: int = Field(10, ge=2, le=COUNT_LIMIT)
     """Timed batches."""
     threads: int = Field(2, ge=1, le=THREAD_LIMIT)
-    """CPU threads of DALI, and processes of the DataLoader."""
+    """CPU threads of the back end, and processes of the DataLoader."""
     views: ViewSettings = ViewSettings()
     """Crops and colors; the defaults are the paper's."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where the reader decodes and augments."""
+    """Where the batches are used."""
+    backend: Literal["auto", "dali", "torch"] = "auto"
+    """What makes the views. auto: DALI on a GPU, torch on a CPU."""
     compare: bool = False
-    """Also measure the DataLoader, decoding, bytes and memory."""
+    """Also measure the other back end, one thread, the DataLoader, decoding, bytes and memory; on the CPU."""
     rounds: int = Field(3, ge=1, le=COUNT_LIMIT)
     """How often each is measured."""
     memory_steps: int = Field(2000, ge=200, le=COUNT_LIMIT)
@@ -77,7 +78,9 @@ class ReaderBenchmark(Command):
 
 
 def _settings(command: ReaderBenchmark) -> ReaderSettings:
-    return ReaderSettings(shards=str(command.shards), threads=command.threads, views=command.views)
+    return ReaderSettings(
+        shards=str(command.shards), threads=command.threads, views=command.views, backend=command.backend
+    )
 
 
 def _rates(samples: int, wall: float, cpu: float) -> Figures:
@@ -85,19 +88,36 @@ def _rates(samples: int, wall: float, cpu: float) -> Figures:
 
 
 def time_reader(command: ReaderBenchmark) -> Figures:
-    """Time the reader."""
+    """Time the reader, and count the CPU microseconds of the thread that takes the batches."""
     torch.set_num_threads(1)
     last = WARM_UP_STEPS + command.steps + STEPS_AFTER
     with Loader(_settings(command), command.batch_size, range(last), device=torch.device(command.device)) as loader:
         for _ in range(WARM_UP_STEPS):
             next(loader)
-        started, cpu = time.perf_counter(), time.process_time()
+        started, cpu, own = time.perf_counter(), time.process_time(), time.thread_time()
         for _ in range(command.steps):
             batch = next(loader)
+        own = time.thread_time() - own
         if batch.global_crops.is_cuda:
             torch.cuda.synchronize()
         wall, cpu = time.perf_counter() - started, time.process_time() - cpu
-    return _rates(command.steps * command.batch_size, wall, cpu)
+    samples = command.steps * command.batch_size
+    return _rates(samples, wall, cpu) | {"taking_microseconds": 1e6 * own / samples}
+
+
+def time_dali(command: ReaderBenchmark) -> Figures:
+    """Time the DALI back end."""
+    return time_reader(command.model_copy(update={"backend": "dali"}))
+
+
+def time_torch(command: ReaderBenchmark) -> Figures:
+    """Time the torch back end."""
+    return time_reader(command.model_copy(update={"backend": "torch"}))
+
+
+def time_one_thread(command: ReaderBenchmark) -> Figures:
+    """Time the torch back end with one thread, on the same cores."""
+    return time_torch(command.model_copy(update={"threads": 1}))
 
 
 def time_pillow(command: ReaderBenchmark) -> Figures:
@@ -107,15 +127,15 @@ def time_pillow(command: ReaderBenchmark) -> Figures:
     steps = workers * (1 + -(-command.steps // workers))
     seconds: list[float] = []
     arrived: list[float] = []
-    batches = pillow_loader(_settings(command), command.batch_size, steps + STEPS_AFTER, workers)
-    for _, _, used in itertools.islice(batches, steps):
+    for _, _, used in pillow_loader(_settings(command), command.batch_size, steps + STEPS_AFTER, workers):
         seconds.append(float(used))
         arrived.append(time.perf_counter())
         if len(seconds) == workers:
             own_cpu = time.process_time()
-    own_cpu = time.process_time() - own_cpu
-    cpu = own_cpu + sum(seconds[-workers + worker] - seconds[worker] for worker in range(workers))
-    return _rates((steps - workers) * command.batch_size, arrived[-1] - arrived[workers - 1], cpu)
+        if len(seconds) == steps:
+            own_cpu = time.process_time() - own_cpu
+    cpu = own_cpu + sum(seconds[steps - workers + worker] - seconds[worker] for worker in range(workers))
+    return _rates((steps - workers) * command.batch_size, arrived[steps - 1] - arrived[workers - 1], cpu)
 
 
 def time_decode(command: ReaderBenchmark) -> Figures:
@@ -146,7 +166,7 @@ def time_decode(command: ReaderBenchmark) -> Figures:
 
 
 def time_host(command: ReaderBenchmark) -> Figures:
-    """CPU microseconds per sample on the host: plan, reading (from the page cache) and inputs of the graph."""
+    """CPU microseconds per sample on the host: plan, reading (from the page cache) and inputs of the back end."""
     settings, size = _settings(command), command.batch_size
     mixture = DatasetMixture(settings)
     laps = []
@@ -229,23 +249,31 @@ def _in_own_process(measure: Callable[[ReaderBenchmark], Figures], command: Read
         return pool.submit(_pinned, measure, command).result()
 
 
+PEERS = {
+    "reader": time_torch,
+    "one_thread": time_one_thread,
+    "dali": time_dali,
+    "pillow": time_pillow,
+    "decode": time_decode,
+}
+"""What is timed in turn; the reader's figures are those of the first."""
+
+
 def compare(command: ReaderBenchmark) -> dict[str, Any]:
-    """Figures of the reader, the DataLoader and decoding, measured in turn, and of bytes, memory and host work."""
-    peers = {"reader": time_reader, "pillow": time_pillow, "decode": time_decode}
-    rounds: dict[str, list[Figures]] = {name: [] for name in peers}
-    names = [*peers]
-    for number in tqdm(range(command.rounds), desc="reader, DataLoader, decoding in turn", unit="round"):
+    """Figures of `PEERS`, measured in turn, and of bytes, memory and host work."""
+    rounds: dict[str, list[Figures]] = {name: [] for name in PEERS}
+    names = [*PEERS]
+    for number in tqdm(range(command.rounds), desc=f"{', '.join(names)} in turn", unit="round"):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            rounds[name].append(_in_own_process(peers[name], command))
-    kinds = ("samples_per_second", "samples_per_core_second")
-    medians = {n: {k: statistics.median(r[k] for r in runs) for k in kinds} for n, runs in rounds.items()}
+            rounds[name].append(_in_own_process(PEERS[name], command))
+    medians = {n: {k: statistics.median(r[k] for r in runs) for k in runs[0]} for n, runs in rounds.items()}
     ratios = {
         f"{kind}_over_{peer}": statistics.median(
             ours[kind] / theirs[kind] for ours, theirs in zip(rounds["reader"], rounds[peer], strict=True)
         )
-        for kind in kinds
-        for peer in ("pillow", "decode")
+        for kind in ("samples_per_second", "samples_per_core_second")
+        for peer in names[1:]
     }
     counted, memory = _in_own_process(count_bytes, command), _in_own_process(measure_memory, command)
     host = _in_own_process(time_host, command)
@@ -261,6 +289,7 @@ def main(command: ReaderBenchmark) -> None:
         figures: dict[str, Any] = compare(command) if command.compare else time_reader(command) | time_host(command)
     settings = {
         "device": command.device,
+        "backend": _settings(command).backend_on(command.device),
         "threads": command.threads,
         "batch_size": command.batch_size,
         "global_size": command.views.global_size,

@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
-OTHER_PROGRAMS = frozenset({"ffmpeg-python", "imageio-ffmpeg", "jinja2", "matplotlib", "ray"})
-"""Requirements of shards, reports and Ray jobs, which the GPU benchmarks do not run."""
-STAGE_ONLY = frozenset({"nvidia-dali-cuda130", "scipy", "tensorboard", "psutil", "pytest", "hypothesis"})
+EXTRAS = ("reader", "dali", "train", "eval")
+"""Extras of the project that the GPU benchmarks run."""
+NOT_RUN = frozenset({"webdataset"})
+"""Requirements of these extras that they do not run."""
+STAGE_ONLY = frozenset({"nvidia-dali-cuda130", "scipy", "simplejpeg", "tensorboard", "pytest", "hypothesis"})
 """Requirements without which some of the stages can run."""
 OF_TESTS = ("pytest", "hypothesis")
 _MODULES = {"nvidia-dali-cuda130": "nvidia.dali", "pillow": "PIL", "pyyaml": "yaml"}
@@ -14,10 +16,9 @@ _MODULES = {"nvidia-dali-cuda130": "nvidia.dali", "pillow": "PIL", "pyyaml": "ya
 
 def of_gpu_benchmarks() -> list[str]:
     """Names of the packages, torch among them, FAISS not."""
-    result = re.search(r"^dependencies = \[(.*?)^\]", PYPROJECT.read_text(), re.MULTILINE | re.DOTALL)
-    assert result is not None
-    names = re.findall(r'"([\w-]+)(?:\[[^"]*)?"', result[1])
-    return [*(name for name in names if name not in OTHER_PROGRAMS), *OF_TESTS]
+    lists = dict(re.findall(r"^([\w-]+) = \[(.*?)\]$", PYPROJECT.read_text(), re.MULTILINE | re.DOTALL))
+    names = [name for key in ("dependencies", *EXTRAS) for name in re.findall(r'"([\w-]+)(?:\[[^"]*)?"', lists[key])]
+    return [*dict.fromkeys(name for name in names if name not in {"tcore-pipeline", *NOT_RUN}), *OF_TESTS]
 
 
 def module_of(name: str) -> str:

@@ -22,6 +22,7 @@ PACKAGES = (
     "accelerate",
     "numpy",
     "pillow",
+    "simplejpeg",
     "pyarrow",
 )
 UNAVAILABLE = 3

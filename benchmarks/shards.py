@@ -32,7 +32,7 @@ from pipeline.shards.command import ShardsCommand
 from pipeline.shards.ffmpeg import ffmpeg_path, run_ffmpeg
 from pipeline.shards.frames import ffmpeg_arguments
 from pipeline.shards.media import Media, media_of
-from pipeline.spec import FrameSettings
+from pipeline.spec import ClipSettings, FrameSettings
 
 WORKERS = 2
 START_UP = "Ray's start-up"
@@ -139,9 +139,10 @@ def webdataset_writer(images: list[Path], target: Path) -> float:
     return perf_counter() - started
 
 
-def job(data: Path, out: Path, workers: int) -> dict[str, float]:
+def job(data: Path, out: Path, workers: int, clips: ClipSettings | None = None) -> dict[str, float]:
     """Seconds of the shard job: running, within tasks, by stage, and starting up."""
-    run_shards(ShardsCommand(data=str(data), out=str(out), workers=workers, max_reject_fraction=1))
+    cut = clips or ClipSettings()
+    run_shards(ShardsCommand(data=str(data), out=str(out), workers=workers, max_reject_fraction=1, clips=cut))
     record = json.loads((out / "job.json").read_text())
     shutil.rmtree(out)
     running, tasks = record["seconds_running"], record["task_seconds"] / workers

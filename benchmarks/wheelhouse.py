@@ -29,7 +29,7 @@ from pipeline.settings import Command, UserError, run_command
 from pipeline.versions import installed_versions
 
 THERE = "torch"
-FAISS_STAGE = ("ray[data]",)
+FAISS_STAGE = ("psutil", "ray[data]")
 """What the stage of the neighbour search needs beside FAISS."""
 README, REQUIREMENTS = "README.txt", "requirements.txt"
 INSTALL = """\
@@ -42,10 +42,10 @@ Wheels of the GPU benchmarks, for Python {python} on Linux x86-64 with torch ins
 Where venv is missing: python3 -m pip install --target gpu ... and PYTHONPATH=gpu python3 -m benchmarks.gpu.
 """
 LEFT_OUT = """
-May be left out: what the machine has already; scipy (evaluation), tensorboard (training run), pytest and hypothesis
-(tests); nvidia_dali_cuda130 with the wheels that only it needs (the other nvidia_*, nvtx, gast, astunparse, makefun,
-optree, libcst): without it, reader, training run, features and tests do not run, but the training steps and their
-profile do. Take the names out of requirements.txt as well."""
+May be left out: what the machine has already; scipy (evaluation), simplejpeg (the reader on CPU cores), tensorboard
+(training run), pytest and hypothesis (tests); nvidia_dali_cuda130 with the wheels that only it needs (the other
+nvidia_*, nvtx, gast, astunparse, makefun, optree, libcst): without it, reader, training run, features and tests do not
+run, but the training steps and their profile do. Take the names out of requirements.txt as well."""
 _DEAD = re.compile(r"\.cpython-(\d+)t?-x86_64-linux-gnu\.so$|/include/")
 _PLATFORMS = ("manylinux1", "manylinux2010", "manylinux2014", *(f"manylinux_2_{minor}" for minor in range(5, 40)))
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipeline.reading import reading
+from pipeline.reading import reading, reason
 from pipeline.sampling.views import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.settings import UserError
 from training.backbone.families import BackboneOptions
@@ -149,8 +149,14 @@ def open_function(
         UserError: it cannot be imported, fails, or returns something else.
     """
     module_name, _, function = name.partition(":")
-    with reading(f"--weights {name}", "a function that can be called without arguments"):
-        result = getattr(import_module(module_name), function)()
+    with reading(f"--weights {name}", "a function that can be imported"):
+        build = getattr(import_module(module_name), function)
+    try:
+        result = build()
+    except Exception as error:
+        raise UserError(
+            f"--weights {name}: the call {function}() raised {type(error).__name__}: {reason(error)}"
+        ) from error
     if not isinstance(result, PatchFeatures):
         raise UserError(f"--weights {name} returns a {type(result).__name__}, not evaluation.backbones.PatchFeatures")
     for field, good, needed in (

@@ -5,7 +5,7 @@ first two parts only.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluation.frames import Frame, Resampling
-from evaluation.propagation import PropagationSettings
+from evaluation.propagation import PropagationSettings, propagate
 from evaluation.protocols import T_CORE, Values, changes, preset
 from evaluation.sequences import chosen_sequences
+from pipeline.fingerprints import fingerprint
 from pipeline.settings import Settings
 
 Scores = dict[str, float]
@@ -40,8 +41,8 @@ class Clip:
 
 
 def frame_name(clip: Clip, index: int) -> str:
-    """File name of a frame without its extension; prediction files have the same."""
-    return clip.frames[index].path.stem
+    """Name of a frame; its prediction file has the same, with an extension."""
+    return clip.frames[index].name
 
 
 class ClipScores(NamedTuple):
@@ -121,6 +122,10 @@ class Dataset(Settings, ABC, Generic[ClipT]):
     @abstractmethod
     def annotation_files(self, clip: ClipT) -> list[Path]:
         """The files that hold the labels of a clip."""
+
+    def sha256(self, clip: ClipT) -> str:
+        """Hash of the frames and labels of a clip. Raises UserError if a file cannot be read."""
+        return fingerprint(self.data, [*(frame.path for frame in clip.frames), *self.annotation_files(clip)])
 
     @abstractmethod
     def load(self, path: Path, clip: ClipT) -> Array:
@@ -207,6 +212,11 @@ class LabelPropagation(Settings, ABC, Generic[ClipT]):
     @abstractmethod
     def predict(self, clip: ClipT, labels: Tensor) -> Array:
         """The prediction for a frame from its propagated soft labels (gh, gw, L)."""
+
+    def predictions(self, clip: ClipT, features: Iterable[Tensor], grid: tuple[int, int]) -> Iterator[Array]:
+        """The predictions for all frames in order, from the features (gh, gw, D) of each frame as they arrive."""
+        for labels in propagate(features, self.first_labels(clip, grid), self.propagation):
+            yield self.predict(clip, labels)
 
 
 class Task(NamedTuple):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from evaluation.backbones import Checkpoint
 from evaluation.benchmark import Clip, LabelPropagation
-from evaluation.frames import network_input, read_frame
+from evaluation.frames import network_input
 from evaluation.pictures import Picture
 from pipeline.report.heat import heat
 from training.backbone.vit import Block, VisionTransformer
@@ -44,7 +44,7 @@ def attention_maps(
         return {}
     maps = {}
     for name, clip in clips.items():
-        frame = read_frame(clip.frames[0].path, clip.frames[0].orientation)
+        frame = clip.frames[0].read()
         image = network_input(frame, propagation.network_size(clip), propagation.frame_resampling())
         image = image.to(checkpoint.extractor.device)
         maps[name] = heat(frame, cls_attention(backbone, image))

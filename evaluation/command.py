@@ -5,10 +5,10 @@ import math
 import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
-from pydantic import Field, create_model, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, create_model
 
 from evaluation.backbones import Checkpoint, Precision, is_function, open_checkpoint
 from evaluation.benchmark import Benchmark, LabelPropagation, Task
@@ -27,6 +27,20 @@ SHEETS = "sheets"
 CHECKPOINTS = "checkpoints"
 REPORT = "report.html"
 _RECORDED_PACKAGES = ("tcore-pipeline", "torch", "numpy", "scipy", "pillow")
+
+
+def _one_or_several(weights: object) -> object:
+    return (weights,) if isinstance(weights, str | Path) else weights
+
+
+def _at_least_one(weights: tuple[Path, ...]) -> tuple[Path, ...]:
+    if not weights:
+        raise ValueError("give at least one file or folder of weights")
+    return weights
+
+
+Weights = Annotated[tuple[Path, ...], BeforeValidator(_one_or_several), AfterValidator(_at_least_one)]
+"""One or several files or folders of weights; also the type of options."""
 
 
 class ReportSettings(Settings):
@@ -54,7 +68,7 @@ class DataCommand(Command):
 class WeightsCommand(Command):
     """Options of programs that run frozen weights."""
 
-    weights: tuple[Path, ...]
+    weights: Weights
     """Weights, several separated by commas: exports, files (.pth, .safetensors) of other projects, folders of
     transformers, or package.module:function (docs/weights.md)."""
     backbone: BackboneOptions = BackboneOptions()
@@ -71,18 +85,6 @@ class WeightsCommand(Command):
     """CPU threads of the network; default: the number of cores."""
     batch_size: int = Field(default=4, ge=1, le=BATCH_LIMIT)
     """Frames that pass the network at once."""
-
-    @field_validator("weights", mode="before")
-    @classmethod
-    def _one_or_several(cls, weights: object) -> object:
-        return (weights,) if isinstance(weights, str | Path) else weights
-
-    @field_validator("weights")
-    @classmethod
-    def _at_least_one(cls, weights: tuple[Path, ...]) -> tuple[Path, ...]:
-        if not weights:
-            raise ValueError("give at least one file or folder of weights")
-        return weights
 
 
 class EvaluationCommand(DataCommand, WeightsCommand):

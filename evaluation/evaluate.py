@@ -12,11 +12,9 @@ from tqdm import tqdm
 from evaluation.backbones import Extractor
 from evaluation.background import map_ahead
 from evaluation.benchmark import Array, Clip, LabelPropagation, SequenceResult, Task, frame_name
-from evaluation.frames import network_input, read_frame
-from evaluation.propagation import propagate
+from evaluation.frames import network_input
 from evaluation.sequences import check_sequence_name
 from pipeline.files import atomic_path
-from pipeline.fingerprints import fingerprint
 from pipeline.settings import UserError
 
 Results = dict[str, SequenceResult]
@@ -41,16 +39,15 @@ def propagated(propagation: LabelPropagation[Any], extractor: Extractor, batch_s
 
     def predict(clip: Clip, pool: Executor) -> Iterator[tuple[int, Array]]:
         size, resampling = propagation.network_size(clip), propagation.frame_resampling()
-        labels = propagation.first_labels(clip, extractor.grid(size))
+        grid = extractor.grid(size)
         images = map_ahead(
             pool,
-            lambda frame: network_input(read_frame(frame.path, frame.orientation), size, resampling),
+            lambda frame: network_input(frame.read(), size, resampling),
             clip.frames,
             2 * batch_size,
         )
         features = extractor.stream(images, batch_size)
-        for index, soft in enumerate(propagate(features, labels, propagation.propagation)):
-            yield index, propagation.predict(clip, soft)
+        yield from enumerate(propagation.predictions(clip, features, grid))
 
     return predict
 
@@ -162,9 +159,8 @@ def clip_hashes(task: Task, opened: Opened) -> dict[str, str]:
     hashes = {}
     for name, clip in opened.items():
         if isinstance(clip, Clip):
-            files = [*(frame.path for frame in clip.frames), *task.dataset.annotation_files(clip)]
             with suppress(UserError):  # scoring the clip reports the file
-                hashes[name] = fingerprint(task.dataset.data, files)
+                hashes[name] = task.dataset.sha256(clip)
     return hashes
 
 

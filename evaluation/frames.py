@@ -52,6 +52,15 @@ class Frame:
     orientation: int
     """EXIF orientation to undo when the file is decoded; 1 to keep the pixels as they are."""
 
+    @property
+    def name(self) -> str:
+        """File name without its extension."""
+        return self.path.stem
+
+    def read(self) -> NDArray[np.uint8]:
+        """RGB pixels (H, W, 3); raises as `read_frame`."""
+        return read_frame(self.path, self.orientation)
+
 
 def natural_key(name: str) -> tuple[str | int, ...]:
     """Sort key of a name that compares numbers by value: `frame2` comes before `frame10`.

@@ -80,6 +80,26 @@ def read_joints(path: Path) -> Points:
     return joints - 1
 
 
+def load_points(path: Path, count: int) -> Points:
+    """The positions (2, count) in a file of `save_points`.
+
+    Raises:
+        UserError: the file is missing, broken or has another number of points.
+    """
+    try:
+        points = np.loadtxt(path, ndmin=2)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the points {path}: {error}") from error
+    if points.shape != (count, 2):
+        raise UserError(f"{path} must have {count} lines `x y`, not an array {points.shape}")
+    return points.T
+
+
+def save_points(path: Path, points: Points) -> None:
+    """Write a line `x y` for each of the points (2, N), pixels; `nan nan` for those that have no position."""
+    np.savetxt(path, points.T, fmt="%.4f")
+
+
 class Jhmdb(Dataset[PoseClip]):
     """JHMDB in one folder."""
 
@@ -141,17 +161,11 @@ class Jhmdb(Dataset[PoseClip]):
 
     def load(self, path: Path, clip: PoseClip) -> Array:
         """Joints as `save` writes them."""
-        try:
-            joints = np.loadtxt(path, ndmin=2)
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot read the joints {path}: {error}") from error
-        if joints.shape != (len(JOINTS), 2):
-            raise UserError(f"{path} must have {len(JOINTS)} lines `x y`, not an array {joints.shape}")
-        return joints.T
+        return load_points(path, len(JOINTS))
 
     def save(self, path: Path, prediction: Array) -> None:
         """Write a line `x y` for each joint; `nan nan` for lost ones."""
-        np.savetxt(path, prediction.T, fmt="%.4f")
+        save_points(path, prediction)
 
     def draw(self, frame: NDArray[np.uint8], labels: Array) -> NDArray[np.uint8]:
         """Joints and limbs."""

@@ -54,3 +54,16 @@ def draw_joints(frame: Picture, joints: NDArray[np.float64]) -> Picture:
             x, y = point
             draw.ellipse((x - width, y - width, x + width, y + width), fill="white", outline="black")
     return np.asarray(image)
+
+
+def draw_points(frame: Picture, points: NDArray[np.float64]) -> Picture:
+    """Frame (H, W, 3) with points (2, N), pixels, as dots in the colors of the palette; NaN has no dot."""
+    image = Image.fromarray(frame)
+    draw = ImageDraw.Draw(image)
+    radius = max(2, round(frame.shape[1] / 128))
+    palette = davis_palette()
+    for number, (x, y) in enumerate(points.T.tolist()):
+        if np.isfinite(x + y):
+            color = tuple(palette[1 + number % 255].tolist())
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color, outline="white")
+    return np.asarray(image)

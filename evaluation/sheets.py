@@ -4,7 +4,6 @@ from pathlib import Path
 
 from evaluation.benchmark import Clip, Task, frame_name
 from evaluation.evaluate import prediction_file
-from evaluation.frames import read_frame
 from evaluation.pictures import Picture
 from pipeline.files import write_bytes
 from pipeline.report.contact_sheet import Row, Tile, blank, contact_sheet, shrink, spread
@@ -17,19 +16,14 @@ _FRAMES = 6
 def drawn_prediction(task: Task, clip: Clip, number: int, predictions: Path) -> Picture | None:
     """Frame `number` (H, W, 3) with the prediction in the clip's folder; None if there is no such file."""
     path = prediction_file(task, clip, number, predictions)
-    return task.dataset.draw(_picture(clip, number), task.dataset.load(path, clip)) if path.exists() else None
+    return task.dataset.draw(clip.frames[number].read(), task.dataset.load(path, clip)) if path.exists() else None
 
 
 def drawn_truth(task: Task, clip: Clip, number: int) -> Picture | None:
     """Frame `number` (H, W, 3) with its labels; None if it has none."""
     if number not in clip.labeled:
         return None
-    return task.dataset.draw(_picture(clip, number), task.dataset.truth(clip, number))
-
-
-def _picture(clip: Clip, number: int) -> Picture:
-    frame = clip.frames[number]
-    return read_frame(frame.path, frame.orientation)
+    return task.dataset.draw(clip.frames[number].read(), task.dataset.truth(clip, number))
 
 
 def save_sheet(path: Path, task: Task, clip: Clip, predictions: Path) -> None:

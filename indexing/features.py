@@ -1,4 +1,4 @@
-"""Image features of a whole dataset: the CLS token of a backbone, one unit vector per sample.
+"""Features of a whole dataset: the CLS token of a backbone, one unit vector per sample.
 
 Runs as a separate process (`python -m indexing.features`), because torch and the FAISS GPU wheel bring different CUDA
 versions; the search reads its file.
@@ -19,11 +19,11 @@ import pipeline
 import training
 from indexing.extract import PARTS, ShardFeatures, part_name
 from indexing.resume import begin, cannot_write
-from indexing.store import FEATURES, read_metadata, write_features
+from indexing.store import FEATURES, features_identity, read_metadata, write_features
 from pipeline.dataset import ShardDataset
 from pipeline.ray.actors import run_on_actors
 from pipeline.ray.session import ray_session
-from pipeline.settings import BATCH_LIMIT, THREAD_LIMIT, WORKER_LIMIT, Command, run_command
+from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, THREAD_LIMIT, WORKER_LIMIT, Command, run_command
 from pipeline.storage import Folder, Storage, Uri, open_storage
 from training.backbone.families import BackboneOptions
 from training.backbone.frozen import read_frozen
@@ -33,7 +33,7 @@ LOCK = f"{PARTS}.lock"
 
 
 class FeaturesCommand(Command):
-    """Write OUT/features.parquet: the L2-normalized CLS token of every image (of the middle frame of every clip).
+    """Write OUT/features.parquet: the L2-normalized CLS token of every image or clip.
 
     One Ray actor per GPU, or per `threads` cores where there is none; with RAY_ADDRESS set, on that cluster, whose
     nodes see the same folders. Interrupt it at any time: the same command continues with the missing shards.
@@ -49,6 +49,8 @@ class FeaturesCommand(Command):
     """What the weights do not say."""
     out: Uri
     """Folder for features.parquet, or its URI."""
+    frames: int = Field(1, ge=1, le=COUNT_LIMIT)
+    """Frames of a clip, evenly spaced, whose CLS tokens are averaged; 1: its middle frame."""
     batch_size: int = Field(64, ge=1, le=BATCH_LIMIT)
     """Images per forward pass."""
     threads: int = Field(1, ge=1, le=THREAD_LIMIT)
@@ -64,10 +66,8 @@ def main(command: FeaturesCommand) -> None:
     dataset, out = ShardDataset(command.shards), open_storage(command.out)
     read_metadata(out)  # raises if the file is someone else's
     width = read_frozen(command.weights, command.backbone).width
-    hashes = {
-        "dataset_hash": dataset.manifest.dataset_hash,
-        "weights_hash": source_sha256(command.weights, command.backbone),
-    }
+    weights_hash = source_sha256(command.weights, command.backbone)
+    hashes = features_identity(dataset.manifest.dataset_hash, weights_hash, command.frames)
     with out.exclusive_lock(LOCK):
         begin(out, PARTS, {**hashes, "batch_size": command.batch_size, "threads": command.threads})
         images = _compute(command, dataset, out)
@@ -94,6 +94,7 @@ def _compute(command: FeaturesCommand, dataset: ShardDataset, out: Storage) -> i
         batch_size=command.batch_size,
         threads=command.threads,
         options=command.backbone,
+        frames=command.frames,
     )
     cores = None if command.workers is None else command.workers * command.threads
     with tqdm(total=len(dataset), initial=len(dataset) - left, unit="image", desc="features", smoothing=0) as bar:

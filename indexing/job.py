@@ -1,9 +1,12 @@
-"""Search of all rows among themselves in blocks of queries, each written when done; in this process or on Ray."""
+"""Search of rows among themselves, or among those of another set, in blocks of queries, each written when done.
+
+It runs in this process or on Ray.
+"""
 
 import functools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -26,7 +29,7 @@ from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, FACTOR_LIMIT, THREAD_LIM
 from pipeline.storage import Storage
 
 PARTS = ".search"
-_RAW = f"{PARTS}/features.npy"
+_RAW, _QUERIES = f"{PARTS}/features.npy", f"{PARTS}/queries.npy"
 _RECALL_QUERIES = 1000
 
 
@@ -63,8 +66,8 @@ class SearchResult(NamedTuple):
 
     rows: NDArray[np.int32]
     """(N, k) row numbers."""
-    similarity: NDArray[np.float32]
-    """(N, k) inner products."""
+    similarity: NDArray[np.floating]
+    """(N, k) inner products, exact in float64."""
     seconds: float
     """Total time of all blocks, over all runs and machines."""
     recall: float | None
@@ -78,13 +81,24 @@ def _part(block: int) -> str:
 class BlockSearch:
     """Searches blocks of queries; keeps the features in memory if they fit the budget."""
 
-    def __init__(self, out: Storage, settings: SearchSettings, rules: Rules, threads: int | None = None) -> None:
-        """Search the features unpacked in `out`; `threads` None takes all cores."""
+    def __init__(
+        self,
+        out: Storage,
+        settings: SearchSettings,
+        rules: Rules,
+        threads: int | None = None,
+        among_others: bool = False,
+    ) -> None:
+        """Search the features unpacked in `out`; `threads` None takes all cores.
+
+        With `among_others` the queries are a file of their own; otherwise they are the features themselves.
+        """
         if threads is not None:
             faiss.omp_set_num_threads(threads)
         self._threads = threads or len(os.sched_getaffinity(0))
         self._out, self._settings, self._rules = out, settings, rules
-        self._base = FeatureFile(out, _RAW)
+        self._base, self._among_others = FeatureFile(out, _RAW), among_others
+        self._queries = FeatureFile(out, _QUERIES) if among_others else self._base
         rows, width = self._base.rows, self._base.width
         self._held = rows_in_memory(settings.memory_gb, rows, width, settings.block, rules.k)
         self._nearest = make_nearest(settings.device)
@@ -135,8 +149,10 @@ class BlockSearch:
         """Search block number `item` and write the result; returns its number of queries."""
         started = time.perf_counter()
         first = item * self._settings.block
-        last = min(first + self._settings.block, self._base.rows)
-        rows, queries = np.arange(first, last), self._base.read(first, last)
+        last = min(first + self._settings.block, self._queries.rows)
+        rows, queries = np.arange(first, last), self._queries.read(first, last)
+        if self._among_others:
+            rows = np.full_like(rows, -1)  # no row of the base is the query itself
         result = (self.approximate if self._settings.approximate else self.exact)(rows, queries)
         incomplete = np.flatnonzero(result.rows[:, -1] < 0)
         if len(incomplete):
@@ -149,34 +165,49 @@ class BlockSearch:
             np.savez(
                 stream,
                 rows=result.rows.astype(np.int32),
-                similarity=result.similarity.astype(np.float32),
+                similarity=result.similarity,
                 seconds=np.float64(time.perf_counter() - started),
             )
         return last - first
 
 
-def run_search(out: Storage, settings: SearchSettings, rules: Rules, identity: dict[str, Any]) -> SearchResult:
+def run_search(
+    out: Storage,
+    settings: SearchSettings,
+    rules: Rules,
+    identity: dict[str, Any],
+    others: tuple[Storage, Storage] | None = None,
+) -> SearchResult:
     """Search all blocks that are missing and gather the result; `close` removes the blocks.
 
-    `identity` is what the result depends on; blocks of another identity are refused.
+    Args:
+        out: folder of the blocks, and of the features if there are no `others`.
+        settings: how to search.
+        rules: which rows may be neighbours.
+        identity: what the result depends on; blocks of another identity are refused.
+        others: folders with the features of the base and of the queries; by default the rows are searched among
+            themselves.
 
     Raises:
         UserError: the search is impossible with these settings.
     """
     try:
         begin(out, PARTS, identity | {"block": settings.block})
-        if out.size(_RAW) is None:
-            unpack(out, _RAW)
+        for source, name in zip(others or (out,), (_RAW, _QUERIES), strict=False):
+            if out.size(name) is None:
+                unpack(source, out, name)
         base = FeatureFile(out, _RAW)
+        total = FeatureFile(out, _QUERIES if others else _RAW).rows
         rows_in_memory(settings.memory_gb, base.rows, base.width, settings.block, rules.k)
         if settings.approximate:
             check_memory(settings.memory_gb, base.rows, base.width)
-        blocks = range(-(-base.rows // settings.block))
+        blocks = range(-(-total // settings.block))
         pending = [block for block in blocks if out.size(_part(block)) is None]
-        done = base.rows - sum(min(settings.block, base.rows - block * settings.block) for block in pending)
-        local = None if _use_ray(settings) else BlockSearch(out, settings, rules)
-        with tqdm(total=base.rows, initial=done, unit="query", desc="search", smoothing=0) as bar:
-            for queries in map(local.run, pending) if local else _on_ray(out, settings, rules, pending):
+        done = total - sum(min(settings.block, total - block * settings.block) for block in pending)
+        make = functools.partial(BlockSearch, out, rules=rules, among_others=others is not None)
+        local = None if _use_ray(settings) else make(settings)
+        with tqdm(total=total, initial=done, unit="query", desc="search", smoothing=0) as bar:
+            for queries in map(local.run, pending) if local else _on_ray(out, settings, make, pending):
                 bar.update(queries)
         return _gather(out, len(blocks), local.recall() if local and settings.approximate else None)
     except OSError as error:
@@ -188,13 +219,15 @@ def _use_ray(settings: SearchSettings) -> bool:
     return chosen and not settings.approximate
 
 
-def _on_ray(out: Storage, settings: SearchSettings, rules: Rules, pending: list[int]) -> Iterator[int]:
+def _on_ray(
+    out: Storage, settings: SearchSettings, make: Callable[..., BlockSearch], pending: list[int]
+) -> Iterator[int]:
     if not pending:
         return
     from pipeline.ray.session import ray_session  # loads Ray
 
     on_cpu = settings.model_copy(update={"device": "cpu"})
-    search = functools.partial(BlockSearch, out, on_cpu, rules, threads=settings.threads)
+    search = functools.partial(make, on_cpu, threads=settings.threads)
     with ray_session(None, (pipeline, indexing)):
         for done in run_on_actors(search, pending, str(out), cpus=settings.threads):
             if out.size(_part(done.item)) is None:

@@ -17,7 +17,7 @@ from indexing.command import KnnCommand
 from indexing.report import REPORT, describe, read_report, refuse_foreign
 from indexing.resume import cannot_write
 from indexing.search import Rules
-from indexing.store import FEATURES, read_metadata
+from indexing.store import FEATURES, features_identity, has_features
 from indexing.supplied import import_features, supplied_metadata
 from pipeline.dataset import ShardDataset
 from pipeline.files import as_json, sha256_file
@@ -33,16 +33,16 @@ LOCK = ".knn.lock"
 
 def _feature_hashes(command: KnnCommand, dataset: ShardDataset) -> dict[str, str]:
     """Hashes of what the features are computed from."""
-    dataset_hash = {"dataset_hash": dataset.manifest.dataset_hash}
+    dataset_hash = dataset.manifest.dataset_hash
     if command.features is not None:
         if not command.features.is_file():
             raise UserError(f"no features at {command.features}")
         weights_hash = supplied_metadata(command.features).get("weights_hash", "unknown")
-        return {**dataset_hash, "weights_hash": weights_hash, "supplied_sha256": sha256_file(command.features)}
+        return features_identity(dataset_hash, weights_hash) | {"supplied_sha256": sha256_file(command.features)}
     assert command.weights is not None
     if not command.weights.exists():
         raise UserError(f"no weights at {command.weights}: write them with `python -m training.export`")
-    return {**dataset_hash, "weights_hash": source_sha256(command.weights, command.backbone)}
+    return features_identity(dataset_hash, source_sha256(command.weights, command.backbone))
 
 
 def feature_options(command: KnnCommand) -> list[str]:
@@ -64,12 +64,7 @@ def _compute_features(command: KnnCommand) -> None:
 def _make_features(command: KnnCommand, dataset: ShardDataset, out: Storage, hashes: dict[str, str]) -> float | None:
     """Write OUT/features.parquet; returns the seconds, None if it is up to date."""
     started = time.perf_counter()
-    recorded = read_metadata(out)
-    expected = {**hashes, "rows": str(len(dataset))}
-    if recorded is not None and {key: recorded.get(key) for key in (*expected, "supplied_sha256")} == {
-        "supplied_sha256": None,
-        **expected,
-    }:
+    if has_features(out, hashes, len(dataset)):
         print(f"features are up to date: {out}/{FEATURES}")
         return None
     if command.features is not None:
@@ -155,6 +150,7 @@ def main(command: KnnCommand) -> None:
         result = job.run_search(
             out, command.search_settings, Rules(command.k, command.max_similarity, groups), identity
         )
+        result = result._replace(similarity=result.similarity.astype(np.float32))  # as the table has them
         report = {**identity, **_figures(command, dataset, feature_seconds, result)}
         metadata = {**{key: str(identity[key]) for key in (*hashes, "metric")}, "made_from": made_from}
         try:

@@ -1,7 +1,7 @@
 """Features on disk: `features.parquet`, which is kept, and a raw copy from which the search reads blocks of rows."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -22,18 +22,20 @@ _ROW_GROUP = 16_384
 _LOWEST_NORM = 1e-12
 
 
-def unit_rows(values: NDArray[np.floating], first: int, source: str) -> NDArray[np.float16]:
+def unit_rows(
+    values: NDArray[np.floating], rows: Sequence[int] | NDArray[np.int64], source: str
+) -> NDArray[np.float16]:
     """(n, D) vectors scaled to unit length and rounded to float16.
 
     Raises:
-        UserError: a vector is zero or not finite; names its row, counted from `first`.
+        UserError: a vector is zero or not finite; names its row, of the (n,) `rows`.
     """
     wide = values.astype(np.float64)
     norm = np.sqrt(np.square(wide).sum(axis=1))
     broken = np.flatnonzero(~(np.isfinite(norm) & (norm > _LOWEST_NORM)))
     if len(broken):
         what = "a vector of zeros" if norm[broken[0]] <= _LOWEST_NORM else "values that are not finite numbers"
-        raise UserError(f"{source} hold {what}, first in row {first + broken[0]}: check what computed them")
+        raise UserError(f"{source} hold {what}, first in row {rows[broken[0]]}: check what computed them")
     units: NDArray[np.float16] = (wide / norm[:, None]).astype(np.float16)
     return units
 
@@ -93,14 +95,27 @@ def read_metadata(out: Storage) -> dict[str, str] | None:
     return metadata
 
 
-def unpack(out: Storage, name: str) -> None:
-    """Copy the features to the raw file `name`.
+def features_identity(dataset_hash: str, weights_hash: str, frames: int = 1) -> dict[str, str]:
+    """What features depend on, as their metadata; `frames` of a clip are averaged."""
+    identity = {"dataset_hash": dataset_hash, "weights_hash": weights_hash}
+    return identity if frames == 1 else {**identity, "frames": str(frames)}
+
+
+def has_features(out: Storage, identity: Mapping[str, str], rows: int) -> bool:
+    """Whether the features in `out` are those of `rows` samples with this identity; raises as `read_metadata`."""
+    recorded = read_metadata(out)
+    expected = {"frames": None, "supplied_sha256": None, **identity, "rows": str(rows)}
+    return recorded is not None and {key: recorded.get(key) for key in expected} == expected
+
+
+def unpack(source: Storage, out: Storage, name: str) -> None:
+    """Copy the features in `source` to the raw file `name` in `out`, a .npy array (rows, width) of float16.
 
     Raises:
         UserError: they are damaged or not finite unit vectors.
     """
     try:
-        with out.parquet(FEATURES) as file, out.atomic_write(name) as path, path.open("wb") as target:
+        with source.parquet(FEATURES) as file, out.atomic_write(name) as path, path.open("wb") as target:
             width = file.schema_arrow.field("feature").type.list_size
             header = {"descr": "<f2", "fortran_order": False, "shape": (file.metadata.num_rows, width)}
             npy.write_array_header_1_0(target, header)
@@ -113,15 +128,15 @@ def unpack(out: Storage, name: str) -> None:
                 broken = np.flatnonzero(~(np.abs(norm - 1) < 0.01))
                 if len(broken):
                     raise UserError(
-                        f"row {row + broken[0]} of {out}/{FEATURES} is not a unit vector: remove the file and run the "
-                        "command again"
+                        f"row {row + broken[0]} of {source}/{FEATURES} is not a unit vector: remove the file and run "
+                        "the command again"
                     )
                 target.write(values.tobytes())
                 row += len(values)
     except (UserError, OSError):
         raise
     except Exception as error:  # Arrow's own kinds and Python's
-        raise UserError(f"{out}/{FEATURES} is not a Parquet file ({reason(error)}). {_AGAIN}") from error
+        raise UserError(f"{source}/{FEATURES} is not a Parquet file ({reason(error)}). {_AGAIN}") from error
 
 
 class FeatureFile:

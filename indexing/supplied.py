@@ -34,7 +34,7 @@ def import_features(path: Path, dataset: ShardDataset, out: Storage, metadata: d
         raise UserError(f"{path} holds {shape[0]} vectors, but {dataset.folder} has {len(dataset)} samples")
     if not shape[1]:
         raise UserError(f"{path} holds vectors of width 0")
-    units = (unit_rows(block, row, f"the vectors of {path}") for row, block in blocks)
+    units = (unit_rows(block, range(row, row + len(block)), f"the vectors of {path}") for row, block in blocks)
     write_features(out, dataset.keys, units, shape[1], metadata)
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,13 +17,16 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.reading import reading
 from pipeline.settings import UserError
+from pipeline.shared import SharedTable, as_numpy, only_chunk
 from pipeline.spec import Keys
-from pipeline.storage import Storage, open_storage
+from pipeline.storage import Storage, is_remote, open_storage
 
 FORMAT_VERSION: Literal[1] = 1
 MANIFEST = "dataset.json"
 PARTS = ".parts"
 """Folder inside the dataset that exists until the job is done."""
+JOB = f"{PARTS}/job.json"
+"""What an unfinished job does: written when it begins, the first of its files to be removed when it is done."""
 INDEX = "index.parquet"
 REJECTS = "rejects.parquet"
 MAX_OPEN_SHARDS = 256
@@ -42,11 +45,48 @@ INDEX_SCHEMA = pa.schema(
         ("height", pa.int32()),
         ("duration_s", pa.float64()),
         ("source", pa.string()),
+        ("parent", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
     ]
 )
-"""One row per sample in shard order; `frame_offset` counts bytes from the start of the shard file."""
+"""One row per sample in shard order; `frame_offset` counts bytes from the start of the shard file.
 
-REJECTS_SCHEMA = pa.schema([("source", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
+`parent` is the key of the file of which the sample is the segment from `start_s` to `end_s`; null if it is all of it.
+"""
+
+_COLUMNS = ["key", "source", "label", "num_frames", "frame_offset", "frame_size", "width", "height", "duration_s"]
+"""Columns of the index that are kept in memory."""
+
+REJECTS_SCHEMA = pa.schema(
+    [
+        ("source", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+    ]
+)
+"""One row per input, or segment of an input, that is not in a shard.
+
+`start_s` is null for a whole input, `end_s` also for all that follows `start_s`.
+"""
+_LATER = frozenset(["parent", "start_s", "end_s"])
+"""Columns that tables of earlier versions lack; they stand for null."""
+
+
+def fits(found: pa.Schema, schema: pa.Schema) -> bool:
+    """Whether a table has the columns of `schema`, or those of an earlier version."""
+    kept = [field for field in schema if field.name in found.names or field.name not in _LATER]
+    return bool(found.equals(pa.schema(kept)))
+
+
+def with_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table that fits `schema`, with all of its columns."""
+    for field in schema:
+        if field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table.replace_schema_metadata(None).cast(schema)
 
 
 class Shard(BaseModel):
@@ -57,6 +97,20 @@ class Shard(BaseModel):
     samples: int
     bytes: int
     sha256: str
+
+
+class Batch(BaseModel):
+    """Inputs that were appended to a dataset by one command."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    first_shard: int
+    """Number of the first shard."""
+    shards: int
+    """Number of shards, with those that got no sample."""
+    inputs: int
+    samples_per_shard: int
+    source_fingerprint: str
+    """Hex SHA-256 over path, key and class of every input of the batch."""
 
 
 class Manifest(BaseModel):
@@ -81,11 +135,33 @@ class Manifest(BaseModel):
     classes: list[str]
     """Class name of each label."""
     source_fingerprint: str
-    """Hex SHA-256 over path, key and class of every input."""
+    """Hex SHA-256 over path, key and class of every input, without appended ones."""
     versions: dict[str, str]
+    appended: list[Batch] = []
+    removed: list[str] = []
+    """Names of removed inputs, as they were given."""
     tables: dict[str, str] = {}
     """Hex SHA-256 of the index and of the rejects, by file name."""
     shards: list[Shard]
+
+    def to_json(self) -> bytes:
+        """The content of `dataset.json`; a dataset that was neither appended to nor pruned has no fields about it."""
+        unused = {name for name in ("appended", "removed") if not getattr(self, name)}
+        return self.model_dump_json(indent=2, exclude=unused).encode() + b"\n"
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether files were cut into segments, which are the samples."""
+        return "clips" in self.settings
+
+    @property
+    def candidates(self) -> int:
+        """Number of clips or images that became samples or rejects: the inputs, or segments if files were cut."""
+        if not self.is_cut:
+            return self.inputs
+        return self.rejects + self.samples // (
+            self.settings["triplets"]["per_clip"] if self.layout == "triplets" else 1
+        )
 
     @property
     def dataset_hash(self) -> str:
@@ -136,6 +212,28 @@ def read_manifest(dataset: str | Path | Storage) -> Manifest:
         raise UserError(f"cannot read {storage}/{MANIFEST}: {error}") from error
 
 
+def clips_by_frames(storage: Storage, manifest: Manifest) -> dict[int, int]:
+    """Number of clips by frame count, read from the index in bounded memory; in layout `triplets`, of whole clips.
+
+    Raises:
+        OSError, pyarrow.ArrowException: the index cannot be read.
+    """
+    counts = Counter[int]()
+    triplets = manifest.layout == "triplets"
+    with storage.parquet(INDEX) as file:
+        for rows in file.iter_batches(columns=["num_frames", "duration_s"]):
+            frames = rows["num_frames"].to_numpy()
+            if triplets:
+                frames = np.rint(rows["duration_s"].to_numpy() * manifest.settings["frames"]["fps"]).astype(np.int64)
+            counts.update(frames.tolist())
+    per_clip = manifest.settings["triplets"]["per_clip"] if triplets else 1
+    return {frames: rows // per_clip for frames, rows in sorted(counts.items())}
+
+
+_MANIFEST_FIELD = b"manifest"
+"""Metadata of the shared index."""
+
+
 class _OpenShard(NamedTuple):
     descriptor: int
     identity: tuple[int, ...]
@@ -147,39 +245,45 @@ def _identity(descriptor: int) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _index_columns(table: pa.Table, manifest: Manifest, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Shard number of each row, and the end of its last frame in that shard.
+def _checked_index(table: pa.Table, manifest: Manifest, name: str) -> pa.Table:
+    """The columns of the index that a reader needs, in one piece, with the number of each row's shard for its file.
 
     Raises:
         ValueError: a row names a shard that the manifest does not have, or a frame beyond its end.
     """
+    columns: dict[str, pa.Array] = {}
+    for column in table.column_names:
+        columns[column] = table[column].unify_dictionaries().combine_chunks()
+        table = table.drop_columns(column)  # or all of them would be in memory twice
+    encoded = columns.pop("shard")
     number = {shard.file: i for i, shard in enumerate(manifest.shards)}
-    encoded = table["shard"].combine_chunks().dictionary_encode()
     files = encoded.dictionary.to_pylist()
     if unknown := [file for file in files if file not in number]:
         raise ValueError(f"{name} names the shard {unknown[0]}, which {MANIFEST} does not")
-    shard = np.array([number[file] for file in files], np.int32)[encoded.indices.to_numpy()]
-    offset, size = (table[column].combine_chunks() for column in ("frame_offset", "frame_size"))
-    first = np.concatenate([[0], np.cumsum(table["num_frames"].to_numpy(), dtype=np.int64)])
-    if not (np.array_equal(offset.offsets, first) and np.array_equal(size.offsets, first)):
+    shard = np.array([number[file] for file in files], np.int32)[as_numpy(encoded.indices)]
+    offset, size = columns["frame_offset"], columns["frame_size"]
+    first = np.concatenate([[0], np.cumsum(as_numpy(columns["num_frames"]), dtype=np.int64)])
+    if not all(np.array_equal(as_numpy(spans.offsets), first) for spans in (offset, size)):
         raise ValueError(f"{name} does not give an offset for every frame")
     if len(shard):
         limit = np.array([entry.bytes for entry in manifest.shards])[np.repeat(shard, np.diff(first))]
-        if (offset.values.to_numpy() + size.values.to_numpy() > limit).any():
+        if (as_numpy(offset.values) + as_numpy(size.values) > limit).any():
             raise ValueError(f"{name} has a frame beyond the end of its shard")
-    return shard, first
+    return pa.table({**columns, "shard_number": pa.array(shard)})
 
 
 class ShardDataset:
     """Random access to the frames of a finished dataset through `index.parquet`.
 
-    Only spans are kept in memory: 12 bytes per frame and about 50 per sample. Frames are read with `pread`, which
-    reports a truncated file; a memory map would end the process (SIGBUS). If a shard is replaced by renaming, the old
-    file is still read; if it is changed in place, reading it is an error. Methods may be called from several threads.
+    The index takes 12 bytes per frame and about 100 per sample, once for all processes: a pickled dataset is a
+    reference of a few hundred bytes to it, and a forked or spawned worker maps the same memory. Where it is unpickled
+    on another machine, it is opened anew. Frames are read with `pread`, which reports a truncated file; a memory map
+    would end the process (SIGBUS). If a shard is replaced by renaming, the old file is still read; if it is changed in
+    place, reading it is an error. Methods may be called from several threads.
     """
 
     def __init__(self, folder: str | Path, fetch: Callable[[Manifest, int], Path] | None = None) -> None:
-        """Open the dataset in a folder, or at a URI from which `fetch` downloads single shards to local files.
+        """Open the dataset in a folder or at a URI; frames of the latter need `fetch`, which downloads single shards.
 
         Raises:
             UserError: it is unfinished, its index does not fit its manifest, or a shard is missing or of another size.
@@ -187,30 +291,71 @@ class ShardDataset:
         self.folder = str(folder)
         self._fetch = fetch
         storage = open_storage(self.folder)
-        self.manifest = read_manifest(storage)
+        manifest = read_manifest(storage)
         name = f"{self.folder}/{INDEX}"
         with reading(name, "a Parquet file", self.repair_hint), storage.local(INDEX) as path:
-            table = pq.read_table(path, memory_map=False)
-        if not table.schema.equals(INDEX_SCHEMA) or table.num_rows != self.manifest.samples:
+            is_index = fits(pq.read_schema(path), INDEX_SCHEMA)
+            columns = ["shard", *_COLUMNS] if is_index else []
+            table = pq.read_table(path, columns=columns, memory_map=False, read_dictionary=["shard"])
+        if not is_index or table.num_rows != manifest.samples:
             raise UserError(f"{name} does not fit {MANIFEST}. {self.repair_hint}")
-        table = table.combine_chunks()
         try:
-            self.shard, self._first_frame = _index_columns(table, self.manifest, name)
+            index = _checked_index(table, manifest, name)
         except ValueError as error:
             raise UserError(f"{error}. {self.repair_hint}") from error
-        self.num_frames: np.ndarray = table["num_frames"].to_numpy()
-        self._offset = table["frame_offset"].combine_chunks().values.to_numpy()
-        self._size = table["frame_size"].combine_chunks().values.to_numpy()
-        self.width: np.ndarray = table["width"].to_numpy()
-        self.height: np.ndarray = table["height"].to_numpy()
-        self.label: np.ndarray = table["label"].to_numpy()
-        self.keys: pa.ChunkedArray = table["key"]
-        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
-        self._identities: dict[int, tuple[int, ...]] = {}
-        self._lock = threading.Lock()
-        if fetch is None:
+        self._use(SharedTable(index.replace_schema_metadata({_MANIFEST_FIELD: manifest.model_dump_json()})))
+        del table, index
+        pa.default_memory_pool().release_unused()
+        if not is_remote(self.folder):  # a request for each of thousands of shards would take minutes
             for shard in self.manifest.shards:
                 self._check_size(shard, storage.size(shard.file))
+
+    def _use(self, index: SharedTable) -> None:
+        """Take the columns of an index as arrays, without a copy."""
+        self._index = index
+        table = index.table
+        self.manifest = Manifest.model_validate_json(table.schema.metadata[_MANIFEST_FIELD])
+
+        def array(column: str) -> np.ndarray:
+            return as_numpy(only_chunk(table[column]))
+
+        offset, size = (only_chunk(table[column]) for column in ("frame_offset", "frame_size"))
+        self._first_frame = as_numpy(offset.offsets)
+        self._offset, self._size = as_numpy(offset.values), as_numpy(size.values)
+        self.shard: np.ndarray = array("shard_number")
+        self.num_frames: np.ndarray = array("num_frames")
+        self.width: np.ndarray = array("width")
+        self.height: np.ndarray = array("height")
+        self.label: np.ndarray = array("label")
+        self.duration_s: np.ndarray = array("duration_s")
+        self.keys: pa.ChunkedArray = table["key"]
+        self.sources: pa.ChunkedArray = table["source"]
+        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._identities: dict[int, tuple[int, ...]] = {}
+        self._new_lock()
+
+    def _new_lock(self) -> None:
+        self._lock, self._process = threading.Lock(), os.getpid()
+
+    def _locked(self) -> threading.Lock:
+        """The lock of the open files; in a forked process a new one, as a thread of its parent may hold the old one."""
+        if self._process != os.getpid():
+            self._new_lock()
+        return self._lock
+
+    def __getstate__(self) -> tuple[object, ...]:
+        return self.folder, self._fetch, self._index.reference, self.manifest.dataset_hash
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        folder, fetch, reference, dataset_hash = state
+        index = SharedTable.attach(reference)
+        if index is None:
+            self.__init__(folder, fetch)  # type: ignore[misc]
+        else:
+            self.folder, self._fetch = folder, fetch
+            self._use(index)
+        if self.manifest.dataset_hash != dataset_hash:
+            raise UserError(f"{folder} is another dataset than when it was opened before: open it again")
 
     @property
     def repair_hint(self) -> str:
@@ -233,6 +378,8 @@ class ShardDataset:
         if opened is not None:
             return opened
         shard = self.manifest.shards[number]
+        if self._fetch is None and is_remote(self.folder):
+            raise UserError(f"{self.folder} is remote: read its frames with ClipDataset(..., cache=ShardCache(...))")
         try:
             path = Path(self.folder, shard.file) if self._fetch is None else self._fetch(self.manifest, number)
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -260,6 +407,11 @@ class ShardDataset:
         columns = (self.shard[rows], self._offset[spans], self._size[spans])
         return zip(*(column.tolist() for column in columns), strict=True)
 
+    def span(self, row: int, frame: int) -> tuple[int, int]:
+        """First byte and size of a frame in its shard."""
+        ((_, offset, size),) = self._spans(np.array([row]), np.array([frame]))
+        return offset, size
+
     def frames(self, rows: NDArray[np.int64], frames: NDArray[np.int64]) -> list[np.ndarray]:
         """JPEG bytes, (size,) uint8 each, of frames (n,) of rows (n,).
 
@@ -271,7 +423,7 @@ class ShardDataset:
         spans = list(self._spans(rows, frames))
         block = np.empty(sum(size for _, _, size in spans), np.uint8)  # faster than an allocation for each frame
         start = 0
-        with self._lock:
+        with self._locked():
             for index, (shard, offset, size) in enumerate(spans):
                 touched.setdefault(shard, index)
                 data = block[start : start + size]
@@ -295,12 +447,12 @@ class ShardDataset:
 
     def advise(self, rows: NDArray[np.int64], frames: NDArray[np.int64]) -> None:
         """Ask the kernel to read frames (n,) of rows (n,) ahead of their use; raises as `frames`."""
-        with self._lock:
+        with self._locked():
             for shard, offset, size in self._spans(rows, frames):
                 os.posix_fadvise(self._opened(shard).descriptor, offset, size, os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
         """Close the shards; they are reopened when needed."""
-        with self._lock:
+        with self._locked():
             while self._open:
                 os.close(self._open.popitem()[1].descriptor)

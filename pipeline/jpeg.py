@@ -1,7 +1,9 @@
-"""Check a JPEG by decoding it to its end, and the transpositions that make pictures upright."""
+"""Decode a JPEG, check one by decoding it to its end, and the transpositions that make pictures upright."""
 
 import io
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 MAX_JPEG_SIDE = 65_500
@@ -59,3 +61,16 @@ def check_jpeg(jpeg: bytes) -> tuple[int, int]:
     except Exception as error:  # Pillow's decoders raise all kinds of exceptions
         raise JpegError(f"the JPEG does not decode: {error}") from error
     return size
+
+
+def decode_jpeg(jpeg: bytes | bytearray | memoryview) -> NDArray[np.uint8]:
+    """Pixels (height, width, 3) of a JPEG in RGB; EXIF is ignored.
+
+    Raises:
+        JpegError: it is damaged.
+    """
+    try:
+        with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
+            return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    except Exception as error:  # Pillow's decoders raise all kinds of exceptions
+        raise JpegError(f"the JPEG does not decode: {error}") from error

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipeline.dataset import Manifest
 from pipeline.reading import reading
 from pipeline.settings import UserError
+from pipeline.shared import as_numpy
 from pipeline.storage import Storage
 
 NEIGHBOURS = "neighbours.parquet"
@@ -73,7 +74,7 @@ def read_neighbours(folder: Path, manifest: Manifest) -> NDArray[np.int32]:
         table = pq.read_table(path).combine_chunks()
         metadata = parquet_metadata(table.schema)
         column = table["neighbours"].combine_chunks()
-        rows: NDArray[np.int32] = column.values.to_numpy().reshape(table.num_rows, column.type.list_size)
+        rows: NDArray[np.int32] = as_numpy(column.values).reshape(table.num_rows, column.type.list_size)
     if metadata.get("dataset_hash") != manifest.dataset_hash or table.num_rows != manifest.samples:
         raise UserError(f"{path} was made from other shards than the ones given: run `make knn` on these")
     return rows

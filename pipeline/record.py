@@ -81,6 +81,16 @@ class ShardWriter:
             self._stream.write(content + bytes(-len(content) % _BLOCK))
         return written
 
+    @property
+    def position(self) -> int:
+        """Number of bytes so far."""
+        return self._stream.tell()
+
+    def truncate(self, position: int) -> None:
+        """Take back all samples after a position."""
+        self._stream.seek(position)
+        self._stream.truncate()
+
     def close(self) -> None:
         """Write the two empty blocks that end a tar."""
         self._stream.write(bytes(2 * _BLOCK))
@@ -95,3 +105,8 @@ def dali_index(samples: Iterable[tuple[str, list[Member]]]) -> str:
     """The index file of DALI's own WebDataset reader (format v1.2) for (key, members) of each sample."""
     lines = [" ".join(f"{m.extension} {m.offset} {m.size} {key}.{m.extension}" for m in ms) for key, ms in samples]
     return "\n".join([f"v1.2 {len(lines)}", *lines]) + "\n"
+
+
+def header_bytes(name: str) -> int:
+    """Bytes before the data of a tar member: its header, and for long names more blocks."""
+    return len(tarfile.TarInfo(name).tobuf(tarfile.GNU_FORMAT))

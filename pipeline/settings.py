@@ -26,6 +26,7 @@ from pydantic_settings import (
 from pipeline import startup
 from pipeline.boundary import describe_fault, lasting_output
 from pipeline.errors import UserError as UserError
+from pipeline.extras import missing_extra, running_program
 from pipeline.presets import Preset, load_preset
 
 CommandT = TypeVar("CommandT", bound="Command")
@@ -275,6 +276,9 @@ def _status(command: type[CommandT], main: Callable[[CommandT], int | None]) -> 
         return 128 + signal.SIGINT
     except UserError as error:
         message, status = str(error), 2
+    except ImportError as error:
+        missing = missing_extra(error, running_program(sys.orig_argv))
+        message, status = (missing, 2) if missing else describe_fault(error)
     except OSError as error:  # a full disk, a folder that is not writable
         message, status = f"{error.filename or 'input or output'}: {error.strerror or error}", 2
     except Exception as error:

@@ -2,6 +2,7 @@
 
 import re
 from enum import Enum
+from fractions import Fraction
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -52,7 +53,7 @@ class FrameSettings(Settings):
     max_pixels: int = Field(40_000_000, ge=1, le=_MAX_PIXELS)
     """Clips whose pictures have more pixels are rejected; 8K has 33 million."""
     deadline_s: float = Field(600.0, gt=0, le=_MAX_DEADLINE_S)
-    """A clip whose decoding takes longer is rejected."""
+    """A clip whose decoding takes longer is rejected; of a file that is cut, each minute may take so long."""
     pattern: NamePattern | None = None
     r"""With media = frames: regular expression for the names of the frames, such as 'img_\d+\.jpg', if the folders also
     hold other images."""
@@ -62,6 +63,47 @@ class FrameSettings(Settings):
         if self.min_frames > self.max_frames:
             raise ValueError(f"min_frames = {self.min_frames} is more than max_frames = {self.max_frames}")
         return self
+
+
+_MAX_SECONDS = 1_000_000.0
+
+
+class ClipSettings(Settings):
+    """How long videos are cut into clips, which become the samples; by default a file is one clip."""
+
+    length: float | None = Field(None, ge=0.001, le=_MAX_SECONDS)
+    """Cut files into clips of so many seconds; times are rounded to milliseconds."""
+    stride: float | None = Field(None, ge=0.001, le=_MAX_SECONDS)
+    """Seconds from the start of one clip to the start of the next; default: `length`."""
+    scenes: bool = False
+    """Cut files at scene changes, so that no clip has pictures of two scenes; with `length`, scenes are cut further."""
+    scene_threshold: float = Field(10.0, gt=0, le=100)
+    """Score of ffmpeg's scdet above which a picture begins a scene, from 0 to 100; lower values cut more often."""
+
+    @model_validator(mode="after")
+    def _stride_is_of_windows(self) -> "ClipSettings":
+        if self.stride is not None and self.length is None:
+            raise ValueError("clips.stride needs clips.length")
+        return self
+
+    @property
+    def cut_files(self) -> bool:
+        """Whether files are cut."""
+        return self.length is not None or self.scenes
+
+    @property
+    def stride_ms(self) -> int:
+        """Milliseconds from the start of one clip to the start of the next; 0 without windows."""
+        return round(1000 * (self.stride or self.length or 0))
+
+    def stride_error(self, fps: float, parts: int = 1) -> str:
+        """Why clips cannot begin with a frame at `fps`, or with one of `parts` parts of a frame; empty if they can."""
+        frames = Fraction(self.stride_ms, 1000) * Fraction(fps).limit_denominator(100_000)
+        if frames.denominator <= parts:
+            return ""
+        seconds = self.stride_ms / 1000
+        allowed = "whole frames" if parts == 1 else f"frames or a multiple of 1/2, 1/3, ... or 1/{parts} of a frame"
+        return f"clips.stride must be {allowed}; {seconds:g} s are {float(frames):g} frames at frames.fps = {fps:g}"
 
 
 class ImageSettings(Settings):
@@ -79,7 +121,10 @@ class TripletSettings(Settings):
     """Settings of the layout `triplets`."""
 
     per_clip: int = Field(4, ge=1, le=100)
-    """Triplets per clip, drawn with the ranges of the paper."""
+    """Triplets per clip."""
+    unit: Literal["fraction", "seconds"] = Field("fraction", exclude_if=lambda unit: unit == "fraction")
+    """Unit of the offsets of past and future: `fraction` of the clip, with the ranges of the paper, or `seconds`: 1.5
+    to 2.5 in clips of any length."""
 
 
 class Reason(str, Enum):

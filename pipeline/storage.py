@@ -15,6 +15,7 @@ import fsspec
 import pyarrow.parquet as pq
 from pydantic import BeforeValidator
 
+from pipeline.extras import missing_extra
 from pipeline.files import TEMPORARY_PREFIX, atomic_path, open_regular, remove
 from pipeline.lock import Holder, heartbeat, is_running, lock_file, read_holder, refusal, this_process, uptime_s
 from pipeline.paths import path_bytes, path_text
@@ -256,13 +257,18 @@ class LocalStorage(Storage):
 class ObjectStorage(Storage):
     """A prefix in an object store, by fsspec. Object stores promise that an upload is visible only once complete."""
 
-    @cached_property
+    _connection: tuple[int, Any, str] | None = None
+    """Process that connected, file system, and root in it: neither forked nor spawned processes inherit connections."""
+
+    @property
     def _located(self) -> tuple[Any, str]:
-        fs, root = fsspec.core.url_to_fs(self.uri, use_listings_cache=False)
-        return fs, root.rstrip("/")
+        if self._connection is None or self._connection[0] != os.getpid():
+            fs, root = fsspec.core.url_to_fs(self.uri, use_listings_cache=False)
+            self._connection = os.getpid(), fs, root.rstrip("/")
+        return self._connection[1:]
 
     def __getstate__(self) -> dict[str, str]:
-        return {"uri": self.uri, "_given": self._given}  # connections are not sent to other processes
+        return {"uri": self.uri, "_given": self._given}
 
     @property
     def location(self) -> str:
@@ -377,6 +383,11 @@ class ObjectStorage(Storage):
             self._call("rm", name, recursive=True)
 
 
+def is_remote(uri: str) -> bool:
+    """Whether a path or URI is in an object store."""
+    return "://" in uri
+
+
 def open_storage(uri: str) -> Storage:
     """Open the folder at a path or at a URI such as `s3://bucket/folder`; `file:///x/d` is the path /x/d.
 
@@ -387,7 +398,7 @@ def open_storage(uri: str) -> Storage:
         uri = _without_file(uri)
     except ValueError as error:
         raise UserError(str(error)) from error
-    if "://" not in uri:
+    if not is_remote(uri):
         path = Path(uri).expanduser().absolute()
         path = path.resolve() if ".." in path.parts else path  # or the parent's path would be wrong
         return LocalStorage(str(path), given=str(Path(uri)))
@@ -395,5 +406,8 @@ def open_storage(uri: str) -> Storage:
     try:
         storage._located  # noqa: B018 - opens the file system
     except (ImportError, ValueError) as error:
-        raise UserError(f"cannot use {uri}: {error}") from error
+        reason = str(error)
+        if isinstance(error.__cause__, ImportError):  # fsspec's own message names the package, not the extra
+            reason = missing_extra(error.__cause__) or reason
+        raise UserError(f"cannot use {uri}: {reason}") from error
     return storage

@@ -7,6 +7,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -135,22 +136,22 @@ def image_dataset(image_tree: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def slow_job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Inputs whose job takes some seconds, and its undisturbed result."""
+    """Inputs whose job (`--clips.length 4`) takes some seconds, and its undisturbed result: 40 samples of 20 files."""
     root = tmp_path_factory.mktemp("slow")
     clip = root / "clip.mp4"
     write_clip(clip, seconds=8.0, seed=0, size=(480, 360))
     (root / "data" / "class").mkdir(parents=True)
     for number in range(20):
         shutil.copy(clip, root / "data" / "class" / f"clip{number}.mp4")
-    return root / "data", write_dataset(root / "data", root / "undisturbed", samples_per_shard=2)
+    return root / "data", write_dataset(root / "data", root / "undisturbed", 2, clips={"length": 4})
 
 
-def write_dataset(data: Path, out: Path, samples_per_shard: int) -> Path:
+def write_dataset(data: Path, out: Path, samples_per_shard: int, **options: Any) -> Path:
     """Run the shard job in this process, without Ray."""
     from pipeline.shards.__main__ import main
     from tests.pipeline.shards.jobs import shards_command
 
-    main(shards_command(data, out, samples_per_shard=samples_per_shard))
+    main(shards_command(data, out, samples_per_shard=samples_per_shard, **options))
     return out
 
 

@@ -2,6 +2,7 @@
 
 import io
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -95,3 +96,29 @@ def write_numbered(
     encoder = ["-c:v", codec, "-q:v", "2"]
     run_ffmpeg([*raw, *encoder, *options, "-y", f"file:{path}"], deadline_s=60, stdin=numbered(count, size))
     return path
+
+
+RECORDING_BITS = 12
+"""Bars of a recording; each is 8 pixels wide, in a band of 8 pixels."""
+
+
+def write_recording(path: Path, count: int, cuts: Sequence[int] = (), *options: str, fps: int = 4) -> Path:
+    """A long video of `count` pictures of 96 x 64 pixels with their numbers; a scene begins with each of `cuts`."""
+    from pipeline.shards.ffmpeg import run_ffmpeg
+
+    numbers = np.arange(count)
+    scenes = np.stack([picture(64, 96, seed)[..., 0] for seed in range(len(cuts) + 1)])
+    pictures = scenes[np.searchsorted(cuts, numbers, side="right")]
+    bars = (numbers[:, None] >> np.arange(RECORDING_BITS) & 1) * 170 + 40
+    pictures[:, :8] = bars.astype(np.uint8).repeat(8, 1)[:, None]
+    raw = ["-f", "rawvideo", "-pix_fmt", "gray", "-s", "96x64", "-r", str(fps), "-i", "pipe:"]
+    encoder = ["-c:v", "mpeg4", "-q:v", "2", "-g", str(5 * fps), "-sc_threshold", "1000000000"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    run_ffmpeg([*raw, *encoder, *options, "-y", f"file:{path}"], deadline_s=60, stdin=pictures.tobytes())
+    return path
+
+
+def recorded_number(data: bytes) -> int:
+    """The number that a frame of a recording shows."""
+    bars = decode(data)[1:6].mean((0, 2)).reshape(RECORDING_BITS, 8)[:, 2:6].mean(1)
+    return int(((bars > 125) << np.arange(RECORDING_BITS)).sum())

@@ -24,6 +24,7 @@ from pipeline.report.contact_sheet import Row, Tile, contact_sheet
 from pipeline.report.heat import heat
 from pipeline.report.palette import ROLES
 from pipeline.sampling.masks import draw_masks
+from pipeline.sampling.plan import TRIPLET_FRAMES
 from pipeline.sampling.sandwich import SandwichSettings
 from pipeline.sampling.views import IMAGENET_MEAN, IMAGENET_STD, center_boxes
 from pipeline.settings import COUNT_LIMIT, Command, UserError, run_command
@@ -63,18 +64,23 @@ class ClipFrames(NamedTuple):
     mask: NDArray[np.bool_]  # (P,)
 
 
-def frame_numbers(num_frames: int, sandwich: SandwichSettings) -> list[int]:
+def frame_numbers(num_frames: int, duration_s: float, sandwich: SandwichSettings) -> list[int]:
     """The middle frame, and the auxiliary frames at their mean offsets: not random, so that runs can be compared."""
     middle = num_frames // 2
+    per_unit = num_frames if sandwich.unit == "fraction" else num_frames / duration_s
     offsets = {"past": -np.mean(sandwich.past_offset), "future": np.mean(sandwich.future_offset)}
-    auxiliary = [middle + round(float(offsets[direction]) * num_frames) for direction in sandwich.auxiliary]
+    auxiliary = [middle + round(float(offsets[direction]) * per_unit) for direction in sandwich.auxiliary]
     return [min(max(number, 0), num_frames - 1) for number in [middle, *auxiliary]]
 
 
 def read_clip(dataset: ShardDataset, row: int, sandwich: SandwichSettings, size: int, side: int) -> ClipFrames:
     """The frames of a dataset row, cropped and resized to `size`, and a mask of side x side patches for this row."""
     frames = []
-    for number in frame_numbers(int(dataset.num_frames[row]), sandwich):
+    if dataset.manifest.layout == "triplets":
+        numbers = [TRIPLET_FRAMES[name] for name in ("current", *sandwich.auxiliary)]
+    else:
+        numbers = frame_numbers(int(dataset.num_frames[row]), float(dataset.duration_s[row]), sandwich)
+    for number in numbers:
         image = Image.open(io.BytesIO(dataset.frame(row, number).tobytes())).convert("RGB")
         top, left, height, width = (int(edge[0]) for edge in center_boxes(*(np.array([n]) for n in image.size[::-1])))
         box = (left, top, left + width, top + height)

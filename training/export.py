@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import CliPositionalArg
 
+from pipeline.cards import refuse_edited, save_card
 from pipeline.files import sha256_file
 from pipeline.settings import Command, UserError, run_command
 from training.backbone.timm_format import save_timm
@@ -20,16 +21,7 @@ from training.backbone.vit import VitSettings
 from training.backbone.weights import backbone_sha256, build_backbone, save_backbone
 from training.checkpoint import MODEL, Content, load_checkpoint
 from training.metrics import METRICS, read_metrics
-from training.model_card import (
-    LICENSES,
-    NO_LICENSE,
-    Format,
-    License,
-    model_card,
-    read_result,
-    refuse_edited,
-    save_model_card,
-)
+from training.model_card import LICENSES, NO_LICENSE, Format, License, model_card, read_result
 from training.run_config import CONFIG, ORIGIN
 
 _LOCATIONS = ("shards", "neighbours", "cache")
@@ -102,7 +94,7 @@ def export(
     if format == "portable":
         refuse_edited(_readme(out, format))
         save_backbone(out, backbone, origin)
-        save_model_card(_readme(out, format), text)
+        save_card(_readme(out, format), text)
     else:
         (save_transformers if format == "transformers" else save_timm)(out, backbone, origin, text)
     return sha256

@@ -3,7 +3,6 @@
 It holds no path of this machine: of result files only benchmark, protocol, scores and hashes are taken.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from pipeline.files import write_bytes
+from pipeline.cards import marked
 from pipeline.reading import read_json
 from pipeline.settings import UserError
 
@@ -154,7 +153,7 @@ def model_card(name: str, card: Mapping[str, Any], results: Sequence[Result], li
         f"```bibtex\n{CITATION}\n```",
     ]
     text = f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n" + "\n\n".join(sections) + "\n"
-    return f"{text}\n{_mark(text)}\n"
+    return marked(text, "training.export")
 
 
 def _indexed(result: Result) -> dict[str, Any]:
@@ -214,36 +213,3 @@ def _terms(license: License) -> str:  # noqa: A002 - as the option
         "Videos and pictures of people show faces and places, mostly without their consent to this use: do not use the "
         "features to identify people."
     )
-
-
-def _mark(text: str) -> str:
-    return f"<!-- written by training.export: {hashlib.sha256(text.encode()).hexdigest()} -->"
-
-
-def refuse_edited(path: Path) -> None:
-    """Check that the file may be replaced: it is absent, empty, or a model card as it was written.
-
-    Raises:
-        UserError: it is anything else.
-    """
-    if not path.exists():
-        return
-    try:
-        content = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError):
-        content = "another file"
-    text, _, mark = content.rstrip("\n").rpartition("\n")
-    if content and mark != _mark(text):
-        raise UserError(
-            f"{path} exists and is no model card as this program writes it: move it away, or give another name"
-        )
-
-
-def save_model_card(path: Path, text: str) -> None:
-    """Write a model card, atomically.
-
-    Raises:
-        UserError: it would replace a file that was edited or is another one.
-    """
-    refuse_edited(path)
-    write_bytes(path, text.encode())

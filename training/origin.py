@@ -7,7 +7,7 @@ source is needed again.
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -25,12 +25,11 @@ from training.command import TrainCommand
 from training.distributed import raise_on_all_ranks
 from training.model import TCoReSettings
 from training.resume import branches
-from training.run_config import CONFIG, RESTORE_CONFIG
+from training.run_config import CONFIG, RESTORE_CONFIG, CommandT, choose_backend
 
-CommandT = TypeVar("CommandT", bound=TrainCommand)
-
-_OF_TRAINING = frozenset({"architecture", "drop_path"})
-"""Options of the backbone that do not follow from its weights: a name of other options, and stochastic depth."""
+_OF_TRAINING = frozenset({"architecture", "drop_path", "layer_scale"})
+"""Options of the backbone that do not follow from its weights: a name of other options, stochastic depth, and an
+initial value, which the weights replace."""
 
 
 class Origin(NamedTuple):
@@ -65,7 +64,7 @@ def read_source(path: Path, options: BackboneOptions) -> tuple[VisionTransformer
 def find_origin(accelerator: Accelerator, command: CommandT) -> tuple[CommandT, Origin]:
     """Find where the weights of a run come from, and read `model.init` if the run begins; all ranks call this.
 
-    Returns the command with the sizes of that backbone, and the origin.
+    Returns the command with the sizes of that backbone and the reader's back end, and the origin.
 
     Raises:
         UserError: the source cannot be used, differs between machines, or contradicts an option.
@@ -84,7 +83,7 @@ def find_origin(accelerator: Accelerator, command: CommandT) -> tuple[CommandT, 
     if origin.init and origin.backbone is not None:
         sha256 = origin.init["source_sha256"]
         accelerator.print(f"student and teacher begin with {command.model.init} (SHA-256 {sha256[:12]})")
-    return fitted, origin
+    return choose_backend(fitted, recorded, accelerator.device.type), origin
 
 
 def recorded_settings(command: TrainCommand) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from pipeline import startup as startup  # isort: skip - before Accelerate, whic
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
-from evaluation.during_training import DavisDuringTraining, EvalSettings
+from evaluation.during_training import EvalSettings, EvaluationDuringTraining
 from pipeline.settings import UserError, run_command
 from training.checkpoint import checkpoints
 from training.command import TrainCommand
@@ -27,25 +27,25 @@ class PretrainCommand(TrainCommand):
     """
 
     eval: EvalSettings = EvalSettings()
-    """Scores of the teacher on DAVIS during training, and the best weights."""
+    """Scores of the teacher during training, and the best weights."""
 
 
-def build_evaluator(command: PretrainCommand, accelerator: Accelerator) -> DavisDuringTraining | None:
-    """The evaluator of this rank; None without `eval.davis`.
+def build_evaluator(command: PretrainCommand, accelerator: Accelerator) -> EvaluationDuringTraining | None:
+    """The evaluator of this rank; None without `eval.davis` and `eval.knn`.
 
     Raises:
-        UserError: the dataset cannot be used, or the model is sharded.
+        UserError: a dataset cannot be used, or the model is sharded.
     """
-    if command.eval.davis is None:
+    if command.eval.davis is None and command.eval.knn is None:
         return None
     if accelerator.distributed_type == DistributedType.FSDP:
         raise UserError(
-            "eval.davis needs a model that is not sharded: leave it out with FSDP, and score exported checkpoints "
-            "with `python -m evaluation davis`"
+            "eval.davis and eval.knn need a model that is not sharded: leave them out with FSDP, and score exported "
+            "checkpoints with `python -m evaluation`"
         )
     rank, ranks = accelerator.process_index, accelerator.num_processes
     patch_size = command.model.backbone.patch_size
-    return DavisDuringTraining(command.eval, command.out, patch_size, accelerator.device, rank, ranks)
+    return EvaluationDuringTraining(command.eval, command.out, patch_size, accelerator.device, rank, ranks)
 
 
 def main(command: PretrainCommand) -> int:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pipeline.dataset import read_manifest
 from pipeline.differences import differences
@@ -14,6 +14,8 @@ from pipeline.reader.settings import ReaderSettings
 from pipeline.reading import read_json
 from pipeline.settings import UserError
 from training.command import TrainCommand
+
+CommandT = TypeVar("CommandT", bound=TrainCommand)
 
 CONFIG = "config.json"
 PAGE, PICTURE, BATCH_PICTURE = "report.html", "report.png", "batch.png"
@@ -53,6 +55,10 @@ FREE_SETTINGS = frozenset(
     }
 )
 """Settings that may change when a run is continued."""
+
+
+_FIRST_BACKEND = "dali"
+"""The back end of runs that do not record one."""
 
 
 class RunData(NamedTuple):
@@ -95,9 +101,29 @@ def run_config(command: TrainCommand, data: RunData) -> dict[str, Any]:
     return {**config, **names, "datasets": data.datasets, "neighbours_sha256": data.neighbours}
 
 
+def _data_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings `data` of a run, with its back end."""
+    return {"backend": _FIRST_BACKEND, **config.get("data", {})}
+
+
+def choose_backend(command: CommandT, recorded: Mapping[str, Any] | None, device_type: str) -> CommandT:
+    """The command with `data.backend` in place of auto, so that a run that continues never changes its pixels.
+
+    Args:
+        command: options of the run.
+        recorded: settings of the run that it continues or branches from.
+        device_type: `cpu` or `cuda`, where a new run trains.
+    """
+    backend = command.data.backend_on(device_type)
+    if command.data.backend == "auto" and recorded is not None:
+        backend = _data_settings(recorded)["backend"]
+    return command.model_copy(update={"data": command.data.model_copy(update={"backend": backend})})
+
+
 def run_differences(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> str:
     """The settings of two runs that differ and can change the result; empty if there are none."""
-    return differences(recorded, current, FREE_SETTINGS)
+    before, now = ({**config, "data": _data_settings(config)} for config in (recorded, current))
+    return differences(before, now, FREE_SETTINGS)
 
 
 def check_run_folder(out: Path, config: dict[str, Any], begun: bool, files: Sequence[str] = ()) -> None:

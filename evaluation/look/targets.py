@@ -5,22 +5,21 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 from torch import Tensor
 
 from evaluation.benchmark import Array
 from evaluation.frames import VOID, Frame, Size, read_mask, shown_size
-from evaluation.jhmdb import JointPropagation
-from evaluation.jhmdb_scores import Points, labels_to_joints
+from evaluation.jhmdb_scores import Points
 from evaluation.masks import MaskClip, MaskPropagation
-from evaluation.pictures import Picture, davis_palette, overlay
+from evaluation.pictures import Picture, draw_points, overlay
+from evaluation.tapvid import PointPropagation
+from evaluation.tapvid_scores import labels_to_points, points_to_labels
 from pipeline.settings import UserError
 
 _SLANT = 0.03
 """Relative difference of the aspect ratios of mask and video above which they do not belong together."""
-_JOINTS = JointPropagation()
+_POINTS = PointPropagation()
 
 
 class Target(Protocol):
@@ -59,35 +58,22 @@ class MaskTarget(NamedTuple):
 
 
 class PointTarget(NamedTuple):
-    """Points; each is a small bump of soft labels, as wide as those of the joints of JHMDB."""
+    """Points; each is a small bump of soft labels, as for TAP-Vid-DAVIS."""
 
     points: Points
     """(2, N) x and y as shares of width and height."""
 
     def first_labels(self, grid: Size) -> Tensor:
         """Background and one channel for each point."""
-        x, y = self.points * np.array(grid[::-1])[:, None] - 0.5
-        rows, columns = np.arange(grid[0])[:, None, None], np.arange(grid[1])[:, None]
-        square = (rows - y) ** 2 + (columns - x) ** 2
-        bumps = np.where(square <= (3 * _JOINTS.sigma) ** 2, np.exp(-square / (2 * _JOINTS.sigma**2)), 0)
-        background = bumps.sum(-1, keepdims=True) == 0
-        return torch.from_numpy(np.concatenate([background, bumps], -1)).float()
+        return points_to_labels(self.points, 1, grid, _POINTS.sigma)
 
     def predict(self, labels: Tensor) -> Array:
         """(2, N) shares of width and height; NaN for points that are lost."""
-        cells = labels_to_joints(labels, _JOINTS.top_cells).cpu().double().numpy()
-        middle = (cells + 0.5) / np.array([labels.shape[1], labels.shape[0]])[:, None]
-        return np.where(cells < 0, np.nan, middle)
+        return labels_to_points(labels, 1, _POINTS.top_cells)
 
     def draw(self, frame: Picture, prediction: Array) -> Picture:
-        """A disk for each point that is not lost."""
-        image = Image.fromarray(frame)
-        pen, radius = ImageDraw.Draw(image), max(3, round(frame.shape[1] / 70))
-        for number, (x, y) in enumerate((prediction * np.array(image.size)[:, None]).T, start=1):
-            if np.isfinite(x + y):
-                color = tuple(davis_palette()[1 + (number - 1) % 254].tolist())
-                pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color, outline="white")
-        return np.asarray(image)
+        """A dot for each point that is not lost."""
+        return draw_points(frame, prediction * np.array(frame.shape[1::-1])[:, None])
 
 
 def read_target_mask(path: Path, frame: Size) -> tuple[NDArray[np.uint8], tuple[int, ...]]:

@@ -2,5 +2,5 @@
 
 survey.py  counts over the index, and a choice of samples    page.py, page.html  the page
 strips.py  reads the frames of the chosen samples            sheet.py            the contact sheet
-batch.py   draws a batch; only this imports torch and DALI
+batch.py   draws a batch; only this imports torch, or DALI   settings.py         how a training reads the dataset
 """

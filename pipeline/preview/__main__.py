@@ -8,14 +8,18 @@ from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
 from tqdm import tqdm
 
-from pipeline.dataset import MANIFEST, PARTS, read_manifest, repair_hint
+from pipeline.dataset import MANIFEST, PARTS, Manifest, clips_by_frames, read_manifest, repair_hint
 from pipeline.files import write_bytes
 from pipeline.outputs import claim
 from pipeline.preview import page, sheet
+from pipeline.preview.settings import reader_settings
 from pipeline.preview.strips import Strip, read_strips
 from pipeline.preview.survey import choose, survey_dataset
 from pipeline.report.contact_sheet import contact_sheet
+from pipeline.sampling.distance import distance_notes, triplet_distances
+from pipeline.sampling.sandwich import SandwichSettings
 from pipeline.settings import Command, Seed, UserError, run_command
+from pipeline.spec import TripletSettings
 from pipeline.storage import LocalStorage, Storage, Uri, open_storage
 
 PAGE = "index.html"
@@ -46,7 +50,10 @@ class PreviewCommand(Command):
     batch: bool = False
     """Also write OUT/batch.png: a batch of `samples` as the model sees it, with crops, boxes and masks."""
     training: Path | None = None
-    """Preset of a training, or config.json of a run, with the data settings of --batch; default: the paper's."""
+    """Preset of a training, or config.json of a run, whose data settings draw the triplets and the batch; default: the
+    paper's."""
+    sandwich: SandwichSettings = SandwichSettings()
+    """Which frames make a triplet: `data.sandwich` of a training; without --training."""
 
     @model_validator(mode="after")
     def _one_dataset(self) -> "PreviewCommand":
@@ -55,9 +62,9 @@ class PreviewCommand(Command):
         return self
 
     @model_validator(mode="after")
-    def _training_is_for_the_batch(self) -> "PreviewCommand":
-        if self.training and not self.batch:
-            raise ValueError("training has the data settings of a batch: give --batch too, or leave --training out")
+    def _one_sandwich(self) -> "PreviewCommand":
+        if self.training and "sandwich" in self.model_fields_set:
+            raise ValueError("training has its own data.sandwich: give --training or --sandwich.*, not both")
         return self
 
     @property
@@ -73,21 +80,32 @@ def _check_out(storage: Storage, out: Path) -> None:
         raise UserError(f"--out {out} is a dataset, which must not change: choose another folder")
 
 
+def _notes(storage: Storage, manifest: Manifest, sandwich: SandwichSettings) -> list[str]:
+    """How far apart the frames of the triplets will lie."""
+    if manifest.media == "images":
+        return []
+    if manifest.layout == "triplets":
+        sandwich = SandwichSettings(unit=TripletSettings(**manifest.settings["triplets"]).unit)
+    distances = triplet_distances(sandwich, clips_by_frames(storage, manifest), manifest.settings["frames"]["fps"])
+    return distance_notes(distances, sandwich, manifest.layout) if distances else []
+
+
 def main(command: PreviewCommand) -> None:
     """Read the dataset, write the page, the sheet and with --batch the batch, and print their paths."""
     storage = open_storage(command.uri)
     manifest = read_manifest(storage)
     _check_out(storage, command.out)
-    if command.batch:  # only this loads torch and DALI
-        from pipeline.preview.batch import batch_settings, write_batch
-
-        settings = batch_settings(command.uri, manifest, command.seed, command.training)
+    sandwich = None if command.training else command.sandwich
+    settings = reader_settings(command.uri, manifest, command.seed, command.training, sandwich)
+    if command.batch:  # only this loads torch, or DALI
+        from pipeline.preview.batch import write_batch
     try:
         survey = survey_dataset(storage, manifest)
+        notes = _notes(storage, manifest, settings.sandwich)
         chosen = choose(storage, manifest, survey, command.samples, command.seed)
     except Exception as error:  # Arrow's errors have no common base with Python's
         raise UserError(f"cannot read the tables of {storage} ({error}). {repair_hint(storage)}") from error
-    strips = read_strips(storage, manifest, chosen, command.draws, command.seed)
+    strips = read_strips(storage, manifest, chosen, command.draws, settings)
     rows = []
 
     def samples() -> Iterator[Strip]:
@@ -97,13 +115,13 @@ def main(command: PreviewCommand) -> None:
 
     claim(command.out, command.program, [PAGE, SHEET] + [BATCH] * command.batch)
     title = Path(command.uri.rstrip("/")).name or str(storage)
-    write_bytes(command.out / PAGE, page.render_page(title, manifest, survey, samples(), command.seed).encode())
+    write_bytes(command.out / PAGE, page.render_page(title, manifest, survey, samples(), settings, notes).encode())
     clips = int(survey.classes.counts.sum())
     note = f"{len(chosen):,} of {clips:,} {manifest.media}, {len(manifest.classes):,} classes"
     write_bytes(command.out / SHEET, contact_sheet(sheet.arrange(rows), title, note))
     if command.batch:
         write_batch(settings, command.samples, command.out / BATCH)
-    print(f"{note}: open {command.out / PAGE} or {command.out / SHEET}")
+    print("\n".join([f"{note}: open {command.out / PAGE} or {command.out / SHEET}", *notes]))
 
 
 if __name__ == "__main__":

@@ -2,26 +2,21 @@
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from pydantic import ValidationError
 from torch import Tensor
 
-from pipeline.dataset import Manifest
 from pipeline.files import write_bytes
-from pipeline.presets import load_preset
 from pipeline.reader.batch import PlannedBatch
 from pipeline.reader.loader import Loader
-from pipeline.reader.mixture import is_remote
 from pipeline.reader.settings import ReaderSettings
 from pipeline.report.contact_sheet import Row, Tile, blank, contact_sheet, shrink
 from pipeline.report.palette import LIGHT, ROLES
 from pipeline.sampling.order import OrderSettings
 from pipeline.sampling.views import GLOBAL_VIEWS, IMAGENET_MEAN, IMAGENET_STD, Boxes
-from pipeline.settings import UserError
+from pipeline.storage import is_remote
 from pipeline.temporary import full_disk_is_temporary, temporary_folder
 
 _FRAME, _VIEW, _GAP = (300, 200), 200, 4
@@ -121,26 +116,6 @@ def draw_batch(settings: ReaderSettings, clips: int) -> bytes:
     """
     with Loader(settings, clips, range(1)) as loader:
         return draw_samples(settings, loader, next(loader), clips)
-
-
-def batch_settings(shards: str, manifest: Manifest, seed: int, training: Path | None) -> ReaderSettings:
-    """Settings with which a training reads a dataset: those of a preset or run, or the defaults.
-
-    Still images without neighbours have no auxiliary frames.
-
-    Raises:
-        UserError: `training` is not a preset or `config.json`.
-    """
-    values: Any = load_preset(training).values.get("data", {}) if training else {}
-    if not isinstance(values, dict):
-        raise UserError(f"--training {training} is not a preset or the config.json of a run: data holds no settings")
-    if manifest.media == "images" and not values.get("neighbours"):
-        values["sandwich"] = {"auxiliary": ()}
-    try:
-        return ReaderSettings.model_validate({**values, "shards": shards, "seed": seed, "prefetch": 1})
-    except ValidationError as error:
-        problems = [f"data.{'.'.join(map(str, p['loc']))} = {p['input']!r}: {p['msg']}" for p in error.errors()]
-        raise UserError(f"--training {training}: {'; '.join(problems)}") from error
 
 
 def write_batch(settings: ReaderSettings, clips: int, out: Path) -> None:

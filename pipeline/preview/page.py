@@ -12,6 +12,8 @@ from pipeline.preview.survey import DURATION_UNIT_S, SIZE_UNIT_BYTES, Survey
 from pipeline.report.page import render
 from pipeline.report.palette import ROLES
 from pipeline.report.plots import falling, histogram
+from pipeline.sampling.plan import PlanSettings
+from pipeline.sampling.sandwich import SandwichSettings
 
 MOST_CLASSES = 45
 """With more classes, only the largest and the smallest are named."""
@@ -20,6 +22,7 @@ _ENDS = 15
 
 def _facts(manifest: Manifest, clips: int) -> list[tuple[str, str]]:
     size = sum(shard.bytes for shard in manifest.shards)
+    tried = "the segments" if manifest.is_cut else "the inputs"
     amount = f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
     return [
         (f"{clips:,}", manifest.media),
@@ -27,7 +30,7 @@ def _facts(manifest: Manifest, clips: int) -> list[tuple[str, str]]:
         *([(f"{manifest.frames:,}", "frames")] if manifest.media == "clips" else []),
         (f"{len(manifest.classes):,}", "classes"),
         (amount, f"in {len(manifest.shards):,} shards"),
-        (f"{manifest.rejects:,}", f"rejects, {100 * manifest.rejects / max(1, manifest.inputs):.1f} % of the inputs"),
+        (f"{manifest.rejects:,}", f"rejects, {100 * manifest.rejects / max(1, manifest.candidates):.1f} % of {tried}"),
     ]
 
 
@@ -40,8 +43,10 @@ def _classes(manifest: Manifest, survey: Survey) -> list[tuple[str, int]]:
     return sorted(named, key=lambda item: (-item[1], item[0]))
 
 
-def render_page(title: str, manifest: Manifest, survey: Survey, samples: Iterable[Strip], seed: int) -> str:
-    """The page as HTML; `samples` are consumed one at a time."""
+def render_page(
+    title: str, manifest: Manifest, survey: Survey, samples: Iterable[Strip], settings: PlanSettings, notes: list[str]
+) -> str:
+    """The page as HTML; `samples` are consumed one at a time, and `notes` are shown above them."""
     subtitle = f"{manifest.media}, split {manifest.split}, layout {manifest.layout}, seed {manifest.seed}"
     if manifest.media == "clips":
         subtitle += f", {manifest.settings['frames']['fps']:g} frames a second"
@@ -60,7 +65,9 @@ def render_page(title: str, manifest: Manifest, survey: Survey, samples: Iterabl
         subtitle=subtitle,
         facts=_facts(manifest, int(survey.classes.counts.sum())),
         manifest=manifest,
-        seed=seed,
+        seed=settings.seed,
+        ranges="the paper's ranges" if settings.sandwich == SandwichSettings() else "the given ranges",
+        notes=notes,
         roles=ROLES,
         samples=samples,
         classes=classes,
@@ -72,7 +79,7 @@ def render_page(title: str, manifest: Manifest, survey: Survey, samples: Iterabl
             if tally.counts.any()
         },
         rejects=sorted(survey.rejects.items(), key=lambda item: -item[1].count),
-        inputs=max(1, manifest.inputs),
+        inputs=max(1, manifest.candidates),
         made_with=json.dumps(
             {**manifest.model_dump(exclude={"shards", "classes"}), "dataset_hash": manifest.dataset_hash}, indent=2
         ),

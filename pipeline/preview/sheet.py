@@ -12,7 +12,7 @@ def sample_row(strip: Strip) -> Row:
     """A clip in order of time, with the first triplet in the colors of its roles, or a single image."""
     if not strip.draws:
         return Row("", [Tile(shrink(strip.pictures[0], _IMAGE), f"{strip.class_name}\n{strip.key}")])
-    roles = dict(zip(strip.draws[0].frames, ROLES, strict=True))
+    roles = dict(zip(strip.draws[0].frames, strip.draws[0].roles, strict=True))
     others = [frame for frame in strip.pictures if frame not in roles]
     tiles = []
     for frame in sorted([*roles, *(others[number] for number in spread(len(others), _FRAMES_PER_CLIP - len(roles)))]):

@@ -14,21 +14,24 @@ from pipeline.preview.survey import Chosen
 from pipeline.record import dali_index_file
 from pipeline.report.contact_sheet import spread
 from pipeline.sampling.philox import Stream, uniforms
-from pipeline.sampling.sandwich import SandwichSettings, draw_frames, draws_needed
+from pipeline.sampling.plan import PlanSettings
+from pipeline.sampling.sandwich import draw_frames, draws_needed
 from pipeline.settings import UserError
 from pipeline.storage import Storage
 
 MOST_PICTURED = 24
 """Most evenly spaced frames shown of a clip."""
-_SANDWICH = SandwichSettings()
+_ORDER = ("past", "current", "future")
 
 
 class Draw(NamedTuple):
-    """A triplet and its name."""
+    """A triplet, or what else training draws from a clip, and its name."""
 
     name: str
-    frames: tuple[int, int, int]
-    """Frame numbers of past, current and future."""
+    frames: tuple[int, ...]
+    """Frame numbers, in order of time."""
+    roles: tuple[str, ...] = ("past", "current", "future")
+    """What each frame is."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,15 @@ class Strip:
     draws: list[Draw]
 
 
-def reader_draws(row: int, num_frames: int, seed: int, count: int) -> list[Draw]:
-    """Triplets that the reader draws from index row `row` in its first `count` epochs, with the paper's ranges."""
-    uniform = uniforms(seed, Stream.SAMPLE, np.arange(count), row, draws_needed(_SANDWICH))
-    drawn = draw_frames(_SANDWICH, np.full(count, num_frames), uniform)
+def reader_draws(row: int, num_frames: int, duration_s: float, settings: PlanSettings, count: int) -> list[Draw]:
+    """The frames that the reader draws from index row `row` in its first `count` epochs."""
+    sandwich, roles = settings.sandwich, ("current", *settings.sandwich.auxiliary)
+    uniform = uniforms(settings.seed, Stream.SAMPLE, np.arange(count), row, draws_needed(sandwich))
+    drawn = draw_frames(sandwich, np.full(count, num_frames), uniform, np.full(count, duration_s))
+    in_time = [sorted(zip(frames.tolist(), map(_ORDER.index, roles), strict=True)) for frames in drawn]
     return [
-        Draw(f"epoch {epoch}", (int(past), int(current), int(future)))
-        for epoch, (current, past, future) in enumerate(drawn)
+        Draw(f"epoch {epoch}", tuple(frame for frame, _ in frames), tuple(_ORDER[role] for _, role in frames))
+        for epoch, frames in enumerate(in_time)
     ]
 
 
@@ -76,7 +81,7 @@ def _facts(storage: Storage, row: dict[str, Any]) -> dict[str, Any]:
     raise KeyError(name)
 
 
-def _strip(storage: Storage, manifest: Manifest, chosen: Chosen, draws: int, seed: int) -> Strip:
+def _strip(storage: Storage, manifest: Manifest, chosen: Chosen, draws: int, settings: PlanSettings) -> Strip:
     row = chosen.rows[0]
     key, num_frames = row["key"], row["num_frames"]
     even: list[int] = []
@@ -91,7 +96,7 @@ def _strip(storage: Storage, manifest: Manifest, chosen: Chosen, draws: int, see
         stored = {f: (row, i) for row, fact in zip(rows, facts, strict=True) for i, f in enumerate(fact["frames"])}
     else:
         if manifest.media == "clips":
-            drawn = reader_draws(chosen.row, num_frames, seed, draws)
+            drawn = reader_draws(chosen.row, num_frames, row["duration_s"], settings, draws)
             times_s = dict(enumerate(_facts(storage, row)["times_s"]))
         even = spread(num_frames, MOST_PICTURED)
         stored = {frame: (row, frame) for frame in {*even, *(frame for draw in drawn for frame in draw.frames)}}
@@ -110,16 +115,16 @@ def _strip(storage: Storage, manifest: Manifest, chosen: Chosen, draws: int, see
 
 
 def read_strips(
-    storage: Storage, manifest: Manifest, chosen: Iterable[Chosen], draws: int, seed: int
+    storage: Storage, manifest: Manifest, chosen: Iterable[Chosen], draws: int, settings: PlanSettings
 ) -> Iterator[Strip]:
-    """Read the chosen samples one at a time, with `draws` triplets each.
+    """Read the chosen samples one at a time, with `draws` triplets each, as a training with `settings` draws them.
 
     Raises:
         UserError: a shard is damaged.
     """
     for sample in chosen:
         try:
-            strip = _strip(storage, manifest, sample, draws, seed)
+            strip = _strip(storage, manifest, sample, draws, settings)
         except Exception as error:  # Pillow's decoders raise errors of any kind for damaged data
             raise UserError(
                 f"cannot read {sample.rows[0]['key']} in {storage}/{sample.rows[0]['shard']} ({type(error).__name__}). "

@@ -98,7 +98,7 @@ def survey_dataset(storage: Storage, manifest: Manifest) -> Survey:
             survey.heights.add(batch["height"].to_numpy())
             survey.frame_bytes.add(batch["frame_size"].flatten().to_numpy() // SIZE_UNIT_BYTES)
     with storage.parquet(REJECTS) as file:
-        for batch in file.iter_batches():
+        for batch in file.iter_batches(columns=["source", "reason", "detail"]):
             for source, reason, detail in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                 rejected = survey.rejects.setdefault(reason, RejectedInputs())
                 rejected.count += 1

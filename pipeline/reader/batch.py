@@ -32,7 +32,8 @@ class Batch:
 class PlannedBatch(Batch):
     """One rank's part of a global batch, with the plan that it was made from.
 
-    All views share one block of memory on the rank's device, as DALI wrote it; the block is freed with the last view.
+    All views share one block of memory on the rank's device, as the back end wrote it; later batches take it once the
+    last view is gone.
     """
 
     plan: BatchPlan

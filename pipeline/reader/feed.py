@@ -1,4 +1,4 @@
-"""A batch plan as the inputs of the DALI graph."""
+"""A batch plan as the inputs of a back end: arrays with one value for each view, in the order of a `Batch`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,15 +6,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.reader.graph import Feed
 from pipeline.reader.mixture import EMPTY_JPEG
 from pipeline.sampling.color import blur_kernel, color_map, is_colored
 from pipeline.sampling.plan import BatchPlan, needed_frames
 from pipeline.sampling.views import GLOBAL_VIEWS, SOLARIZE_OFF, Boxes, ColorJitterParams, ViewSettings, view_sizes
 
+Feed = dict[str, Any]
+"""One batch of inputs: a list of (size,) uint8 arrays, or an array with one row per view.
+
+encoded    the frame, for the first of its views     matrix     (3, 3) and
+decoded    whether there is an encoded frame         weights    (3,), see `pipeline.sampling.color`
+frame      the view that has this view's frame       colored    whether they change anything
+needed     whether the view can reach the loss       kernel     (1, BLUR_TAPS) weights of the blur
+start      top and left of the crop                  blurred    whether they change anything
+shape      its height and width                      solarized  whether the view is
+size       height and width of the view              mirror     whether the view is
+"""
+
 
 def box_feed(boxes: Boxes) -> Feed:
-    """Inputs of the graph for the crop boxes (n,) of n views."""
+    """Inputs for the crop boxes (n,) of n views."""
     return {
         "start": np.stack([boxes.top, boxes.left], axis=-1).astype(np.int32),
         "shape": np.stack([boxes.height, boxes.width], axis=-1).astype(np.int32),
@@ -22,7 +33,7 @@ def box_feed(boxes: Boxes) -> Feed:
 
 
 def color_feed(photometry: ColorJitterParams) -> Feed:
-    """Inputs of the graph for the color parameters (n,) of n views."""
+    """Inputs for the color parameters (n,) of n views."""
     colors = color_map(photometry)
     return {
         "matrix": colors.matrix.astype(np.float32),
@@ -35,7 +46,7 @@ def color_feed(photometry: ColorJitterParams) -> Feed:
 
 
 def frame_feed(frames: Sequence[Sequence[np.ndarray]], needed: NDArray[np.bool_], views: Sequence[int]) -> Feed:
-    """Inputs of the graph for F encoded frames of b clips, given as F lists of b arrays.
+    """Inputs for F encoded frames of b clips, given as F lists of b arrays.
 
     `views` (F,) is the number of views of each frame, `needed` (b, F) whether it is decoded. A frame is fed with its
     first view, and the others refer to it.
@@ -51,7 +62,7 @@ def frame_feed(frames: Sequence[Sequence[np.ndarray]], needed: NDArray[np.bool_]
 
 
 def plan_feed(plan: BatchPlan, settings: ViewSettings, frames: Sequence[Sequence[np.ndarray]]) -> Feed:
-    """All inputs of the graph for a plan and its encoded `frames`, 1 + A lists of b arrays.
+    """All inputs for a plan and its encoded `frames`, 1 + A lists of b arrays.
 
     Views are in the order of a `Batch`: the first of all clips, then the second, and so on.
     """

@@ -8,9 +8,12 @@ are skipped.
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from nvidia.dali import Pipeline, fn, math, pipeline_def, types
 from nvidia.dali.data_node import DataNode
 
+from pipeline.reader.faults import FrameDecoder
+from pipeline.reader.feed import Feed
 from pipeline.sampling.color import BLUR_TAPS
 from pipeline.sampling.views import IMAGENET_MEAN, IMAGENET_STD
 
@@ -23,9 +26,9 @@ NORMALIZATION: dict[str, Any] = {
 """Arguments of `fn.crop_mirror_normalize` for pixels from 0 to 255."""
 
 INPUTS: dict[str, tuple[Any, int]] = {
-    "encoded": (types.UINT8, 1),  # the frame, for the first of its views
-    "decoded": (types.BOOL, 0),  # whether this sample has an encoded frame
-    "frame": (types.INT32, 0),  # the sample that holds this view's frame
+    "encoded": (types.UINT8, 1),
+    "decoded": (types.BOOL, 0),
+    "frame": (types.INT32, 0),
     "needed": (types.BOOL, 0),
     "start": (types.INT32, 1),
     "shape": (types.INT32, 1),
@@ -38,11 +41,11 @@ INPUTS: dict[str, tuple[Any, int]] = {
     "solarized": (types.BOOL, 0),
     "mirror": (types.INT32, 0),
 }
-"""DALI type and number of dimensions of each input, which has one value for each view."""
+"""DALI type and number of dimensions of each input of `Feed`."""
 
 ENCODED = "encoded"
-Feed = dict[str, Any]
-"""One batch of `INPUTS`: a list of (size,) uint8 arrays, or an array with one row per view."""
+DALI_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, MemoryError)
+"""Errors that DALI raises when one of its operators fails."""
 
 
 def decode_frames(encoded: DataNode, on_gpu: bool) -> DataNode:
@@ -71,6 +74,23 @@ def build_decoder(device_id: int | None) -> Pipeline:
     pipeline: Pipeline = graph()
     pipeline.build()
     return pipeline
+
+
+def dali_decoder(device_id: int | None) -> FrameDecoder:
+    """DALI's decoder for single frames, on the CPU or a GPU."""
+
+    def open_decoder() -> Callable[[np.ndarray], tuple[int, int]]:
+        pipeline = build_decoder(device_id)
+
+        def size(jpeg: np.ndarray) -> tuple[int, int]:
+            pipeline.feed_input(ENCODED, [jpeg])
+            (image,) = pipeline.run()
+            height, width, _ = image.shape()[0]
+            return width, height
+
+        return size
+
+    return FrameDecoder("DALI", DALI_ERRORS, open_decoder)
 
 
 def _crop(image: DataNode, inputs: dict[str, DataNode]) -> DataNode:

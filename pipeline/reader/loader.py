@@ -1,20 +1,19 @@
-"""The loader: plans a rank's part of each step, has DALI execute it ahead of time, and returns torch batches."""
+"""The loader: plans a rank's part of each step, has a back end execute it ahead of time, and returns torch batches."""
 
 import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.reader.backend import Backend, backend_type
 from pipeline.reader.batch import PlannedBatch
-from pipeline.reader.faults import DALI_ERRORS, BatchFrame, explain_failure
-from pipeline.reader.feed import plan_feed
-from pipeline.reader.graph import Feed, build_graph
+from pipeline.reader.faults import BatchFrame, explain_failure
+from pipeline.reader.feed import Feed, plan_feed
 from pipeline.reader.mixture import DatasetMixture
 from pipeline.reader.settings import ReaderSettings
 from pipeline.sampling.plan import BatchPlan, needed_frames, plan_batch
@@ -55,7 +54,7 @@ class Loader:
         ranks: int = 1,
         device: torch.device | None = None,
     ) -> None:
-        """Open the datasets and build the DALI graph, which decodes and augments on `device` (default: the CPU).
+        """Open the datasets and start to make batches for `device` (default: the CPU).
 
         Raises:
             UserError: the data or the neighbour table cannot be used, `global_batch` does not divide by `ranks`, or
@@ -68,8 +67,6 @@ class Loader:
         size = global_batch // ranks
         self._part = slice(rank * size, (rank + 1) * size)
         self._unplanned = deque(steps)
-        self._device = device or torch.device("cpu")
-        self._device_id = (self._device.index or 0) if self._device.type == "cuda" else None
         self._planned: deque[BatchPlan] = deque()
         self._prepared: deque[Future[tuple[BatchPlan, Feed]]] = deque()
         self._running: deque[BatchPlan] = deque()
@@ -77,13 +74,10 @@ class Loader:
         self._unsubmitted = len(self._unplanned)
         self._submit()
         self._auxiliary = 1 if self.mixture.table.neighbours is not None else len(settings.sandwich.auxiliary)
-        self._pipeline = build_graph(
-            size * len(view_sizes(settings.views, self._auxiliary)),
-            self._feed,
-            settings.threads,
-            self._device_id,
-            settings.prefetch,
-        )
+        device = device or torch.device("cpu")
+        sizes = view_sizes(settings.views, self._auxiliary)
+        make = backend_type(settings.backend_on(device.type))
+        self._backend: Backend | None = make(sizes, size, self._feed, settings.threads, settings.prefetch, device)
 
     def _plan(self, step: int) -> BatchPlan:
         """Plan a step and start to read its shards and frames ahead."""
@@ -107,31 +101,33 @@ class Loader:
     def _feed(self) -> Feed:
         if not self._prepared:
             raise StopIteration
-        plan, feed = self._prepared.popleft().result()
+        plan, feed = self._prepared[0].result()
+        self._prepared.popleft()
         self._submit()
         self._running.append(plan)
         return feed
 
-    def _explain(self, error: Exception) -> UserError:
-        """The error that names the frame DALI failed on, most likely one of the oldest batch in progress."""
+    def _explain(self, error: Exception, backend: Backend) -> UserError:
+        """The error that names the frame a back end failed on, most likely one of the oldest batch in progress."""
         frames = []
         for plan in self._running:
             needed = needed_frames(plan)
             for row, frame in zip(plan.source_rows[needed].tolist(), plan.frames[needed].tolist(), strict=True):
                 origin = self.mixture.origin(row)
                 frames.append(BatchFrame(origin.dataset, origin.row, frame))
-        return explain_failure(error, f"in step {self._running[0].step}", frames, self._device_id)
+        return explain_failure(error, f"in step {self._running[0].step}", frames, backend.decoder)
 
     def __iter__(self) -> Iterator[PlannedBatch]:
         return self
 
     def __next__(self) -> PlannedBatch:
-        if self._pipeline is None:
+        backend = self._backend
+        if backend is None:
             raise UserError("this loader is closed: create another one that starts at the next step")
         try:
-            (views,) = self._pipeline.run(self._stream())
-        except DALI_ERRORS as error:
-            raise self._explain(error) from error
+            views = backend.run()
+        except backend.decoder.failures as error:
+            raise self._explain(error, backend) from error
         plan = self._running.popleft()
         global_crops, local_crops, *auxiliary = self._tensors(views, len(plan.rows))
         mean_masked = plan.masked_in_global_batch / self._ranks
@@ -144,30 +140,21 @@ class Loader:
             plan=plan,
         )
 
-    def _stream(self) -> torch.cuda.Stream | None:
-        """The stream that waits for the views, None for the host.
-
-        On a GPU that is torch's current stream, so the host does not wait. What torch runs on it next reads views that
-        are written: DALI has the stream wait for them. And DALI does not write into their memory too early: it takes
-        the block back once its last view is gone and the device has done all work that was queued until then.
-        """
-        return None if self._device_id is None else torch.cuda.current_stream(self._device)
-
-    def _tensors(self, views: Any, clips: int) -> list[Tensor]:  # noqa: ANN401 - a DALI list of tensors
+    def _tensors(self, views: Tensor, clips: int) -> list[Tensor]:
         """The global crops, the local crops and the views of each auxiliary frame, without a copy."""
         settings = self._settings.views
         groups = [(GLOBAL_VIEWS, settings.global_size), (settings.local_crops, settings.local_size)]
         groups += [(GLOBAL_VIEWS, settings.global_size)] * self._auxiliary
         shapes = [(count * clips, 3, side, side) for count, side in groups]
-        elements = [math.prod(shape) for shape in shapes]
-        flat = torch.utils.dlpack.from_dlpack(views.as_reshaped_tensor([sum(elements)]))
-        parts = torch.split_with_sizes(flat, elements)
+        parts = torch.split_with_sizes(views, [math.prod(shape) for shape in shapes])
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def close(self) -> None:
         """Stop all threads and close all files."""
         self._worker.shutdown(cancel_futures=True)
-        self._pipeline = None
+        if self._backend is not None:
+            self._backend.close()
+        self._backend = None
         self.mixture.close()
 
     def __enter__(self) -> "Loader":

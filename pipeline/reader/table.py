@@ -9,6 +9,7 @@ from pipeline.neighbours import read_neighbours
 from pipeline.reader.settings import ReaderSettings
 from pipeline.sampling.order import DatasetSize
 from pipeline.sampling.plan import SampleTable
+from pipeline.sampling.sandwich import SandwichSettings, frame_ranges
 from pipeline.sampling.views import Integers
 from pipeline.settings import UserError
 
@@ -26,6 +27,8 @@ def sample_table(settings: ReaderSettings, datasets: Sequence[ShardDataset]) -> 
         neighbours = read_neighbours(settings.neighbours, datasets[0].manifest).astype(np.int64)
     for dataset in datasets:
         _check_auxiliary_frames(dataset, settings.sandwich.auxiliary, neighbours is not None)
+        if neighbours is None:
+            _check_some_clip_is_long_enough(dataset, settings.sandwich)
 
     def column(name: str) -> Integers:
         return np.concatenate([getattr(dataset, name) for dataset in datasets]).astype(np.int64)
@@ -40,6 +43,7 @@ def sample_table(settings: ReaderSettings, datasets: Sequence[ShardDataset]) -> 
             for dataset, entry in zip(datasets, settings.mixture(), strict=True)
         ),
         triplets=np.concatenate([np.full(len(d), d.manifest.layout == "triplets") for d in datasets]),
+        duration_s=np.concatenate([dataset.duration_s for dataset in datasets]),
     )
 
 
@@ -54,3 +58,21 @@ def _check_auxiliary_frames(dataset: ShardDataset, auxiliary: Sequence[str], has
             f"{dataset.folder} holds triplets of one past and one future frame: "
             f"data.sandwich.auxiliary cannot be {','.join(auxiliary)}"
         )
+
+
+def _check_some_clip_is_long_enough(dataset: ShardDataset, sandwich: SandwichSettings) -> None:
+    """Refuse offsets in seconds, perhaps meant as fractions, with which every frame of a triplet would be the same."""
+    if sandwich.unit == "fraction" or not sandwich.auxiliary or dataset.manifest.layout == "triplets":
+        return
+    if frame_ranges(sandwich, dataset.num_frames.astype(np.int64), dataset.duration_s).fallback.all():
+        raise UserError(
+            f"no clip of {dataset.folder} has frames {_shown(sandwich)} seconds apart, as data.sandwich asks with "
+            f"unit = seconds: the longest lasts {dataset.duration_s.max():g} s, with "
+            f"{np.max(dataset.num_frames / dataset.duration_s):g} frames a second"
+        )
+
+
+def _shown(sandwich: SandwichSettings) -> str:
+    offset = {"past": sandwich.past_offset, "future": sandwich.future_offset}
+    ranges = dict.fromkeys(offset[direction] for direction in sandwich.auxiliary)
+    return " and ".join(f"{low:g} to {high:g}" for low, high in ranges)

@@ -1,4 +1,4 @@
-"""Color jitter and blur of views as small matrices, which DALI then applies to the pixels.
+"""Color jitter and blur of views as small matrices, which a back end applies to the pixels.
 
 Brightness, contrast, saturation and gray are those of torchvision (and so of the released code), in this order. Hue is
 a rotation about the gray axis of RGB, which is linear and keeps the mean of the channels; torchvision rotates in HSV,

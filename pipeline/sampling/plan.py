@@ -84,6 +84,8 @@ class SampleTable(NamedTuple):
     """The datasets that the rows belong to; empty for a single dataset of one shard."""
     triplets: NDArray[np.bool_] | None = None
     """Which rows hold a past, a current and a future frame, drawn when the shards were written; None for no row."""
+    duration_s: NDArray[np.float64] | None = None
+    """Durations of the clips, for a sandwich in seconds."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ def _source_frames(
         drawn = (uniform[:, 0] * table.neighbours.shape[1]).astype(np.int64)
         source_rows = np.stack([rows, table.neighbours[rows, drawn]], axis=1)
         return source_rows, np.zeros_like(source_rows)
-    frames = draw_frames(settings.sandwich, table.num_frames[rows], uniform)
+    duration_s = None if table.duration_s is None else table.duration_s[rows]
+    frames = draw_frames(settings.sandwich, table.num_frames[rows], uniform, duration_s)
     if table.triplets is not None:
         stored = [TRIPLET_FRAMES[name] for name in ("current", *settings.sandwich.auxiliary)]
         frames = np.where(table.triplets[rows, None], stored, frames)

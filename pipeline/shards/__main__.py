@@ -1,13 +1,16 @@
 """`python -m pipeline.shards`."""
 
 import time
-from pathlib import PurePosixPath
 
 import pyarrow as pa
 
-from pipeline.dataset import INDEX, REJECTS, repair_hint
+from pipeline.dataset import INDEX, INDEX_SCHEMA, REJECTS, clips_by_frames, repair_hint, with_columns
+from pipeline.sampling.distance import distance_notes, triplet_distances
+from pipeline.sampling.sandwich import SandwichSettings
 from pipeline.settings import UserError, run_command
+from pipeline.shards.advice import Lengths, advice_on_short_clips, too_short_by_frames
 from pipeline.shards.command import ShardsCommand
+from pipeline.shards.finished import input_keys, key_by_path
 from pipeline.shards.job import Outcome, ShardJob
 from pipeline.spec import Reason
 
@@ -43,24 +46,44 @@ def _summary(command: ShardsCommand, outcome: Outcome, seconds: float) -> str:
         with out.parquet(REJECTS) as file:
             first = next(file.iter_batches(batch_size=REJECTS_SHOWN)).to_pylist()
         lines += [f"  {row['source']}: {row['reason']}, {row['detail']}".replace("\n", " ") for row in first]
+    if media == "clips":
+        lines += _lengths(command, outcome)
     return "\n".join(lines)
 
 
-def _rejected(command: ShardsCommand, outcome: Outcome) -> tuple[int, int]:
-    """Rejected and all inputs; with annotations a clip counts once, as rejected if none of its files decoded."""
+def _lengths(command: ShardsCommand, outcome: Outcome) -> list[str]:
+    """How far apart the frames of triplets will lie, and what to do if many clips are too short."""
     manifest, out = outcome.manifest, outcome.out
-    if command.annotations is None or not manifest.rejects:
-        return manifest.rejects, manifest.inputs
-    stems = []
-    for table in (REJECTS, INDEX):
-        try:
-            with out.parquet(table) as file:
-                sources = file.read(columns=["source"])["source"].to_pylist()
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{out}/{table} cannot be read ({error}). {repair_hint(out)}") from error
-        stems.append({PurePosixPath(source).stem for source in sources})
-    rejects, samples = stems
-    return len(rejects - samples), len(rejects | samples)
+    try:
+        clips = clips_by_frames(out, manifest)
+        short = too_short_by_frames(out) if Reason.TOO_SHORT.value in outcome.reasons else {}
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"cannot read the tables of {out} ({error}). {repair_hint(out)}") from error
+    sandwich = SandwichSettings(unit=command.triplets.unit if manifest.layout == "triplets" else "fraction")
+    distances = triplet_distances(sandwich, clips, command.frames.fps)
+    lines = distance_notes(distances, sandwich, manifest.layout) if distances else []
+    advice = advice_on_short_clips(Lengths(clips, short, command.frames), sampled=command.media != "frames")
+    return [*lines, *([f"note: {advice}"] if advice else [])]
+
+
+def _rejected(command: ShardsCommand, outcome: Outcome) -> tuple[int, int]:
+    """Rejected and all inputs, or segments if files are cut.
+
+    With annotations a clip counts once, as rejected if none of its files decoded.
+    """
+    manifest, out = outcome.manifest, outcome.out
+    if manifest.is_cut or command.annotations is None or not manifest.rejects:
+        return manifest.rejects, manifest.candidates
+    try:
+        with out.parquet(INDEX) as index, out.parquet(REJECTS) as rejects:
+            schema = pa.schema([INDEX_SCHEMA.field(name) for name in ("key", "parent")])
+            samples = {*input_keys(with_columns(index.read(columns=schema.names), schema), manifest)}
+            sources = rejects.read(columns=["source"])["source"].to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"the tables of {out} cannot be read ({error}). {repair_hint(out)}") from error
+    others = (source for source in sources if key_by_path(source, "stem") not in samples)
+    rejected = {key_by_path(source, manifest.keys) for source in others} - samples
+    return len(rejected), len(rejected | samples)
 
 
 def _advice(command: ShardsCommand, outcome: Outcome) -> str:
@@ -81,8 +104,9 @@ def main(command: ShardsCommand) -> int:
     print(_summary(command, outcome, time.perf_counter() - started))
     rejected, inputs = _rejected(command, outcome)
     if rejected > command.max_reject_fraction * inputs:
+        counted = "segments" if outcome.manifest.is_cut else "inputs"
         raise UserError(
-            f"{rejected} of {inputs} inputs were rejected, more than max_reject_fraction = "
+            f"{rejected} of {inputs} {counted} were rejected, more than max_reject_fraction = "
             f"{command.max_reject_fraction:g}; the dataset is complete without them. "
             f"{_advice(command, outcome)}"
         )

@@ -6,9 +6,13 @@ from pydantic import Field, model_validator
 
 from pipeline.settings import COUNT_LIMIT, WORKER_LIMIT, Command, Seed
 from pipeline.shards.media import Media
+from pipeline.shards.segments import MS_PER_S, Clock, frames_within, milliseconds
 from pipeline.shards.shard import Layout
-from pipeline.spec import FrameSettings, ImageSettings, Keys, TripletSettings
+from pipeline.spec import ClipSettings, FrameSettings, ImageSettings, Keys, TripletSettings
 from pipeline.storage import Uri
+
+_MOST_PARTS = 250
+"""Parts of a frame in which windows may begin; the job decodes a grid of frames for each."""
 
 
 class ShardsCommand(Command):
@@ -46,8 +50,9 @@ class ShardsCommand(Command):
     layout: Layout = "frames"
     """frames: a sample is a clip with all its frames. triplets: a sample is past.jpg, current.jpg, future.jpg."""
     samples_per_shard: int | None = Field(None, ge=1, le=COUNT_LIMIT)
-    """Inputs per shard, the unit of parallel work and of resuming. Default: 1/32 of the inputs, but between 4 and 256
-    clips (256 are about 100 MB) or between 32 and 1024 images."""
+    """Inputs per shard, the unit of parallel work and of resuming; all clips cut from one file are in one shard.
+    Default: 1/32 of the inputs, but between 4 and 256 clips (256 of 10 s are about 100 MB), between 1 and 16 files that
+    are cut, or between 32 and 1024 images."""
     seed: Seed = 0
     """Seed of the order in which inputs are spread over shards, and of the triplets."""
     max_reject_fraction: float = Field(0.25, ge=0, le=1)
@@ -55,14 +60,29 @@ class ShardsCommand(Command):
     retry_rejects: bool = False
     """Retry the rejected inputs of a finished or unfinished job, for instance after repairing files or with a longer
     frames.deadline_s; only shards that gain a sample are rewritten, and nothing else is decoded."""
+    append: bool = False
+    """Add the inputs that a finished dataset does not have, by their paths, in new shards; those that it has stay as
+    they are, also where DATA no longer has them. The settings must be the same."""
+    remove: Uri | None = None
+    """Text file with the inputs to remove from a finished dataset, such as withdrawn videos: on each line a source or
+    key as in index.parquet, or the YouTube ID of Kinetics clips. Only shards that hold one are rewritten; DATA is not
+    read, and the inputs are left out of later jobs."""
     workers: int | None = Field(None, ge=0, le=WORKER_LIMIT)
     """Parallel processes; default: all cores of this machine or of the cluster. 0: this process alone, without Ray."""
     frames: FrameSettings = FrameSettings()
     """How frames are taken from clips."""
+    clips: ClipSettings = ClipSettings()
+    """How files are cut into clips."""
     images: ImageSettings = ImageSettings()
     """How images are taken."""
     triplets: TripletSettings = TripletSettings()
     """How triplets are drawn."""
+
+    @model_validator(mode="after")
+    def _one_change_at_a_time(self) -> "ShardsCommand":
+        if self.remove is not None and (self.append or self.retry_rejects):
+            raise ValueError("remove is a job of its own: run it without append and retry_rejects")
+        return self
 
     @model_validator(mode="after")
     def _triplets_are_of_clips(self) -> "ShardsCommand":
@@ -70,9 +90,29 @@ class ShardsCommand(Command):
             raise ValueError("layout = triplets needs clips; media is images")
         return self
 
+    @model_validator(mode="after")
+    def _clips_can_be_cut(self) -> "ShardsCommand":
+        clips, frames = self.clips, self.frames
+        if clips.cut_files and self.media in ("images", "frames"):
+            raise ValueError(f"clips.length and clips.scenes need video files; media is {self.media}")
+        if clips.length is not None:
+            clock = Clock.at(frames.fps, MS_PER_S)
+            count = frames_within(milliseconds(clips.length), clock)
+            if not frames.min_frames <= count <= frames.max_frames:
+                raise ValueError(
+                    f"clips.length = {clips.length:g} gives {count} frames at frames.fps = {frames.fps:g}; allowed are "
+                    f"frames.min_frames = {frames.min_frames} to frames.max_frames = {frames.max_frames}"
+                )
+            if error := clips.stride_error(frames.fps, 1 if clips.scenes else _MOST_PARTS):
+                raise ValueError(error)
+        return self
+
     def identity(self) -> dict[str, Any]:
         """The settings that the bytes of the dataset depend on, without the inputs."""
         irrelevant = {"config", "data", "annotations", "out", "workers", "max_reject_fraction", "retry_rejects"}
+        irrelevant |= {"append", "remove"}
         settings = self.model_dump(mode="json", exclude=irrelevant)
         del settings["frames"]["deadline_s"]
+        if not self.clips.cut_files:
+            del settings["clips"]  # as in jobs of earlier versions
         return settings

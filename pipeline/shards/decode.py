@@ -10,14 +10,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.shards.frame_names import in_order
-from pipeline.shards.frames import extract_frames
+from pipeline.shards.frames import extract_frames, open_clip
 from pipeline.shards.images import checked_size, encode_image
 from pipeline.shards.media import Media
 from pipeline.shards.plan import Planned
-from pipeline.shards.rejects import Rejected
+from pipeline.shards.rejects import Rejected, too_short
+from pipeline.shards.segment_frames import Approach, Extract, LeftOut, Loss, Rules, StartOver, extract_segments
 from pipeline.shards.sources import frame_files
 from pipeline.shards.tars import tar_in_path
-from pipeline.spec import FrameSettings, ImageSettings, Reason
+from pipeline.spec import ClipSettings, FrameSettings, ImageSettings, Reason
 from pipeline.storage import Storage
 from pipeline.temporary import full_disk_is_temporary, temporary_folder
 
@@ -29,6 +30,11 @@ _MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno
 """Errors that say nothing about the input: a full temporary folder must not cause rejects."""
 
 
+_WHOLE = ClipSettings()
+_PIECE_BYTES = 64 << 20
+"""Bytes of a clip in a tar that are read at once."""
+
+
 @dataclass(frozen=True)
 class Inputs:
     """The location of a job's inputs, and how they are decoded."""
@@ -38,17 +44,38 @@ class Inputs:
     media: Media
     frames: FrameSettings
     images: ImageSettings
+    clips: ClipSettings = _WHOLE
+
+    def cuts(self, source: Planned) -> bool:
+        """Whether an input is cut into segments."""
+        return self.media == "clips" and (bool(source.cuts) or self.clips.cut_files)
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """The frames of one input in order of time; one frame for an image."""
+    """The frames of one sample in order of time; one frame for an image."""
 
     jpegs: list[bytes]
     size: tuple[int, int]
     """Width and height of every frame in pixels."""
     fields: dict[str, Any]
     """Fields of the record: for clips `fps`, `times_s` and the processing of their pictures, for images `encoding`."""
+
+
+@dataclass(frozen=True)
+class DecodedSegment(Decoded):
+    """The frames of a segment of an input."""
+
+    name: str
+    """Follows the key of the input."""
+    start_s: float
+    end_s: float
+    class_name: str
+    label: int
+
+
+class Discard:
+    """All that was decoded of the current input does not count: it is decoded again in another way."""
 
 
 @contextmanager
@@ -78,10 +105,16 @@ def _local_file(inputs: Inputs, source: Planned, seconds: Seconds) -> Iterator[P
         else:
             folder = stack.enter_context(temporary_folder())
             path = (folder / "clip").with_suffix(PurePosixPath(source.path).suffix)
-            data = _bytes(inputs, source, seconds)
-            with full_disk_is_temporary():
-                path.write_bytes(data)
+            with full_disk_is_temporary(), path.open("wb") as file:
+                for span in _pieces(*source.span):
+                    file.write(_bytes(inputs, source._replace(span=span), seconds))
         yield path
+
+
+def _pieces(first: int, size: int) -> Iterator[tuple[int, int]]:
+    """A span in pieces that fit into memory; at least one."""
+    for start in range(0, max(size, 1), _PIECE_BYTES):
+        yield first + start, min(_PIECE_BYTES, size - start)
 
 
 def _clip(inputs: Inputs, source: Planned, seconds: Seconds) -> tuple[list[bytes], dict[str, Any]]:
@@ -104,10 +137,10 @@ def _frame_folder(inputs: Inputs, source: Planned, seconds: Seconds) -> tuple[li
     with timed(seconds, "fetch"):
         paths = frame_files(inputs.root.files(source.path), pattern)
         names = in_order((PurePosixPath(path).name for path in paths), chosen=pattern is not None)
-    if not inputs.frames.min_frames <= len(names) <= inputs.frames.max_frames:
-        few = len(names) < inputs.frames.min_frames
-        limit = f"min_frames is {inputs.frames.min_frames}" if few else f"max_frames is {inputs.frames.max_frames}"
-        raise Rejected(Reason.TOO_SHORT if few else Reason.TOO_LONG, f"{len(names)} frames; {limit}")
+    if len(names) < inputs.frames.min_frames:
+        raise too_short(len(names), inputs.frames, sampled=False)
+    if len(names) > inputs.frames.max_frames:
+        raise Rejected(Reason.TOO_LONG, f"{len(names)} frames; max_frames is {inputs.frames.max_frames}")
     jpegs: list[bytes] = []
     encodings = Counter[str]()
     for name in names:
@@ -125,19 +158,11 @@ def _frame_folder(inputs: Inputs, source: Planned, seconds: Seconds) -> tuple[li
 _READERS = {"clips": _clip, "images": _image, "frames": _frame_folder}
 
 
-def decode(inputs: Inputs, source: Planned, seconds: Seconds) -> Decoded:
-    """Decode one input and check every JPEG by decoding it; adds the time of each stage to `seconds`.
-
-    Raises:
-        Rejected: the input cannot be used.
-        OSError: this machine lacks disk space, memory or open files.
-    """
-    if source.fault:
-        raise Rejected(Reason.UNREADABLE, source.fault)
-    if "\0" in source.path:
-        raise Rejected(Reason.UNREADABLE, "the path has a NUL byte")
+@contextmanager
+def _faults_of_the_input() -> Iterator[None]:
+    """Turn errors while an input is read into rejects, unless this machine is at fault."""
     try:
-        jpegs, fields = _READERS[inputs.media](inputs, source, seconds)
+        yield
     except FileNotFoundError as error:
         raise Rejected(Reason.UNREADABLE, "no such file") from error
     except (OSError, EOFError) as error:
@@ -145,14 +170,91 @@ def decode(inputs: Inputs, source: Planned, seconds: Seconds) -> Decoded:
         if file_limit or getattr(error, "errno", None) in _MACHINE_ERRORS:
             raise
         raise Rejected(Reason.UNREADABLE, getattr(error, "strerror", None) or str(error)) from error
+
+
+def _check_path(source: Planned) -> None:
+    if source.fault:
+        raise Rejected(Reason.UNREADABLE, source.fault)
+    if "\0" in source.path:
+        raise Rejected(Reason.UNREADABLE, "the path has a NUL byte")
+
+
+def _size(jpegs: list[bytes], seconds: Seconds, numbered: bool) -> tuple[int, int]:
+    """Check every JPEG by decoding it; returns the size of the pictures."""
     sizes = set()
     with timed(seconds, "check"):
         for number, jpeg in enumerate(jpegs):
             try:
                 sizes.add(checked_size(jpeg))
             except Rejected as error:
-                where = "" if inputs.media == "images" else f"frame {number}: "
+                where = f"frame {number}: " if numbered else ""
                 raise Rejected(error.reason, where + error.detail) from error
     if len(sizes) > 1:
         raise Rejected(Reason.DECODE_ERROR, f"the picture size changes within the clip: {sorted(sizes)}")
-    return Decoded(jpegs, sizes.pop(), fields)
+    return sizes.pop()
+
+
+def decode(inputs: Inputs, source: Planned, seconds: Seconds) -> Decoded:
+    """Decode one input and check every JPEG by decoding it; adds the time of each stage to `seconds`.
+
+    Raises:
+        Rejected: the input cannot be used.
+        OSError: this machine lacks disk space, memory or open files.
+    """
+    _check_path(source)
+    with _faults_of_the_input():
+        jpegs, fields = _READERS[inputs.media](inputs, source, seconds)
+    return Decoded(jpegs, _size(jpegs, seconds, numbered=inputs.media != "images"), fields)
+
+
+def _timed_steps(steps: Iterator[Extract | Loss | LeftOut], seconds: Seconds) -> Iterator[Extract | Loss | LeftOut]:
+    while True:
+        with timed(seconds, "decode"):
+            step = next(steps, None)
+        if step is None:
+            return
+        yield step
+
+
+def _segments(inputs: Inputs, source: Planned, seconds: Seconds) -> Iterator[DecodedSegment | Loss | LeftOut | Discard]:
+    rules, approach = Rules(inputs.frames, inputs.clips), Approach()
+    with _local_file(inputs, source, seconds) as path, open_clip(path) as file:
+        while True:
+            try:
+                for step in _timed_steps(extract_segments(file, source.cuts, rules, approach), seconds):
+                    yield _decoded(step, source, inputs, seconds) if isinstance(step, Extract) else step
+                return
+            except StartOver as error:
+                approach = error.approach
+                yield Discard()
+
+
+def _decoded(extract: Extract, source: Planned, inputs: Inputs, seconds: Seconds) -> DecodedSegment | Loss:
+    cut, start_s, end_s = extract.cut, extract.start_s, extract.end_s
+    class_name, label = (source.class_name, source.label) if cut is None else (cut.class_name, cut.label)
+    fields = {
+        "fps": inputs.frames.fps,
+        "times_s": extract.times_s,
+        **extract.treatment.fields,
+        "parent": source.key,
+        "start_s": start_s,
+        "end_s": end_s,
+    }
+    try:
+        size = _size(extract.jpegs, seconds, numbered=True)
+    except Rejected as error:
+        return Loss(extract.name, start_s, end_s, error.reason, error.detail)
+    return DecodedSegment(extract.jpegs, size, fields, extract.name, start_s, end_s, class_name, label)
+
+
+def decode_segments(
+    inputs: Inputs, source: Planned, seconds: Seconds
+) -> Iterator[DecodedSegment | Loss | LeftOut | Discard]:
+    """Decode one file and yield its segments, each as soon as it is complete; otherwise as `decode`.
+
+    Raises:
+        Rejected: nothing of the input can be used; what was yielded does not count.
+    """
+    _check_path(source)
+    with _faults_of_the_input():
+        yield from _segments(inputs, source, seconds)

@@ -1,13 +1,13 @@
 """Clip -> JPEG frames at a constant rate and their times, by one ffmpeg process."""
 
 import io
+import itertools
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
-from typing import IO, overload
+from typing import IO, Any, NamedTuple, overload
 
 import ffmpeg
 import numpy as np
@@ -18,15 +18,16 @@ from pipeline.shards.containers.completeness import missing_part, missing_pictur
 from pipeline.shards.containers.read import read_statement
 from pipeline.shards.ffmpeg import FfmpegError, FfmpegFlood, FfmpegTimeout, memory_file, run_ffmpeg
 from pipeline.shards.images import check_side
-from pipeline.shards.rejects import Rejected
+from pipeline.shards.rejects import Rejected, too_short
+from pipeline.shards.segments import Clock
 from pipeline.shards.treatment import PLAIN, NeedsTreatment, Observer, Treatment
 from pipeline.spec import FrameSettings, Reason
 
 _CONTAINERS = "mov,matroska,avi,flv,mpeg,mpegvideo,mpegts,asf,ogg"
 """ffmpeg's demuxers of self-contained files; playlists, scripts and image formats are excluded."""
-_MAX_MEMORY = 4 << 30
+MAX_MEMORY = 4 << 30
 """Bytes of address space for ffmpeg; an 8K 10-bit H.264 clip needs between 1 and 2 GiB."""
-_MAX_JPEG_BYTES = 1 << 30
+MAX_JPEG_BYTES = 1 << 30
 _MAX_TIMES_BYTES = 64 << 20
 """Limit of the printed times, enough for two million pictures."""
 _END_THEN_START = b"\xff\xd9\xff\xd8"
@@ -53,23 +54,18 @@ class Frames:
     """Processing of the pictures beyond scaling."""
 
 
-@dataclass(frozen=True)
-class Clock:
-    """Frame rate as a fraction, and a time base (ticks per second) in which frame times are integers."""
+class Selection(NamedTuple):
+    """Which pictures ffmpeg shows in a long file (see pipeline/shards/segments.py)."""
 
-    fps: Fraction
     ticks_per_s: int
-
-    @classmethod
-    def at(cls, fps: float) -> "Clock":
-        """The clock of a frame rate, with ticks of about a microsecond or less."""
-        rate = Fraction(fps).limit_denominator(100_000)
-        return cls(rate, rate.numerator * -(-1_000_000 // rate.numerator))
-
-    @property
-    def ticks_per_frame(self) -> int:
-        """Ticks from one frame to the next."""
-        return int(self.ticks_per_s / self.fps)
+    count_expression: str
+    """Number of wanted times before a time."""
+    most: int | None
+    """Number of wanted times, if it is known."""
+    scene_threshold: float | None
+    """Score above which a picture begins a scene; None: scenes do not matter."""
+    tolerant: bool = False
+    """Whether ffmpeg goes on after an error."""
 
 
 def shown_pictures(pts: np.ndarray, frames: int, ticks_per_frame: int, nearest: bool) -> np.ndarray:
@@ -92,7 +88,55 @@ def shown_pictures(pts: np.ndarray, frames: int, ticks_per_frame: int, nearest: 
     return np.searchsorted(np.maximum.accumulate(first_frame), np.arange(frames), side="right") - 1
 
 
-def ffmpeg_arguments(clip: str, times: str, settings: FrameSettings, treatment: Treatment = PLAIN) -> list[str]:
+def clip_name(file: IO[bytes]) -> str:
+    """Name of an open clip for ffmpeg.
+
+    ffmpeg gets the clip as a descriptor: no file name can be taken for a pattern, an option or a URL, and the file may
+    be removed meanwhile.
+    """
+    return f"file:/dev/fd/{file.fileno()}"
+
+
+def ffmpeg_input(clip: str, settings: FrameSettings) -> Any:  # noqa: ANN401 - ffmpeg-python is untyped
+    """The clip as an input of ffmpeg, decoded in one thread."""
+    decoder = {"skip_frame:v": "noref"} if settings.timing == "reference" else {}
+    return ffmpeg.input(
+        clip,
+        protocol_whitelist="file",
+        format_whitelist=_CONTAINERS,
+        max_pixels=settings.max_pixels,
+        flags="+bitexact",
+        threads=1,
+        **decoder,
+    )
+
+
+def _every_frame(settings: FrameSettings, takes_over: str) -> tuple[str, ...]:
+    """Filters that show a clip at a constant rate."""
+    return (
+        f"setpts='{takes_over}-STARTPTS'",
+        f"fps=fps={Clock.at(settings.fps).fps}:round=up",
+        f"trim=end_frame={settings.max_frames + 1}",  # a gap in time is filled in one go, before any frame is encoded
+    )
+
+
+def _selected_frames(selection: Selection, takes_over: str) -> tuple[str, ...]:
+    """Filters that show a file at the wanted times."""
+    return (
+        f"setpts='st(0,floor({takes_over})-STARTPTS);({selection.count_expression})*{selection.ticks_per_s}'",
+        "settb=1",
+        "fps=fps=1:round=up",
+        *([f"trim=end_frame={selection.most}"] if selection.most is not None else []),
+    )
+
+
+def ffmpeg_arguments(
+    clip: str,
+    times: str,
+    settings: FrameSettings,
+    treatment: Treatment = PLAIN,
+    selection: Selection | None = None,
+) -> list[str]:
     """Arguments that make ffmpeg write the frames of `clip` to its standard output, as concatenated JPEGs.
 
     The presentation time of each decoded picture is written to `times`, a file or pipe that ffmpeg can open. Frames are
@@ -100,7 +144,7 @@ def ffmpeg_arguments(clip: str, times: str, settings: FrameSettings, treatment: 
     matrix), without metadata, by one thread, and byte-identical on all CPUs (except possibly for HDR clips, as zscale
     selects code by CPU). Any decoding error ends ffmpeg (`-xerror`), so a damaged clip is never taken for a short one.
     """
-    clock = Clock.at(settings.fps)
+    ticks_per_s = Clock.at(settings.fps).ticks_per_s if selection is None else selection.ticks_per_s
     factor = f"min(1,{settings.short_side}/min(iw*sar,ih))"
     takes_over = "PTS" if settings.timing == "exact" else "if(isnan(PREV_INPTS),PTS,(PTS+PREV_INPTS)/2)"
     scaling = "flags=bicubic+accurate_rnd+bitexact"
@@ -110,56 +154,70 @@ def ffmpeg_arguments(clip: str, times: str, settings: FrameSettings, treatment: 
         color = (f"scale={size}:out_color_matrix=bt2020:{scaling}", "format=yuv444p12le", *tones, f"scale={to_jpeg}")
     else:
         color = (f"scale={size}:{to_jpeg}",)
+    scenes: tuple[str, ...] = ()
+    if selection is not None and selection.scene_threshold is not None:
+        deleted = (f"metadata=mode=delete:key=lavfi.scd.{name}" for name in ("mafd", "score"))  # but not `time`
+        scenes = (f"scdet=threshold={selection.scene_threshold}", *deleted)
+    direct = ":direct=1" if selection is not None else ""
     filters = (
         *treatment.first_filters,
-        f"settb=1/{clock.ticks_per_s}",
+        f"settb=1/{ticks_per_s}",
+        *scenes,
         "metadata=mode=add:key=t:value=t",  # the print filter skips pictures without metadata
-        "metadata=mode=print:file='{}'".format(times.replace(":", r"\:")),
-        f"setpts='{takes_over}-STARTPTS'",
-        f"fps=fps={clock.fps}:round=up",
-        f"trim=end_frame={settings.max_frames + 1}",  # a gap in time is filled in one go, before any frame is encoded
+        "metadata=mode=print:file='{}'{}".format(times.replace(":", r"\:"), direct),
+        *(_every_frame(settings, takes_over) if selection is None else _selected_frames(selection, takes_over)),
         *color,
         "setsar=1",
         "format=yuv420p",
     )
-    decoder = {"skip_frame:v": "noref"} if settings.timing == "reference" else {}
-    source = ffmpeg.input(
-        clip,
-        protocol_whitelist="file",
-        format_whitelist=_CONTAINERS,
-        max_pixels=settings.max_pixels,
-        flags="+bitexact",
-        threads=1,
-        **decoder,
-    )
+    limits = {"frames:v": settings.max_frames + 1} if selection is None else {}
+    on_error = {"max_error_rate": 1} if selection is not None and selection.tolerant else {"xerror": None}
     # `vf` without a map: ffmpeg then takes the best of several video streams.
-    output = source.output(
-        "pipe:",
-        vf=",".join(filters),
-        format="image2pipe",
-        vcodec="mjpeg",
-        qscale=settings.quality,
-        dct="int",
-        threads=1,
-        fflags="+bitexact",
-        flags="+bitexact",
-        an=None,
-        sn=None,
-        dn=None,
-        xerror=None,
-        **{"frames:v": settings.max_frames + 1},
-    ).global_args("-filter_threads", "1")
+    output = (
+        ffmpeg_input(clip, settings)
+        .output(
+            "pipe:",
+            vf=",".join(filters),
+            format="image2pipe",
+            vcodec="mjpeg",
+            qscale=settings.quality,
+            dct="int",
+            threads=1,
+            fflags="+bitexact",
+            flags="+bitexact",
+            an=None,
+            sn=None,
+            dn=None,
+            **on_error,
+            **limits,
+        )
+        .global_args("-filter_threads", "1")
+    )
     arguments: list[str] = output.get_args()
     return arguments
 
 
 def split_jpegs(stream: bytes) -> list[bytes]:
-    """Split concatenated JPEGs; entropy-coded bytes never contain an unescaped marker."""
-    if not stream:
-        return []
-    parts = stream.split(_END_THEN_START)
-    last = len(parts) - 1
-    return [b"\xff\xd8" * (i > 0) + part + b"\xff\xd9" * (i < last) for i, part in enumerate(parts)]
+    """Split concatenated JPEGs."""
+    splitter = JpegSplitter()
+    return [*splitter.add(stream), *splitter.end()]
+
+
+class JpegSplitter:
+    """Splits concatenated JPEGs as they arrive; entropy-coded bytes never contain an unescaped marker."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def add(self, data: bytes) -> list[bytes]:
+        """The JPEGs that are complete with more bytes."""
+        *parts, rest = (self._rest + data).split(_END_THEN_START)
+        self._rest = b"\xff\xd8" * bool(parts) + rest
+        return [b"\xff\xd8" * (i > 0) + part + b"\xff\xd9" for i, part in enumerate(parts)]
+
+    def end(self) -> list[bytes]:
+        """The last JPEG; none if there was nothing."""
+        return [self._rest] if self._rest else []
 
 
 class StoredJpegs(Sequence[bytes]):
@@ -168,13 +226,12 @@ class StoredJpegs(Sequence[bytes]):
     _CHUNK = 1 << 20
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._edges, tail = file, [0], b""
+        splitter, sizes = JpegSplitter(), list[int]()
         file.seek(0)
         while chunk := file.read(self._CHUNK):
-            start, window = file.tell() - len(chunk) - len(tail), tail + chunk
-            self._edges += [start + found.start() + 2 for found in re.finditer(re.escape(_END_THEN_START), window)]
-            tail = window[1 - len(_END_THEN_START) :]
-        self._edges += [file.tell()] * (file.tell() > 0)
+            sizes += map(len, splitter.add(chunk))
+        sizes += map(len, splitter.end())
+        self._file, self._edges = file, [0, *itertools.accumulate(sizes)]
 
     def __len__(self) -> int:
         return len(self._edges) - 1
@@ -191,7 +248,7 @@ class StoredJpegs(Sequence[bytes]):
         return self._file.read(end - start)
 
 
-def _open(path: Path) -> IO[bytes]:
+def open_clip(path: Path) -> IO[bytes]:
     """Open a regular file that is not empty.
 
     Raises:
@@ -207,7 +264,7 @@ def _open(path: Path) -> IO[bytes]:
     raise Rejected(Reason.UNREADABLE, "the file is empty")
 
 
-def _rejected(message: str, clip: str, settings: FrameSettings) -> Rejected:
+def rejected_by(message: str, clip: str, settings: FrameSettings) -> Rejected:
     """The reject for ffmpeg's first message, with a detail that is the same in every run and every folder."""
     first = re.sub(r"^(\[[^\]]*\] *)+", "", message.replace(clip, "the input").splitlines()[0])
     for pattern, reason, detail in _REASONS:
@@ -228,13 +285,10 @@ class _Decoded:
 def _decode_with(treatment: Treatment, file: IO[bytes], settings: FrameSettings, spool: IO[bytes] | None) -> _Decoded:
     """Run ffmpeg on an open clip.
 
-    ffmpeg gets the clip as a descriptor: no file name can be taken for a pattern, an option or a URL, and the file may
-    be removed meanwhile.
-
     Raises:
         NeedsTreatment: the clip needs another treatment.
     """
-    clip = f"file:/dev/fd/{file.fileno()}"
+    clip = clip_name(file)
     observer = Observer(treatment)
     try:
         with memory_file() as report:
@@ -246,8 +300,8 @@ def _decode_with(treatment: Treatment, file: IO[bytes], settings: FrameSettings,
                 arguments,
                 settings.deadline_s,
                 pass_fds=(file.fileno(), report.fileno()),
-                max_memory=_MAX_MEMORY,
-                max_written=_MAX_JPEG_BYTES,
+                max_memory=MAX_MEMORY,
+                max_written=MAX_JPEG_BYTES,
                 watch=observer,
                 stdout=spool,
             )
@@ -261,7 +315,7 @@ def _decode_with(treatment: Treatment, file: IO[bytes], settings: FrameSettings,
     except FfmpegFlood as error:
         raise Rejected(Reason.TOO_LARGE, str(error)) from error
     except FfmpegError as error:
-        raise _rejected(str(error), clip, settings) from error
+        raise rejected_by(str(error), clip, settings) from error
 
 
 def _decode(file: IO[bytes], settings: FrameSettings, spool: IO[bytes] | None) -> _Decoded:
@@ -284,7 +338,7 @@ def extract_frames(path: Path, settings: FrameSettings, spool: IO[bytes] | None 
             too few or too many frames or too small or too large pictures, or the size or format of its pictures
             changes.
     """
-    with _open(path) as file:
+    with open_clip(path) as file:
         statement = read_statement(file)
         if missing := missing_part(statement, os.fstat(file.fileno()).st_size):
             raise Rejected(Reason.DECODE_ERROR, missing)
@@ -301,10 +355,7 @@ def extract_frames(path: Path, settings: FrameSettings, spool: IO[bytes] | None 
     if stated_s is not None and len(pts) and (missing := missing_pictures(stated_s, pts / clock.ticks_per_s)):
         raise Rejected(Reason.DECODE_ERROR, missing)
     if len(jpegs) < settings.min_frames:
-        raise Rejected(
-            Reason.TOO_SHORT,
-            f"{len(jpegs)} frame{'s' * (len(jpegs) != 1)} at {settings.fps:g} fps; min_frames is {settings.min_frames}",
-        )
+        raise too_short(len(jpegs), settings, sampled=True)
     with Image.open(io.BytesIO(jpegs[0])) as first:
         check_side(first.size)
     shown = shown_pictures(pts, len(jpegs), clock.ticks_per_frame, settings.timing == "reference")

@@ -1,92 +1,136 @@
-"""Merge the parts of a job into index, rejects and manifest, or split a finished dataset into parts for a retry."""
+"""Merge the parts of a job, and what it leaves of the dataset that it changes, into index, rejects and manifest."""
 
-from collections import Counter
-from collections.abc import Iterable
-from typing import Any
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.dataset import INDEX, INDEX_SCHEMA, MANIFEST, PARTS, REJECTS, REJECTS_SCHEMA, Manifest, Shard
+from pipeline.dataset import (
+    INDEX,
+    INDEX_SCHEMA,
+    JOB,
+    MANIFEST,
+    PARTS,
+    REJECTS,
+    REJECTS_SCHEMA,
+    Manifest,
+    Shard,
+    with_columns,
+)
 from pipeline.files import as_json, sha256_file
-from pipeline.shards.parts import Part, read_index_part, read_rejects_part, write_part
-from pipeline.shards.plan import read_shard_plan, readable
-from pipeline.shards.shard import PLAN, ShardTask
+from pipeline.shards.parts import Part, read_index_part, read_rejects_part
 from pipeline.storage import Storage
 
 JOB_REPORT = "job.json"
 """Durations and machine of the job; the only file that differs between runs."""
+_SHARDS = b"shards"
+"""Metadata of the rejects: the shard number of each row group."""
 
 
-def _merge(out: Storage, name: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> str:
-    """Write `tables` as the row groups of one file; returns its hex SHA-256."""
+def shard_number(name: str) -> int:
+    """The number in the name of a shard, with or without extension."""
+    return int(name.removesuffix(".tar").rpartition("-")[2])
+
+
+def shards_of_index(file: pq.ParquetFile) -> list[int]:
+    """Shard number of each row group of the index."""
+    column = INDEX_SCHEMA.get_field_index("shard")
+    groups = (file.metadata.row_group(group).column(column) for group in range(file.num_row_groups))
+    return [shard_number(group.statistics.min) for group in groups]
+
+
+def shards_of_rejects(file: pq.ParquetFile) -> list[int] | None:
+    """Shard number of each row group of the rejects; None if the file was written before these were recorded."""
+    recorded = (file.metadata.metadata or {}).get(_SHARDS)
+    return json.loads(recorded) if recorded else None
+
+
+class Base(NamedTuple):
+    """A finished dataset that a job changes."""
+
+    manifest: Manifest
+    shards_of_rejects: list[int]
+    """Shard number of each row group of its rejects."""
+
+
+class _Table(NamedTuple):
+    """A merged table: hex SHA-256, rows, and the sum of `num_frames`."""
+
+    sha256: str
+    rows: int
+    frames: int
+
+
+def _merge(out: Storage, name: str, schema: pa.Schema, tables: Iterable[tuple[int, pa.Table]]) -> _Table:
+    """Write the table of each shard number as a row group of one file."""
+    rows = frames = 0
+    numbers = []
     with out.atomic_write(name) as path:
         with pq.ParquetWriter(path, schema) as writer:
-            for table in tables:
+            for number, table in tables:
                 if table.num_rows:
                     writer.write_table(table)
-        return sha256_file(path)
+                    numbers.append(number)
+                    rows += table.num_rows
+                    frames += pc.sum(table["num_frames"]).as_py() if name == INDEX else 0
+            if name == REJECTS:
+                writer.add_key_value_metadata({_SHARDS: json.dumps(numbers)})
+        return _Table(sha256_file(path), rows, frames)
 
 
-def publish(out: Storage, parts: list[Part], header: dict[str, Any], report: dict[str, Any]) -> Manifest:
+def _tables(out: Storage, name: str, base: Base | None, parts: dict[int, Part]) -> Iterator[tuple[int, pa.Table]]:
+    """Shard number and rows of each shard: from its part, or else from the table of the dataset that is changed."""
+    read_new, schema = (read_index_part, INDEX_SCHEMA) if name == INDEX else (read_rejects_part, REJECTS_SCHEMA)
+    with ExitStack() as stack:
+        groups: dict[int, int] = {}
+        if base is not None:
+            file = stack.enter_context(out.parquet(name))
+            numbers = shards_of_index(file) if name == INDEX else shards_of_rejects(file)
+            numbers = base.shards_of_rejects if numbers is None else numbers
+            groups = {number: group for group, number in enumerate(numbers)}
+        for number in sorted(groups.keys() | parts.keys()):
+            if (part := parts.get(number)) is None:
+                yield number, with_columns(file.read_row_group(groups[number]), schema)
+            elif part.samples if name == INDEX else part.reasons:
+                yield number, read_new(out, part.name)
+
+
+def _shards(base: Base | None, parts: dict[int, Part]) -> list[Shard]:
+    old = {} if base is None else {shard_number(shard.file): shard for shard in base.manifest.shards}
+    new = {
+        number: Shard(file=f"{part.name}.tar", samples=part.samples, bytes=part.bytes, sha256=part.sha256)
+        for number, part in parts.items()
+    }
+    return [shard for _, shard in sorted({**old, **new}.items()) if shard.samples]
+
+
+def publish(
+    out: Storage, base: Base | None, written: list[Part], header: dict[str, Any], report: dict[str, Any]
+) -> Manifest:
     """Merge the parts, in shard order, then write the manifest, which makes the dataset valid.
 
-    `header` holds the fields of the manifest that do not depend on the parts.
+    Shards of `base` without a part stay as they are. `header` holds the fields of the manifest that do not depend on
+    the parts. If it is interrupted, it can be repeated with the same result.
     """
-    index = _merge(out, INDEX, INDEX_SCHEMA, (read_index_part(out, part.name) for part in parts))
-    rejected = (read_rejects_part(out, part.name) for part in parts if part.reasons)
-    rejects = _merge(out, REJECTS, REJECTS_SCHEMA, rejected)
-    manifest = _manifest(header, parts, {INDEX: index, REJECTS: rejects})
+    parts = {shard_number(part.name): part for part in written}
+    if base is not None:
+        out.remove(MANIFEST)  # index and manifest are not replaced at once
+    index = _merge(out, INDEX, INDEX_SCHEMA, _tables(out, INDEX, base, parts))
+    rejects = _merge(out, REJECTS, REJECTS_SCHEMA, _tables(out, REJECTS, base, parts))
+    manifest = Manifest(
+        **header,
+        tables={INDEX: index.sha256, REJECTS: rejects.sha256},
+        samples=index.rows,
+        frames=index.frames,
+        rejects=rejects.rows,
+        shards=_shards(base, parts),
+    )
     out.write(JOB_REPORT, as_json(report))
-    out.write(MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
+    out.write(MANIFEST, manifest.to_json())
+    out.remove(JOB)  # first, so that the other parts are complete as long as it exists
     out.remove(PARTS)
     return manifest
-
-
-def _manifest(header: dict[str, Any], parts: list[Part], tables: dict[str, str]) -> Manifest:
-    return Manifest(
-        **header,
-        tables=tables,
-        samples=sum(part.samples for part in parts),
-        frames=sum(part.frames for part in parts),
-        rejects=sum(part.rejects for part in parts),
-        shards=[
-            Shard(file=f"{part.name}.tar", samples=part.samples, bytes=part.bytes, sha256=part.sha256)
-            for part in parts
-            if part.samples
-        ],
-    )
-
-
-def reopen(out: Storage, task: ShardTask, shards: int, manifest: Manifest) -> None:
-    """Turn a finished dataset back into an unfinished job whose shards are all finished; its plan must exist.
-
-    Index and rejects have one row group for each shard that has rows.
-    """
-    samples = {shard.file: shard for shard in manifest.shards}
-    with out.parquet(INDEX) as index, out.parquet(REJECTS) as rejects:
-        rows = (index.read_row_group(group) for group in range(index.num_row_groups))
-        rejected = (rejects.read_row_group(group) for group in range(rejects.num_row_groups))
-        next_rejects = next(rejected, None)
-        for number in range(shards):
-            name = task.shard_name(number)
-            shard = samples.get(f"{name}.tar")
-            planned = [readable(source.path) for source in read_shard_plan(out, PLAN, number)]
-            current = REJECTS_SCHEMA.empty_table()
-            if next_rejects is not None and next_rejects["source"][0].as_py() in set(planned):
-                current, next_rejects = next_rejects, next(rejected, None)
-            of_shard = next(rows) if shard else INDEX_SCHEMA.empty_table()
-            part = Part(
-                name=name,
-                inputs=len(planned),
-                samples=shard.samples if shard else 0,
-                frames=pc.sum(of_shard["num_frames"]).as_py() or 0,
-                bytes=shard.bytes if shard else 0,
-                sha256=shard.sha256 if shard else "",
-                reasons=dict(Counter(current["reason"].to_pylist())),
-                seconds={},
-                max_timestamp_error_s=0.0,
-            )
-            write_part(out, part, of_shard, current)
-    out.remove(MANIFEST)

@@ -9,7 +9,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 from tqdm import tqdm
 
-from pipeline.dataset import INDEX, MANIFEST, PARTS, REJECTS, Manifest, parse_manifest
+from pipeline.dataset import INDEX, JOB, MANIFEST, PARTS, REJECTS, Manifest, parse_manifest
 from pipeline.settings import THREAD_LIMIT, Command, UserError, run_command
 from pipeline.storage import Storage, Uri, open_storage
 from pipeline.verify.finding import Finding
@@ -107,6 +107,8 @@ def main(command: VerifyCommand) -> int:
     manifest = _manifest(storage, report)
     if manifest is not None:
         _check(storage, manifest, command.workers or len(os.sched_getaffinity(0)), report)
+    if manifest is not None and storage.size(JOB) is not None:
+        print(f"note: an unfinished job appends inputs to {storage}; the same `make shards` command finishes it")
     if manifest is None or report.count:
         print(_advice(report, storage))
         return 1

@@ -16,6 +16,7 @@ Row = dict[str, Any]
 TRIPLET_KEY = re.compile(r"(.+)-(\d\d)")
 """Key of a triplet: clip key and number."""
 _FIELDS = ("key", "source", "class_name", "label", "width", "height")
+_SEGMENT_FIELDS = ("parent", "start_s", "end_s")
 
 
 @dataclass
@@ -124,6 +125,11 @@ def index_faults(row: Row, members: list[Member], contents: Contents, manifest: 
     for name in _FIELDS:
         if name in contents.facts and contents.facts[name] != row[name]:
             yield f"{INDEX} has {name} {row[name]!r}; json says {contents.facts[name]!r}"
+    for name in _SEGMENT_FIELDS if contents.facts else ():
+        if contents.facts.get(name) != row[name]:
+            yield f"{INDEX} has {name} {row[name]!r}; json says {contents.facts.get(name)!r}"
+    if row["parent"] is not None and not row["key"].startswith(f"{row['parent']}_"):
+        yield f"{INDEX} has the parent {row['parent']!r} for the key {row['key']!r}"
     if manifest.layout == "frames" and contents.frames and contents.frames != row["num_frames"]:
         yield f"{INDEX} has {row['num_frames']} frames; json has the times of {contents.frames}"
     duration = contents.frames / manifest.settings["frames"]["fps"] if contents.frames else 0.0

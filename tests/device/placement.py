@@ -24,13 +24,19 @@ from evaluation.cls_attention import cls_attention
 from evaluation.davis import Davis
 from evaluation.evaluate import propagated
 from evaluation.jhmdb import Jhmdb, JointPropagation
+from evaluation.knn_during_training import KnnDuringTraining
+from evaluation.linear import accuracy, train_heads
 from evaluation.masks import MaskPropagation
+from evaluation.tapvid import PointPropagation, TapVid
 from indexing.extract import ShardFeatures
 from pipeline.settings import UserError, parse_command
 from pipeline.storage import open_storage
 from tests.device import guard, pretend
 from tests.evaluation.test_jhmdb import joints
+from tests.evaluation.test_linear import linear_command, made
+from tests.evaluation.test_tapvid import made_video, write
 from tests.evaluation.trees import moving_squares, write_jhmdb_clip, write_sequence
+from tests.indexing.made import write_colors
 from tests.training.forks import words
 from tests.training.recorded import recorded_model, recorded_views
 from tests.training.test_pretrain import OVERFLOWING, SMALL
@@ -49,12 +55,16 @@ WAITS = 1
 """Most waits of the host for the device in a step that is not logged."""
 SHORT: dict[str, object] = {
     **{"train.epochs": 1, "train.steps_per_epoch": 3, "train.log_every": 100},
-    **{"train.trackers": "[]", "train.report": False},
+    **{"train.trackers": "[]", "train.report": False, "data.backend": "dali"},
 }
 RUNS: dict[str, dict[str, object]] = {
     "float32": {"train.maps_every": 2},
     "bfloat16": {"train.precision": "bf16", "train.recompute": "selective"},
-    "micro-batches": {"train.micro_batch_size": 3, "train.recompute": "full"},
+    "micro-batches, views by torch": {
+        "train.micro_batch_size": 3,
+        "train.recompute": "full",
+        "data.backend": "torch",
+    },
     "separate heads": {"model.separate_heads": True, "data.sandwich.auxiliary": '["past"]', "train.precision": "bf16"},
     "no auxiliary branch": {"model.auxiliary_branch": False, "data.sandwich.auxiliary": "[]"},
     "all crops masked": {"data.masks.probability": 1},
@@ -186,13 +196,33 @@ def test_features_are_those_of_the_cpu(clips: Path, tmp_path: Path) -> None:
     assert ((result * expected).sum(axis=1) > 1 - TOLERANCE).all()
 
 
-def test_propagated_masks_and_joints_are_those_of_the_cpu(tmp_path: Path) -> None:
+def test_probes_are_those_of_the_cpu(tmp_path: Path) -> None:
+    train, test = write_colors(tmp_path / "train", 25, "train{}"), write_colors(tmp_path / "test", 5, "test{}")
+    backbone = random_backbone(VitSettings(width=32, depth=1, heads=2, image_size=32, layer_scale=1.0), 0)
+
+    def scores(device: torch.device) -> dict[str, float]:
+        scorer = KnnDuringTraining(train, test, frames=1, samples=None, batch_size=8, device=device)
+        return scorer.score(backbone.to(device).eval())[0]
+
+    samples, options = made(), linear_command(rates=(0.01, 0.1), steps=5, head_batch_size=16)
+    expected, expected_heads = scores(torch.device("cpu")), train_heads(samples, 4, options, torch.device("cpu"))
+    with on_device():
+        result, heads = scores(torch.device("cuda", 0)), train_heads(samples, 4, options, torch.device("cuda", 0))
+        shares = accuracy(heads, samples)
+        weight = heads.weight.cpu().numpy()
+    assert result == expected
+    np.testing.assert_allclose(weight, expected_heads.weight, rtol=TOLERANCE, atol=1e-5)
+    np.testing.assert_allclose(shares, accuracy(expected_heads, samples), atol=0.03)
+
+
+def test_propagated_masks_joints_and_points_are_those_of_the_cpu(tmp_path: Path) -> None:
     frames, masks = moving_squares(4)
     write_sequence(tmp_path / "davis", "one", frames, dict(enumerate(masks)))
     write_jhmdb_clip(tmp_path / "jhmdb", "catch/one", frames, joints(4))
     tasks: list[tuple[Any, Any]] = [
         (MaskPropagation(size=(96, 160)), Davis(data=tmp_path / "davis").open("one")),
         (JointPropagation(size=(96, 160), top_cells=60), Jhmdb(data=tmp_path / "jhmdb").open("catch/one")),
+        (PointPropagation(size=(64, 64)), TapVid(data=write(tmp_path / "tapvid", {"one": made_video()})).open("one")),
     ]
     backbone = random_backbone(VitSettings(width=64, depth=2, heads=2, layer_scale=1.0), 0)
 
@@ -206,5 +236,5 @@ def test_propagated_masks_and_joints_are_those_of_the_cpu(tmp_path: Path) -> Non
         result = predictions("cuda")
         attention = cls_attention(backbone, torch.ones(3, 64, 64).to("cuda"))
     for ours, theirs in zip(result, expected, strict=True):
-        assert (np.abs(ours - theirs) >= 1).mean() < 0.02  # ids, or pixels
+        assert (np.abs(ours - theirs) >= 1).mean() < 0.02  # ids, or pixels; NaN where a point has no position
     np.testing.assert_allclose(attention, expected_map, rtol=TOLERANCE)

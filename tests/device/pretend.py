@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from indexing import extract
 from indexing.extract import crop_graph
-from pipeline.reader import loader
+from pipeline.reader import dali
 from pipeline.reader.graph import build_graph
 
 DEVICE = torch.device("cuda", 0)
@@ -79,6 +79,8 @@ class Pretended(Tensor):
         raise TypeError(f"can't convert {DEVICE} device type tensor to numpy")
 
     __array__ = numpy
+
+    def record_stream(self, stream: object) -> None: ...
 
     def tolist(self) -> Any:
         return self.cpu().tolist()
@@ -205,6 +207,7 @@ class _Stream:
 
     cuda_stream = 0
 
+    def __init__(self, *_: object) -> None: ...
     def wait_event(self, event: object) -> None: ...
     def wait_stream(self, stream: object) -> None: ...
     def synchronize(self) -> None:
@@ -259,6 +262,8 @@ def pretended() -> Iterator[list[str]]:
         "current_device": lambda: 0,
         "current_stream": lambda *_: _Stream(),
         "Event": _Event,
+        "Stream": _Stream,
+        "stream": lambda _: contextlib.nullcontext(),
         "set_device": lambda _: None,
         "synchronize": lambda *_: _wait("all streams"),
         "manual_seed_all": lambda _: None,
@@ -268,7 +273,7 @@ def pretended() -> Iterator[list[str]]:
         for name, answer in answers.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, answer))
         stack.enter_context(mock.patch("torch.cuda.amp.common.amp_definitely_not_available", return_value=False))
-        stack.enter_context(mock.patch.object(loader, "build_graph", _without(build_graph, "device_id")))
+        stack.enter_context(mock.patch.object(dali, "build_graph", _without(build_graph, "device_id")))
         stack.enter_context(mock.patch.object(extract, "crop_graph", _without(crop_graph, "device")))
         stack.enter_context(mock.patch.object(dlpack, "from_dlpack", lambda views: Pretended(from_dlpack(views))))
         before = torch._C._only_lift_cpu_tensors(), torch.__future__.get_swap_module_params_on_conversion()

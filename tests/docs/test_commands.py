@@ -7,9 +7,13 @@ import pytest
 
 from evaluation.__main__ import BENCHMARKS
 from evaluation.command import evaluation_command, score_command
+from evaluation.knn import KnnProbeCommand
+from evaluation.linear import LinearProbeCommand
 from evaluation.look.command import LookCommand
 from indexing.command import KnnCommand
+from indexing.features import FeaturesCommand
 from pipeline.preview.__main__ import PreviewCommand
+from pipeline.publish.__main__ import PublishCommand
 from pipeline.settings import Command, parse_command
 from pipeline.shards.command import ShardsCommand
 from pipeline.shards.plan import default_samples_per_shard
@@ -22,14 +26,17 @@ from training.run_config import check_shapes
 
 MODULES: dict[str, type[Command]] = {
     "pipeline.shards": ShardsCommand,
+    "pipeline.publish": PublishCommand,
     "pipeline.verify": VerifyCommand,
     "pipeline.preview": PreviewCommand,
+    "indexing.features": FeaturesCommand,
     "indexing.knn": KnnCommand,
     "evaluation look": LookCommand,
     "training.export": ExportCommand,
     "training.import_official": ImportCommand,
 }
 MODULES |= {f"evaluation {benchmark.name}": evaluation_command(benchmark) for benchmark in BENCHMARKS}
+MODULES |= {"evaluation knn": KnnProbeCommand, "evaluation linear": LinearProbeCommand}
 MODULES |= {f"evaluation score {benchmark.name}": score_command(benchmark) for benchmark in BENCHMARKS}
 VARIABLES = {
     "shards": {"DATA": "--data", "OUT": "--out", "CONFIG": "--config"},

@@ -116,6 +116,10 @@ def my_network() -> PatchFeatures:
     return PatchFeatures(network, network, patch_size=16, mean=(0.5, 0.4, 0.3), std=(0.5, 0.5, 0.25))
 
 
+def my_failure() -> None:
+    raise KeyError("width")
+
+
 def my_mistake() -> Tensor:
     return torch.zeros(1)
 
@@ -153,7 +157,8 @@ def test_what_a_function_says_is_checked(field: str, value: Any, words: str, mon
     [
         (f"{__name__}:my_network", 1, "--random_init needs weights in a file or folder"),
         (f"{__name__}:my_mistake", None, "returns a Tensor, not evaluation.backbones.PatchFeatures"),
-        (f"{__name__}:absent", None, "is not a function that can be called without arguments"),
+        (f"{__name__}:absent", None, "is not a function that can be imported"),
+        (f"{__name__}:my_failure", None, r"the call my_failure\(\) raised KeyError: 'width'"),
         ("no.such.module:f", None, r"is not a function .* \(No module named 'no'"),
     ],
 )
@@ -171,6 +176,7 @@ def test_options_say_what_a_file_does_not(tmp_path: Path) -> None:
     options = BackboneOptions(family="mae", heads=4)
     card = open_checkpoint(tmp_path / "plain.pth", "plain", device=CPU, options=options).origin["card"]
     assert (card["architecture"]["heads"], card["architecture"]["interpolation"]) == (4, "plain")
+    assert card["architecture"]["layer_scale"] == 1, "without LayerScale nothing is scaled"
 
 
 @pytest.mark.parametrize(

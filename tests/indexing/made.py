@@ -1,6 +1,7 @@
 """Datasets of many rows made in no time, and features for them."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,25 @@ def unit_vectors(rows: int, width: int = 16, seed: int = 0) -> np.ndarray:
     return np.asarray((features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float16), np.float32)
 
 
-def write_rows(folder: Path, rows: int, classes: int = 3, name: str = "key{:05d}") -> Path:
-    """A dataset of one shard in which all `rows` samples show the same picture; row i has class i % classes."""
+COLORS = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200]])
+
+
+def write_colors(folder: Path, rows: int, name: str) -> Path:
+    """A dataset in which each sample has the color of its class, and noise."""
+    noise = np.random.default_rng(rows).integers(-40, 41, (rows, 48, 64, 3))
+    return write_rows(folder, rows, 3, name, [jpeg((COLORS[n % 3] + noise[n]).astype(np.uint8)) for n in range(rows)])
+
+
+def write_rows(
+    folder: Path, rows: int, classes: int = 3, name: str = "key{:05d}", pictures: Sequence[bytes] = ()
+) -> Path:
+    """A dataset of one shard in which row i has class i % classes and shows its picture, or all show the same one."""
     folder.mkdir(parents=True)
-    content = jpeg(picture(48, 64, seed=0))
+    shown = list(pictures) or [jpeg(picture(48, 64, seed=0))]
+    content = b"".join(shown)
     (folder / "shard-000000.tar").write_bytes(content)
+    sizes = [len(one) for one in pictures] or [len(content)] * rows
+    offsets = np.cumsum(sizes) - sizes if pictures else np.zeros(rows, np.int64)
     label = np.arange(rows, dtype=np.int32) % classes
     columns = {
         "key": [name.format(row) for row in range(rows)],
@@ -29,12 +44,13 @@ def write_rows(folder: Path, rows: int, classes: int = 3, name: str = "key{:05d}
         "label": label,
         "class_name": [f"class {number}" for number in label],
         "num_frames": np.ones(rows, np.int32),
-        "frame_offset": [[0]] * rows,
-        "frame_size": [[len(content)]] * rows,
+        "frame_offset": [[offset] for offset in offsets.tolist()],
+        "frame_size": [[size] for size in sizes],
         "width": np.full(rows, 64, np.int32),
         "height": np.full(rows, 48, np.int32),
         "duration_s": np.zeros(rows),
-        "source": [f"{row}.jpg" for row in range(rows)],
+        "source": [f"{name.format(row)}.jpg" for row in range(rows)],
+        **dict.fromkeys(("parent", "start_s", "end_s"), [None] * rows),
     }
     pq.write_table(pa.table(columns, INDEX_SCHEMA), folder / INDEX)
     sha256 = hashlib.sha256(content + name.encode()).hexdigest()

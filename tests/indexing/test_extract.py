@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from indexing.extract import ShardFeatures, part_name
+from indexing.extract import CropFeatures, ShardFeatures, part_name, spaced_frames
 from pipeline.dataset import ShardDataset
 from pipeline.sampling.views import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.settings import UserError
@@ -44,6 +44,29 @@ def test_features_are_unit_cls_tokens_of_center_crops(image_dataset: Path, weigh
     expected = expected_features(image_dataset, weights)
     assert ((values * expected).sum(axis=1) > 0.98).all()  # DALI and Pillow decode and resize a little differently
     assert ((values @ expected.T).argmax(axis=1) == np.arange(12)).all()
+
+
+def test_features_of_clips_are_means_over_evenly_spaced_frames(clip_dataset: Path) -> None:
+    assert spaced_frames(12, 1).tolist() == [6]
+    assert spaced_frames(12, 3).tolist() == [2, 6, 10]
+    assert spaced_frames(2, 8).tolist() == [0, 1]
+    assert spaced_frames(1, 8).tolist() == [0]
+    dataset, seen = ShardDataset(clip_dataset), []
+
+    def embed(crops: torch.Tensor) -> torch.Tensor:
+        seen.append(crops.mean((2, 3)))
+        return seen[-1]
+
+    rows = np.array([4, 1])
+    result = CropFeatures(dataset, embed, SIZE, torch.device("cpu"), batch_size=4, threads=1, frames=3)(rows, "they")
+    colors = torch.cat(seen).double().numpy().reshape(2, 3, 3)
+    expected = colors.mean(1) / np.linalg.norm(colors.mean(1), axis=1, keepdims=True)
+    np.testing.assert_allclose(result.astype(float), expected, atol=1e-3)
+    for row, of_frames in zip(rows.tolist(), colors, strict=True):
+        for number, color in zip(spaced_frames(int(dataset.num_frames[row]), 3), of_frames, strict=True):
+            pixels = decode(dataset.frame(row, int(number))) / 255
+            mean = ((pixels - IMAGENET_MEAN) / IMAGENET_STD).mean((0, 1))
+            assert np.abs(color - mean).max() < 0.25  # the center crop against the whole frame
 
 
 def test_weights_of_another_project_give_the_features_of_their_export(image_dataset: Path, tmp_path: Path) -> None:

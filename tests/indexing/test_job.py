@@ -55,7 +55,7 @@ def search(
 def check(result: SearchResult, rules: Rules) -> None:
     expected = all_neighbours(few(ROWS), rules)
     np.testing.assert_array_equal(result.rows, expected.rows)
-    np.testing.assert_array_equal(result.similarity, expected.similarity.astype(np.float32))
+    np.testing.assert_array_equal(result.similarity, expected.similarity)
 
 
 @pytest.mark.parametrize("settings", [SearchSettings(), STREAMED])

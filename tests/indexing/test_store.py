@@ -39,7 +39,7 @@ def test_blocks_of_rows_are_read_from_the_raw_copy(tmp_path: Path, monkeypatch: 
     features = unit_vectors(50, 8)
     write(tmp_path, [], features)
     out = open_storage(str(tmp_path))
-    unpack(out, "raw.npy")
+    unpack(out, out, "raw.npy")
     np.testing.assert_array_equal(np.load(tmp_path / "raw.npy"), features)
     file = FeatureFile(out, "raw.npy")
     assert (file.rows, file.width) == (50, 8)
@@ -52,7 +52,7 @@ def test_blocks_of_rows_are_read_from_the_raw_copy(tmp_path: Path, monkeypatch: 
 
 
 def test_vectors_are_scaled_to_unit_length() -> None:
-    units = unit_rows(np.array([[3.0, 4.0], [0.0, 1e-6]]), 0, "these")
+    units = unit_rows(np.array([[3.0, 4.0], [0.0, 1e-6]]), range(2), "these")
     np.testing.assert_array_equal(units, np.array([[0.6, 0.8], [0, 1]], np.float16))
 
 
@@ -63,7 +63,7 @@ def test_a_vector_without_direction_is_named_by_its_row(value: float, message: s
     vectors = np.ones((4, 3), np.float32)
     vectors[2] = value
     with pytest.raises(UserError, match=f"these hold .*{message}, first in row 102"):
-        unit_rows(vectors, 100, "these")
+        unit_rows(vectors, range(100, 100 + len(vectors)), "these")
 
 
 def test_damaged_features_are_one_sentence(tmp_path: Path) -> None:
@@ -79,4 +79,4 @@ def test_damaged_features_are_one_sentence(tmp_path: Path) -> None:
         read_metadata(out)
     write(tmp_path, [], np.full((50, 8), np.nan))
     with pytest.raises(UserError, match=r"row 0 of .* is not a unit vector"):
-        unpack(out, "raw.npy")
+        unpack(out, out, "raw.npy")

@@ -74,9 +74,10 @@ def test_the_attended_patch_is_the_brightest() -> None:
 
 
 def test_frames_are_the_middle_one_and_those_at_the_mean_offset() -> None:
-    assert frame_numbers(20, SandwichSettings()) == [10, 6, 14]
-    assert frame_numbers(1, SandwichSettings()) == [0, 0, 0]
-    assert frame_numbers(20, SandwichSettings(auxiliary=("future",))) == [10, 14]
+    assert frame_numbers(20, 10.0, SandwichSettings()) == [10, 6, 14]
+    assert frame_numbers(1, 0.5, SandwichSettings()) == [0, 0, 0]
+    assert frame_numbers(20, 10.0, SandwichSettings(auxiliary=("future",))) == [10, 14]
+    assert frame_numbers(600, 60.0, SandwichSettings(unit="seconds")) == [300, 280, 320]
 
 
 def test_a_model_without_auxiliary_branch_has_nothing_to_draw(clip_dataset: Path, tmp_path: Path) -> None:

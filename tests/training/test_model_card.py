@@ -6,12 +6,13 @@ import pytest
 from huggingface_hub import ModelCard, ModelCardData
 
 from evaluation.davis import DAVIS
+from pipeline.cards import save_card
 from pipeline.settings import UserError, parse_command
 from tests.evaluation.trees import evaluate, moving_squares, write_sequence
 from tests.training.recorded import seal
 from tests.training.test_export import checkpoint_of_a_run
 from training.export import ExportCommand, export, main
-from training.model_card import License, model_card, save_model_card
+from training.model_card import License, model_card
 
 SECRETS = ("/secret", "home/someone", "s3://", "C:\\data")
 
@@ -179,8 +180,8 @@ def test_initial_weights_are_named_with_their_hash() -> None:
 def test_another_file_is_no_card(tmp_path: Path) -> None:
     for content in (b"# Notes\n", b"\xff\xfe"):
         (tmp_path / "README.md").write_bytes(content)
-        with pytest.raises(UserError, match="is no model card as this program writes it"):
-            save_model_card(tmp_path / "README.md", "text")
+        with pytest.raises(UserError, match="is no card as this program writes it"):
+            save_card(tmp_path / "README.md", "text")
     (tmp_path / "README.md").write_bytes(b"")
-    save_model_card(tmp_path / "README.md", "text")
+    save_card(tmp_path / "README.md", "text")
     assert (tmp_path / "README.md").read_text() == "text"

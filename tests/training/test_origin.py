@@ -142,7 +142,8 @@ def parsed(source: Path | None, *options: str) -> PretrainCommand:
 
 
 def test_sizes_follow_from_the_source_and_options_that_contradict_it_are_refused(source: Path, tmp_path: Path) -> None:
-    command, origin = origin_of(parsed(source, "--model.backbone.drop_path", "0", "--model.backbone.depth", "3"), None)
+    options = ("--model.backbone.drop_path", "0", "--model.backbone.depth", "3", "--model.backbone.layer_scale", "1")
+    command, origin = origin_of(parsed(source, *options), None)
     assert command.model.backbone == SIZES.model_copy(update={"drop_path": 0.0})
     assert origin.backbone is not None
     with pytest.raises(UserError, match=r"model\.backbone\.registers = 4, but the weights .*released.* have 2: leave"):

@@ -23,7 +23,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pipeline.files import sha256_file
+from pipeline.reading import read_json_lines
 from pipeline.storage import open_storage
+from tests.indexing.made import write_colors
 from tests.training.forks import Fork, free_port, launch, still_running, train, words
 from tests.training.recorded import without_key_biases
 from training.checkpoint import STATE, checkpoints
@@ -115,7 +117,8 @@ def assert_reported(run: Path, steps: int) -> None:
     config = json.loads((run / "config.json").read_text())
     assert config["datasets"][0]["dataset_hash"] in page
     assert "student_temperature" in page
-    assert page.count("<svg") == 3, "loss, its parts, learning rate"
+    scored = (run / "evaluations.jsonl").is_file()
+    assert page.count("<svg") == 3 + scored, "loss, its parts, learning rate, scores"
     assert 'src="data:image/jpeg;base64,' in page
     assert not re.findall(r"https?:|url\(|@import|<link|<script", page)
     for name in ("report.png", "batch.png"):
@@ -182,8 +185,13 @@ def test_a_signal_saves_a_checkpoint_and_the_resumed_run_is_identical(
     undisturbed: Path, clip_dataset: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
+    scored = {
+        "eval.knn": write_colors(tmp_path / "train", 20, "train{}"),
+        "eval.knn_test": write_colors(tmp_path / "test", 3, "test{}"),
+        "eval.every": 4,
+    }
     instruments = {"train.maps_every": 4, "train.profile": 2, "train.report": True}
-    options = small(clip_dataset, out, **{"train.checkpoint_every": 100}, **instruments)
+    options = small(clip_dataset, out, **{"train.checkpoint_every": 100}, **instruments, **scored)
     status, message = train(options, signal.SIGUSR1, at_file=out / "metrics.jsonl")
     assert status == REQUEUE_STATUS, message
     (saved,) = checkpoints(out)
@@ -195,6 +203,8 @@ def test_a_signal_saves_a_checkpoint_and_the_resumed_run_is_identical(
     assert_reported(out, 12)
     assert_profiled(out, message, 2)
     assert len(list((out / "attention" / "step-00000012").glob("*.png"))) == 4  # drawn, and no draw was disturbed
+    assert read_json_lines(out / "evaluations.jsonl")[-1]["scores"].keys() == {"knn/top1@10", "knn/top1@20"}
+    assert (out / "best.safetensors").is_file()
 
 
 def test_unusable_checkpoints_are_named_and_the_one_before_is_used(

@@ -17,7 +17,16 @@ from training.checkpoint import CHECKPOINTS
 from training.metrics import METRICS
 from training.nonfinite import FOLDER
 from training.pretrain import PretrainCommand
-from training.run_config import WRITTEN, RunData, check_run_folder, check_shapes, read_data, run_config, run_differences
+from training.run_config import (
+    WRITTEN,
+    RunData,
+    check_run_folder,
+    check_shapes,
+    choose_backend,
+    read_data,
+    run_config,
+    run_differences,
+)
 
 DATA = RunData([{"dataset_hash": "a", "weight": 1.0}, {"dataset_hash": "b", "weight": 0.5}], None, 18)
 
@@ -78,6 +87,30 @@ def test_settings_that_cannot_change_the_result_may_differ() -> None:
     assert run_differences(first, other) == ""
     assert run_differences(first, run_config(settings(train={"seed": 1}), DATA)) == "train.seed = 0 (recorded), 1 (now)"
     assert json.loads(json.dumps(first)) == first
+
+
+def test_the_unit_of_the_sandwich_belongs_to_a_run() -> None:
+    fraction, seconds = (
+        run_config(settings(data={"sandwich": sandwich}), DATA) for sandwich in ({}, {"unit": "seconds"})
+    )
+    assert "data.sandwich.unit = None (recorded), 'seconds' (now)" in run_differences(fraction, seconds)
+    assert "data.sandwich.past_offset = [1.5, 2.5] (recorded), [0.15, 0.25] (now)" in run_differences(seconds, fraction)
+
+
+def test_a_run_that_continues_keeps_its_back_end() -> None:
+    def config(command: PretrainCommand) -> dict[str, Any]:
+        return run_config(command, DATA)
+
+    on_cpu, on_gpu = (choose_backend(settings(), None, device) for device in ("cpu", "cuda"))
+    assert (on_cpu.data.backend, on_gpu.data.backend) == ("torch", "dali")
+    moved = choose_backend(settings(), config(on_gpu), "cpu")
+    assert run_differences(config(on_gpu), config(moved)) == ""
+    given = choose_backend(settings(data={"backend": "torch"}), config(on_gpu), "cpu")
+    assert run_differences(config(on_gpu), config(given)) == "data.backend = 'dali' (recorded), 'torch' (now)"
+    older = config(on_cpu)
+    del older["data"]["backend"]
+    assert run_differences(older, config(choose_backend(settings(), older, "cpu"))) == ""
+    assert "data.backend" in run_differences(older, config(on_cpu))
 
 
 @pytest.mark.parametrize(

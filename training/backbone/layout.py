@@ -100,6 +100,8 @@ def read_layout(
         facts.setdefault("heads", _AUTHORS_HEADS.get(width))
     facts["heads"] = choose_heads(facts.get("heads"), options, family, width, source)
     facts.setdefault("norm_eps", options.norm_eps or 1e-6)
+    if not facts["scaled"]:
+        facts["layer_scale"] = 1.0
     if family in FAMILIES:
         facts.setdefault("interpolation", FAMILIES[family].interpolation)
     shape = {key: facts[key] for key in ("width", "depth", "heads")}

@@ -51,7 +51,10 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[
         OSError: the file cannot be written, for example because the disk is full.
     """
     try:
+        path.touch()
+        mode = path.stat().st_mode
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=metadata)
+        path.chmod(mode)  # safetensors leaves a file that only its owner can read
     except SafetensorError as error:
         raise _system_error(error, path) from error
 

@@ -65,6 +65,17 @@ def missing_pictures(stated_s: float, times_s: np.ndarray) -> str:
     ordered = np.unique(times_s)
     spacing_s = float(np.median(np.diff(ordered))) if len(ordered) > 1 else 0.0
     reached_s = float(max(ordered[-1], ordered[-1] - ordered[0]))  # pictures missing at the start do not count
+    return ends_early(stated_s, reached_s, spacing_s)
+
+
+def ends_early(stated_s: float, reached_s: float, spacing_s: float) -> str:
+    """Whether a last picture at `reached_s` is too early, as a sentence; empty if not.
+
+    Args:
+        stated_s: stated seconds from the first picture to the last.
+        reached_s: time of the last picture that was decoded.
+        spacing_s: usual time between two pictures.
+    """
     if not _shorter(Extent(stated_s, reached_s), spacing_s):
         return ""
     return f"the file is cut off: it states pictures until {stated_s:.3f} s and the last is at {reached_s:.3f} s"

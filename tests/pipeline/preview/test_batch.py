@@ -1,15 +1,11 @@
-import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
-from pipeline.dataset import read_manifest
-from pipeline.preview.batch import batch_settings, draw_batch, mask_pixels, view_pixels
+from pipeline.preview.batch import draw_batch, mask_pixels, view_pixels
 from pipeline.reader.settings import ReaderSettings
 from pipeline.sampling.views import IMAGENET_MEAN, IMAGENET_STD, ViewSettings
-from pipeline.settings import UserError
 
 
 def test_pixels_of_a_view_are_those_before_normalization() -> None:
@@ -31,26 +27,3 @@ def test_the_same_settings_give_the_same_picture(clip_dataset: Path) -> None:
     views = ViewSettings(global_size=64, local_size=32, local_crops=3)
     pictures = [draw_batch(ReaderSettings(shards=clip_dataset, views=views, seed=seed), 2) for seed in (1, 1, 2)]
     assert pictures[0] == pictures[1] != pictures[2]
-
-
-def test_still_images_have_no_auxiliary_frames(image_dataset: Path) -> None:
-    preset = Path(__file__).parents[3] / "configs/paper-vits16-in1k.yaml"
-    settings = batch_settings(str(image_dataset), read_manifest(image_dataset), 0, preset)
-    assert settings.sandwich.auxiliary == ()
-
-
-def test_settings_come_from_a_preset_or_a_run(clip_dataset: Path, tmp_path: Path) -> None:
-    manifest = read_manifest(clip_dataset)
-    assert batch_settings(str(clip_dataset), manifest, 4, None) == ReaderSettings(
-        shards=clip_dataset, seed=4, prefetch=1
-    )
-    preset = Path(__file__).parents[3] / "configs/ablations.yaml:unaligned-time"
-    settings = batch_settings(str(clip_dataset), manifest, 4, preset)
-    assert (settings.views.auxiliary_crop, settings.sandwich.auxiliary) == ("current", ("future",))
-    run = tmp_path / "config.json"
-    run.write_text(json.dumps({"data": settings.model_dump(mode="json") | {"shards": "elsewhere"}, "train": {}}))
-    assert batch_settings(str(clip_dataset), manifest, 4, run) == settings
-    for wrong, message in (({"views": {"global_size": 3}}, r"data\.views\.global_size = 3"), (["a"], "no settings")):
-        run.write_text(json.dumps({"data": wrong}))
-        with pytest.raises(UserError, match=rf"--training .*config\.json.*{message}"):
-            batch_settings(str(clip_dataset), manifest, 4, run)

@@ -24,6 +24,7 @@ def test_page_sheet_and_batch_are_written(
     assert str(tmp_path / "out" / PAGE) in message
     assert str(tmp_path / "out" / SHEET) in message
     assert message.startswith("4 of ")
+    assert ("past and future frames lie " in message) == (dataset != "image_dataset")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MARKER, BATCH, SHEET, PAGE]
     with Image.open(tmp_path / "out" / SHEET) as sheet, Image.open(tmp_path / "out" / BATCH) as batch:
         sheet.load()
@@ -66,11 +67,10 @@ def test_the_dataset_is_an_argument_or_an_option() -> None:
             parse_command(PreviewCommand, arguments)
 
 
-def test_the_settings_of_a_training_are_for_a_batch() -> None:
-    words = ["a/b", "--training", "configs/tiny.yaml"]
-    assert parse_command(PreviewCommand, [*words, "--batch"]).training == Path("configs/tiny.yaml")
-    with pytest.raises(UserError, match=r"training has the data settings of a batch: give --batch too"):
-        parse_command(PreviewCommand, words)
+def test_the_ranges_come_from_a_training_or_from_options() -> None:
+    assert parse_command(PreviewCommand, ["a/b", "--sandwich.unit", "seconds"]).sandwich.past_offset == (1.5, 2.5)
+    with pytest.raises(UserError, match=r"give --training or --sandwich\.\*, not both"):
+        parse_command(PreviewCommand, ["a/b", "--sandwich.unit", "seconds", "--training", "configs/tiny.yaml"])
 
 
 def test_torch_and_dali_are_not_imported(image_dataset: Path, tmp_path: Path) -> None:

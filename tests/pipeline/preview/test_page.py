@@ -6,6 +6,7 @@ from pipeline.dataset import Manifest, read_manifest
 from pipeline.preview.page import MOST_CLASSES, render_page
 from pipeline.preview.strips import Draw
 from pipeline.preview.survey import RejectedInputs, Survey, survey_dataset
+from pipeline.sampling.plan import PlanSettings
 from pipeline.storage import open_storage
 from tests.pipeline.preview.test_sheet import strip
 from tests.pipeline.report.test_page import HOSTILE, Page
@@ -27,8 +28,10 @@ def test_the_page_shows_samples_counts_and_rejects(manifest: Manifest, survey: S
     """Whatever the names in the files."""
     named = manifest.model_copy(update={"classes": [HOSTILE, "b"], "split": HOSTILE})
     survey.rejects[HOSTILE] = RejectedInputs(1, [(HOSTILE, HOSTILE)])
-    page = Page(render_page(HOSTILE, named, survey, [strip(DRAWS, frames=10, name=HOSTILE)], seed=3))
-    assert page.text.count(HOSTILE) >= 8
+    page = Page(
+        render_page(HOSTILE, named, survey, [strip(DRAWS, frames=10, name=HOSTILE)], PlanSettings(seed=3), [HOSTILE])
+    )
+    assert page.text.count(HOSTILE) >= 9
     assert len(page.all("img")) == 10 + 2 * 3
     marks = [
         (mark.get("title"), (mark["style"] or "").partition(";")[0]) for mark in page.all("span", **{"class": "dot"})
@@ -52,7 +55,7 @@ def test_the_page_shows_samples_counts_and_rejects(manifest: Manifest, survey: S
 
 def test_only_the_largest_and_smallest_of_many_classes_are_named(manifest: Manifest, survey: Survey) -> None:
     many = manifest.model_copy(update={"classes": [f"class {number:04d}" for number in range(MOST_CLASSES + 900)]})
-    page = Page(render_page("k400", many, survey, [], seed=0))
+    page = Page(render_page("k400", many, survey, [], PlanSettings(), []))
     assert len(page.all("svg")) == 5
     assert "The 15 largest" in page.text
     assert len(page.all("span", **{"class": "track"})) == 30
@@ -60,5 +63,5 @@ def test_only_the_largest_and_smallest_of_many_classes_are_named(manifest: Manif
 
 def test_a_dataset_without_rejects(manifest: Manifest, survey: Survey) -> None:
     survey.rejects.clear()
-    page = Page(render_page("k400", manifest.model_copy(update={"rejects": 0}), survey, [], seed=0))
+    page = Page(render_page("k400", manifest.model_copy(update={"rejects": 0}), survey, [], PlanSettings(), []))
     assert "every input is in the shards" in page.text

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.dataset import ShardDataset, read_manifest
-from pipeline.preview.strips import Strip, read_strips, reader_draws
+from pipeline.preview.strips import Draw, Strip, read_strips, reader_draws
 from pipeline.preview.survey import choose, survey_dataset
 from pipeline.sampling.plan import PlanSettings, SampleTable, plan_batch
 from pipeline.settings import UserError
@@ -18,17 +18,28 @@ from tests.media import decode
 def strips_of(dataset: Path, draws: int = 2, seed: int = 5) -> list[Strip]:
     storage, manifest = open_storage(str(dataset)), read_manifest(dataset)
     chosen = choose(storage, manifest, survey_dataset(storage, manifest), 100, seed)
-    return list(read_strips(storage, manifest, chosen, draws, seed))
+    return list(read_strips(storage, manifest, chosen, draws, PlanSettings(seed=seed)))
 
 
-def test_triplets_of_clips_are_those_of_the_reader() -> None:
+@pytest.mark.parametrize(
+    ("sandwich", "order"),
+    [
+        ({}, ("past", "current", "future")),
+        ({"unit": "seconds"}, ("past", "current", "future")),
+        ({"auxiliary": ("past", "past")}, ("past", "past", "current")),
+        ({"auxiliary": ()}, ("current",)),
+    ],
+)
+def test_triplets_of_clips_are_those_of_the_reader(sandwich: dict[str, object], order: tuple[str, ...]) -> None:
     frames = np.array([8, 12, 20, 71, 300])
-    side = np.full(5, 256)
+    side, duration_s = np.full(5, 256), frames / 2
+    settings = PlanSettings.model_validate({"seed": 7, "sandwich": sandwich})
+    table = SampleTable(frames, side, side, duration_s=duration_s)
     for epoch in range(3):
-        plan = plan_batch(PlanSettings(seed=7), SampleTable(frames, side, side), epoch, 5, slice(None))
-        for row, (current, past, future) in zip(plan.rows, plan.frames, strict=True):
-            draw = reader_draws(int(row), int(frames[row]), seed=7, count=3)[epoch]
-            assert draw == (f"epoch {epoch}", (past, current, future))
+        plan = plan_batch(settings, table, epoch, 5, slice(None))
+        for row, drawn in zip(plan.rows, plan.frames, strict=True):
+            draw = reader_draws(int(row), int(frames[row]), duration_s[row], settings, count=3)[epoch]
+            assert draw == Draw(f"epoch {epoch}", (*sorted(drawn.tolist()),), order)
 
 
 def test_pictures_are_the_frames_of_the_clip(clip_dataset: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dataset import read_manifest
+from pipeline.dataset import clips_by_frames, read_manifest
 from pipeline.preview.survey import (
     DURATION_UNIT_S,
     SIZE_UNIT_BYTES,
@@ -74,6 +74,9 @@ def test_a_clip_of_triplets_counts_once(clip_dataset: Path, triplet_dataset: Pat
     of_triplets = survey_of(triplet_dataset)
     assert of_triplets.classes.counts.tolist() == of_clips.classes.counts.tolist()
     assert of_triplets.durations.counts.tolist() == of_clips.durations.counts.tolist()
+    frames = Counter(row["num_frames"] for row in pq.read_table(clip_dataset / "index.parquet").to_pylist())
+    for dataset in (clip_dataset, triplet_dataset):
+        assert clips_by_frames(open_storage(str(dataset)), read_manifest(dataset)) == frames
 
 
 def test_rejects_are_counted_by_reason_with_examples(clip_dataset: Path) -> None:

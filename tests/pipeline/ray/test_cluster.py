@@ -48,7 +48,7 @@ def test_a_job_waits_for_nodes_and_survives_the_death_of_workers_and_of_its_node
         cluster.start_head(cpus=0)
         environment = {**Home(user.folder).environment(), "RAY_ADDRESS": cluster.address}
         out = tmp_path / "out"
-        with running(job_command(data, out), environment) as job:
+        with running(job_command(data, out, "--clips.length", "4"), environment) as job:
             assert job.stderr is not None
             assert any("no node with CPUs is in the Ray cluster: waiting for one" in line for line in job.stderr)
             cluster.start_node()

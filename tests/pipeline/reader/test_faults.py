@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pytest
 from benchmarks.made_shards import make_shards
 from pipeline.dataset import ShardDataset
 from pipeline.reader.faults import BatchFrame, explain_failure
+from pipeline.reader.graph import dali_decoder
 from pipeline.reader.loader import Loader
 from pipeline.reader.settings import ReaderSettings
 from pipeline.sampling.views import ViewSettings
@@ -31,21 +33,28 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_shards(tmp_path_factory.mktemp("made") / "clips", 8, frames=8, size=SIZE, per_shard=4)
 
 
-def failure(folder: Path) -> str:
+def failure(folder: Path, backend: Literal["dali", "torch"]) -> str:
     """The loader's error for a dataset with a bad frame."""
-    settings = ReaderSettings(shards=folder, views=ViewSettings(global_size=32, local_size=16, local_crops=1))
+    views = ViewSettings(global_size=32, local_size=16, local_crops=1)
+    settings = ReaderSettings(shards=folder, backend=backend, views=views)
     with Loader(settings, 2, range(8)) as loader, pytest.raises(UserError) as error:
         list(loader)
     return str(error.value)
 
 
-def test_a_frame_whose_size_is_not_that_of_the_index_is_named(clips: Path, tmp_path: Path) -> None:
+BACKENDS = pytest.mark.parametrize("backend", ["dali", "torch"])
+
+
+@BACKENDS
+def test_a_frame_whose_size_is_not_that_of_the_index_is_named(
+    clips: Path, tmp_path: Path, backend: Literal["dali", "torch"]
+) -> None:
     copy = Path(shutil.copytree(clips, tmp_path / "copy"))
     table = pq.read_table(copy / "index.parquet")
     width = [SIZE[0] * (10 if row == 5 else 1) for row in range(8)]
     column = pa.array(width, table.schema.field("width").type)
     pq.write_table(table.set_column(table.schema.get_field_index("width"), "width", column), copy / "index.parquet")
-    message = failure(copy)
+    message = failure(copy, backend)
     assert (
         f"of sample clip000005 in {copy}/shard-000001.tar has 96 x 80 pixels, but index.parquet says 960 x 80"
         in message
@@ -53,7 +62,10 @@ def test_a_frame_whose_size_is_not_that_of_the_index_is_named(clips: Path, tmp_p
     assert f"Run `python -m pipeline.verify {copy}`" in message
 
 
-def test_a_frame_that_only_dali_cannot_decode_is_named(clips: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("backend", "cause"), [("dali", "nvImageCodec failure"), ("torch", "2 extraneous bytes")])
+def test_a_frame_that_only_the_back_end_cannot_decode_is_named(
+    clips: Path, tmp_path: Path, backend: Literal["dali", "torch"], cause: str
+) -> None:
     copy = Path(shutil.copytree(clips, tmp_path / "copy"))
     dataset = ShardDataset(copy)
     content = (copy / "shard-000001.tar").read_bytes()
@@ -62,9 +74,10 @@ def test_a_frame_that_only_dali_cannot_decode_is_named(clips: Path, tmp_path: Pa
         old = dataset.frame(6, frame).tobytes()
         content = content.replace(old, odd.ljust(len(old), b"\0"))
     (copy / "shard-000001.tar").write_bytes(content)
-    message = failure(copy)
-    assert f"of sample clip000006 in {copy}/shard-000001.tar is whole, but DALI cannot decode it" in message
-    assert "nvImageCodec failure" in message
+    message = failure(copy, backend)
+    names = {"dali": "DALI", "torch": "torch"}
+    assert f"of sample clip000006 in {copy}/shard-000001.tar is whole, but {names[backend]} cannot decode it" in message
+    assert cause in message
     assert "Remove its input or save it as an ordinary JPEG" in message
     assert "pipeline.verify" not in message
 
@@ -72,7 +85,7 @@ def test_a_frame_that_only_dali_cannot_decode_is_named(clips: Path, tmp_path: Pa
 def test_all_samples_are_named_if_each_frame_decodes_alone(clips: Path) -> None:
     dataset = ShardDataset(clips)
     frames = [BatchFrame(dataset, row, frame) for row in range(5) for frame in (0, 7)]
-    message = str(explain_failure(DALI_ERROR, "in step 7", frames, None))
+    message = str(explain_failure(DALI_ERROR, "in step 7", frames, dali_decoder(None)))
     shard = f"{clips}/shard-000000.tar"
     assert message == (
         f"DALI failed in step 7, on sample clip000000 in {shard}, sample clip000001 in {shard}, "
@@ -83,5 +96,5 @@ def test_all_samples_are_named_if_each_frame_decodes_alone(clips: Path) -> None:
 
 def test_the_machine_is_named_if_nothing_decodes(clips: Path) -> None:
     """With a GPU that does not exist."""
-    message = str(explain_failure(DALI_ERROR, "in step 7", [BatchFrame(ShardDataset(clips), 0, 0)], device_id=99))
+    message = str(explain_failure(DALI_ERROR, "in step 7", [BatchFrame(ShardDataset(clips), 0, 0)], dali_decoder(99)))
     assert message.endswith("It cannot decode a test image either: check this machine's memory and GPU")

@@ -1,6 +1,7 @@
-"""Views against Pillow and torchvision, whose pixels are recorded in `tests/reference/augment_ops.npz`."""
+"""Views of both back ends against Pillow and torchvision, recorded in `tests/reference/augment_ops.npz`."""
 
 import io
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,10 @@ import torch
 from nvidia.dali import fn
 from PIL import Image, ImageEnhance
 
-from pipeline.reader.feed import box_feed, color_feed, frame_feed
-from pipeline.reader.graph import ENCODED, Feed, build_decoder, build_graph, decode_frames
+from pipeline.reader.feed import Feed, box_feed, color_feed, frame_feed
+from pipeline.reader.graph import ENCODED, build_decoder, build_graph, decode_frames
 from pipeline.reader.mixture import EMPTY_JPEG
+from pipeline.reader.pixels import ViewMaker, clip_inputs, crop_resize
 from pipeline.sampling.views import IMAGENET_MEAN, IMAGENET_STD, SOLARIZE_OFF, Boxes, ColorJitterParams
 from tests.media import decode, jpeg, picture
 from tests.reference_data import read_arrays
@@ -40,6 +42,20 @@ def photometry(cases: list[dict[str, Any]]) -> ColorJitterParams:
     return ColorJitterParams(**{name: np.array([{**NEUTRAL, **case}[name] for case in cases]) for name in NEUTRAL})
 
 
+def dali_views(feed: Feed, device: int | None) -> Iterator[np.ndarray]:
+    views = len(feed["encoded"])
+    (output,) = build_graph(views, lambda: feed, threads=1, device_id=device, prefetch=1).run()
+    return (np.asarray((output if device is None else output.as_cpu()).at(i)) for i in range(views))
+
+
+def torch_views(images: list[np.ndarray], feed: Feed, size: int) -> Iterator[np.ndarray]:
+    maker = ViewMaker()
+    for number, image in enumerate(images):
+        (inputs,) = clip_inputs(feed, number, len(images))
+        crop = crop_resize(torch.from_numpy(image.copy()), inputs.start, inputs.shape, size)
+        yield maker.view(crop, inputs).numpy()
+
+
 def run(
     images: list[np.ndarray],
     boxes: list[tuple[int, int, int, int]],
@@ -47,6 +63,7 @@ def run(
     size: int,
     mirror: int = 0,
     device: int | None = None,
+    backend: str = "dali",
 ) -> list[np.ndarray]:
     """(size, size, 3) pixels, 0 to 255, of each image as the one view of a sample."""
     views = len(images)
@@ -55,16 +72,21 @@ def run(
     feed |= box_feed(edges) | color_feed(photometry(cases))
     feed |= {"needed": np.ones(views, bool), "mirror": np.full(views, mirror, np.int32)}
     feed["size"] = np.full((views, 2), size, np.float32)
-    (output,) = build_graph(views, lambda: feed, threads=1, device_id=device, prefetch=1).run()
-    result = (np.asarray((output if device is None else output.as_cpu()).at(i)) for i in range(views))
+    result = torch_views(images, feed, size) if backend == "torch" else dali_views(feed, device)
     mean, std = np.array(IMAGENET_MEAN), np.array(IMAGENET_STD)
     return [255 * (view.transpose(1, 2, 0) * std + mean) for view in result]
 
 
+@pytest.fixture(scope="module", params=["dali", "torch"])
+def backend(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
 @pytest.mark.parametrize("size", [32, 48, 96])
-def test_crop_and_bicubic_resize_match_pillow(size: int) -> None:
+def test_crop_and_bicubic_resize_match_pillow(size: int, backend: str) -> None:
     boxes = [tuple(row) for row in REFERENCE["crop_params"].tolist()]
-    result = run([REFERENCE["image"]] * 4, boxes, [{}] * 4, size)
+    result = run([REFERENCE["image"]] * 4, boxes, [{}] * 4, size, backend=backend)
     for number, view in enumerate(result):
         difference = np.abs(view - REFERENCE[f"crop{number}_bicubic_{size}"])
         assert difference.max() <= 2, "also at the crop's edge"
@@ -88,11 +110,12 @@ POINTWISE: dict[str, tuple[dict[str, Any], float, float]] = {
 
 
 @pytest.fixture(scope="module")
-def pointwise_views() -> dict[str, list[np.ndarray]]:
+def pointwise_views(backend: str) -> dict[str, list[np.ndarray]]:
     """Views of both squares for every pointwise operation and without any."""
     images, _ = squares()
     cases = {name: case for name, (case, _, _) in POINTWISE.items()} | {"nothing": {}}
-    views = run(images * len(cases), [WHOLE] * 2 * len(cases), [c for c in cases.values() for _ in images], SIZE)
+    colors = [case for case in cases.values() for _ in images]
+    views = run(images * len(cases), [WHOLE] * 2 * len(cases), colors, SIZE, backend=backend)
     return {name: views[2 * number : 2 * number + 2] for number, name in enumerate(cases)}
 
 
@@ -116,26 +139,27 @@ def square(name: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("factor", [0.6, 0.85, 1.4])
-def test_contrast_matches_torchvision(factor: float) -> None:
+def test_contrast_matches_torchvision(factor: float, backend: str) -> None:
     # stretching by nearest pixels changes the mean by little, and commutes with what is done to single pixels
-    (view,) = run([square("image").astype(np.uint8)], [(0, 0, 120, 120)], [{"contrast": factor}], 120)
+    case = {"contrast": factor}
+    (view,) = run([square("image").astype(np.uint8)], [(0, 0, 120, 120)], [case], 120, backend=backend)
     difference = np.abs(view - square(f"contrast_{factor}"))
     assert difference.max() <= 2
     assert difference.mean() < 0.7
 
 
-def test_contrast_uses_the_mean_of_the_brightened_view() -> None:
+def test_contrast_uses_the_mean_of_the_brightened_view(backend: str) -> None:
     image = squares()[0][0]
     brightened = ImageEnhance.Brightness(Image.fromarray(image)).enhance(0.6)
     expected = np.asarray(ImageEnhance.Contrast(brightened).enhance(0.6), float)
-    (view,) = run([image], [WHOLE], [{"brightness": 0.6, "contrast": 0.6}], SIZE)
+    (view,) = run([image], [WHOLE], [{"brightness": 0.6, "contrast": 0.6}], SIZE, backend=backend)
     assert np.abs(view - expected).max() <= 2
 
 
 @pytest.mark.parametrize(("shift", "largest", "mean"), [(-0.1, 53, 12), (0.03, 18, 4.6), (0.1, 52, 12)])
-def test_hue_is_close_to_torchvision(shift: float, largest: float, mean: float) -> None:
+def test_hue_is_close_to_torchvision(shift: float, largest: float, mean: float, backend: str) -> None:
     # torchvision rotates hue in HSV, which is not linear; this image of pure colors is the worst case
-    (view,) = run([square("image").astype(np.uint8)], [(0, 0, 120, 120)], [{"hue": shift}], 120)
+    (view,) = run([square("image").astype(np.uint8)], [(0, 0, 120, 120)], [{"hue": shift}], 120, backend=backend)
     change, expected = view - square("image"), square(f"hue_{shift}") - square("image")
     assert np.corrcoef(change.ravel(), expected.ravel())[0, 1] > 0.75
     assert np.abs(change - expected).max() <= largest
@@ -154,21 +178,37 @@ def test_hue_of_dull_colors_differs_by_two_levels(shift: float) -> None:
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 1.3, 2.0])
-def test_blur_matches_torchvision(sigma: float) -> None:
+def test_blur_matches_torchvision(sigma: float, backend: str) -> None:
     images, slices = squares()
     # reflection at a side of a square matches only where the side is one of the image
     known = [(slice(None, -4), slice(None, -4)), (slice(4, None), slice(4, None))]
-    for ours, part, inner in zip(run(images, [WHOLE] * 2, [{"sigma": sigma}] * 2, SIZE), slices, known, strict=True):
+    views = run(images, [WHOLE] * 2, [{"sigma": sigma}] * 2, SIZE, backend=backend)
+    for ours, part, inner in zip(views, slices, known, strict=True):
         difference = np.abs(ours - REFERENCE[f"blur9_sigma_{sigma}"][part])
         assert difference[inner].max() <= 0.51, "torchvision rounds to whole levels"
 
 
-def test_mirror_and_normalization() -> None:
+def test_mirror_and_normalization(backend: str) -> None:
     images, slices = squares()
-    for ours, part in zip(run(images, [WHOLE] * 2, [{}] * 2, SIZE, mirror=1), slices, strict=True):
+    for ours, part in zip(run(images, [WHOLE] * 2, [{}] * 2, SIZE, mirror=1, backend=backend), slices, strict=True):
         np.testing.assert_allclose(ours, REFERENCE["hflip"][:, ::-1][part][:, ::-1], atol=1e-3)
     expected = REFERENCE["normalized"].transpose(1, 2, 0) * IMAGENET_STD + IMAGENET_MEAN
     np.testing.assert_allclose(255 * expected, REFERENCE["image"], atol=1e-3)
+
+
+CASES: list[dict[str, Any]] = [
+    {"brightness": 1.2, "contrast": 0.8, "saturation": 1.1, "hue": 0.05, "sigma": 1.0, "solarize": 128},
+    {"gray": True, "contrast": 1.4},
+    {"sigma": 0.3},
+]
+
+
+@pytest.mark.parametrize(("size", "mirror"), [(48, 0), (33, 1), (98, 0)])
+def test_torch_makes_the_views_of_dali(size: int, mirror: int) -> None:
+    arguments = ([squares()[0][0]] * 3, [(3, 5, 40, 42), WHOLE, (0, 8, 48, 20)], CASES, size, mirror)
+    for ours, theirs in zip(run(*arguments, backend="torch"), run(*arguments), strict=True):
+        assert np.abs(ours - theirs).max() <= 2
+        assert np.abs(ours - theirs).mean() < 0.3
 
 
 def test_views_that_are_not_needed_are_zeros() -> None:
@@ -216,8 +256,6 @@ def test_views_on_the_gpu_match_the_cpu() -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU")
     images, _ = squares()
-    case = {"brightness": 1.2, "contrast": 0.8, "saturation": 1.1, "hue": 0.05, "sigma": 1.0, "solarize": 128}
-    cases: list[dict[str, Any]] = [case, {"gray": True, "contrast": 1.4}]
-    arguments = (images, [(3, 5, 40, 42), WHOLE], cases, 32)
+    arguments = (images, [(3, 5, 40, 42), WHOLE], CASES[:2], 32)
     for cpu, gpu in zip(run(*arguments), run(*arguments, device=0), strict=True):
         assert np.abs(cpu - gpu).mean() < 0.5

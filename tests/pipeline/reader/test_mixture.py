@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -96,6 +97,29 @@ def test_triplets_are_read_as_stored_and_drawn_from_clips(clips: Path, triplets:
     assert len(np.unique(drawn[:, 0])) > 2
     alone = settings.model_copy(update={"sandwich": SandwichSettings(auxiliary=("future",))})
     assert (plan_batch(alone, table, 2, 6, slice(0, 6)).frames[:, 1][plans[2].rows >= 9] == 2).all()
+
+
+def test_offsets_in_seconds_that_no_clip_has_are_refused(clips: Path, triplets: Path) -> None:
+    seconds = SandwichSettings(unit="seconds")
+    settings = ReaderSettings(shards=clips, sandwich=seconds)
+    table = DatasetMixture(settings).table
+    plans = [plan_batch(settings, table, step, 6, slice(0, 6)) for step in range(20)]
+    assert {*np.diff(np.concatenate([p.frames[:, [1, 0, 2]] for p in plans])).ravel().tolist()} == {3, 4, 5}
+    for offset, shown in (((0.05, 0.15), "0.05 to 0.15"), ((60.0, 90.0), "60 to 90")):
+        wrong = SandwichSettings(unit="seconds", past_offset=offset, future_offset=offset)
+        with pytest.raises(UserError, match=f"no clip of .* has frames {shown} seconds apart.* 2 frames a second"):
+            DatasetMixture(ReaderSettings(shards=clips, sandwich=wrong))
+        DatasetMixture(ReaderSettings(shards=triplets, sandwich=wrong))  # its frames are drawn already
+
+
+def test_one_clip_that_is_long_enough_suffices(clips: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(clips, tmp_path / "copy"))
+    index = pq.read_table(copy / INDEX)
+    durations_s = pa.array([1.0] * 8 + [5.0])  # 10 frames each
+    pq.write_table(index.set_column(index.column_names.index("duration_s"), "duration_s", durations_s), copy / INDEX)
+    seconds = ReaderSettings(shards=copy, sandwich=SandwichSettings(unit="seconds"))
+    plan = plan_batch(seconds, DatasetMixture(seconds).table, 0, 9, slice(0, 9))
+    assert ((plan.frames != plan.frames[:, :1]).any(axis=1) == (plan.rows == 8)).all()
 
 
 def test_still_images_have_no_past(clips: Path, tmp_path: Path) -> None:

@@ -1,5 +1,13 @@
+import itertools
+import math
+from collections import Counter
+from fractions import Fraction
+from typing import Any
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.sampling.sandwich import SandwichSettings, draw_frames, frame_ranges
@@ -66,12 +74,103 @@ def test_ablation_variants(auxiliary: tuple[str, ...], signs: tuple[int, ...]) -
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"past_offset": (0.25, 0.35)}, "before current"),
-        ({"future_offset": (0.25, 0.35)}, "beyond the clip"),
+        ({"past_offset": (0.25, 0.35)}, "before current.* unit = fraction"),
+        ({"future_offset": (0.25, 0.35)}, "beyond the clip.* unit = fraction"),
+        ({"past_offset": (1.5, 2.5)}, r"past_offset = 1\.5, 2\.5 must be .*or seconds, with unit = seconds"),
         ({"current": (0.5, 0.5)}, "rising"),
+        ({"current": (0, 5), "unit": "seconds"}, r"current = 0\.0, 5\.0 must be two rising fractions from 0 to 1 \["),
+        ({"future_offset": (2.5, 1.5), "unit": "seconds"}, "rising numbers of seconds .* unit = seconds"),
+        ({"unit": "minutes"}, "'fraction' or 'seconds'"),
         ({"auxiliary": ("sideways",)}, "past"),
     ],
 )
 def test_ranges_outside_the_clip_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         SandwichSettings.model_validate(values)
+
+
+def test_defaults_depend_on_the_unit() -> None:
+    settings = SandwichSettings.model_validate({"unit": "seconds", "past_offset": (0.05, 0.1)})
+    assert settings.past_offset == (0.05, 0.1)
+    assert (settings.current, settings.future_offset) == ((0, 1), (1.5, 2.5))
+    assert SandwichSettings.model_validate(settings.model_dump()) == settings
+    assert "unit" not in SandwichSettings().model_dump(), "as in the runs that were recorded before there were units"
+
+
+def test_the_frames_on_the_sides_never_limit_fractions() -> None:
+    """So offsets do not depend on the current frame, as in the released code."""
+    frames = np.arange(1, 3000)
+    for past, future in itertools.product((0.05, 0.15, 0.25, 0.3), repeat=2):
+        offsets = {"past_offset": (0.01, past), "future_offset": (0.01, future)}
+        ranges = frame_ranges(SandwichSettings.model_validate(offsets), frames)
+        fits = ~ranges.fallback
+        assert (ranges.offsets[0][1] <= ranges.current[0])[fits].all()
+        assert (ranges.offsets[1][1] <= frames - 1 - ranges.current[1])[fits].all()
+
+
+def naive_choices(
+    frames: int, fps: Fraction, offsets: dict[str, tuple[Fraction, Fraction]], auxiliary: tuple[str, ...]
+) -> dict[int, list[list[int]]]:
+    """For each possible current frame the possible frames of each auxiliary one, by comparing times."""
+    choices = {}
+    for current in range(frames):
+        sides: list[list[int]] = []
+        for direction in auxiliary:
+            low, high = offsets[direction]
+            sign = -1 if direction == "past" else 1
+            sides.append([f for f in range(frames) if low <= sign * (f - current) / fps <= high])
+        if all(sides):
+            choices[current] = sides
+    return choices
+
+
+QUARTERS = st.integers(0, 12).map(lambda quarters: Fraction(quarters, 4))
+PAIRS = st.tuples(QUARTERS, QUARTERS).map(lambda pair: (min(pair), max(pair)))
+RATES = st.sampled_from(("1/2", "1", "2", "3", "12/5", "30000/20020")).map(Fraction)
+
+
+@given(st.integers(1, 24), RATES, PAIRS, PAIRS, st.sampled_from([("past", "future"), ("past",), ("future", "future")]))
+def test_frames_in_seconds_are_drawn_as_by_a_naive_program(
+    frames: int, fps: Fraction, past: tuple[Fraction, Fraction], future: tuple[Fraction, Fraction], auxiliary: Any
+) -> None:
+    """Exactly: on a grid of uniform numbers, every choice comes up equally often."""
+    seconds = {"past_offset": (*map(float, past),), "future_offset": (*map(float, future),)}
+    settings = SandwichSettings.model_validate({"unit": "seconds", "auxiliary": auxiliary, **seconds})
+    choices = naive_choices(frames, fps, {"past": past, "future": future}, auxiliary)
+    most = math.lcm(*(len(side) for sides in choices.values() for side in sides)) if choices else 1
+    if most > 500:
+        return
+    count = len(choices) or frames
+    grid = [(np.arange(n) + 0.5) / n for n in (count, most)]
+    uniform = np.array([(first, *[other] * len(auxiliary)) for first, other in itertools.product(*grid)])
+    total = len(uniform)
+    drawn = draw_frames(settings, np.full(total, frames), uniform, np.full(total, float(frames / fps)))
+    if not choices:
+        assert Counter(map(tuple, drawn.tolist())) == {(frame,) * (1 + len(auxiliary)): 1 for frame in range(frames)}
+        return
+    assert Counter(drawn[:, 0].tolist()) == dict.fromkeys(choices, most)
+    for column in range(len(auxiliary)):
+        pairs = Counter(map(tuple, drawn[:, [0, 1 + column]].tolist()))
+        expected = {(now, f): most // len(sides[column]) for now, sides in choices.items() for f in sides[column]}
+        assert pairs == expected
+
+
+def test_clips_of_many_lengths_are_drawn_at_once() -> None:
+    frames, fps = np.array([4, 7, 20, 1200, 150]), np.array([2.0, 2.0, 2.0, 2.0, 29.97])
+    uniform = np.random.default_rng(0).random((5, 3))
+    settings = SandwichSettings(unit="seconds")
+    together = draw_frames(settings, frames, uniform, frames / fps)
+    for row in range(5):
+        one = slice(row, row + 1)
+        assert (draw_frames(settings, frames[one], uniform[one], (frames / fps)[one]) == together[one]).all()
+    assert (together[0] == together[0, 0]).all(), "2 seconds have no room for 1.5 on both sides"
+    distances = np.abs(together[1:, 1:] - together[1:, :1]) / fps[1:, None]
+    assert ((distances >= 1.5 - 1e-6) & (distances <= 2.5 + 1e-6)).all()
+
+
+@pytest.mark.parametrize("fps", [2, 5, 6, 10, 25, 30])
+def test_rounding_of_durations_does_not_move_a_bound(fps: int) -> None:
+    frames = np.arange(1, 500)
+    low, high = frame_ranges(SandwichSettings(unit="seconds"), frames, frames / fps).offsets[0]
+    assert {*low.tolist()} == {-(-3 * fps // 2)}
+    assert {*high.tolist()} == {5 * fps // 2}

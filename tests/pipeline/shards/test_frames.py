@@ -9,7 +9,6 @@ import pytest
 
 from pipeline.shards.ffmpeg import FfmpegTimeout, run_ffmpeg
 from pipeline.shards.frames import (
-    Clock,
     Frames,
     StoredJpegs,
     extract_frames,
@@ -18,6 +17,7 @@ from pipeline.shards.frames import (
     split_jpegs,
 )
 from pipeline.shards.rejects import Rejected
+from pipeline.shards.segments import Clock
 from pipeline.spec import FrameSettings, Reason
 from tests.media import decode, jpeg, picture, shown_number, write_clip, write_numbered
 

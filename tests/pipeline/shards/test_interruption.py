@@ -43,11 +43,11 @@ def test_a_job_that_loses_workers_is_interrupted_and_then_killed_continues_to_th
     tmpdir.mkdir(parents=True)
     environment = {**os.environ, "HOME": str(home), "TMPDIR": str(tmpdir)}
     environment["RAY_worker_register_timeout_seconds"] = "5"  # then Ray replaces killed workers
-    with running(job_command(data, out, "--workers", "2"), environment) as job:
+    with running(job_command(data, out, "--clips.length", "4", "--workers", "2"), environment) as job:
         kill_starting_workers(job)
         wait_for_parts(out, 1, job)
         with pytest.raises(UserError, match=f"another job is writing to {out}"):
-            main(shards_command(data, out, samples_per_shard=2))
+            main(shards_command(data, out, samples_per_shard=2, clips={"length": 4}))
         (out / ".tmp-shard-000009.tar-half").touch()  # as left by a task whose worker died
         os.killpg(job.pid, signal.SIGINT)
         _, message = job.communicate(timeout=60)
@@ -62,13 +62,13 @@ def test_a_job_that_loses_workers_is_interrupted_and_then_killed_continues_to_th
     tars = [out / f"{part.stem}.tar" for part in out.glob(".parts/shard-??????.parquet")]
     finished = {tar: tar.stat().st_mtime_ns for tar in tars}
 
-    with running(job_command(data, out, "--workers", "0")) as job:
+    with running(job_command(data, out, "--clips.length", "4", "--workers", "0")) as job:
         wait_for_parts(out, len(finished) + 2, job)
         assert not any("raylet" in command for command in in_session(job.pid).values()), "without workers no Ray starts"
         os.killpg(job.pid, signal.SIGKILL)
     assert not (out / "dataset.json").exists()
     (out / ".tmp-shard-000000.tar-half").write_bytes(b"half")
-    main(shards_command(data, out, samples_per_shard=2))
+    main(shards_command(data, out, samples_per_shard=2, clips={"length": 4}))
     assert "continuing the job" in capsys.readouterr().out
     assert contents(out) == contents(undisturbed)
     assert {path: path.stat().st_mtime_ns for path in finished} == finished, "finished shards are kept"

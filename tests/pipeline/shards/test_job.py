@@ -1,20 +1,26 @@
 """The dataset that a job leaves, and what ends a job early."""
 
 import json
+import re
 import shutil
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
-from pipeline.dataset import ShardDataset, read_manifest
+from pipeline.dataset import INDEX_SCHEMA, ShardDataset, read_manifest
 from pipeline.files import sha256_file
 from pipeline.settings import UserError
 from pipeline.shards.__main__ import main
+from pipeline.verify.__main__ import VerifyCommand
+from pipeline.verify.__main__ import main as run_verify
 from tests.conftest import write_dataset
-from tests.media import decode
+from tests.media import decode, write_recording
 from tests.pipeline.shards.jobs import contents, shards_command
 
 
@@ -128,7 +134,66 @@ def test_too_many_rejects_fail_the_job_and_keep_the_dataset(
     assert contents(out) == before
     message = capsys.readouterr().out
     assert "  riding/short_000001_000002.mp4: too_short, " in message
+    assert "past and future frames lie 0.5 to 1.5 s from the current one" in message
+    assert "note: 1 of 7 clips are shorter than 4 s: in a new OUT, --frames.fps 14 keeps 100 %" in message
     assert "not_media, " in message, "the rejects of all shards are shown"
+
+
+def test_a_job_that_cuts_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rejects are counted by segment, the dataset is intact, and a retry gives what a fresh job gives."""
+    clip = write_recording(tmp_path / "data" / "walk" / "a.mkv", 160)
+    good, options = clip.read_bytes(), {"clips": {"length": 5}, "keys": "stem"}
+    write_recording(tmp_path / "data" / "run" / "b.mkv", 60)
+    main(shards_command(tmp_path / "data", tmp_path / "fresh", **options))
+    clip.write_bytes(good[: len(good) // 2])
+    command = shards_command(tmp_path / "data", tmp_path / "out", **options)
+    with pytest.raises(UserError, match=r"5 of 11 segments were rejected, more than max_reject_fraction = 0;"):
+        main(command.model_copy(update={"max_reject_fraction": 0.0}))
+    manifest = read_manifest(tmp_path / "out")
+    assert (manifest.inputs, len(manifest.shards), manifest.settings["clips"]["length"]) == (2, 2, 5)
+    assert manifest.candidates == manifest.samples + manifest.rejects == 11
+    verify = VerifyCommand(dataset=str(tmp_path / "out"), workers=1)
+    assert run_verify(verify) == 0
+    clip.write_bytes(good)
+    main(command.model_copy(update={"retry_rejects": True}))
+    assert {**contents(tmp_path / "out"), "rejects.parquet": ""} == {
+        **contents(tmp_path / "fresh"),
+        "rejects.parquet": "",
+    }
+    rows = pq.read_table(tmp_path / "out" / "index.parquet").to_pylist()
+    rows[0]["parent"], rows[1]["start_s"] = "other", 0.25
+    pq.write_table(pa.Table.from_pylist(rows, INDEX_SCHEMA), tmp_path / "out" / "index.parquet")
+    capsys.readouterr()
+    assert run_verify(verify) == 1
+    findings = capsys.readouterr().out
+    assert "index.parquet has the parent 'other' for the key" in findings
+    assert "index.parquet has start_s 0.25; json says" in findings
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clips": {"stride": 5}}, "clips.stride needs clips.length"),
+        ({"clips": {"length": 3}}, "clips.length = 3 gives 6 frames at frames.fps = 2; allowed are"),
+        ({"clips": {"length": 5}, "media": "frames"}, "need video files; media is frames"),
+        (
+            {"clips": {"length": 5, "stride": 1.3, "scenes": True}},
+            "clips.stride must be whole frames; 1.3 s are 2.6 frames at frames.fps = 2",
+        ),
+        (
+            {"clips": {"length": 5, "stride": 4.999}, "frames": {"fps": 29.97}},
+            "clips.stride must be frames or a multiple of 1/2, 1/3, ... or 1/250 of a frame",
+        ),
+    ],
+)
+def test_options_of_cutting_that_do_not_fit(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match=re.escape(message)):
+        shards_command(tmp_path, tmp_path / "out", **options)
+
+
+def test_images_are_not_cut(image_tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"clips\.length and clips\.scenes need clips; .* holds images"):
+        main(shards_command(image_tree, tmp_path / "out", clips={"length": 10}))
 
 
 def test_triplets_and_images_do_not_go_together(image_tree: Path, tmp_path: Path) -> None:

@@ -158,3 +158,27 @@ def test_no_locale_changes_a_plan(tmp_path: Path) -> None:
     ]
     assert message[0] == message[1]
     assert message[0].count(b"b'x' Planned") == 8
+
+
+def test_spans_of_a_file_are_one_input(tmp_path: Path) -> None:
+    spans: dict[str, list[tuple[int, int | None]]] = {"a": [(5000, None), (0, 2000), (5000, 7000)], "b": [(1000, 3000)]}
+    cut = [
+        Source(f"v/{file}.mp4", file, f"class {start}", "clips", cut=(start, end))
+        for file, of_file in spans.items()
+        for start, end in of_file
+    ]
+    plan, (shard,) = planned([*cut, Source("v/c.mp4", "c", "class 0", "clips")], tmp_path)
+    assert (plan.inputs, plan.spans, plan.classes) == (3, 4, ["class 0", "class 1000", "class 5000"])
+    assert {source.key: [(c.start_ms, c.end_ms, c.label) for c in source.cuts] for source in shard} == {
+        "a": [(0, 2000, 0), (5000, 7000, 2), (5000, None, 2)],
+        "b": [(1000, 3000, 1)],
+        "c": [],
+    }
+    fingerprints = {planned(inputs, tmp_path)[0].fingerprint for inputs in (cut, cut[::-1], cut[1:], sources(2))}
+    assert len(fingerprints) == 3
+
+
+def test_a_span_that_has_the_key_of_a_file_is_refused(tmp_path: Path) -> None:
+    inputs = [Source("v/a.mp4", "a", "", "clips", cut=(0, 500)), Source("v/a_0_500.mp4", "a_0_500", "", "clips")]
+    with pytest.raises(UserError, match=r"^DATA: a span of v/a\.mp4 would have the same key as v/a_0_500\.mp4: rename"):
+        planned(inputs, tmp_path)

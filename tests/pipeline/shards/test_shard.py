@@ -20,12 +20,13 @@ from pipeline.shards.frames import extract_frames
 from pipeline.shards.media import Media
 from pipeline.shards.parts import read_index_part, read_part, read_rejects_part
 from pipeline.shards.plan import make_plan
+from pipeline.shards.segment_frames import LEFT_OUT
 from pipeline.shards.shard import PLAN, ShardTask, write_shard
 from pipeline.shards.sources import list_sources, open_data
 from pipeline.shards.triplets import draw_triplets
-from pipeline.spec import FrameSettings, ImageSettings, TripletSettings
+from pipeline.spec import ClipSettings, FrameSettings, ImageSettings, TripletSettings
 from pipeline.storage import Storage, open_storage
-from tests.media import decode, jpeg, picture, write_clip, write_image
+from tests.media import decode, jpeg, picture, write_clip, write_image, write_recording
 from tests.pipeline.shards.test_tars import tar_of, tar_with
 
 
@@ -36,6 +37,18 @@ def one_shard(data: Path, out: Path, media: Media | None = None, **changes: Any)
         plan = make_plan(list_sources(opened, media, keys="stem"), 0, 1000, path)
     inputs = Inputs(opened.root, opened.tar, plan.media, FrameSettings(), ImageSettings())
     return replace(ShardTask(inputs, storage, "shard", 0, "frames", TripletSettings()), **changes)
+
+
+def cut_shard(data: Path, out: Path, *cuts: tuple[int, int | None], **clips: Any) -> ShardTask:
+    """A planned job that cuts its inputs, which are all in shard 0."""
+    storage, opened = open_storage(str(out)), open_data(str(data))
+    listing = list_sources(opened, keys="stem")
+    if cuts:
+        listing.sources = iter([replace(source, cut=cut) for source in listing.sources for cut in cuts])
+    with storage.atomic_write(PLAN) as path:
+        make_plan(listing, 0, 1000, path)
+    inputs = Inputs(opened.root, None, "clips", FrameSettings(), ImageSettings(), ClipSettings.model_validate(clips))
+    return ShardTask(inputs, storage, "shard", 0, "frames", TripletSettings(per_clip=2))
 
 
 def members(tar: Path) -> dict[str, bytes]:
@@ -102,7 +115,8 @@ def test_links_in_a_tar_are_samples_or_rejects(tmp_path: Path) -> None:
     }
 
 
-def test_clips_in_a_tar(tmp_path: Path) -> None:
+def test_clips_in_a_tar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.shards.decode._PIECE_BYTES", 1000)
     write_clip(tmp_path / "a.mp4", 5.0, seed=0)
     (tmp_path / "clips.tar").write_bytes(tar_of({"riding/a.mp4": (tmp_path / "a.mp4").read_bytes()}))
     task = one_shard(tmp_path / "clips.tar", tmp_path / "out")
@@ -135,7 +149,7 @@ def test_folders_of_frames_are_packed_byte_for_byte_in_order_of_number(tmp_path:
     assert [result[f"video%2E1.{number:02d}.jpg"] for number in range(12)] == list(pictures.values())
     facts = json.loads(result["video%2E1.json"])
     assert (facts["encoding"], facts["times_s"][:3]) == ({"copied": 12}, [0.0, 0.5, 1.0])
-    assert rejects(task.out)["yoga/short"] == ("too_short", "1 frames; min_frames is 8")
+    assert rejects(task.out)["yoga/short"] == ("too_short", "1 frame; min_frames is 8")
     reason, detail = rejects(task.out)["yoga/broken"]
     assert (reason, detail.startswith("frame 5: ")) == ("decode_error", True)
 
@@ -168,7 +182,7 @@ def test_triplets_are_frames_of_the_clip(tmp_path: Path) -> None:
     frames = extract_frames(tmp_path / "data" / "riding" / "a.mp4", FrameSettings())
     result = members(tmp_path / "out" / "shard-000000.tar")
     assert len(result) == 3 * 4
-    for number, (past, current, future) in enumerate(draw_triplets("a", 20, seed=0, count=3)):
+    for number, (past, current, future) in enumerate(draw_triplets("a", 20, 10.0, 0, task.triplets)):
         facts = json.loads(result[f"a-{number:02d}.json"])
         assert (facts["clip"], facts["frames"], facts["num_frames"]) == ("a", [past, current, future], 20)
         assert facts["times_s"] == [frames.times_s[frame] for frame in (past, current, future)]
@@ -257,6 +271,74 @@ def test_retry_gives_the_bytes_of_a_fresh_run_and_decodes_only_rejects(tmp_path:
     write_shard(0, task, retry=True)
     assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
     assert rejects(task.out) == rejects(fresh.out)
+
+
+def test_segments_know_their_parent_and_times(tmp_path: Path) -> None:
+    write_recording(tmp_path / "data" / "walk" / "a.mkv", 47)
+    task = cut_shard(tmp_path / "data", tmp_path / "out", length=5)
+    write_shard(0, task)
+    rows = read_index_part(task.out, "shard-000000").to_pylist()
+    times = {"a_000000": (0.0, 5.0), "a_000001": (5.0, 10.0)}
+    assert {row["key"]: (row["start_s"], row["end_s"]) for row in rows} == times
+    assert {(row["parent"], row["source"], row["duration_s"]) for row in rows} == {("a", "walk/a.mkv", 5.0)}
+    facts = json.loads(members(tmp_path / "out" / "shard-000000.tar")["a_000001.json"])
+    assert (facts["parent"], facts["start_s"], facts["end_s"], facts["times_s"][:2]) == ("a", 5.0, 10.0, [0.0, 0.5])
+    part = read_part(task.out, "shard-000000")
+    assert part is not None
+    assert part.left_out == {LEFT_OUT: 1}
+    triplets = replace(task, layout="triplets", out=open_storage(str(tmp_path / "triplets")))
+    shutil.copytree(tmp_path / "out" / PARTS, tmp_path / "triplets" / PARTS)
+    (tmp_path / "triplets" / PARTS / "shard-000000.parquet").unlink()
+    write_shard(0, triplets)
+    rows = read_index_part(triplets.out, "shard-000000").to_pylist()
+    assert [row["key"] for row in rows] == [f"{key}-{number:02d}" for key in times for number in range(2)]
+    assert json.loads(members(tmp_path / "triplets" / "shard-000000.tar")["a_000001-01.json"])["clip"] == "a_000001"
+
+
+def test_a_retry_copies_good_segments_and_gains_the_others(tmp_path: Path) -> None:
+    clip = write_recording(tmp_path / "data" / "walk" / "a.mkv", 160)
+    write_shard(0, cut_shard(tmp_path / "data", tmp_path / "fresh", length=5))
+    good = clip.read_bytes()
+    damaged = bytearray(good)
+    damaged[len(good) // 2 : len(good) // 2 + 400] = bytes(400)
+    clip.write_bytes(damaged)
+    task = cut_shard(tmp_path / "data", tmp_path / "out", length=5)
+    write_shard(0, task)
+    lost = read_rejects_part(task.out, "shard-000000").to_pylist()
+    tar = tmp_path / "out" / "shard-000000.tar"
+    kept, stamp = members(tar), tar.stat().st_mtime_ns
+    assert 1 <= len(lost) < 8
+    assert all(row["end_s"] - row["start_s"] == 5 for row in lost)
+    write_shard(0, task, retry=True)
+    assert tar.stat().st_mtime_ns == stamp, "nothing gained, nothing rewritten"
+    clip.write_text("broken")
+    write_shard(0, task, retry=True)
+    assert (members(tar), tar.stat().st_mtime_ns) == (kept, stamp), "samples are never lost"
+    clip.write_bytes(good)
+    write_shard(0, task, retry=True)
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+    assert rejects(task.out) == {}
+
+
+def test_spans_with_the_same_times_are_one_sample(tmp_path: Path) -> None:
+    write_recording(tmp_path / "data" / "walk" / "a.mkv", 47)
+    task = cut_shard(tmp_path / "data", tmp_path / "out", (0, 5000), (2500, 7500), (0, 5000))
+    write_shard(0, task)
+    assert [row["key"] for row in read_index_part(task.out, "shard-000000").to_pylist()] == ["a_0_5000", "a_2500_7500"]
+    (row,) = read_rejects_part(task.out, "shard-000000").to_pylist()
+    assert (row["reason"], row["start_s"], row["end_s"]) == ("duplicate_key", 0.0, 5.0)
+
+
+def test_each_span_of_a_file_that_cannot_be_read_is_a_reject(tmp_path: Path) -> None:
+    (tmp_path / "data" / "walk").mkdir(parents=True)
+    (tmp_path / "data" / "walk" / "a.mkv").write_text("broken")
+    task = cut_shard(tmp_path / "data", tmp_path / "out", (0, 5000), (2500, None))
+    write_shard(0, task)
+    rows = read_rejects_part(task.out, "shard-000000").to_pylist()
+    assert [(row["reason"], row["start_s"], row["end_s"]) for row in rows] == [
+        ("not_media", 0.0, 5.0),
+        ("not_media", 2.5, None),
+    ]
 
 
 def test_a_retry_keeps_the_largest_timestamp_error(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.dataset import JOB
 from pipeline.settings import UserError
 from pipeline.shards.__main__ import main
-from pipeline.shards.job import JOB, ShardJob
+from pipeline.shards.job import ShardJob
 from pipeline.shards.parts import read_part
 from pipeline.shards.shard import write_shard
 from tests.pipeline.shards.jobs import shards_command

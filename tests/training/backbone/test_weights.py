@@ -45,6 +45,8 @@ def test_a_missing_a_torn_and_a_foreign_file_are_refused(tmp_path: Path) -> None
     with pytest.raises(UserError, match="cannot read the weights"):
         load_backbone(path)
     save_backbone(path, random_backbone(TINY_VIT, 0), {})
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode, "others may read it"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match="not a complete safetensors file"):
         load_backbone(path)

@@ -6,19 +6,24 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.made_shards import make_shards
-from pipeline.dataset import read_manifest
+from pipeline.cache import ShardCache
+from pipeline.clips import ClipDataset
+from pipeline.dataset import ShardDataset, read_manifest
 from pipeline.files import locked
-from pipeline.reader.cache import ShardCache
 from pipeline.reader.loader import Loader
 from pipeline.reader.settings import ReaderSettings
+from pipeline.sampling.frames import Sandwich, Uniform
 from pipeline.sampling.order import OrderSettings
 from pipeline.sampling.views import ViewSettings
 from pipeline.settings import UserError
+from pipeline.shard_stream import streaming
 from pipeline.storage import Storage, open_storage
 
 VIEWS = ViewSettings(global_size=32, local_crops=0)
@@ -181,3 +186,20 @@ def test_requested_shards_are_fetched_in_the_background(local: Path, remote: Sto
         time.sleep(0.01)
     cache.close()
     assert [path.name for path in shards_in(tmp_path)] == [f"shard-{number:06d}.tar" for number in (2, 4, 5)]
+
+
+def test_forked_workers_fetch_with_connections_of_their_own(local: Path, remote: Storage, tmp_path: Path) -> None:
+    clips: Any = ClipDataset(str(remote), Uniform(1), cache=ShardCache(tmp_path, 10**8))
+    first = clips[0].frames[0]
+    loader: Any = torch.utils.data.DataLoader(clips, None, num_workers=1, multiprocessing_context="fork")
+    expected = [sample.frames[0] for sample in ClipDataset(local, Uniform(1))]
+    assert np.array_equal(first, expected[0])
+    assert np.array_equal(torch.stack([sample.frames[0] for sample in loader]), expected)
+
+
+def test_a_stream_reads_from_the_object_store_without_a_cache(local: Path, remote: Storage) -> None:
+    streams = [streaming(uri, seed=1).draw(Sandwich()) for uri in (str(remote), local)]
+    ours, theirs = ([(s["__key__"], s["__frames__"], s["1.jpg"]) for s in stream] for stream in streams)
+    assert ours == theirs
+    with pytest.raises(UserError, match=r"is remote: read its frames with ClipDataset"):
+        ShardDataset(str(remote)).frame(0, 0)

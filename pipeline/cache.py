@@ -5,13 +5,12 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipeline.dataset import MANIFEST, Manifest, Shard, repair_hint
 from pipeline.files import TEMPORARY_PREFIX, atomic_path, locked, remove
-from pipeline.sampling.order import OrderSettings
 from pipeline.settings import UserError
 from pipeline.storage import Storage
 
@@ -39,9 +38,12 @@ class ShardCache:
         """Use `folder` for at most `limit` bytes of shards."""
         self.folder, self.limit = folder, limit
         folder.mkdir(parents=True, exist_ok=True)
-        self._pool = ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="shards")
+        self._pool = ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="shards")  # starts threads only when it is used
         self._requested: set[Path] = set()
         self._closed = threading.Event()
+
+    def __reduce__(self) -> tuple[type["ShardCache"], tuple[Path, int]]:
+        return ShardCache, (self.folder, self.limit)
 
     def path(self, manifest: Manifest, number: int) -> Path:
         """Local path of a shard, whether it is in the cache or not."""
@@ -135,22 +137,3 @@ class ShardCache:
         """Cancel all downloads."""
         self._closed.set()
         self._pool.shutdown(cancel_futures=True)
-
-
-def check_cache_size(cache: ShardCache, order: OrderSettings, remote: Sequence[Manifest]) -> None:
-    """Check that a cache can hold the shards of remote datasets in use at a time: one window and the next.
-
-    Raises:
-        UserError: its limit is too small.
-    """
-    shards = None if order.kind == "global" else 2 * order.window
-    datasets = {manifest.dataset_hash: manifest for manifest in remote}
-    sizes = [sorted((shard.bytes for shard in dataset.shards), reverse=True) for dataset in datasets.values()]
-    needed = sum(sum(size[:shards]) for size in sizes)
-    if needed > cache.limit:
-        reason = (
-            "data.order.kind global, which draws from all shards: raise it, or set data.order.kind to window"
-            if order.kind == "global"
-            else f"two windows of {order.window} shards: raise it, or lower data.order.window"
-        )
-        raise UserError(f"data.cache_gb is {cache.limit / 1e9:g} but {needed / 1e9:.3g} are needed for {reason}")
