@@ -22,7 +22,7 @@ from pipeline.files import write_bytes
 from pipeline.reading import read_json_lines
 from pipeline.settings import BATCH_LIMIT, COUNT_LIMIT, Settings, UserError
 from training.backbone.vit import VisionTransformer
-from training.backbone.weights import read_card, save_backbone
+from training.backbone.weights import backbone_sha256, read_card, save_backbone
 
 BEST = "best.safetensors"
 LOG = "evaluations.jsonl"
@@ -176,7 +176,8 @@ class EvaluationDuringTraining:
             return
         protocols = {scorer.name: scorer.protocol for scorer in self.scorers}
         kept = {"best": name, "scores": dict(scores), "protocol": protocols}
-        save_backbone(self._out / BEST, backbone, {**origin, "part": "teacher", "step": step, **kept})
+        weights = {"part": "teacher", "steps": step, "weights_sha256": backbone_sha256(backbone)}
+        save_backbone(self._out / BEST, backbone, {**origin, **weights, **kept})
 
     def best(self) -> float:
         """The score of the best weights so far, restarts included; -1 if there are none, or they have no such score."""

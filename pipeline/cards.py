@@ -31,7 +31,8 @@ def refuse_edited(path: Path) -> None:
     text, _, last = content.rstrip("\n").rpartition("\n")
     mark = _MARK.fullmatch(last)
     if content and (mark is None or mark[1] != hashlib.sha256(text.encode()).hexdigest()):
-        raise UserError(f"{path} exists and is no card as this program writes it: move it away, or give another name")
+        what = "exists and is no card as this program writes it" if mark is None else "was edited"
+        raise UserError(f"{path} {what}: move it away, or give another name")
 
 
 def save_card(path: Path, text: str) -> None:

@@ -63,11 +63,20 @@ def _plain_number(cls: type[BaseModel], value: object, info: ValidationInfo) -> 
     return value
 
 
+def _path_with_a_name(cls: type[BaseModel], value: object, info: ValidationInfo) -> object:
+    """Refuse an empty path, which would be the current folder, as of an option whose variable is not set."""
+    members = value if isinstance(value, list | tuple) else [value]
+    if "" in members and _takes(cls.model_fields[str(info.field_name)].annotation, Path):
+        raise ValueError("is empty: give a path, or leave the option out")
+    return value
+
+
 class Settings(BaseModel):
     """Base of a component's settings: immutable, without unknown keys; docstrings of fields are shown by `--help`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
     _plain_numbers = field_validator("*", mode="before")(_plain_number)
+    _paths_with_names = field_validator("*", mode="before")(_path_with_a_name)
 
 
 class Command(BaseSettings):
@@ -82,6 +91,7 @@ class Command(BaseSettings):
     config: Path | None = None
     """YAML file with any of the options below, nested by their dots; FILE:NAME is one of its `variants`."""
     _plain_numbers = field_validator("*", mode="before")(_plain_number)
+    _paths_with_names = field_validator("*", mode="before")(_path_with_a_name)
 
     @classmethod
     def settings_customise_sources(
@@ -169,7 +179,7 @@ def _describe(model: type[BaseModel], error: ValidationError, preset: Preset) ->
             message = re.sub(r"^Value error, | for <class .*>$", "", problem["msg"])
             if hint := _hint(problem):
                 message = hint if problem["type"] == "model_type" else f"{message}; {hint}"
-            if key:
+            if key and not isinstance(problem["input"], dict):  # a group's message names the option itself
                 message = f"{key} = {problem['input']!r}: {message}"
         file = preset.file_of(problem["loc"], problem["input"])
         lines.append(f"{file}: {message}" if file else message)
@@ -219,7 +229,8 @@ def _normalize(model: type[BaseModel], arguments: Sequence[str]) -> list[str]:
         word = name + equals + value
         if get_origin(types.get(name)) is tuple:
             value = value if equals else next(words, "")
-            rewritten += [name, value if value.startswith("[") else json.dumps(value.split(",") if value else [])]
+            members = value.split(",") if value or _takes(types[name], Path) else []
+            rewritten += [name, value if value.startswith("[") else json.dumps(members)]
         elif equals and types.get(name) is bool and value.lower() in ("true", "false"):
             rewritten.append(name if value.lower() == "true" else f"--no-{name[2:]}")
         elif rewritten and types.get(rewritten[-1]) is bool and word.lower() in ("true", "false"):

@@ -3,7 +3,7 @@
 import re
 from enum import Enum
 from fractions import Fraction
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -15,6 +15,8 @@ _MAX_PIXELS = 2**31 - 1
 """Largest value that ffmpeg accepts."""
 _MAX_DEADLINE_S = 7 * 24 * 3600
 """A week; a much longer wait overflows the milliseconds of `poll`."""
+_MOST_OVERLAPPING = 200
+"""Clips of one file that share a moment; ffmpeg's expression of the wanted times has a term for each."""
 _PILLOWS_LIMIT = 178_956_970
 """Largest number of pixels that Pillow opens."""
 
@@ -80,10 +82,25 @@ class ClipSettings(Settings):
     scene_threshold: float = Field(10.0, gt=0, le=100)
     """Score of ffmpeg's scdet above which a picture begins a scene, from 0 to 100; lower values cut more often."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_stride(cls, values: Any) -> Any:  # noqa: ANN401
+        """One recorded form of a length without a stride, and of the same stride."""
+        if isinstance(values, dict) and values.get("stride") is None:
+            return {**values, "stride": values.get("length")}
+        return values
+
     @model_validator(mode="after")
-    def _stride_is_of_windows(self) -> "ClipSettings":
+    def _options_fit(self) -> "ClipSettings":
         if self.stride is not None and self.length is None:
             raise ValueError("clips.stride needs clips.length")
+        if self.stride and self.length and self.length > _MOST_OVERLAPPING * self.stride:
+            raise ValueError(
+                f"clips.stride = {self.stride:g} is too short for clips.length = {self.length:g}: at most "
+                f"{_MOST_OVERLAPPING} clips may overlap, so give at least {self.length / _MOST_OVERLAPPING:g}"
+            )
+        if not self.scenes and self.scene_threshold != type(self).model_fields["scene_threshold"].default:
+            raise ValueError("clips.scene_threshold needs clips.scenes true")
         return self
 
     @property
@@ -94,7 +111,7 @@ class ClipSettings(Settings):
     @property
     def stride_ms(self) -> int:
         """Milliseconds from the start of one clip to the start of the next; 0 without windows."""
-        return round(1000 * (self.stride or self.length or 0))
+        return round(1000 * (self.stride or 0))
 
     def stride_error(self, fps: float, parts: int = 1) -> str:
         """Why clips cannot begin with a frame at `fps`, or with one of `parts` parts of a frame; empty if they can."""

@@ -30,7 +30,7 @@ from pipeline.reading import read_json
 from pipeline.settings import UserError
 from training.backbone.source import STATE as STATE
 from training.backbone.tensor_files import check_finite, read_safetensors, read_torch, write_safetensors, write_torch
-from training.run_config import CONFIG, run_differences
+from training.run_config import CONFIG, model_differences, run_differences
 
 CHECKPOINTS = "checkpoints"
 MODEL = "model.safetensors"
@@ -167,23 +167,28 @@ def _check_hash(file: Path, recorded: Mapping[str, str]) -> None:
         raise UserError(f"{file.name} has changed since it was written")
 
 
-def read_checkpoint(path: Path, config: Mapping[str, Any] | None, shapes: Mapping[str, tuple[int, ...]]) -> Content:
+def read_checkpoint(
+    path: Path, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], branch: bool = False
+) -> Content:
     """Read a checkpoint and check that it belongs to a run with `config` and a model state of these `shapes`.
 
-    Without `config`, as for a branch, the settings of its run may be any.
+    For a `branch`, the other settings of its run may be any.
 
     Raises:
         UserError: it is damaged, of another run, or does not match the model.
     """
     content = load_checkpoint(path)
-    if config is not None and (difference := run_differences(content.config, config)):
+    if not branch and (difference := run_differences(content.config, config)):
         raise UserError(
             f"the checkpoint {path} is of a run with other settings: {difference}. "
             "To continue its weights, optimizer and centers under the new ones, add --train.branch true"
         )
     saved = {name: tuple(tensor.shape) for name, tensor in content.model.items()}
     if wrong := sorted(name for name in saved.keys() | shapes.keys() if saved.get(name) != shapes.get(name)):
-        raise UserError(f"the checkpoint {path} does not match the model ({wrong[0]} and {len(wrong) - 1} more)")
+        reason = model_differences(content.config, config) or "give the model options of its run"
+        raise UserError(
+            f"the checkpoint {path} does not match the model ({wrong[0]} and {len(wrong) - 1} more): {reason}"
+        )
     return content
 
 

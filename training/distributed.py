@@ -87,20 +87,28 @@ def raise_on_all_ranks(accelerator: Accelerator, act: Callable[[], Result]) -> R
     return attempt.result(int(largest_flag))
 
 
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 @contextlib.contextmanager
 def exclusive_run(accelerator: Accelerator, out: Path) -> Iterator[None]:
     """Context in which no other run can write to the folder `out`; all ranks enter it, the main one holds the lock.
 
-    Temporary files of a run that was killed are removed.
+    Temporary files of a run that was killed are removed, and a new folder in which nothing was written.
 
     Raises:
         UserError: another run is writing to the folder, or it is not writable.
     """
     storage = open_storage(str(out))
+    new = not out.exists()
     with contextlib.ExitStack() as stack:
 
         def enter() -> None:
             if accelerator.is_main_process:
+                if new:
+                    stack.callback(_remove_empty, out)
                 stack.enter_context(storage.exclusive_lock(LOCK))
                 storage.clean()
 

@@ -5,9 +5,9 @@ path), the number of steps, and the last logged metrics. A model card for people
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import CliPositionalArg
@@ -19,15 +19,10 @@ from training.backbone.timm_format import save_timm
 from training.backbone.transformers_format import README, save_transformers
 from training.backbone.vit import VitSettings
 from training.backbone.weights import backbone_sha256, build_backbone, save_backbone
-from training.checkpoint import MODEL, Content, load_checkpoint
-from training.metrics import METRICS, read_metrics
-from training.model_card import LICENSES, NO_LICENSE, Format, License, model_card, read_result
-from training.run_config import CONFIG, ORIGIN
-
-_LOCATIONS = ("shards", "neighbours", "cache")
-"""Settings that are paths or URIs, even if they are a name without a slash."""
-_NOT_SETTINGS = {"data": ("weight", "mix"), "model": ("init", "init_options")}
-"""Settings by their group that `ORIGIN` describes without paths."""
+from training.checkpoint import MODEL, load_checkpoint
+from training.model_card import LICENSES, NO_LICENSE, Format, License, model_card, read_results
+from training.provenance import provenance
+from training.run_config import CONFIG
 
 
 class ExportCommand(Command):
@@ -87,10 +82,11 @@ def export(
     tensors = {name.removeprefix(prefix): tensor for name, tensor in named.items() if name.startswith(prefix)}
     backbone = build_backbone(settings, tensors, checkpoint / MODEL)
     sha256 = backbone_sha256(backbone)
-    origin = {**card(content), "part": part, "weights_sha256": sha256}
-    results = [read_result(path, sha256) for path in scores]
+    run = content.path.resolve().parent.parent
+    origin = {**provenance(content.config, run, content.step), "part": part, "weights_sha256": sha256}
+    results = read_results(scores, sha256)
     described = {"architecture": settings.model_dump(mode="json"), **origin}
-    text = model_card(out.stem if format == "portable" else out.name, described, results, license, format)
+    text = model_card(out, described, results, license, format)
     if format == "portable":
         refuse_edited(_readme(out, format))
         save_backbone(out, backbone, origin)
@@ -103,55 +99,6 @@ def export(
 def _readme(out: Path, format: Format) -> Path:  # noqa: A002 - the name of the option
     """The model card: in the folder, or beside the file."""
     return out.with_name(f"{out.stem}.README.md") if format == "portable" else out / README
-
-
-def card(content: Content) -> dict[str, Any]:
-    """Origin of the weights, without any path of this machine."""
-    published: dict[str, Any] = _without_paths(
-        {
-            **_described(content.config),
-            "steps": content.step,
-            "logged": _logged(content.path.resolve().parent.parent, content.step),
-        }
-    )
-    return published
-
-
-def _described(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a run and of the run that it branched from."""
-    settings = {key: value for key, value in config.items() if key not in ("preset", "branched_from", *ORIGIN)}
-    for group, others in _NOT_SETTINGS.items():
-        settings[group] = {key: value for key, value in config.get(group, {}).items() if key not in others}
-    branch = config.get("branched_from")
-    return {
-        "preset": config.get("preset"),
-        **{key: config.get(key) for key in ORIGIN},
-        "config": settings,
-        "branched_from": branch and {**branch, **_described(branch["config"])},
-    }
-
-
-def _without_paths(value: Any) -> Any:  # noqa: ANN401 - any JSON
-    """A JSON value without the members whose value is a path or an address, and without those of `_LOCATIONS`."""
-    if isinstance(value, Mapping):
-        kept = {key: item for key, item in value.items() if key not in _LOCATIONS and not _is_path(item)}
-        return {key: _without_paths(item) for key, item in kept.items()}
-    if isinstance(value, list | tuple):
-        return [_without_paths(item) for item in value if not _is_path(item)]
-    return value
-
-
-def _is_path(value: object) -> bool:
-    return isinstance(value, str) and ("/" in value or "\\" in value)
-
-
-def _logged(run: Path, step: int) -> dict[str, Any]:
-    """Losses and measures of collapse in the last log line up to `step`; empty without metrics."""
-    if not (run / METRICS).is_file():
-        return {}
-    lines = [line for line in read_metrics(run) if line["step"] <= step]
-    kept = ("step", "loss/", "target_entropy/", "features/")
-    return {key: value for key, value in lines[-1].items() if key.startswith(kept)} if lines else {}
 
 
 def main(command: ExportCommand) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.profiler import record_function
 
@@ -65,8 +65,13 @@ class TCoReSettings(Settings):
     """Weights that the backbones of student and teacher begin with; its sizes follow from them. Default: random."""
     init_options: BackboneOptions = BackboneOptions()
     """What the file `init` does not say."""
-    freeze_backbone_epochs: int | None = Field(None, ge=1, le=1_000_000)
+    freeze_backbone_epochs: int | None = Field(None, ge=0, le=1_000_000)
     """Epochs at the start in which only heads and Patch Matching Module are trained. Default: none."""
+
+    @field_validator("freeze_backbone_epochs")
+    @classmethod
+    def _none_is_no_freeze(cls, epochs: int | None) -> int | None:
+        return epochs or None
 
     @model_validator(mode="after")
     def _check(self) -> "TCoReSettings":
@@ -274,9 +279,13 @@ class TCoRe(nn.Module):
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
-        """Move the teacher toward the student: `teacher = momentum * teacher + (1 - momentum) * student`."""
+        """Move the teacher toward the student: `teacher = momentum * teacher + (1 - momentum) * student`.
+
+        Where the student is frozen, the teacher is, too.
+        """
         pairs = zip(self.teacher.parameters(), self.student.parameters(), strict=True)
-        teacher, student = (list(parameters) for parameters in zip(*pairs, strict=True))
+        trained = [(teacher, student) for teacher, student in pairs if student.requires_grad]
+        teacher, student = (list(parameters) for parameters in zip(*trained, strict=True))
         torch._foreach_lerp_(teacher, student, 1 - momentum)
 
     def forget_pending_centers(self) -> None:

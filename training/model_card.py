@@ -4,7 +4,8 @@ It holds no path of this machine: of result files only benchmark, protocol, scor
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +14,7 @@ import yaml
 from pipeline.cards import marked
 from pipeline.reading import read_json
 from pipeline.settings import UserError
+from training.backbone.source import MODEL
 
 Format = Literal["portable", "transformers", "timm"]
 CITATION = """\
@@ -28,16 +30,16 @@ _LOADING = {
     "portable": """\
 from training.backbone.weights import load_backbone  # of tcore-pipeline
 
-tokens = load_backbone("{name}.safetensors")(images)  # .cls, .registers, .patches""",
+tokens = load_backbone({name})(images)  # .cls, .registers, .patches""",
     "transformers": """\
 from transformers import AutoImageProcessor, AutoModel
 
-processor, model = AutoImageProcessor.from_pretrained("{name}"), AutoModel.from_pretrained("{name}")
+processor, model = AutoImageProcessor.from_pretrained({name}), AutoModel.from_pretrained({name})
 tokens = model(**processor(image, return_tensors="pt")).last_hidden_state  # CLS, registers, patches""",
     "timm": """\
 import timm
 
-model = timm.create_model("local-dir:{name}", pretrained=True).eval()
+model = timm.create_model({name}, pretrained=True).eval()
 tokens = model.forward_features(images)  # CLS, registers, patches""",
 }
 LICENSES = frozenset(
@@ -82,11 +84,30 @@ class Result(NamedTuple):
     """Hash of the sequences."""
 
 
+def read_results(paths: Sequence[Path], weights_sha256: str) -> list[Result]:
+    """The scores in result files; equal results of a benchmark under a protocol are one.
+
+    Raises:
+        UserError: a file cannot be used (`read_result`), or two files have different results for the same.
+    """
+    found: dict[tuple[str, str], tuple[Path, Result]] = {}
+    for path in paths:
+        result = read_result(path, weights_sha256)
+        first, known = found.setdefault((result.task, result.protocol), (path, result))
+        if known != result:
+            raise UserError(
+                f"--scores {path}: another result for {result.title} under the protocol {result.protocol} than in "
+                f"{first}: give one of them"
+            )
+    return [result for _, result in found.values()]
+
+
 def read_result(path: Path, weights_sha256: str) -> Result:
     """The scores in a result file.
 
     Raises:
-        UserError: the file is missing, is no result file, holds no scores, or is about other weights.
+        UserError: the file is missing, is no result file, holds no scores or one that is no finite number, or is about
+            other weights.
     """
     record = read_json(path)
     try:
@@ -103,12 +124,15 @@ def read_result(path: Path, weights_sha256: str) -> Result:
             )
         if not record["scores"]:
             raise UserError(f"--scores {path}: no sequence could be scored")
+        scores = {str(name): float(value) for name, value in record["scores"].items()}
+        if broken := [name for name, value in scores.items() if not math.isfinite(value)]:
+            raise UserError(f"--scores {path}: {broken[0]} = {scores[broken[0]]} is no score: score the weights again")
         done = sum(sequence["status"] == "scored" for sequence in record["sequences"].values())
         return Result(
             task=str(record["task"]),
             title=str(record.get("title", record["task"])),
             protocol=str(record["protocol"].get("name", "not recorded")),
-            scores={str(name): float(value) for name, value in record["scores"].items()},
+            scores=scores,
             sequences=f"{done} of {len(record['sequences'])}",
             data=str(record["data"]["sha256"]),
         )
@@ -116,16 +140,19 @@ def read_result(path: Path, weights_sha256: str) -> Result:
         raise UserError(f"--scores {path}: not a result file of `python -m evaluation`") from error
 
 
-def model_card(name: str, card: Mapping[str, Any], results: Sequence[Result], license: License, format: Format) -> str:  # noqa: A002 - as the options
+def model_card(out: Path, card: Mapping[str, Any], results: Sequence[Result], license: License, format: Format) -> str:  # noqa: A002 - as the options
     """The text of the model card.
 
     Args:
-        name: of the file or folder with the weights.
+        out: the file or folder with the weights.
         card: their origin, as it is stored with them.
         results: scores of these weights.
         license: of the weights.
         format: how the weights are stored.
     """
+    written = out.absolute().name
+    name = _one_line(out.stem if format == "portable" else written)
+    loaded = f"local-dir:{written}" if format == "timm" else written
     head: dict[str, Any] = {
         "library_name": _LIBRARIES[format],
         "license": license.identifier,
@@ -142,7 +169,7 @@ def model_card(name: str, card: Mapping[str, Any], results: Sequence[Result], li
         f"{size['patch_size']} pixels, images of {size['image_size']}) pre-trained without labels by T-CoRe with "
         f"tcore-pipeline; the {card['part']} of the run. Images are RGB in 0 to 1, normalized by the ImageNet mean and "
         "standard deviation.",
-        f"```python\n{_LOADING[format].format(name=name)}\n```",
+        f"```python\n{_LOADING[format].format(name=repr(loaded))}\n```",
         "## Training",
         _training(card),
         "## Scores",
@@ -161,10 +188,25 @@ def _indexed(result: Result) -> dict[str, Any]:
     return {
         "task": {"type": "label-propagation", "name": "Label propagation with frozen features"},
         "dataset": {"type": result.task, "name": result.title, "config": result.protocol, "revision": result.data},
-        "metrics": [
-            {"type": name, "name": name, "value": round(100 * value, 2)} for name, value in result.scores.items()
-        ],
+        "metrics": [{"type": name, "name": name, "value": _percent(value, 2)} for name, value in result.scores.items()],
     }
+
+
+def _percent(fraction: float, digits: int) -> float:
+    """Rounded, and never -0.0."""
+    return round(100 * fraction, digits) + 0.0
+
+
+def _one_line(text: object) -> str:
+    """A text without line breaks, and with ? for what UTF-8 cannot hold."""
+    return " ".join(str(text).split()).encode(errors="replace").decode()
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown, whatever its cells hold."""
+    lines = [head, ["---"] * len(head), *rows]
+    cells = ([_one_line(cell).replace("\\", "\\\\").replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 def _training(card: Mapping[str, Any]) -> str:
@@ -176,13 +218,12 @@ def _training(card: Mapping[str, Any]) -> str:
     if card.get("init"):
         rows["initial weights"] = f"{card['init']['source']}, hash `{card['init']['source_sha256']}`"
     if branch := card.get("branched_from"):
-        rows["continues"] = f"step {branch['step']} of a run with other settings, hash `{branch['sha256']}`"
+        rows["continues"] = f"step {branch['step']} of a run with other settings, hash `{branch['sha256'][MODEL]}`"
     rows["weights"] = f"hash `{card['weights_sha256']}`"
     rows |= {f"last {key}": value for key, value in (card.get("logged") or {}).items() if key != "step"}
-    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     settings = json.dumps(card.get("config", {}), indent=2)
     return (
-        f"| | |\n|---|---|\n{table}\n\n"
+        f"{_table(('', ''), rows.items())}\n\n"
         f"<details><summary>All settings</summary>\n\n```json\n{settings}\n```\n\n</details>"
     )
 
@@ -190,15 +231,19 @@ def _training(card: Mapping[str, Any]) -> str:
 def _scores(results: Sequence[Result]) -> str:
     if not results:
         return "Not scored."
-    rows = "\n".join(
-        f"| {result.title} | {result.protocol} | "
-        + ", ".join(f"{name} {100 * value:.1f}" for name, value in result.scores.items())
-        + f" | {result.sequences} | `{result.data[:12]}` |"
+    rows = (
+        (
+            result.title,
+            result.protocol,
+            ", ".join(f"{name} {_percent(value, 1):.1f}" for name, value in result.scores.items()),
+            result.sequences,
+            f"`{result.data[:12]}`",
+        )
         for result in results
     )
     return (
         "Label propagation with frozen features, percent. Scores of different protocols do not compare.\n\n"
-        f"| benchmark | protocol | scores | sequences | data hash |\n|---|---|---|---|---|\n{rows}"
+        + _table(("benchmark", "protocol", "scores", "sequences", "data hash"), rows)
     )
 
 

@@ -67,7 +67,7 @@ def find_checkpoint(
         if not accelerator.is_main_process:
             return None, False
         if branches(command):
-            return read_checkpoint(Path(command.resume), None, shapes), True
+            return read_checkpoint(Path(command.resume), config, shapes, branch=True), True
         if command.resume != "auto" and not command.train.branch:
             return read_checkpoint(Path(command.resume), config, shapes), False
         content, refused = newest_usable(checkpoints(command.out), config, shapes)
@@ -79,7 +79,6 @@ def find_checkpoint(
     path, branch = broadcast_object_list([content and str(content.path), branch])
     if path is None:
         return None
-    expected = None if branch else config
-    content = raise_on_all_ranks(accelerator, lambda: content or read_checkpoint(Path(path), expected, shapes))
+    content = raise_on_all_ranks(accelerator, lambda: content or read_checkpoint(Path(path), config, shapes, branch))
     accelerator.print(f"{'branching' if branch else 'continuing'} from {path}")
     return content

@@ -1,6 +1,7 @@
 """Settings of a run as its folder records them, and the checks before a run starts or continues."""
 
 import hashlib
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -13,6 +14,7 @@ from pipeline.presets import preset_name
 from pipeline.reader.settings import ReaderSettings
 from pipeline.reading import read_json
 from pipeline.settings import UserError
+from training.backbone.source import MODEL
 from training.command import TrainCommand
 
 CommandT = TypeVar("CommandT", bound=TrainCommand)
@@ -57,6 +59,16 @@ FREE_SETTINGS = frozenset(
 """Settings that may change when a run is continued."""
 
 
+_WITHOUT_SHAPES = (
+    "model.loss",
+    "model.init",
+    "model.init_options",
+    "model.freeze_backbone_epochs",
+    "model.teacher_sees",
+    "model.backbone.architecture",
+    "model.backbone.drop_path",
+)
+"""Settings of the model on which the shapes of its tensors do not depend."""
 _FIRST_BACKEND = "dali"
 """The back end of runs that do not record one."""
 
@@ -126,8 +138,14 @@ def run_differences(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> 
     return differences(before, now, FREE_SETTINGS)
 
 
-def check_run_folder(out: Path, config: dict[str, Any], begun: bool, files: Sequence[str] = ()) -> None:
-    """Check that the folder `out` can be used for a run with `config`, and record `config` there.
+def model_differences(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> str:
+    """The settings of two models that differ and can change the names or shapes of their tensors."""
+    before, now = ({"model": config.get("model", {})} for config in (recorded, current))
+    return differences(before, now, _WITHOUT_SHAPES)
+
+
+def check_run_folder(out: Path, config: Mapping[str, Any], begun: bool, files: Sequence[str] = ()) -> None:
+    """Check that the folder `out` can be used for a run with `config`.
 
     Args:
         out: folder of the run.
@@ -136,27 +154,82 @@ def check_run_folder(out: Path, config: dict[str, Any], begun: bool, files: Sequ
         files: names of files that the evaluator will write to `out`.
 
     Raises:
-        UserError: the folder belongs to a run with other settings (names them), holds other files under the names of
-            a run's, or cannot be written.
+        UserError: the folder belongs to a run with other settings (names them) or, without a checkpoint, other
+            initial weights, holds other files under the names of a run's, or cannot be read.
     """
-    path = out / CONFIG
     try:
-        if existing := [name for name in (*WRITTEN, *files) if (out / name).exists()]:
-            recorded = read_json(path, RESTORE_CONFIG) if CONFIG in existing else {}
-            if not recorded.keys() >= {"model", "data", "train"}:
-                raise UserError(
-                    f"{out} holds {existing[0]}, which would be replaced, but no {CONFIG} of a training run: "
-                    "choose another --out"
-                )
-            if begun and (difference := run_differences(recorded, config)):
-                raise UserError(
-                    f"{out} holds a run with other settings: {difference}. Choose another --out, or continue the "
-                    "weights, optimizer and centers of its checkpoint under the new ones: "
-                    f"--resume {out}/checkpoints/step-N --out NEW --train.branch true"
-                )
-        write_bytes(path, as_json(config))
+        existing = [name for name in (*WRITTEN, *files) if (out / name).exists()]
+        recorded = read_json(out / CONFIG, RESTORE_CONFIG) if CONFIG in existing else {}
     except OSError as error:
-        raise UserError(f"cannot write the run folder {out}: {error.strerror}") from error
+        raise _cannot_use(out, "read", error) from error
+    if not existing:
+        return
+    if not recorded.keys() >= {"model", "data", "train"}:
+        raise UserError(
+            f"{out} holds {existing[0]}, which would be replaced, but no {CONFIG} of a training run: "
+            "choose another --out"
+        )
+    if not begun:
+        _refuse_other_beginning(out, recorded, config)
+    elif difference := run_differences(recorded, config):
+        raise UserError(
+            f"{out} holds a run with other settings: {difference}. Choose another --out, or continue the "
+            "weights, optimizer and centers of its checkpoint under the new ones: "
+            f"--resume {out}/checkpoints/step-N --out NEW --train.branch true"
+        )
+
+
+def write_config(out: Path, config: Mapping[str, Any]) -> None:
+    """Record the settings of a run in its folder.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        write_bytes(out / CONFIG, as_json(config))
+    except OSError as error:
+        raise _cannot_use(out, "write", error) from error
+
+
+def _cannot_use(out: Path, verb: str, error: OSError) -> UserError:
+    return UserError(f"cannot {verb} the run folder {out}: {error.strerror}")
+
+
+def _refuse_other_beginning(out: Path, recorded: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Check that a run without a checkpoint, which reads its first weights again, begins with the same ones.
+
+    Raises:
+        UserError: it began with given weights, and now others or none are given.
+    """
+    end = "again, as there is no checkpoint yet; to begin anew, choose another --out"
+    branch, now = recorded.get("branched_from"), config.get("branched_from") or {}
+    if branch and any(now.get(key) != branch[key] for key in ("step", "sha256")):
+        step, weights = branch["step"], branch["sha256"][MODEL][:12]
+        raise UserError(
+            f"{out} holds a run that branched from step {step} of another one (weights {weights}): give "
+            f"--train.branch true --resume RUN/checkpoints/step-{step:08d} {end}"
+        )
+    init, now = recorded.get("init"), config.get("init") or {}
+    if init and (
+        any(now.get(key) != init.get(key) for key in ("source_sha256", "file_sha256"))
+        or _init_options(recorded) != _init_options(config)
+    ):
+        options = [("init", recorded["model"]["init"])]
+        options += [(f"init_options.{key}", value) for key, value in _init_options(recorded).items()]
+        raise UserError(
+            f"{out} holds a run that began with the weights {init['source']} ({init['source_sha256'][:12]}): give "
+            f"{' '.join(f'--model.{key} {_word(value)}' for key, value in options)} {end}"
+        )
+
+
+def _init_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options `model.init_options` that are given in the settings of a run."""
+    return {key: value for key, value in config["model"].get("init_options", {}).items() if value not in (None, [], ())}
+
+
+def _word(value: object) -> str:
+    """A setting as a word of a command line."""
+    return shlex.quote(",".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
 def check_shapes(command: TrainCommand) -> None:

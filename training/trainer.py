@@ -36,10 +36,11 @@ from training.nonfinite import FOLDER, broken_parts, write_report
 from training.optimizer import build_optimizer
 from training.origin import Origin
 from training.profiler import StepProfiler
+from training.provenance import provenance
 from training.recompute import recompute_activations
 from training.report import SAMPLES, never_fatal, write_run_report
 from training.resume import find_checkpoint
-from training.run_config import BATCH_PICTURE, ORIGIN, PAGE, check_run_folder, read_data, run_config
+from training.run_config import BATCH_PICTURE, PAGE, check_run_folder, read_data, run_config, write_config
 from training.schedules import StepValues, build_schedules, frozen_steps
 from training.signals import SignalHandler
 from training.step import StepResult, StepSettings, forward_backward_step, random_seed, update_student
@@ -60,7 +61,7 @@ class Evaluator(Protocol):
     def evaluate(self, backbone: VisionTransformer, step: int, origin: Mapping[str, Any]) -> dict[str, float]:
         """Scores of the backbone after `step` steps, by name; all ranks call this.
 
-        `origin` identifies data and initial weights of the run in the files that are written.
+        `origin` says on the main rank where the weights come from, for the files that are written.
         """
         ...
 
@@ -86,9 +87,9 @@ class Trainer:
         self.command, self.out, self.accelerator, self.evaluator = command, command.out, accelerator, evaluator
         self.data = raise_on_all_ranks(accelerator, lambda: read_data(command.data))
         self.config = run_config(command, self.data) | origin.recorded
-        raise_on_all_ranks(accelerator, self._check_folder)
         steps_per_epoch = train.steps_per_epoch or max(1, self.data.samples // train.total_batch_size)
         self.last_step = train.epochs * steps_per_epoch
+        raise_on_all_ranks(accelerator, self._check_folder)
         self.schedules = build_schedules(command.schedule, train.epochs, steps_per_epoch, train.total_batch_size)
         self.frozen_steps = frozen_steps(command.model.freeze_backbone_epochs, train.epochs, steps_per_epoch)
         self.step_settings = StepSettings(command.optimizer.clip, train.micro_batch_size, train.precision == "bf16")
@@ -110,6 +111,7 @@ class Trainer:
         self.core: TCoRe = accelerator.unwrap_model(self.model)
         if content is not None:
             restore(content, self.core, self.optimizer)
+        raise_on_all_ranks(accelerator, self._write_config)  # nothing is left of a run that was refused
         self.nonfinite = 0
         self._batch: Attempt[PlannedBatch | None]
         self._failed = 0
@@ -117,7 +119,17 @@ class Trainer:
     def _check_folder(self) -> None:
         if self.accelerator.is_main_process:
             files = self.evaluator.files if self.evaluator else ()
-            check_run_folder(self.out, self.config, bool(checkpoints(self.out)), files)
+            begun, branch = bool(checkpoints(self.out)), self.config["branched_from"]
+            check_run_folder(self.out, self.config, begun, files)
+            if branch and not begun and branch["step"] >= self.last_step:
+                raise UserError(
+                    f"train.epochs = {self.command.train.epochs} ends the run after step {self.last_step}, but "
+                    f"{self.command.resume} is of step {branch['step']}: give more epochs"
+                )
+
+    def _write_config(self) -> None:
+        if self.accelerator.is_main_process:
+            write_config(self.out, self.config)
 
     def __str__(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.core.student.parameters()) / 1e6
@@ -307,7 +319,8 @@ class Trainer:
         """Score the teacher, if it is due; all ranks call this."""
         if self.evaluator is not None and self.evaluator.is_due(self.done, self.last_step):
             started = time.perf_counter()
-            origin = {key: self.config[key] for key in ORIGIN}
+            writes = self.accelerator.is_main_process
+            origin = provenance(self.config, self.out, self.done) if writes else {}
             scores = self.evaluator.evaluate(self.core.teacher.backbone, self.done, origin)
             progress.evaluated(self.done, scores, time.perf_counter() - started)
 

@@ -29,9 +29,9 @@ def _summary(command: ShardsCommand, outcome: Outcome, seconds: float) -> str:
     if report:
         running, written = report["seconds_running"], report["inputs_written"]
         if running:
-            lines.append(
-                f"{written} {media} in {running:.1f} s, {written / running:.1f}/s, without starting and stopping Ray"
-            )
+            inputs = "files" if manifest.is_cut else media
+            rate = f"{written / running:.1f}/s, without starting and stopping Ray"
+            lines.append(f"{written} {inputs} in {running:.1f} s, {rate}")
         stages = ", ".join(f"{stage} {value:.1f} s" for stage, value in report["stage_seconds"].items())
         lines.append(f"time of all workers (decode includes encode): {stages}")
         if report["ignored"]:
@@ -90,7 +90,8 @@ def _advice(command: ShardsCommand, outcome: Outcome) -> str:
     """What to do about many rejects, by the most frequent reason."""
     most = max(outcome.reasons, key=lambda reason: outcome.reasons[reason])
     if most == Reason.DUPLICATE_KEY.value and command.annotations is None:
-        advice = "Most have the same name as another input. If they are no copies, give --keys path and a new OUT"
+        same = "Most have the same name as another input, or the same times in a list"
+        advice = f"{same}. If they are no copies, give --keys path and a new OUT"
         return advice if command.media == "frames" else f"{advice}; if they are frames of clips, --media frames"
     if most == Reason.MIXED_NAMES.value:
         return "Most hold images of several kinds: choose the frames with --frames.pattern, in a new OUT"

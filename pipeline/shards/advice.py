@@ -17,7 +17,7 @@ _FASTEST_FPS = 30
 
 
 def too_short_by_frames(out: Storage) -> dict[int, int]:
-    """Number of clips by frame count among the rejects that are too short, read in bounded memory.
+    """Number of clips by frame count among the rejects that are too short but not empty, read in bounded memory.
 
     Raises:
         OSError, pyarrow.ArrowException: the rejects cannot be read.
@@ -26,7 +26,7 @@ def too_short_by_frames(out: Storage) -> dict[int, int]:
     with out.parquet(REJECTS) as file:
         for rows in file.iter_batches(columns=["reason", "detail"]):
             for reason, detail in zip(rows["reason"].to_pylist(), rows["detail"].to_pylist(), strict=True):
-                if reason == Reason.TOO_SHORT.value and (frames := frames_of_too_short(detail)) is not None:
+                if reason == Reason.TOO_SHORT.value and (frames := frames_of_too_short(detail)):
                     counts[frames] += 1
     return dict(counts)
 

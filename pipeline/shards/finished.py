@@ -197,6 +197,11 @@ class KnownInputs:
         return count
 
     @property
+    def spans(self) -> int:
+        """Number of listed spans of files that the dataset has."""
+        return self._count("SELECT COUNT(*) FROM input WHERE start IS NOT NULL AND shard IS NOT NULL")
+
+    @property
     def new(self) -> int:
         """Number of listed inputs that the dataset does not have."""
         return self._listed.count("shard IS NULL")

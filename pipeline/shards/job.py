@@ -379,6 +379,8 @@ class ShardJob:
             self._check_finished(manifest, {}, current[0])
         if gone := known.gone:
             print(f"{gone} inputs of {out} are not in {command.data}: their samples stay")
+        if not same and (spans := known.spans):
+            print(f"{spans} listed spans are of files that {out} has: if any of them is new, it is not appended")
         if command.append and known.new:
             print(f"appending {known.new} new inputs of the {current[0]} in {command.data} to {out}")
         elif command.append:

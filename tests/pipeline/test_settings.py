@@ -30,6 +30,7 @@ class Example(Command):
     name: str = "x"
     folder: Path = Path()
     uri: Uri = ""
+    paths: tuple[Path, ...] = ()
 
 
 @pytest.fixture
@@ -90,6 +91,12 @@ def test_a_broken_list_is_named() -> None:
 def test_flags_take_a_value_or_none(words: list[str], expected: bool) -> None:
     assert parse_command(Example, ["--data", "x", *words]).fast is expected
     assert parse_command(Example, [*words, "--data", "true"]).data == Path("true")
+
+
+@pytest.mark.parametrize("words", [["--folder="], ["--folder", ""], ["--paths", ""], ["--paths=a,"]])
+def test_an_empty_path_is_not_the_current_folder(words: list[str]) -> None:
+    with pytest.raises(UserError, match=r"(folder|paths) = .*: is empty: give a path, or leave the option out"):
+        parse_command(Example, ["--data", "x", *words])
 
 
 def test_environment_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:

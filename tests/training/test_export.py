@@ -11,8 +11,8 @@ from tests.training.recorded import recorded, recorded_backbone, recorded_model,
 from training.backbone.transformers_format import save_transformers
 from training.backbone.vit import VitSettings, random_backbone
 from training.backbone.weights import backbone_sha256, load_backbone, read_card, save_backbone
-from training.checkpoint import Content
-from training.export import ExportCommand, card, export
+from training.export import ExportCommand, export
+from training.provenance import provenance
 
 SMALL = VitSettings(width=8, depth=1, heads=1, image_size=32)
 DATASETS = [{"dataset_hash": "abc", "weight": 1.0}, {"dataset_hash": "def", "weight": 0.5}]
@@ -159,7 +159,7 @@ def test_other_files_are_not_replaced(tmp_path: Path, content: bytes | None, by_
 
 
 def test_a_checkpoint_in_the_root_of_a_file_system_has_no_run_around_it() -> None:
-    assert card(Content(Path("/step-00000007"), 7, {}, {}, {}))["logged"] == {}
+    assert provenance({}, Path("/"), 7)["logged"] == {}
 
 
 def test_run_folder_and_unwritable_output_are_named(tmp_path: Path) -> None:

@@ -278,6 +278,21 @@ def test_a_new_teacher_equals_the_student_and_then_follows_it() -> None:
     torch.testing.assert_close(teacher, torch.full_like(teacher, 1.25))
 
 
+def test_the_teacher_of_a_frozen_backbone_stays_as_it_is_while_its_head_follows() -> None:
+    model = TCoRe(TINY_MODEL)
+    before = {name: tensor.clone() for name, tensor in model.teacher.state_dict().items()}
+    for parameter in model.student.parameters():
+        parameter.data += 1.0
+    model.student.backbone.requires_grad_(False)
+    model.update_teacher(0.75)
+    for name, tensor in model.teacher.named_parameters():
+        assert torch.equal(tensor, before[name]) == name.startswith("backbone.")
+
+
+def test_no_frozen_epochs_are_no_freeze() -> None:
+    assert TCoReSettings(freeze_backbone_epochs=0) == TCoReSettings()
+
+
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
     with pytest.raises(ValueError, match=r"pmm\.heads = 7 must divide backbone\.width = 384"):
         TCoReSettings.model_validate({"pmm": {"heads": 7}})

@@ -1,4 +1,6 @@
+import ast
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ from tests.evaluation.trees import evaluate, moving_squares, write_sequence
 from tests.training.recorded import seal
 from tests.training.test_export import checkpoint_of_a_run
 from training.export import ExportCommand, export, main
-from training.model_card import License, model_card
+from training.model_card import License, model_card, read_results
 
+SIZES = {"width": 384, "depth": 12, "heads": 6, "patch_size": 16, "image_size": 224}
+CARD: dict[str, Any] = {"architecture": SIZES, "part": "teacher", "weights_sha256": "ab", "steps": 7}
 SECRETS = ("/secret", "home/someone", "s3://", "C:\\data")
 
 
@@ -114,6 +118,7 @@ def test_the_program_prints_where_the_card_is(tmp_path: Path, capsys: pytest.Cap
         (["not a license: really"], "no identifier of the Hugging Face Hub"),
         (["apach-2.0"], r"such as .*apache-2\.0.*: for any other license, give --license other --license_name NAME"),
         (["other"], "license_name belongs to --license other, which needs it"),
+        (["mit", "--scores", ""], "scores = .*: is empty: give a path, or leave the option out"),
         (["mit", "--license_name", "mine"], "license_name belongs to"),
         (["other", "--license_name", "My: own"], "license_name"),
     ):
@@ -133,6 +138,8 @@ def test_the_program_prints_where_the_card_is(tmp_path: Path, capsys: pytest.Cap
         ({"weights": None}, "not a result file"),
         ({"scores": None}, "no sequence could be scored"),
         ({"sequences": 3}, "not a result file"),
+        ({"scores": {"J-Mean": 0.5, "J&F-Mean": math.nan}}, "J&F-Mean = nan is no score: score the weights again"),
+        ({"scores": {"J-Mean": -math.inf}}, "J-Mean = -inf is no score"),
     ],
 )
 def test_scores_of_other_weights_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -159,22 +166,52 @@ def test_a_card_that_somebody_has_edited_stays(tmp_path: Path, kind: Any) -> Non
     path = tmp_path / "w.README.md" if kind == "portable" else out / "README.md"
     edited = path.read_text().replace("## Scores", "My own words.\n\n## Scores")
     path.write_text(edited)
-    with pytest.raises(UserError, match="give another name"):
+    with pytest.raises(UserError, match=r"README\.md was edited: move it away, or give another name"):
         export(checkpoint, out, "teacher", kind)
     assert path.read_text() == edited
+    path.rename(tmp_path / "mine.md")
+    export(checkpoint, out, "teacher", kind)
+    assert "My own words" not in path.read_text()
 
 
 def test_initial_weights_are_named_with_their_hash() -> None:
-    sizes = {"width": 384, "depth": 12, "heads": 6, "patch_size": 16, "image_size": 224}
-    card = {"architecture": sizes, "part": "teacher", "weights_sha256": "ab", "steps": 7}
-    card["init"] = {"source": "dino.pth", "source_sha256": "cd" * 32}
-    card["branched_from"] = {"step": 4, "sha256": "ef" * 32}
-    text = model_card("w", card, [], License(), "portable")
+    card = CARD | {"init": {"source": "dino.pth", "source_sha256": "cd" * 32}}
+    card["branched_from"] = {"step": 4, "sha256": {"config.json": "00" * 32, "model.safetensors": "ef" * 32}}
+    text = model_card(Path("w"), card, [], License(), "portable")
     assert f"| continues | step 4 of a run with other settings, hash `{'ef' * 32}` |" in text
     assert f"| initial weights | dino.pth, hash `{'cd' * 32}` |" in text
     assert "No license has been chosen" in text
     assert "Not scored." in text
     assert head(text).license == "unknown"
+    card["init"]["source"] = "a|b\\\nc.pth"
+    assert r"| initial weights | a\|b\\ c.pth, hash" in model_card(Path("w"), card, [], License(), "portable")
+
+
+@pytest.mark.parametrize("kind", ["portable", "transformers", "timm"])
+@pytest.mark.parametrize("name", ["weights", "v1.5.safetensors", 'it\'s "mine"\\', "a\nb"])
+def test_the_way_to_load_is_python_with_the_name_of_what_is_written(name: str, kind: Any) -> None:
+    text = model_card(Path("somewhere") / name, CARD, [], License(), kind)
+    code = ast.parse(text.split("```python\n")[1].split("```")[0])
+    words = {node.value for node in ast.walk(code) if isinstance(node, ast.Constant)}
+    assert (f"local-dir:{name}" if kind == "timm" else name) in words
+    assert text.split("---\n\n")[1].startswith("# ")
+    assert text.split("---\n\n")[1].split("\n")[1] == ""
+
+
+def test_a_result_that_is_given_twice_is_one_and_two_of_the_same_are_refused(tmp_path: Path) -> None:
+    def result(name: str, **changes: Any) -> Path:
+        return result_file(tmp_path / name, "ab", **changes)
+
+    first, again = result("1.json", scores={"zero": -0.0}), result("2.json", scores={"zero": -0.0})
+    tap = result("3.json", task="tapvid", title="TAP | Vid", scores={"PCK": -1e-7})
+    results = read_results([first, again, tap], "ab")
+    assert [found.task for found in results] == ["davis", "tapvid"]
+    text = model_card(Path("w"), CARD, results, License(), "portable")
+    assert "| zero 0.0 |" in text
+    assert r"| TAP \| Vid |" in text
+    assert "-0.0" not in text
+    with pytest.raises(UserError, match=r"2\.json: another result for DAVIS-2017 under .*dino.*1\.json: give"):
+        read_results([first, result("2.json")], "ab")
 
 
 def test_another_file_is_no_card(tmp_path: Path) -> None:

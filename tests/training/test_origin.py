@@ -256,7 +256,7 @@ def test_without_a_branch_the_refusal_names_the_way(
     adapted: Path, clip_dataset: Path, source: Path, tmp_path: Path
 ) -> None:
     def refusal(out: Path, **options: object) -> str:
-        status, message = train(adapt(clip_dataset, out, source, **FROZEN, **{"train.epochs": 3}, **options))
+        status, message = train(adapt(clip_dataset, out, source, **FROZEN, **{"train.epochs": 3, **options}))
         assert status == 2
         return message
 
@@ -271,7 +271,13 @@ def test_without_a_branch_the_refusal_names_the_way(
     assert f"other is absent, and the run began with {source}: leave it out" in refusal(tmp_path / "new", **again)
     assert "train.branch needs the checkpoint" in refusal(tmp_path / "new", **{"train.branch": True})
     other = {"train.branch": True, "resume": checkpoints(adapted)[-1], "model.head.prototypes": 32}
-    assert "does not match the model (cls_center.center" in refusal(tmp_path / "new", **other)
+    message = refusal(tmp_path / "new", **other)
+    assert re.search(
+        r"does not match the model \(cls_center.*: model\.head\.prototypes = \d+ \(recorded\), 32 \(now\)", message
+    )
+    ended = {"train.branch": True, "resume": checkpoints(adapted)[-1], "train.epochs": 2}
+    assert "train.epochs = 2 ends the run after step 12, but " in refusal(tmp_path / "new", **ended)
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.dist

@@ -26,6 +26,7 @@ from training.run_config import (
     read_data,
     run_config,
     run_differences,
+    write_config,
 )
 
 DATA = RunData([{"dataset_hash": "a", "weight": 1.0}, {"dataset_hash": "b", "weight": 0.5}], None, 18)
@@ -59,7 +60,9 @@ def test_a_run_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
         return {"train": train, "model": {}, "data": {}, "dataset_hash": dataset_hash}
 
     check_run_folder(out, config(1), begun=False)
+    write_config(out, config(1))
     check_run_folder(out, config(2), begun=False)
+    write_config(out, config(2))
     check_run_folder(out, config(2, log_every=5), begun=True)
     with pytest.raises(UserError, match=r"train\.epochs = 2 \(recorded\), 3 \(now\)\. Choose another --out"):
         check_run_folder(out, config(3, log_every=5), begun=True)
@@ -68,6 +71,36 @@ def test_a_run_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
     (out / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"not valid JSON .*Restore it or choose another --out"):
         check_run_folder(out, config(2), begun=True)
+
+
+def test_a_run_without_a_checkpoint_begins_again_with_the_same_weights(tmp_path: Path) -> None:
+    init = {"source": "dino.pth", "source_sha256": "ab" * 32, "file_sha256": "ab" * 32}
+    model = {"init": "/my weights/dino.pth", "init_options": {"heads": 3, "family": None, "mean": [0.5, 0.5, 0.5]}}
+    branch: dict[str, Any] = {
+        "step": 8,
+        "sha256": {"config.json": "00" * 32, "model.safetensors": "cd" * 32},
+        "config": {},
+    }
+    random = {"train": {}, "data": {}, "model": {"init": None}, "init": None, "branched_from": None}
+    begun = random | {"model": model, "init": init}
+    again = (
+        r"that began with the weights dino\.pth \(abababababab\): give --model\.init '/my weights/dino\.pth' "
+        r"--model\.init_options\.heads 3 --model\.init_options\.mean 0\.5,0\.5,0\.5 again, as there is no checkpoint"
+    )
+    write_config(tmp_path, begun)
+    check_run_folder(tmp_path, begun | {"model": model | {"init": "moved"}, "train": {"epochs": 3}}, begun=False)
+    for other in ({"init": init | {"source_sha256": "ef" * 32}}, {"model": {"init_options": {"heads": 6}}}):
+        with pytest.raises(UserError, match=again):
+            check_run_folder(tmp_path, begun | other, begun=False)
+    with pytest.raises(UserError, match=again):
+        check_run_folder(tmp_path, random, begun=False)
+    write_config(tmp_path, begun | {"branched_from": branch})
+    check_run_folder(tmp_path, begun | {"branched_from": branch}, begun=False)
+    for origin in (None, branch | {"step": 9}, branch | {"sha256": {"model.safetensors": "ef" * 32}}):
+        with pytest.raises(UserError, match=r"branched from step 8 .*: give --train\.branch true --resume RUN.*00008 "):
+            check_run_folder(tmp_path, begun | {"branched_from": origin}, begun=False)
+    write_config(tmp_path, random)
+    check_run_folder(tmp_path, begun, begun=False)
 
 
 @pytest.mark.parametrize("name", [*(name for name in WRITTEN if "." in name), "best.safetensors"])

@@ -191,10 +191,14 @@ def refuse_foreign(folder: Path) -> None:
         return
     refuse_others(folder, FILES)
     try:
-        same = read_json(folder / CARD).get("sha256") == _hashes(folder)
-    except (OSError, UserError):
-        same = False
-    if not same:
+        recorded = read_json(folder / CARD)["sha256"]
+        different = {name for name, sha256 in _hashes(folder).items() if sha256 != recorded.pop(name, None)}
+        different |= recorded.keys() - {README}  # a card that was moved away may be written again
+    except (OSError, UserError, KeyError, AttributeError, TypeError):
+        different = {CARD}
+    if different == {README}:
+        raise UserError(f"{folder / README} was edited: move it away, or give another name")
+    if different:
         raise UserError(
             f"{folder} holds a model that is not the one an export wrote there: give another name, or move that folder "
             "away"

@@ -38,7 +38,7 @@ def test_a_dry_run_writes_the_card_and_lists_the_files(folder: Path, capsys: pyt
     main(command(folder, "--dry_run", "true"))
     assert contents(folder)["README.md"] == card
     (folder / "README.md").write_text((folder / "README.md").read_text().replace("riders", "my riders"))
-    with pytest.raises(UserError, match=r"README\.md exists and is no card as this program writes it"):
+    with pytest.raises(UserError, match=r"README\.md was edited: move it away"):
         main(command(folder, "--dry_run", "true"))
 
 
