@@ -10,6 +10,7 @@ command, program    options and result files; the programs that score weights or
 report, sheets, tables   report.html, contact sheets, text tables (pictures, cls_attention)
 classes, probe      two labeled shard datasets; what the probes of their samples' features have in common
 knn, linear         the probes: k-NN classification, a linear classifier
+look/               the features of any video, without labels
 during_training     scores of the teacher during training, and the best weights (davis_, knn_during_training; ranks)
 
 A result depends only on the data, the weights and the protocol recorded in its file.

@@ -11,7 +11,8 @@ from torch import Tensor
 from evaluation.backbones import Checkpoint
 from evaluation.benchmark import Clip, LabelPropagation
 from evaluation.frames import network_input
-from evaluation.pictures import Picture, heat
+from evaluation.pictures import Picture
+from pipeline.report.heat import heat
 from training.backbone.vit import Block, VisionTransformer
 
 

@@ -65,18 +65,14 @@ class DataCommand(Command):
     """Result files of earlier runs on this benchmark, to be shown in the same tables."""
 
 
-class EvaluationCommand(DataCommand):
-    """Options of scoring weights, beside those of the benchmark."""
+class WeightsCommand(Command):
+    """Options of programs that run frozen weights."""
 
     weights: Weights
     """Weights, several separated by commas: exports, files (.pth, .safetensors) of other projects, folders of
     transformers, or package.module:function (docs/weights.md)."""
     backbone: BackboneOptions = BackboneOptions()
     """What the weights do not say."""
-    out: Path
-    """Folder for result, predictions, contact sheets and report; an earlier result in it is replaced."""
-    protocol: str = T_CORE
-    """Preset of the options of label propagation: t-core; for masks of objects also dino or dinov3."""
     random_init: bool = False
     """Take only the architecture from the weights and draw random parameters, as a baseline."""
     seed: Seed = 0
@@ -89,6 +85,15 @@ class EvaluationCommand(DataCommand):
     """CPU threads of the network; default: the number of cores."""
     batch_size: int = Field(default=4, ge=1, le=BATCH_LIMIT)
     """Frames that pass the network at once."""
+
+
+class EvaluationCommand(DataCommand, WeightsCommand):
+    """Options of scoring weights, beside those of the benchmark."""
+
+    out: Path
+    """Folder for result, predictions, contact sheets and report; an earlier result in it is replaced."""
+    protocol: str = T_CORE
+    """Preset of the options of label propagation: t-core; for masks of objects also dino or dinov3."""
 
 
 class ScoreCommand(DataCommand):
@@ -184,7 +189,7 @@ def checkpoint_names(paths: Iterable[Path]) -> list[str]:
     return names
 
 
-def open_checkpoints(command: EvaluationCommand) -> list[Checkpoint]:
+def open_checkpoints(command: WeightsCommand) -> list[Checkpoint]:
     """Set threads and numerics and load all weights, so that bad ones are reported before anything is evaluated."""
     pin_float32()
     if command.threads is not None:

@@ -184,10 +184,8 @@ class MaskDataset(Dataset[MaskClip]):
         save_mask(path, prediction)
 
     def draw(self, frame: Mask, labels: Array) -> Mask:
-        """Objects tinted in their colors; the mask is resized to the frame."""
-        rows = np.arange(frame.shape[0]) * labels.shape[0] // frame.shape[0]
-        columns = np.arange(frame.shape[1]) * labels.shape[1] // frame.shape[1]
-        return overlay(frame, labels[rows[:, None], columns])
+        """Objects tinted in their colors."""
+        return overlay(frame, labels)
 
 
 class MaskScoring(Scoring[MaskClip]):

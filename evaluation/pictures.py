@@ -1,4 +1,4 @@
-"""Pictures of predictions: palette masks, tinted objects, skeletons, heat maps."""
+"""Pictures of predictions: palette masks, tinted objects, skeletons."""
 
 from pathlib import Path
 
@@ -8,7 +8,6 @@ from PIL import Image, ImageDraw
 
 from evaluation.jhmdb_scores import LIMBS
 
-TILE_WIDTH = 320
 OPACITY = 0.55
 
 Picture = NDArray[np.uint8]
@@ -32,9 +31,12 @@ def save_mask(path: Path, mask: Picture) -> None:
 
 
 def overlay(frame: Picture, mask: Picture) -> Picture:
-    """Frame (H, W, 3) with the objects of an index mask (H, W) tinted in their colors."""
-    tinted = (1 - OPACITY) * frame + OPACITY * davis_palette()[mask]
-    return np.where(mask[..., None] > 0, tinted, frame).astype(np.uint8)
+    """Frame (H, W, 3) with the objects of an index mask, which is resized to the frame, tinted in their colors."""
+    rows = np.arange(frame.shape[0]) * mask.shape[0] // frame.shape[0]
+    columns = np.arange(frame.shape[1]) * mask.shape[1] // frame.shape[1]
+    shown = mask[rows[:, None], columns]
+    tinted = (1 - OPACITY) * frame + OPACITY * davis_palette()[shown]
+    return np.where(shown[..., None] > 0, tinted, frame).astype(np.uint8)
 
 
 def draw_joints(frame: Picture, joints: NDArray[np.float64]) -> Picture:
@@ -60,23 +62,8 @@ def draw_points(frame: Picture, points: NDArray[np.float64]) -> Picture:
     draw = ImageDraw.Draw(image)
     radius = max(2, round(frame.shape[1] / 128))
     palette = davis_palette()
-    for number, (x, y) in enumerate(points.T.tolist(), start=1):
+    for number, (x, y) in enumerate(points.T.tolist()):
         if np.isfinite(x + y):
             color = tuple(palette[1 + number % 255].tolist())
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color, outline="white")
     return np.asarray(image)
-
-
-def heat(frame: Picture, values: NDArray[np.floating]) -> Picture:
-    """Frame (H, W, 3) under a heat map (gh, gw): light where it is high, dark where it is low."""
-    scaled = (values - values.min()) / max(float(np.ptp(values)), 1e-12)
-    light = Image.fromarray((255 * scaled).astype(np.uint8)).resize(frame.shape[1::-1], Image.Resampling.BICUBIC)
-    strength = np.asarray(light)[..., None] / 255
-    warm = np.array([255, 176, 59]) * strength + np.array([18, 24, 48]) * (1 - strength)
-    return (0.45 * frame + 0.55 * warm).astype(np.uint8)
-
-
-def shrink(picture: Picture, width: int = TILE_WIDTH) -> Image.Image:
-    """A picture (H, W, 3) at the width of a tile."""
-    height = max(1, round(width * picture.shape[0] / picture.shape[1]))
-    return Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR)

@@ -10,10 +10,10 @@ from tqdm import tqdm
 from evaluation.benchmark import Clip, Task, frame_name
 from evaluation.comparison import Row, mismatches, row
 from evaluation.evaluate import Results, mean_over_time
-from evaluation.pictures import Picture, shrink
-from evaluation.sheets import drawn_prediction, drawn_truth
+from evaluation.pictures import Picture
+from evaluation.sheets import TILE, drawn_prediction, drawn_truth
 from pipeline.files import write_bytes
-from pipeline.report.contact_sheet import spread
+from pipeline.report.contact_sheet import shrink, spread
 from pipeline.report.page import animation_uri, jpeg_uri, percent, render
 from pipeline.report.plots import curves, sparkline
 
@@ -122,7 +122,7 @@ def _animations(
         for contender in contenders:
             numbers = spread(len(clips[name].frames), MOVING_FRAMES)
             drawn = [drawn_prediction(task, clips[name], n, contender.predictions / name) for n in numbers]
-            if frames := [shrink(picture) for picture in drawn if picture is not None]:
+            if frames := [shrink(picture, TILE) for picture in drawn if picture is not None]:
                 score = (contender.results[name].scores or {}).get(task.scoring.columns[0])
                 caption = f"{name} · {contender.name} · {percent(score)}"
                 figures.append((animation_uri(frames), caption))
@@ -133,7 +133,7 @@ def _stills(task: Task, clip: Clip, contenders: Sequence[Contender]) -> list[lis
     """Rows of pictures: each checkpoint's predictions, the truth, attention."""
 
     def figure(picture: Picture, name: str, content: str) -> Figure:
-        return jpeg_uri(shrink(picture)), f"{name} · {content}"
+        return jpeg_uri(shrink(picture, TILE)), f"{name} · {content}"
 
     numbers = {number: frame_name(clip, number) for number in spread(len(clip.frames), STILLS)}
     rows = [

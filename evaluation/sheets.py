@@ -4,10 +4,12 @@ from pathlib import Path
 
 from evaluation.benchmark import Clip, Task, frame_name
 from evaluation.evaluate import prediction_file
-from evaluation.pictures import Picture, shrink
+from evaluation.pictures import Picture
 from pipeline.files import write_bytes
-from pipeline.report.contact_sheet import Row, Tile, blank, contact_sheet, spread
+from pipeline.report.contact_sheet import Row, Tile, blank, contact_sheet, shrink, spread
 
+TILE = (320, 320)
+"""Largest width and height of the pictures of sheets and of the report."""
 _FRAMES = 6
 
 
@@ -30,8 +32,8 @@ def save_sheet(path: Path, task: Task, clip: Clip, predictions: Path) -> None:
     for number in spread(len(clip.frames), _FRAMES):
         if (prediction := drawn_prediction(task, clip, number, predictions)) is not None:
             name, truth = frame_name(clip, number), drawn_truth(task, clip, number)
-            drawn.append(Tile(shrink(prediction), name))
-            known = blank(drawn[-1].picture.size) if truth is None else shrink(truth)
+            drawn.append(Tile(shrink(prediction, TILE), name))
+            known = blank(drawn[-1].picture.size) if truth is None else shrink(truth, TILE)
             truths.append(Tile(known, name if truth is not None else f"{name} has no truth"))
     if drawn:
         write_bytes(path, contact_sheet([Row("Prediction", drawn), Row("Ground truth", truths)], clip.name))

@@ -8,9 +8,9 @@ import sys
 EXTRAS_OF_MODULE = {
     "accelerate": ("train",),
     "faiss": ("knn",),
-    "ffmpeg": ("shards",),
+    "ffmpeg": ("shards", "eval", "train"),
     "huggingface_hub": ("hub",),
-    "imageio_ffmpeg": ("shards",),
+    "imageio_ffmpeg": ("shards", "eval", "train"),
     "jinja2": ("report", "eval", "knn", "train"),
     "matplotlib": ("report", "eval", "knn", "train"),
     "nvidia": ("dali", "knn", "train"),

@@ -17,9 +17,12 @@ from pydantic import Field, ValidationError
 from pydantic_settings import CliPositionalArg
 
 from pipeline.dataset import ShardDataset
-from pipeline.files import atomic_path
+from pipeline.files import write_bytes
 from pipeline.outputs import claim
 from pipeline.reading import reason
+from pipeline.report.contact_sheet import Row, Tile, contact_sheet
+from pipeline.report.heat import heat
+from pipeline.report.palette import ROLES
 from pipeline.sampling.masks import draw_masks
 from pipeline.sampling.plan import TRIPLET_FRAMES
 from pipeline.sampling.sandwich import SandwichSettings
@@ -114,8 +117,8 @@ def cross_attention(model: TCoRe, clip: ClipFrames) -> list[NDArray[np.float32]]
     return [np.asarray(attention.float().cpu()) for attention in maps[-1].cross]
 
 
-def draw_clip(clip: ClipFrames, maps: Sequence[NDArray[np.float32]]) -> Image.Image:
-    """The row of pictures of a clip."""
+def draw_clip(clip: ClipFrames, maps: Sequence[NDArray[np.float32]], names: Sequence[str]) -> Row:
+    """The row of pictures of a clip; `names` are those of its auxiliary frames."""
     size = clip.frames[0].shape[0]
     side = round(len(clip.mask) ** 0.5)
     patch = size // side
@@ -124,18 +127,11 @@ def draw_clip(clip: ClipFrames, maps: Sequence[NDArray[np.float32]]) -> Image.Im
     current = Image.fromarray(np.where(shown, clip.frames[0], np.uint8(127)))
     top, left = patch * (query // side), patch * (query % side)
     ImageDraw.Draw(current).rectangle((left, top, left + patch - 1, top + patch - 1), outline=(255, 0, 0), width=3)
-    tiles = [Image.fromarray(clip.frames[0]), current]
-    for frame, attention in zip(clip.frames[1:], maps, strict=True):
-        heat = attention[query].reshape(side, side)
-        heat = (heat - heat.min()) / max(float(np.ptp(heat)), 1e-12)
-        smooth = np.asarray(Image.fromarray(heat.astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC))
-        strength = np.clip(smooth, 0, 1)[..., None]
-        warm = frame * (0.35 + 0.25 * strength) + 0.6 * strength * np.array([255.0, 40.0, 0.0])
-        tiles.append(Image.fromarray(warm.clip(0, 255).astype(np.uint8)))
-    sheet = Image.new("RGB", (len(tiles) * (size + 4) - 4, size), (255, 255, 255))
-    for number, tile in enumerate(tiles):
-        sheet.paste(tile, (number * (size + 4), 0))
-    return sheet
+    tiles = [Tile(Image.fromarray(clip.frames[0]), "current"), Tile(current, "masked")]
+    for frame, attention, name in zip(clip.frames[1:], maps, names, strict=True):
+        warm = heat(frame, attention[query].reshape(side, side))
+        tiles.append(Tile(Image.fromarray(warm), name, ROLES[name]))
+    return Row(clip.key, tiles)
 
 
 def draw_maps(
@@ -147,8 +143,7 @@ def draw_maps(
     for row in rows:
         clip = read_clip(dataset, row, sandwich, size, side)
         written.append(out / f"{clip.key}.png")
-        with atomic_path(written[-1]) as picture:
-            draw_clip(clip, cross_attention(model, clip)).save(picture, "PNG")
+        write_bytes(written[-1], contact_sheet([draw_clip(clip, cross_attention(model, clip), sandwich.auxiliary)]))
     return written
 
 

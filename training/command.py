@@ -35,8 +35,12 @@ class TrainSettings(Settings):
     selective: the cheap ones. full: all."""
     log_every: int = Field(10, ge=1, le=COUNT_LIMIT)
     """Steps between two log lines."""
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
-    """Trackers that get the metrics besides metrics.jsonl; wandb must be installed."""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Trackers that get the metrics besides metrics.jsonl: any that Accelerate knows and that is installed."""
+    report: bool = True
+    """Whether report.html and report.png are written at the end, also of a run that is interrupted."""
+    profile: int | None = Field(None, ge=1, le=COUNT_LIMIT)
+    """Steps that torch's profiler records on the first rank, after two for warm-up. Default: none."""
     maps_every: int | None = Field(None, ge=1, le=COUNT_LIMIT)
     """Steps between two drawings of the Patch Matching Module's cross-attention. Default: none."""
     checkpoint_every: int = Field(1000, ge=1, le=COUNT_LIMIT)

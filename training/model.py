@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from pipeline.reader.batch import Batch
 from pipeline.settings import FACTOR_LIMIT, Settings
@@ -162,8 +163,9 @@ class TCoRe(nn.Module):
         masked = locate_masked_patches(batch.masks, device)
         teacher_crops = batch.auxiliary[0] if self.settings.teacher_sees == "auxiliary" else batch.global_crops
         teacher = self.teacher_rows(teacher_crops, masked)
-        student_global = self.student.backbone(batch.global_crops, masked.table)
-        student_local = self.student.backbone(batch.local_crops)
+        with record_function("student"):
+            student_global = self.student.backbone(batch.global_crops, masked.table)
+            student_local = self.student.backbone(batch.local_crops)
         restored_smd = self.restored_patches(batch.auxiliary, student_global.patches, masked)
 
         cls_nd = torch.cat([student_global.cls, student_local.cls])
@@ -188,9 +190,10 @@ class TCoRe(nn.Module):
         )
         squeeze_weight = weights.squeeze * batch.masked_loss_scale if with_squeeze else 0.0
         distilled = self._prototype_losses(cls, patches, squeeze_weight, teacher_temperature)
-        first, second = (
-            koleo_loss(crop, across_ranks=weights.koleo_across_ranks) for crop in student_global.cls.chunk(2)
-        )
+        with record_function("losses"):
+            first, second = (
+                koleo_loss(crop, across_ranks=weights.koleo_across_ranks) for crop in student_global.cls.chunk(2)
+            )
         losses = {
             "cls_local": distilled.cls_s[2:].sum(),
             "cls_global": distilled.cls_s[:2].sum(),
@@ -217,6 +220,7 @@ class TCoRe(nn.Module):
         if len(batch.auxiliary) not in expected:
             raise ValueError(f"the model has {branch} but the batch has {len(batch.auxiliary)} auxiliary frames")
 
+    @record_function("student")
     def _project(self, cls_nd: Tensor, patches_nd: Tensor) -> tuple[Tensor, Tensor]:
         """Projections of the student's CLS tokens and patches, in one pass if they share a head."""
         if self.student.patch_head is not None:
@@ -224,6 +228,7 @@ class TCoRe(nn.Module):
         rows = self.student.cls_head.project(torch.cat([cls_nd, patches_nd]))
         return rows[: len(cls_nd)], rows[len(cls_nd) :]
 
+    @record_function("losses")
     def _prototype_losses(
         self, cls: Distillation, patches: Distillation, squeeze_weight: float, teacher_temperature: float
     ) -> PrototypeLosses:
@@ -244,6 +249,7 @@ class TCoRe(nn.Module):
         return second._replace(total=first.total + second.total, cls_s=first.cls_s, cls_entropy=first.cls_entropy)
 
     @torch.no_grad()
+    @record_function("teacher")
     def teacher_rows(self, global_crops: Tensor, masked: MaskedPatches) -> TeacherRows:
         """The teacher's rows of unmasked global crops; `apply_center_update` will add their logits to the centers."""
         tokens = self.teacher.backbone(global_crops)
@@ -254,6 +260,7 @@ class TCoRe(nn.Module):
         self.patch_center.add(patch_head.last_layer.directions.summed_logits(patches), len(patches))
         return TeacherRows(cls.view(2, -1, cls.shape[1]), patches)
 
+    @record_function("auxiliary")
     def restored_patches(self, auxiliary: tuple[Tensor, ...], patches_bpd: Tensor, masked: MaskedPatches) -> Tensor:
         """Restored tokens (S, M, D) of the masked patches from each of S auxiliary frames, row-major over the masks.
 

@@ -20,11 +20,13 @@ from training.command import TrainCommand
 CommandT = TypeVar("CommandT", bound=TrainCommand)
 
 CONFIG = "config.json"
+PAGE, PICTURE, BATCH_PICTURE = "report.html", "report.png", "batch.png"
+"""Files of the report of a run."""
 ORIGIN = ("datasets", "neighbours_sha256", "init")
 """Keys of the settings of a run that identify its data and initial weights, without any path."""
 RESTORE_CONFIG = "Restore it or choose another --out"
 """What to do when the settings of a run cannot be read."""
-WRITTEN = (CONFIG, "checkpoints", "metrics.jsonl", "nonfinite", "attention")
+WRITTEN = (CONFIG, "checkpoints", "metrics.jsonl", "nonfinite", "attention", "profile", PAGE, PICTURE, BATCH_PICTURE)
 """Files and folders of a run, besides those of its evaluator."""
 
 FREE_SETTINGS = frozenset(
@@ -44,6 +46,8 @@ FREE_SETTINGS = frozenset(
         "train.recompute",
         "train.log_every",
         "train.trackers",
+        "train.report",
+        "train.profile",
         "train.maps_every",
         "train.checkpoint_every",
         "train.keep_checkpoints",

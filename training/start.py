@@ -3,11 +3,12 @@
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
@@ -64,6 +65,18 @@ def missing_compiler(environment: Mapping[str, str], device: str) -> str | None:
     return f"train.compile = true needs {missing}: {remedy}, or train without, with --train.compile false"
 
 
+def unusable_tracker(trackers: Iterable[str], installed: Iterable[str]) -> str | None:
+    """An error that names the first of `trackers` that is not `installed` or that Accelerate does not know, or None."""
+    usable = sorted(installed)
+    for name in trackers:
+        if name not in usable:
+            known = name in LOGGER_TYPE_TO_CLASS
+            problem = "which is not installed" if known else "which Accelerate does not know"
+            every = "" if known else f" of {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}"
+            return f"train.trackers has {name}, {problem}: here are {', '.join(usable) or 'none'}{every}"
+    return None
+
+
 def start_ranks(command: TrainCommand) -> Accelerator:
     """Connect to the other ranks, if there are any, and print the number of machines and ranks.
 
@@ -72,8 +85,8 @@ def start_ranks(command: TrainCommand) -> Accelerator:
             cannot be used here.
     """
     refuse_hidden_settings(os.environ, of_training(os.environ))
-    if "wandb" in command.train.trackers and find_spec("wandb") is None:
-        raise UserError("train.trackers has wandb, which is not installed: run `pip install wandb` or leave it out")
+    if problem := unusable_tracker(command.train.trackers, map(str, get_available_trackers())):
+        raise UserError(problem)
     pin_float32()
     out = command.out
     # PyTorch has renamed the option below; Accelerate knows its old name alone.

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.profiler import record_function
 
 from pipeline.reader.batch import Batch
 from training.optimizer import apply_schedule, clip_gradients
@@ -94,7 +95,8 @@ def forward_backward_step(
         with contextlib.nullcontext() if number == count else accelerator.no_sync(model):
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.bf16):
                 outputs = model(part, teacher_temperature)
-            accelerator.backward(weight * outputs.losses["total"])
+            with record_function("backward"):
+                accelerator.backward(weight * outputs.losses["total"])
         losses.append({name: loss.detach() for name, loss in outputs.losses.items()})
         diagnostics.append(outputs.diagnostics)
         weights.append(weight)
@@ -116,6 +118,7 @@ def _weighted_sums(parts: list[dict[str, Tensor]], weights: list[float]) -> dict
     }
 
 
+@record_function("optimizer")
 def update_student(optimizer: torch.optim.Optimizer, values: StepValues, skipped: Tensor) -> None:
     """Take the optimizer's step and clear the gradients.
 

@@ -8,7 +8,11 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import record_function
+from tqdm import tqdm
 
+from pipeline.files import write_bytes
+from pipeline.preview.batch import draw_samples
 from pipeline.reader.batch import PlannedBatch
 from pipeline.reader.loader import Loader
 from pipeline.sampling.plan import BatchPlan
@@ -31,10 +35,12 @@ from training.model import TCoRe
 from training.nonfinite import FOLDER, broken_parts, write_report
 from training.optimizer import build_optimizer
 from training.origin import Origin
+from training.profiler import StepProfiler
 from training.provenance import provenance
 from training.recompute import recompute_activations
+from training.report import SAMPLES, never_fatal, write_run_report
 from training.resume import find_checkpoint
-from training.run_config import check_run_folder, read_data, run_config, write_config
+from training.run_config import BATCH_PICTURE, PAGE, check_run_folder, read_data, run_config, write_config
 from training.schedules import StepValues, build_schedules, frozen_steps
 from training.signals import SignalHandler
 from training.step import StepResult, StepSettings, forward_backward_step, random_seed, update_student
@@ -137,12 +143,27 @@ class Trainer:
 
         Returns the number of the signal that ended the run before its last step, or 0.
         """
+        try:
+            ended_by = self._fit(signals)
+        except Exception:
+            self.report()
+            raise
+        self.report()
+        return ended_by
+
+    def _fit(self, signals: SignalHandler) -> int:
         progress = Progress(self.accelerator, self.command, self.config, self.done, self.last_step)
-        with self.loader() as loader, contextlib.closing(progress):
+        profiled = self.command.train.profile if self.accelerator.is_main_process else None
+        profiler = StepProfiler(self.out, profiled, self.accelerator.device.type == "cuda")
+        with self.loader() as loader, contextlib.closing(progress), contextlib.ExitStack() as stack:
+            stack.callback(lambda: _print_profile(profiler.finish()))
             self._read(loader, progress)
             (self._failed,) = map(int, HostCopy(all_reduce_max(self.accelerator, self._batch.flag)).read())
+            self._draw_samples(loader)
             while self.done < self.last_step:
+                profiler.step_begins()
                 ended_by = self.train_step(loader, progress, signals)
+                _print_profile(profiler.step_done())
                 self.draw_maps(loader)
                 last = self.done == self.last_step
                 if ended_by or last or self.done % self.command.train.checkpoint_every == 0:
@@ -185,8 +206,9 @@ class Trainer:
             self.core.forget_pending_centers()
             self.skip_nonfinite_step(loader, plan, result)
         else:
-            self.core.update_teacher(values.momentum)
-            self.core.apply_center_update()
+            with record_function("EMA"):
+                self.core.update_teacher(values.momentum)
+                self.core.apply_center_update()
         self.done += 1
         self._log(progress, result, values, bool(not_finite))
         return signal
@@ -205,7 +227,8 @@ class Trainer:
     def _read(self, loader: Loader, progress: Progress) -> None:
         """Read the batch of the next step; after the last step there is none."""
         started = time.perf_counter()
-        self._batch = Attempt(self.accelerator.process_index, lambda: next(loader, None))
+        with record_function("wait for data"):
+            self._batch = Attempt(self.accelerator.process_index, lambda: next(loader, None))
         progress.waited(time.perf_counter() - started)
 
     def _take_batch(self) -> PlannedBatch:
@@ -278,6 +301,20 @@ class Trainer:
             self.accelerator, lambda: draw_maps(self.core, loader.dataset, drawn, sandwich, size, folder)
         )
 
+    def _draw_samples(self, loader: Loader) -> None:
+        """Draw samples of the batch that was read, for the report."""
+        if self.command.train.report and self.accelerator.is_main_process and not self._failed:
+            with never_fatal(BATCH_PICTURE):
+                batch = self._batch.result(0)
+                assert batch is not None, "there are steps left"
+                write_bytes(self.out / BATCH_PICTURE, draw_samples(self.command.data, loader, batch, SAMPLES))
+
+    def report(self) -> None:
+        """Write the report of the run so far."""
+        if self.command.train.report and self.accelerator.is_main_process:
+            with never_fatal(PAGE):
+                write_run_report(self.out, self.config, self.last_step, self.evaluator.files if self.evaluator else ())
+
     def evaluate(self, progress: Progress) -> None:
         """Score the teacher, if it is due; all ranks call this."""
         if self.evaluator is not None and self.evaluator.is_due(self.done, self.last_step):
@@ -286,3 +323,9 @@ class Trainer:
             origin = provenance(self.config, self.out, self.done) if writes else {}
             scores = self.evaluator.evaluate(self.core.teacher.backbone, self.done, origin)
             progress.evaluated(self.done, scores, time.perf_counter() - started)
+
+
+def _print_profile(rows: list[tuple[str, str]]) -> None:
+    """Print the rows of a profile, if there are any, with the place of its trace."""
+    for left, right in rows:
+        tqdm.write(f"{left:<40} {right}")

@@ -98,20 +98,24 @@ def _clip_row(settings: ReaderSettings, loader: Loader, batch: PlannedBatch, cli
     return Row(loader.mixture.origin(int(plan.rows[clip])).key, tiles)
 
 
+def draw_samples(settings: ReaderSettings, loader: Loader, batch: PlannedBatch, clips: int) -> bytes:
+    """PNG of the first `clips` samples of a batch of the loader, a row for each."""
+    note = (
+        "Boxes: global crops (thick) and local crops (thin). Pale patches are masked for the student. Empty tiles are "
+        "views that cannot reach the loss"
+    )
+    rows = [_clip_row(settings, loader, batch, clip) for clip in range(min(clips, len(batch.plan.rows)))]
+    return contact_sheet(rows, "A batch as the model sees it", note)
+
+
 def draw_batch(settings: ReaderSettings, clips: int) -> bytes:
     """PNG of the first global batch of `clips` samples, a row for each.
 
     Raises:
         UserError: the data cannot be read.
     """
-    note = (
-        "Boxes: global crops (thick) and local crops (thin). Pale patches are masked for the student. Empty tiles are "
-        "views that cannot reach the loss"
-    )
     with Loader(settings, clips, range(1)) as loader:
-        batch = next(loader)
-        rows = [_clip_row(settings, loader, batch, clip) for clip in range(clips)]
-    return contact_sheet(rows, "A batch as the model sees it", note)
+        return draw_samples(settings, loader, next(loader), clips)
 
 
 def write_batch(settings: ReaderSettings, clips: int, out: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.report.palette import LIGHT
@@ -41,8 +42,9 @@ def blank(size: tuple[int, int]) -> Image.Image:
     return Image.new("RGB", size, LIGHT["wash"])
 
 
-def shrink(picture: Image.Image, box: tuple[int, int]) -> Image.Image:
-    """The picture resized to the largest size that fits into `box` (width, height)."""
+def shrink(picture: Image.Image | NDArray[np.uint8], box: tuple[int, int]) -> Image.Image:
+    """The picture, or pixels (H, W, 3), resized to the largest size that fits into `box` (width, height)."""
+    picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
     scale = min(box[0] / picture.width, box[1] / picture.height)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     return picture.resize(size, Image.Resampling.LANCZOS)

@@ -1,9 +1,10 @@
-"""Plots as SVG, drawn by matplotlib in the palette's colors; the same values give the same bytes."""
+"""Plots as SVG, and as PNG, drawn by matplotlib in the palette's colors; the same values give the same bytes."""
 
+import contextlib
 import io
 import re
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from pipeline.report.palette import LIGHT, series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Counts = NDArray[np.int64]
 """(n,) counts of the integers 0 to n - 1."""
@@ -93,6 +95,43 @@ def curves(lines: Sequence[Sequence[float]], x_label: str, names: Sequence[str] 
     return _plot((680, 280), draw)
 
 
+class Chart(NamedTuple):
+    """Curves over the same numbers, such as the steps of a run."""
+
+    title: str
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    """Positions and values of each curve by its name."""
+
+
+def _draw_chart(axes: "Axes", chart: Chart) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    for number, (name, (positions, values)) in enumerate(chart.lines.items()):
+        alone = {"marker": "o"} if len(positions) == 1 else {}
+        axes.plot(positions, values, color=LIGHT[series(number)], label=name, **alone)  # type: ignore[arg-type]
+    axes.set_title(chart.title)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.grid(axis="y")
+    if len(chart.lines) > 1:
+        axes.legend(fontsize=9, ncols=2)
+
+
+def chart_svg(chart: Chart) -> str:
+    """A chart as an SVG document."""
+    return _plot((420, 300), lambda axes: _draw_chart(axes, chart))
+
+
+def charts_png(charts: Sequence[Chart]) -> bytes:
+    """Charts side by side as a PNG; there must be at least one."""
+    stream = io.BytesIO()
+    with _figure((420 * len(charts), 300)) as figure:
+        for axes, chart in zip(figure.subplots(1, len(charts), squeeze=False)[0], charts, strict=True):
+            _draw_chart(axes, chart)
+        figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
+    return stream.getvalue()
+
+
 def sparkline(lines: Sequence[Sequence[float]]) -> str:
     """Small curves of fractions without axes, from 0 at the bottom to 1 at the top; NaN is skipped."""
 
@@ -111,16 +150,23 @@ def _number(value: float) -> str:
     return f"{value:,.1f}".removesuffix(".0") if value < 1000 else f"{value:,.0f}"
 
 
-def _plot(size: tuple[int, int], draw: Callable[["Axes"], None]) -> str:
-    """An SVG document of `size` pixels that does not depend on the user's matplotlibrc."""
+@contextlib.contextmanager
+def _figure(size: tuple[int, int]) -> "Iterator[Figure]":
+    """Context with a figure of `size` pixels that does not depend on the user's matplotlibrc."""
     import matplotlib
     from matplotlib.figure import Figure
 
     defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
-    stream = io.StringIO()
     with matplotlib.rc_context({**defaults, **_STYLE}):
         figure = Figure((size[0] / 72, size[1] / 72))
         figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03)
+        yield figure
+
+
+def _plot(size: tuple[int, int], draw: Callable[["Axes"], None]) -> str:
+    """An SVG document of `size` pixels."""
+    stream = io.StringIO()
+    with _figure(size) as figure:
         axes = figure.add_subplot()
         axes.set_axisbelow(True)
         draw(axes)

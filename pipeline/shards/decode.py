@@ -121,7 +121,7 @@ def _clip(inputs: Inputs, source: Planned, seconds: Seconds) -> tuple[list[bytes
     settings = inputs.frames
     with _local_file(inputs, source, seconds) as path, timed(seconds, "decode"):
         frames = extract_frames(path, settings)
-    return frames.jpegs, {"fps": settings.fps, "times_s": frames.times_s, **frames.treatment.fields}
+    return [*frames.jpegs], {"fps": settings.fps, "times_s": frames.times_s, **frames.treatment.fields}
 
 
 def _image(inputs: Inputs, source: Planned, seconds: Seconds) -> tuple[list[bytes], dict[str, Any]]:

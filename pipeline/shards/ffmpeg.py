@@ -204,8 +204,9 @@ def run_ffmpeg(
     max_memory: int = resource.RLIM_INFINITY,
     max_written: int = resource.RLIM_INFINITY,
     watch: Callable[[bytes], None] | None = None,
+    stdout: IO[bytes] | None = None,
 ) -> bytes:
-    """Run `ffmpeg ARGUMENTS` and return its standard output.
+    """Run `ffmpeg ARGUMENTS` and return its standard output, or write that to the file `stdout` and return nothing.
 
     It inherits the descriptors `pass_fds`. It is killed at the deadline, if it writes more than `max_written` bytes to
     its output or to one file, and when this process dies; an allocation beyond `max_memory` bytes of address space
@@ -223,7 +224,7 @@ def run_ffmpeg(
     limits = {resource.RLIMIT_AS: max_memory, resource.RLIMIT_FSIZE: max_written}
     deadline, log = Deadline(deadline_s), _Log(watch)
     with contextlib.ExitStack() as stack:
-        output = stack.enter_context(memory_file())
+        output = stack.enter_context(memory_file()) if stdout is None else stdout
         source = subprocess.DEVNULL if stdin is None else stack.enter_context(memory_file(stdin))
         process = stack.enter_context(_started(arguments, level, source, output, pass_fds, limits))
         assert process.stderr is not None
@@ -234,6 +235,8 @@ def run_ffmpeg(
         except (TimeoutError, subprocess.TimeoutExpired) as error:
             raise FfmpegTimeout(f"no end after {deadline_s:g} s") from error
         _check(status, log.message, max_memory, max_written)
+        if stdout is not None:
+            return b""
         output.seek(0)
         return output.read()
 

@@ -1,11 +1,13 @@
 """Clip -> JPEG frames at a constant rate and their times, by one ffmpeg process."""
 
 import io
+import itertools
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, overload
 
 import ffmpeg
 import numpy as np
@@ -45,7 +47,7 @@ _REASONS = (
 class Frames:
     """The frames of one clip in order of time; nominally, frame k is at k/fps seconds."""
 
-    jpegs: list[bytes]
+    jpegs: Sequence[bytes]
     times_s: list[float]
     """Presentation time of the picture of each frame, in seconds after the first picture."""
     treatment: Treatment
@@ -218,6 +220,34 @@ class JpegSplitter:
         return [self._rest] if self._rest else []
 
 
+class StoredJpegs(Sequence[bytes]):
+    """Concatenated JPEGs in a file, of which only those in use are in memory."""
+
+    _CHUNK = 1 << 20
+
+    def __init__(self, file: IO[bytes]) -> None:
+        splitter, sizes = JpegSplitter(), list[int]()
+        file.seek(0)
+        while chunk := file.read(self._CHUNK):
+            sizes += map(len, splitter.add(chunk))
+        sizes += map(len, splitter.end())
+        self._file, self._edges = file, [0, *itertools.accumulate(sizes)]
+
+    def __len__(self) -> int:
+        return len(self._edges) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        start, end = self._edges[range(len(self))[index]], self._edges[range(len(self))[index] + 1]
+        self._file.seek(start)
+        return self._file.read(end - start)
+
+
 def open_clip(path: Path) -> IO[bytes]:
     """Open a regular file that is not empty.
 
@@ -245,14 +275,14 @@ def rejected_by(message: str, clip: str, settings: FrameSettings) -> Rejected:
 
 @dataclass(frozen=True)
 class _Decoded:
-    jpegs: list[bytes]
+    jpegs: Sequence[bytes]
     report: bytes
     """Printed times of the decoded pictures."""
     track_id: int | None
     treatment: Treatment
 
 
-def _decode_with(treatment: Treatment, file: IO[bytes], settings: FrameSettings) -> _Decoded:
+def _decode_with(treatment: Treatment, file: IO[bytes], settings: FrameSettings, spool: IO[bytes] | None) -> _Decoded:
     """Run ffmpeg on an open clip.
 
     Raises:
@@ -263,6 +293,9 @@ def _decode_with(treatment: Treatment, file: IO[bytes], settings: FrameSettings)
     try:
         with memory_file() as report:
             arguments = ffmpeg_arguments(clip, f"pipe:{report.fileno()}", settings, treatment)
+            if spool is not None:  # it may hold the frames of an attempt with another treatment
+                spool.seek(0)
+                spool.truncate()
             jpegs = run_ffmpeg(
                 arguments,
                 settings.deadline_s,
@@ -270,11 +303,13 @@ def _decode_with(treatment: Treatment, file: IO[bytes], settings: FrameSettings)
                 max_memory=MAX_MEMORY,
                 max_written=MAX_JPEG_BYTES,
                 watch=observer,
+                stdout=spool,
             )
             if report.seek(0, os.SEEK_END) > _MAX_TIMES_BYTES:
                 raise FfmpegFlood("more pictures than can be listed")
             report.seek(0)
-            return _Decoded(split_jpegs(jpegs), report.read(), observer.track_id, treatment)
+            frames = split_jpegs(jpegs) if spool is None else StoredJpegs(spool)
+            return _Decoded(frames, report.read(), observer.track_id, treatment)
     except FfmpegTimeout as error:
         raise Rejected(Reason.TIMEOUT, str(error)) from error
     except FfmpegFlood as error:
@@ -283,18 +318,20 @@ def _decode_with(treatment: Treatment, file: IO[bytes], settings: FrameSettings)
         raise rejected_by(str(error), clip, settings) from error
 
 
-def _decode(file: IO[bytes], settings: FrameSettings) -> _Decoded:
+def _decode(file: IO[bytes], settings: FrameSettings, spool: IO[bytes] | None) -> _Decoded:
     """Decode an open clip with the treatment that it needs, found by trying."""
     treatment = PLAIN
     while True:  # each attempt adds one
         try:
-            return _decode_with(treatment, file, settings)
+            return _decode_with(treatment, file, settings, spool)
         except NeedsTreatment as error:
             treatment = error.treatment
 
 
-def extract_frames(path: Path, settings: FrameSettings) -> Frames:
+def extract_frames(path: Path, settings: FrameSettings, spool: IO[bytes] | None = None) -> Frames:
     """Decode the clip at `path` into JPEG frames.
+
+    They are in memory, or in the file `spool`, open for reading and writing, from which they are read one by one.
 
     Raises:
         Rejected: it cannot be read or decoded to its end, is incomplete according to its container, takes too long, has
@@ -305,7 +342,7 @@ def extract_frames(path: Path, settings: FrameSettings) -> Frames:
         statement = read_statement(file)
         if missing := missing_part(statement, os.fstat(file.fileno()).st_size):
             raise Rejected(Reason.DECODE_ERROR, missing)
-        decoded = _decode(file, settings)
+        decoded = _decode(file, settings, spool)
     jpegs = decoded.jpegs
     pictures = _TIME.findall(decoded.report)
     if sum(number == b"0" for number, _ in pictures) > 1:  # ffmpeg restarted its filters

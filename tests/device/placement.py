@@ -53,8 +53,10 @@ from training.trainer import Trainer
 
 WAITS = 1
 """Most waits of the host for the device in a step that is not logged."""
-SHORT = {"train.epochs": 1, "train.steps_per_epoch": 3, "train.log_every": 100, "train.trackers": "[]"}
-SHORT |= {"data.backend": "dali"}
+SHORT: dict[str, object] = {
+    **{"train.epochs": 1, "train.steps_per_epoch": 3, "train.log_every": 100},
+    **{"train.trackers": "[]", "train.report": False, "data.backend": "dali"},
+}
 RUNS: dict[str, dict[str, object]] = {
     "float32": {"train.maps_every": 2},
     "bfloat16": {"train.precision": "bf16", "train.recompute": "selective"},

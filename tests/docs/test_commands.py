@@ -9,6 +9,7 @@ from evaluation.__main__ import BENCHMARKS
 from evaluation.command import evaluation_command, score_command
 from evaluation.knn import KnnProbeCommand
 from evaluation.linear import LinearProbeCommand
+from evaluation.look.command import LookCommand
 from indexing.command import KnnCommand
 from indexing.features import FeaturesCommand
 from pipeline.preview.__main__ import PreviewCommand
@@ -30,6 +31,7 @@ MODULES: dict[str, type[Command]] = {
     "pipeline.preview": PreviewCommand,
     "indexing.features": FeaturesCommand,
     "indexing.knn": KnnCommand,
+    "evaluation look": LookCommand,
     "training.export": ExportCommand,
     "training.import_official": ImportCommand,
 }

@@ -48,6 +48,7 @@ SMALL_RUN = {
     "train.epochs": 2,
     "train.steps_per_epoch": 1,
     "train.precision": "no",
+    "train.report": False,
 }
 SMALL = {
     "pipeline.shards": ("--workers", "0"),

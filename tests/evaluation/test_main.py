@@ -41,7 +41,8 @@ def test_davis_from_weights_to_scores(
         ((), "no benchmark given"),
         (
             ("davies",),
-            "unknown benchmark davies; allowed are {davis,vip,jhmdb,tapvid} and score {davis,vip,jhmdb,tapvid}",
+            "unknown benchmark davies; allowed are {davis,vip,jhmdb,tapvid}, score {davis,vip,jhmdb,tapvid}, knn, "
+            "linear and look",
         ),
         (("score",), "no benchmark given"),
         (("score", "davis", "--data", ".", "--predictions", "gone"), "ImageSets/2017/val.txt"),
@@ -66,4 +67,7 @@ def test_help_names_the_benchmarks(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setattr(sys, "argv", ["evaluation", "--help"])
     with pytest.raises(SystemExit, match="0"):
         main()
-    assert "score {davis,vip,jhmdb,tapvid} --data DIR --predictions DIR" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "score {davis,vip,jhmdb,tapvid} --data DIR --predictions DIR" in shown
+    assert "{knn,linear} --shards DIR --shards_test DIR" in shown
+    assert "look VIDEO [VIDEO...] --weights" in shown

@@ -7,7 +7,6 @@ from evaluation.frames import read_index_mask
 from evaluation.pictures import (
     davis_palette,
     draw_joints,
-    heat,
     overlay,
     save_mask,
 )
@@ -45,10 +44,3 @@ def test_skeletons_leave_lost_joints_out() -> None:
     drawn = draw_joints(frame, joints)
     assert drawn[30, 60].any()
     assert not drawn[80].any()
-
-
-def test_heat_is_bright_where_the_map_is_high() -> None:
-    frame = np.full((40, 60, 3), 100, np.uint8)
-    lit = heat(frame, np.array([[0.0, 1.0]]))
-    assert lit[20, 55].sum() > lit[20, 5].sum()
-    assert np.isfinite(heat(frame, np.zeros((2, 3)))).all()

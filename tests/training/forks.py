@@ -15,7 +15,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["training.pretrain", "training.launch", "tests.training.forks", "torch._dynamo"]  # AdamW imports the last one
+    [
+        *("training.pretrain", "training.launch", "tests.training.forks"),
+        *("torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_svg", "jinja2"),  # imported when needed
+    ]
 )
 
 

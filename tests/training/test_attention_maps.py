@@ -40,7 +40,7 @@ def test_a_picture_a_clip_with_current_masked_past_and_future(clip_dataset: Path
     assert sorted(path.stem for path in (tmp_path / "maps").glob("*.png")) == sorted(keys)
     main(parse_command(AttentionCommand, [*options, "--clips", "1"]))  # its own pictures are replaced
     with Image.open(tmp_path / "maps" / f"{keys[0]}.png") as picture:
-        assert picture.size == (4 * 68 - 4, 64)
+        assert picture.width >= 4 * 64
     with pytest.raises(UserError, match="has no sample nobody"):
         main(parse_command(AttentionCommand, [*options, "--keys", "nobody"]))
 
@@ -63,10 +63,12 @@ def test_the_attended_patch_is_the_brightest() -> None:
     assert query_patch(mask) == 6
     attention = np.full((16, 16), 0.01, np.float32)
     attention[6, 3] = 0.85
-    picture = np.asarray(draw_clip(ClipFrames("key", frames, mask), [attention]))
-    assert (picture[:16, 68:84] == 127).all()  # masked
-    assert (picture[16, 68 + 32] == (255, 0, 0)).all()  # queried
-    red = picture[:, 136:, 0].astype(int) - picture[:, 136:, 1]
+    row = draw_clip(ClipFrames("key", frames, mask), [attention], ["past"])
+    assert [tile.caption for tile in row.tiles] == ["current", "masked", "past"]
+    _, masked, past = (np.asarray(tile.picture).astype(int) for tile in row.tiles)
+    assert (masked[:16, :16] == 127).all()
+    assert (masked[16, 32] == (255, 0, 0)).all()  # queried
+    red = past[..., 0] - past[..., 2]
     row, column = np.unravel_index(red.argmax(), red.shape)
     assert (row // 16, column // 16) == (0, 3)
 

@@ -25,6 +25,7 @@ OPTIONS = {
     "train.checkpoint_every": 2,
     "model.backbone.drop_path": 0,
     "train.trackers": "[]",
+    "train.report": False,
 }
 
 

@@ -34,7 +34,11 @@ STEPS = 6
 def adapt(shards: Path, out: Path, source: Path, **options: object) -> dict[str, object]:
     """Options of a run that begins with the weights `source`, without any size of the backbone."""
     free = {key: value for key, value in small(shards, out).items() if not key.startswith("model.backbone.")}
-    return free | {"model.init": source, "model.pmm.heads": 3, **SAME_ON_RANKS, "train.trackers": "[]"} | options
+    return (
+        free
+        | {"model.init": source, "model.pmm.heads": 3, **SAME_ON_RANKS, "train.trackers": "[]", "train.report": False}
+        | options
+    )
 
 
 def backbone_state(checkpoint: Path, part: str) -> dict[str, torch.Tensor]:

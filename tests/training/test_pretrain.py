@@ -1,5 +1,6 @@
 """Short real runs, nearly all in forks of a process that has imported everything; a few through the launchers."""
 
+import gzip
 import json
 import math
 import os
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.commands.launch import launch_command, launch_command_parser
+from PIL import Image
 from safetensors.torch import load_file
 
 from pipeline.files import sha256_file
@@ -30,6 +32,7 @@ from training.checkpoint import STATE, checkpoints
 from training.distributed import LOCK
 from training.metrics import read_metrics
 from training.model import TCoRe, TCoReSettings
+from training.profiler import FOLDER, RANGES, TRACE
 from training.signals import INTERRUPTED_STATUS, REQUEUE_STATUS
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +56,7 @@ SMALL = {
     "train.steps_per_epoch": 6,
     "train.log_every": 1,
     "train.checkpoint_every": 4,
+    "train.report": False,  # each takes a second
 }
 
 
@@ -104,6 +108,32 @@ def undisturbed(clip_dataset: Path, tmp_path_factory: pytest.TempPathFactory) ->
     status, message = train(small(clip_dataset, out))
     assert status == 0, message
     return out
+
+
+def assert_reported(run: Path, steps: int) -> None:
+    """The report has curves, settings, data and samples, and asks for nothing from a network."""
+    page = (run / "report.html").read_text()
+    assert f"After {steps} of 12 steps, over" in page
+    config = json.loads((run / "config.json").read_text())
+    assert config["datasets"][0]["dataset_hash"] in page
+    assert "student_temperature" in page
+    scored = (run / "evaluations.jsonl").is_file()
+    assert page.count("<svg") == 3 + scored, "loss, its parts, learning rate, scores"
+    assert 'src="data:image/jpeg;base64,' in page
+    assert not re.findall(r"https?:|url\(|@import|<link|<script", page)
+    for name in ("report.png", "batch.png"):
+        with Image.open(run / name) as picture:
+            assert picture.width > 640
+
+
+def assert_profiled(run: Path, output: str, steps: int) -> None:
+    """The trace has the parts of so many steps, and the table was printed."""
+    with gzip.open(run / FOLDER / TRACE) as stream:
+        events = json.load(stream)["traceEvents"]
+    counts = {name: sum(event.get("name") == name and event["ph"] == "X" for event in events) for name in RANGES}
+    twice = {"student": 2 * steps, "losses": 2 * steps}  # the backbone and the head; KoLeo and the prototypes
+    assert counts == dict.fromkeys(RANGES, steps) | twice
+    assert re.search(r"^backward +\d+\.\d\d ms on the host$", output, re.MULTILINE)
 
 
 def test_files_and_metrics_of_a_run(undisturbed: Path) -> None:
@@ -160,13 +190,18 @@ def test_a_signal_saves_a_checkpoint_and_the_resumed_run_is_identical(
         "eval.knn_test": write_colors(tmp_path / "test", 3, "test{}"),
         "eval.every": 4,
     }
-    options = small(clip_dataset, out, **{"train.checkpoint_every": 100, "train.maps_every": 4}, **scored)
+    instruments = {"train.maps_every": 4, "train.profile": 2, "train.report": True}
+    options = small(clip_dataset, out, **{"train.checkpoint_every": 100}, **instruments, **scored)
     status, message = train(options, signal.SIGUSR1, at_file=out / "metrics.jsonl")
     assert status == REQUEUE_STATUS, message
     (saved,) = checkpoints(out)
     assert f"interrupted after step {int(saved.name[-8:])}, which is saved" in message
-    assert train(options)[0] == 0
+    assert_reported(out, int(saved.name[-8:]))
+    status, message = train(options)
+    assert status == 0, message
     assert_same_run(out, undisturbed)
+    assert_reported(out, 12)
+    assert_profiled(out, message, 2)
     assert len(list((out / "attention" / "step-00000012").glob("*.png"))) == 4  # drawn, and no draw was disturbed
     assert read_json_lines(out / "evaluations.jsonl")[-1]["scores"].keys() == {"knn/top1@10", "knn/top1@20"}
     assert (out / "best.safetensors").is_file()
@@ -286,7 +321,7 @@ def test_a_second_run_in_a_folder_is_kept_out(clip_dataset: Path, tmp_path: Path
 def test_a_tracker_that_is_not_installed_is_named(clip_dataset: Path, tmp_path: Path) -> None:
     status, message = train(small(clip_dataset, tmp_path / "run", **{"train.trackers": "tensorboard,wandb"}))
     assert status == 2
-    assert "error: train.trackers has wandb, which is not installed" in message
+    assert "error: train.trackers has wandb, which is not installed: here are tensorboard" in message
 
 
 @pytest.mark.dist

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.start import missing_compiler, missing_ranks, number_of_machines
+from training.start import missing_compiler, missing_ranks, number_of_machines, unusable_tracker
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,14 @@ def test_a_missing_compiler_is_named(tmp_path: Path) -> None:
     (tmp_path / "g++").touch(mode=0o755)
     assert missing_compiler(nothing, "cpu") is None
     assert "needs g++ on the PATH" in str(missing_compiler({**nothing, "CXX": ""}, "cpu")), "set, but to nothing"
+
+
+def test_unusable_trackers_are_named_with_those_that_can_be_used() -> None:
+    assert unusable_tracker(["wandb", "tensorboard"], ["tensorboard", "wandb"]) is None
+    assert unusable_tracker([], []) is None
+    message = "train.trackers has mlflow, which is not installed: here are tensorboard, wandb"
+    assert unusable_tracker(["wandb", "mlflow"], ["wandb", "tensorboard"]) == message
+    unknown = unusable_tracker(["tensorbord"], ["tensorboard"])
+    assert str(unknown).startswith(
+        "train.trackers has tensorbord, which Accelerate does not know: here are tensorboard of aim, "
+    )

@@ -1,3 +1,4 @@
+import io
 import os
 import socket
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ import pytest
 from pipeline.shards.ffmpeg import FfmpegTimeout, run_ffmpeg
 from pipeline.shards.frames import (
     Frames,
+    StoredJpegs,
     extract_frames,
     ffmpeg_arguments,
     shown_pictures,
@@ -42,6 +44,19 @@ def test_split_gives_back_what_was_joined() -> None:
     assert split_jpegs(b"".join(jpegs)) == jpegs
     assert split_jpegs(jpegs[0]) == jpegs[:1]
     assert split_jpegs(b"") == []
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 1 << 20])
+def test_jpegs_in_a_file_are_those_that_were_joined(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StoredJpegs, "_CHUNK", chunk)
+    jpegs = [jpeg(picture(16, 16, seed)) for seed in range(3)]
+    assert [*StoredJpegs(io.BytesIO(b"".join(jpegs)))] == jpegs
+    stored = StoredJpegs(io.BytesIO(b"".join(jpegs)))
+    assert stored[-1] == jpegs[2]
+    assert stored[1:] == jpegs[1:]
+    with pytest.raises(IndexError):
+        stored[3]
+    assert len(StoredJpegs(io.BytesIO())) == 0
 
 
 @pytest.mark.parametrize("fps", [0.001, 0.3, 2.0, 3.0, 29.97, 24000 / 1001, 1000.0])
@@ -202,6 +217,10 @@ def test_same_bytes_every_time_and_on_any_cpu(tmp_path: Path) -> None:
     arguments = ffmpeg_arguments(f"file:{tmp_path / 'a.mp4'}", "/dev/null", FrameSettings())
     plainest_cpu = run_ffmpeg(["-cpuflags", "0", *arguments], 60)
     assert split_jpegs(plainest_cpu) == frames.jpegs
+    with (tmp_path / "spool").open("w+b") as spool:
+        spool.write(b"of an earlier attempt" * 100_000)
+        stored = extract_frames(tmp_path / "a.mp4", FrameSettings(), spool)
+        assert ([*stored.jpegs], stored.times_s) == (frames.jpegs, frames.times_s)
 
 
 # Rejects
