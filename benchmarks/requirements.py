@@ -6,7 +6,7 @@ from pathlib import Path
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 EXTRAS = ("reader", "dali", "train", "eval")
 """Extras of the project that the GPU benchmarks run."""
-NOT_RUN = frozenset({"webdataset"})
+NOT_RUN = frozenset({"ffmpeg-python", "imageio-ffmpeg", "webdataset"})
 """Requirements of these extras that they do not run."""
 STAGE_ONLY = frozenset({"nvidia-dali-cuda130", "scipy", "simplejpeg", "tensorboard", "pytest", "hypothesis"})
 """Requirements without which some of the stages can run."""
